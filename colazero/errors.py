@@ -1,0 +1,18 @@
+"""The one exception that is shown to a user as a sentence instead of a stack trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: says what was wrong, what is allowed, what to do."""
+
+
+def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
+    """Return the error for a name that is not among `allowed`, with the nearest valid one."""
+    names = sorted(allowed)
+    near = get_close_matches(value.lower(), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {value!r}.{hint} Allowed: {', '.join(names)}.")

@@ -1,0 +1,151 @@
+"""The types that flow from stage to stage, and what a corpus, a selector and a quantizer are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all) while a long step runs."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to calibrate on and documents to evaluate on, disjoint.
+
+    `revision` changes whenever the documents do. The test documents joined by blank lines are
+    the evaluation text.
+    """
+
+    name: str
+    revision: str
+    train: Sequence[str]
+    test: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens [start, stop) of the pool's token stream, and the document they begin in."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method chose: for each window the spans that make it up, in order.
+
+    The spans of a window hold `seq_len` tokens together. `notes` is what the method thought
+    (cluster sizes, coverage, fall-backs): JSON values, logged with the calibration set.
+    """
+
+    windows: Sequence[Sequence[Span]]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen."""
+
+    windows: NDArray[np.int32]
+    spans: Sequence[Sequence[Span]]
+    notes: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of shape and token ids, the first 16 hex digits."""
+        head = f"{self.windows.shape}".encode()
+        body = np.ascontiguousarray(self.windows, dtype="<i4").tobytes()
+        return hashlib.sha256(head + body).hexdigest()[:16]
+
+
+class Pool(Protocol):
+    """A tokenised corpus, as a selector sees it."""
+
+    texts: Sequence[str]
+    tokens: NDArray[np.int32]
+    """All documents, a separator between each two: [total]."""
+    starts: NDArray[np.int64]
+    """Where each document begins in `tokens`: [documents]."""
+    stops: NDArray[np.int64]
+    """Where each document ends, its separator not counted: [documents]."""
+
+
+Selector = Callable[[Pool, int, int, np.random.Generator], Selection]
+"""(pool, n windows, tokens a window, source of randomness) → selection."""
+
+CorpusLoader = Callable[[str], Corpus]
+"""The part of the name after the colon (empty for most) → corpus."""
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What quantizing took and did. `modules`: one row a quantized linear layer."""
+
+    quant_time_sec: float
+    save_time_sec: float
+    modules: Sequence[Mapping[str, Any]]
+
+    @property
+    def rtn_fallbacks(self) -> int:
+        """Count the layers that got round-to-nearest because GPTQ could not be applied."""
+        return sum(bool(row["rtn_fallback"]) for row in self.modules)
+
+    @property
+    def damp_max(self) -> float:
+        """Return the largest damp that a layer needed (share of the mean Hessian diagonal)."""
+        return max((row["damp"] for row in self.modules), default=0.0)
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """GPTQ's own settings, all resolved; see `colazero.config.Settings` for the units."""
+
+    quant_bits: int
+    group_size: int
+    desc_act: bool
+    sym: bool
+    damp_percent: float
+    act_group_aware: bool
+
+
+class Quantizer(Protocol):
+    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory."""
+
+    def __call__(
+        self,
+        model_dir: Path,
+        calibration: CalibrationSet,
+        settings: QuantizationSettings,
+        out_dir: Path,
+        device: str,
+        progress: Progress,
+    ) -> QuantizationReport: ...
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
+
+    corpus: str
+    starts: NDArray[np.int64]
+    nll: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    digest: str
+
+    @property
+    def nll_per_token(self) -> float:
+        """Return the mean negative log-likelihood of a predicted token, in nats."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """Return exp(ΣNLL / Σpredicted tokens)."""
+        return float(np.exp(self.nll_per_token))

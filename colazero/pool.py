@@ -1,0 +1,159 @@
+"""Documents → tokens, in one pass, cached on disk and memory-mapped; windows out of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero.cache import cache_dir, new_entry
+from colazero.errors import UserError
+from colazero.interfaces import CalibrationSet, Corpus, Selection
+
+SEPARATOR = "\n\n"
+"""What stands between two documents, in calibration windows and in the evaluation text."""
+BATCH = 10_000
+"""Documents tokenised at a time: bounds the memory of the intermediate lists."""
+
+
+@dataclass(frozen=True)
+class TokenPool:
+    """The training documents of a corpus as one stream of tokens; see `interfaces.Pool`.
+
+    Each document is tokenised by itself, without special tokens; the tokens of a blank line
+    stand between each two. `tokens`: int32 [total]; `starts`, `stops`: int64 [documents].
+    """
+
+    texts: Sequence[str]
+    tokens: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    forbidden: frozenset[int]
+    """Ids of the tokenizer's special tokens: none of them may stand in a window."""
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return 16 hex digits that change with anything that changes what the tokenizer does."""
+    return hashlib.sha256(_fast(tokenizer).to_str().encode()).hexdigest()[:16]
+
+
+def _fast(tokenizer: Any) -> Any:
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast version (tokenizer.json), which "
+            "colazero needs; convert it once with transformers."
+        )
+    return tokenizer.backend_tokenizer
+
+
+def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
+    """Tokenise the corpus's training documents, or map the tokens kept from an earlier time.
+
+    The cache entry is named by corpus, revision and tokenizer; one that is damaged or half
+    written is built again.
+    """
+    key = f"{corpus.name}|{corpus.revision}|{tokenizer_digest(tokenizer)}|{len(corpus.train)}"
+    entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    arrays = _read_entry(entry)
+    if arrays is None:
+        shutil.rmtree(entry, ignore_errors=True)
+        with new_entry(entry) as draft:
+            _write_entry(draft, *_tokenise(corpus.train, tokenizer))
+        arrays = _read_entry(entry)
+        if arrays is None:
+            raise OSError(f"the token cache {entry} cannot be read back right after writing it")
+    tokens, starts, stops = arrays
+    return TokenPool(corpus.train, tokens, starts, stops, frozenset(tokenizer.all_special_ids))
+
+
+def _tokenise(
+    texts: Sequence[str], tokenizer: Any
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    fast = _fast(tokenizer)
+    before = fast.encode_special_tokens
+    fast.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
+    try:
+        gap = np.array(fast.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
+        pieces, lengths = [], []
+        for first in range(0, len(texts), BATCH):
+            batch = list(texts[first : first + BATCH])
+            for encoding in fast.encode_batch_fast(batch, add_special_tokens=False):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                pieces += [ids, gap]
+                lengths.append(len(ids))
+    finally:
+        fast.encode_special_tokens = before
+    tokens = np.concatenate(pieces[:-1]) if pieces else np.zeros(0, dtype=np.int32)
+    steps = np.array(lengths, dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
+    return tokens, starts, starts + steps
+
+
+NAMES = ("tokens", "starts", "stops")
+
+
+def _write_entry(entry: Path, *arrays: NDArray[Any]) -> None:
+    digests = {}
+    for name, array in zip(NAMES, arrays, strict=True):
+        np.save(entry / f"{name}.npy", array)
+        digests[name] = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    (entry / "digests.json").write_text(json.dumps(digests))
+
+
+def _read_entry(
+    entry: Path,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Map the arrays of an entry; None if it is not there or not what was written."""
+    try:
+        digests = json.loads((entry / "digests.json").read_text())
+        arrays = [np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES]
+        if any(
+            hashlib.sha256(array).hexdigest() != digests[name]
+            for name, array in zip(NAMES, arrays, strict=True)
+        ):
+            return None
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    return arrays[0], arrays[1], arrays[2]
+
+
+def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None:
+    """Raise UserError unless `windows` windows of `seq_len` tokens can be cut from `available`."""
+    if available < windows * seq_len:
+        raise UserError(
+            f"corpus {corpus!r} is too small: {windows} windows of {seq_len} tokens need "
+            f"{windows * seq_len:,} tokens, it has {available:,}. Ask for at most "
+            f"{available // seq_len} windows of this length, or take a larger corpus."
+        )
+
+
+def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> CalibrationSet:
+    """Cut the windows a method chose out of the pool.
+
+    ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
+    of exactly `seq_len` tokens, none with a special token inside. UserError if two are the same:
+    the corpus repeats itself.
+    """
+    windows = [
+        np.concatenate([pool.tokens[s.start : s.stop] for s in spans]) for spans in selection.windows
+    ]
+    if len(windows) != n or any(len(window) != seq_len for window in windows):
+        lengths = sorted({len(window) for window in windows})
+        raise ValueError(f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}")
+    stacked = np.stack(windows).astype(np.int32)
+    if pool.forbidden and np.isin(stacked, list(pool.forbidden)).any():
+        raise ValueError("a special token stands inside a calibration window")
+    different = len(np.unique(stacked, axis=0))
+    if different < n:
+        raise UserError(
+            f"only {different} of the {n} calibration windows differ: the corpus repeats itself. "
+            "Remove its duplicates, or ask for fewer windows."
+        )
+    return CalibrationSet(stacked, selection.windows, dict(selection.notes))

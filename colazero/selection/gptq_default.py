@@ -1,0 +1,15 @@
+"""The first N × L tokens of the corpus in order: what a script gets that shuffles nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colazero.interfaces import Selection
+from colazero.pool import TokenPool
+from colazero.selection import METHODS, windows_at
+
+
+@METHODS.register("gptq_default")
+def select(pool: TokenPool, n: int, seq_len: int, _rng: np.random.Generator) -> Selection:
+    """Take the first windows. The seed changes nothing."""
+    return Selection(windows_at(pool, np.arange(n) * seq_len, seq_len))

@@ -1,0 +1,21 @@
+"""Random windows: the baseline that every cleverer method has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colazero.interfaces import Selection
+from colazero.pool import TokenPool
+from colazero.selection import METHODS, windows_at
+
+
+@METHODS.register("random")
+def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
+    """Draw `n` windows that do not overlap, every such placement being equally likely.
+
+    Shrink each window to one token, draw n of the places left without replacement, sort, and
+    blow the windows up again: a bijection between draws and placements.
+    """
+    places = len(pool.tokens) - n * (seq_len - 1)
+    chosen = np.sort(rng.choice(places, size=n, replace=False, shuffle=False))
+    return Selection(windows_at(pool, chosen + np.arange(n) * (seq_len - 1), seq_len))
