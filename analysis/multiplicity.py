@@ -1,0 +1,32 @@
+"""Several tests at once: adjusted p-values, and the stars that may be printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted so that the family-wise error rate is held (Holm 1979), in input order.
+
+    None or NaN marks an undefined test: it does not count towards the family and comes back as
+    None. Raises ValueError for a p-value outside [0, 1].
+    """
+    defined = [
+        (p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p)
+    ]
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(sorted(defined)):
+        if not 0 <= p <= 1:
+            raise ValueError(f"p_values[{index}] is {p}; a p-value lies between 0 and 1")
+        largest = max(largest, min(1.0, (len(defined) - rank) * float(p)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def stars(p: float | None) -> str:
+    """'***' under 0.001, '**' under 0.01, '*' under 0.05, else ''. Give it an adjusted p."""
+    if p is None:
+        return ""
+    return "*" * sum(p < level for level in (0.05, 0.01, 0.001))

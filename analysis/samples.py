@@ -1,0 +1,152 @@
+"""One group of results: which values count, and what they say on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+FloatArray = NDArray[np.float64]
+Values = Sequence[float | None] | NDArray[np.floating]
+Interval = tuple[float, float]
+
+# Relative range under which a group is called constant. Round-off of the mean makes the standard
+# deviation of equal numbers about 1e-15 instead of 0, and scipy's t-tests then answer nonsense.
+CONSTANT_RTOL = 1e-9
+# Squares of anything smaller underflow, squares of anything larger overflow. MLflow returns a
+# logged inf as 1.797e308, so a diverged run is caught here as well.
+SMALLEST, LARGEST = 1e-100, 1e100
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The finite values of a group, NaN dropped; `values` has shape [n]."""
+
+    values: FloatArray
+    n_dropped: int
+
+    @property
+    def n(self) -> int:
+        return int(self.values.size)
+
+    @property
+    def mean(self) -> float:
+        # Shifted by the first value, so that equal numbers have exactly that number as their mean.
+        return float(self.values[0] + np.mean(self.values - self.values[0]))
+
+    @property
+    def variance(self) -> float:
+        return 0.0 if self.constant else float(np.var(self.values, ddof=1))
+
+    @property
+    def constant(self) -> bool:
+        """True when the values are equal up to round-off: a deterministic method, or one run."""
+        limit = max(CONSTANT_RTOL * abs(self.mean), SMALLEST)
+        return bool(np.ptp(self.values) <= limit)
+
+    @property
+    def n_independent(self) -> int:
+        """Observations that carry information: equal results of a deterministic method are one."""
+        return min(self.n, 1) if self.n < 2 or self.constant else self.n
+
+
+@dataclass(frozen=True)
+class Description:
+    """A group on its own. Undefined numbers are None.
+
+    n: values used; n_dropped: NaN left out; n_independent: 1 for a constant group, else n.
+    mean, std (ddof 1), min, max: in the units of the data. cv_percent: 100 * std / |mean|.
+    ci95: t-interval of the mean; None for a constant group, which holds one observation.
+    """
+
+    n: int
+    n_dropped: int
+    n_independent: int
+    mean: float | None
+    std: float | None
+    cv_percent: float | None
+    min: float | None
+    max: float | None
+    ci95: Interval | None
+
+
+def clean(x: Values, name: str = "x") -> Sample:
+    """The usable values of `x` [n]: None and NaN mean a missing run and are dropped and counted.
+
+    Raises ValueError for anything that is not a one-dimensional list of numbers, and for infinite
+    or absurdly large values: a diverged run is a result to report, not one to average.
+    """
+    try:
+        values = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers, NaN or None; got {x!r}") from error
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; got shape {values.shape}")
+    kept = values[~np.isnan(values)]
+    bad = kept[np.abs(kept) > LARGEST]
+    if bad.size:
+        raise ValueError(
+            f"{name} holds {bad[0]:g}; allowed are NaN (missing) and values within ±{LARGEST:g}. "
+            "Leave a diverged run out on purpose and say so."
+        )
+    return Sample(kept, int(values.size - kept.size))
+
+
+def describe(x: Values) -> Description:
+    """Size, centre and spread of a group of results.
+
+    x: shape [n], any unit; NaN or None marks a missing run. With n < 2 the spread is None, with
+    n = 0 everything is. Raises ValueError for infinite values.
+    """
+    sample = clean(x)
+    if sample.n == 0:
+        return Description(0, sample.n_dropped, 0, None, None, None, None, None, None)
+    mean, std, cv, ci95 = sample.mean, None, None, None
+    if sample.n >= 2:
+        std = float(np.sqrt(sample.variance))
+        cv = finite(100 * std / abs(mean)) if mean != 0 else None
+    if std is not None and not sample.constant:
+        half = t_quantile(0.975, sample.n - 1) * std / np.sqrt(sample.n)
+        ci95 = (float(mean - half), float(mean + half))
+    return Description(
+        n=sample.n,
+        n_dropped=sample.n_dropped,
+        n_independent=sample.n_independent,
+        mean=mean,
+        std=std,
+        cv_percent=cv,
+        min=float(sample.values.min()),
+        max=float(sample.values.max()),
+        ci95=ci95,
+    )
+
+
+def finite(value: float) -> float | None:
+    """`value` as a float, or None where it overflowed: JSON knows no NaN and no infinity."""
+    return float(value) if np.isfinite(value) else None
+
+
+def percent_change(log_ratio: float) -> float | None:
+    """100 * (exp(log_ratio) - 1): a difference of logs in %; None where it overflows."""
+    with np.errstate(over="ignore"):
+        return finite(100 * np.expm1(log_ratio))
+
+
+def percent_interval(low: float, high: float) -> Interval | None:
+    """Limits of a difference of logs in %; None where one overflows."""
+    bounds = percent_change(low), percent_change(high)
+    return None if bounds[0] is None or bounds[1] is None else (bounds[0], bounds[1])
+
+
+def t_quantile(probability: float, df: float) -> float:
+    """Quantile of Student's t with `df` degrees of freedom, which need not be whole."""
+    return float(special.stdtrit(df, probability))
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises ValueError unless 0 < alpha < 0.5."""
+    if not 0 < alpha < 0.5:
+        raise ValueError(f"alpha must lie between 0 and 0.5; got {alpha!r}")
