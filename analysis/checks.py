@@ -1,0 +1,139 @@
+"""What must hold of a table of runs before anything is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from colazero.errors import UserError
+
+UNQUANTIZED = "unquantized"
+CELL = ["model", "method", "seed"]
+# What a perplexity depends on beside the cell. The second group is resolved a model.
+SHARED = (
+    *("n_calibration_samples", "seq_len", "quant_bits", "desc_act", "sym", "damp_percent"),
+    *("corpus", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"),
+    *("version.torch", "version.transformers", "version.gptqmodel"),
+)
+SHARED_BY_MODEL = ("group_size", "act_group_aware", "device", "model_revision")
+# MLflow returns a logged infinity as 1.797e308.
+LARGEST = 1e100
+
+
+class RunsError(UserError):
+    """Runs that no honest table can be made of: says which, and what to do."""
+
+
+def names_of(rows: pd.DataFrame, limit: int = 10) -> str:
+    """Name cells in a sentence, as in `model/random/seed 42`; the first `limit` of them."""
+    names = [
+        f"{row.model}/{row.method}" + ("" if pd.isna(row.seed) else f"/seed {row.seed}")
+        for row in rows.head(limit).itertuples()
+    ]
+    more = len(rows) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def drop_repeats(table: pd.DataFrame, *, across_suites: bool = False) -> pd.DataFrame:
+    """Drop a cell's failed attempts once it finished.
+
+    With `across_suites`, also a cell that only shares what another run of the same cell did.
+    """
+    good = table["error"] == ""
+    finished = set(table.loc[good, CELL].itertuples(index=False, name=None))
+    retried = [key in finished for key in table[CELL].itertuples(index=False, name=None)]
+    table = table[good | ~np.array(retried, dtype=bool)]
+    if across_suites:
+        origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
+        repeated = table.assign(origin=origin).duplicated([*CELL, "origin"]) & (
+            table["error"] == ""
+        )
+        table = table[~repeated]
+    return table.reset_index(drop=True)
+
+
+def complete(table: pd.DataFrame, wanted: Sequence[tuple[str, str, int | None]]) -> pd.DataFrame:
+    """Add a row with the error `there is no such run` for every wanted cell that has none."""
+    there = {
+        (row.model, row.method, None if pd.isna(row.seed) else int(row.seed))
+        for row in table.itertuples()
+    }
+    missing = [key for key in dict.fromkeys(wanted) if key not in there]
+    if not missing:
+        return table
+    added = pd.DataFrame(missing, columns=CELL).assign(
+        kind=["baseline" if method == UNQUANTIZED else "cell" for _, method, _ in missing],
+        status="MISSING",
+        error="there is no such run",
+    )
+    added["seed"] = added["seed"].astype("Int64")
+    joined = pd.concat([table, added], ignore_index=True)
+    return joined.astype(table.dtypes.to_dict()).fillna(
+        {name: "" for name in table.columns if table[name].dtype == "str"}
+    )
+
+
+def blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn a metric that is not finite into an error of its cell, and its number into NaN."""
+    metrics = table.select_dtypes("float64").columns
+    values = table[metrics]
+    bad = values.abs() > LARGEST
+    lacking = (table["error"] == "") & table["perplexity"].isna() & ~bad["perplexity"]
+    table = table.copy()
+    table.loc[lacking, "error"] = "the run has no perplexity"
+    for index in np.flatnonzero(bad.any(axis=1)):
+        names = ", ".join(metrics[bad.iloc[index]])
+        table.loc[table.index[index], "error"] = f"not finite: {names}"
+    table[metrics] = values.mask(bad)
+    return table
+
+
+def refuse_duplicates(table: pd.DataFrame, where: str) -> None:
+    """RunsError if a cell, or a model's unquantized run, is there twice."""
+    twice = table[table.duplicated(CELL, keep="first")]
+    if len(twice):
+        raise RunsError(
+            f"{where} holds more than one run of {names_of(twice)}. A repeat is no new "
+            "observation: delete one of them, or narrow what is read with a filter."
+        )
+
+
+def refuse_mixed_settings(table: pd.DataFrame, where: str) -> None:
+    """RunsError if finished cells differ in anything but model, method and seed."""
+    cells = table[(table["kind"] == "cell") & (table["error"] == "")]
+    cells = cells.assign(device=cells["device"].str.split(":").str[0])
+    groups: list[tuple[str, pd.DataFrame, Sequence[str]]] = [("", cells, SHARED)]
+    groups += [(f" of {m}", rows, SHARED_BY_MODEL) for m, rows in cells.groupby("model")]
+    for whose, rows, settings in groups:
+        for name in settings:
+            values = sorted({str(value) for value in rows[name]})
+            if len(values) > 1:
+                raise RunsError(
+                    f"{where} mixes settings: {name}{whose} is {' and '.join(values[:5])}. Runs of "
+                    "different settings are not compared: narrow what is read with a filter."
+                )
+
+
+def refuse_unfinished(table: pd.DataFrame, where: str) -> None:
+    """RunsError if a cell failed, is missing or gave a number that is not finite."""
+    bad = table[table["error"] != ""]
+    if len(bad):
+        raise RunsError(
+            f"{where} is incomplete: {len(bad)} of {len(table)} runs have no result: "
+            f"{names_of(bad)}. The first reason: {bad['error'].iloc[0]}"
+        )
+
+
+def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `observation`: equal for cells that are one and the same experiment.
+
+    Those are cells with the same calibration set, and cells that share one run's results. The
+    seeds of a deterministic method all are.
+    """
+    origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
+    digests = table["calibration_digest"]
+    known = digests.groupby(origin).max()  # '' sorts first: any digest that a sharing run knows
+    shared = origin.map(known)
+    return table.assign(observation=shared.where(shared != "", origin))

@@ -1,0 +1,51 @@
+"""How numbers are written, the same in every table, caption and sentence."""
+
+from __future__ import annotations
+
+from analysis.samples import Interval
+from analysis.summary import Method
+
+NONE = "–"
+
+
+def number(value: float | None, digits: int, sign: bool = False) -> str:
+    """Write a number with `digits` decimals and a real minus sign; – for None."""
+    if value is None:
+        return NONE
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """Write a change in per cent with its sign, without the per cent sign."""
+    return number(value, 2, sign=True)
+
+
+def interval(limits: Interval | None, digits: int, sign: bool = False) -> str:
+    """Write an interval as [low, high]; – for None."""
+    if limits is None:
+        return NONE
+    return f"[{number(limits[0], digits, sign)}, {number(limits[1], digits, sign)}]"
+
+
+def p_text(p: float | None) -> str:
+    """Write a p-value with three decimals, `< 0.001` under that; – for None."""
+    if p is None:
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_equation(p: float | None) -> str:
+    """Write `p = 0.314`, or `p < 0.001`."""
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def mean_std(method: Method, digits: int) -> str:
+    """Write mean ± standard deviation; without one for a single or deterministic observation."""
+    values = method.description
+    if values.mean is None:
+        return NONE
+    if method.deterministic or values.std is None:
+        return number(values.mean, digits)
+    return f"{number(values.mean, digits)} ± {number(values.std, digits)}"

@@ -1,0 +1,54 @@
+"""Statistics, figures and a report of a suite: `python -m entrypoints.analyze --suite=RUN_ID`."""
+
+from __future__ import annotations
+
+from colazero.errors import UserError
+from entrypoints._command_line import main
+
+PARAMETERS = {
+    "suite": "run id of a suite; auto: the newest one of the experiment",
+    "experiment": "analyze all cells of this experiment instead of one suite",
+    "baseline": "the method each other is held against; auto: gptq_default",
+    "metric": "perplexity, perplexity.CORPUS or a downstream one (arc_easy.acc); auto: perplexity",
+    "margin": "largest difference that does not matter, % of the unquantized value; auto: 1",
+    "alpha": "level of the tests; auto: 0.05",
+    "out": "local folder that gets the files too; auto: none",
+}
+
+
+def run(given: dict[str, str]) -> int:
+    from analysis.report import analyze, report
+    from analysis.runs import latest_suite, load_experiment
+    from analysis.summary import Options
+
+    chosen = {name: value for name, value in given.items() if value != "auto"}
+    if "suite" in chosen and "experiment" in chosen:
+        raise UserError("suite and experiment exclude each other: name one of them.")
+    numbers = {n: _number(n, chosen[n]) for n in ("margin", "alpha") if n in chosen}
+    words = {n: chosen[n] for n in ("baseline", "metric") if n in chosen}
+    options = Options(**words, **numbers)  # type: ignore[arg-type]
+    out = chosen.get("out")
+    from colazero import tracking
+
+    tracking.connect()
+    with tracking.run("analysis", "analysis") as run_id:
+        if "experiment" in chosen:
+            cells = load_experiment(chosen["experiment"])
+            table = report(cells, options, into=run_id, out=out)
+        else:
+            suite = chosen.get("suite") or latest_suite(run_id)
+            table = analyze(suite, options, into=run_id, out=out)
+        tracking.describe(table)
+    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html")
+    return 0
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{name}={text!r}: must be a number.") from None
+
+
+if __name__ == "__main__":
+    main(__doc__, PARAMETERS, run)
