@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from colazero.errors import UserError, unknown
 
@@ -103,7 +111,9 @@ class Settings(BaseModel):
     save_model: Literal["artifact", "local", "none"] = Field(
         "artifact", description="where the quantized model stays"
     )
-    device: Device = Field("auto", description="auto (CUDA when there, else CPU), cpu, cuda, cuda:N")
+    device: Device = Field(
+        "auto", description="auto (CUDA when there, else CPU), cpu, cuda, cuda:N"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -166,7 +176,9 @@ def _read_preset(name: str) -> dict[str, Any]:
     return values
 
 
-def parse(kind: type[Config], given: Mapping[str, str], allowed: frozenset[str] | None = None) -> Config:
+def parse(
+    kind: type[Config], given: Mapping[str, str], allowed: frozenset[str] | None = None
+) -> Config:
     """Build the configuration from command line values.
 
     `given` maps parameter names to strings, `preset` among them; `auto` counts as not given.

@@ -18,4 +18,6 @@ def unknown(kind: str, value: str, allowed: Iterable[str], listing: str = "") ->
     names = sorted(allowed)
     near = get_close_matches(value.lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {value!r}.{hint} {listing or 'Allowed: ' + ', '.join(names)}.")
+    return UserError(
+        f"unknown {kind} {value!r}.{hint} {listing or 'Allowed: ' + ', '.join(names)}."
+    )

@@ -66,19 +66,24 @@ class CalibrationSet:
         return hashlib.sha256(head + body).hexdigest()[:16]
 
 
-class Pool(Protocol):
-    """A tokenised corpus, as a selector sees it."""
+@dataclass(frozen=True)
+class TokenPool:
+    """The training documents of a corpus as one stream of tokens, as a selector sees it.
+
+    Each document is tokenised by itself, without special tokens; the tokens of a blank line stand
+    between each two. `tokens`: int32 [total]; `starts`, `stops` (separators not counted): int64
+    [documents].
+    """
 
     texts: Sequence[str]
     tokens: NDArray[np.int32]
-    """All documents, a separator between each two: [total]."""
     starts: NDArray[np.int64]
-    """Where each document begins in `tokens`: [documents]."""
     stops: NDArray[np.int64]
-    """Where each document ends, its separator not counted: [documents]."""
+    forbidden: frozenset[int]
+    """Ids of the tokenizer's special tokens: none of them may stand in a window."""
 
 
-Selector = Callable[[Pool, int, int, np.random.Generator], Selection]
+Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]
 """(pool, n windows, tokens a window, source of randomness) → selection."""
 
 CorpusLoader = Callable[[str], Corpus]

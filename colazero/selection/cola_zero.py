@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.interfaces import Selection, Span
-from colazero.pool import TokenPool
+from colazero.interfaces import Selection, Span, TokenPool
 from colazero.selection import METHODS, features
 
 log = logging.getLogger(__name__)

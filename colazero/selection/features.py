@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.pool import TokenPool
+from colazero.interfaces import TokenPool
 
 TERMS = 5_000
 COMPONENTS = 100

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from colazero.interfaces import Selection
-from colazero.pool import TokenPool
+from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, windows_at
 
 

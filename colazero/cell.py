@@ -1,0 +1,182 @@
+"""Runs that are recorded: each stage of the pipeline together with what is logged of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+
+from colazero import corpora, pipeline, tracking
+from colazero.config import RunConfig, Settings, canonical_key
+from colazero.interfaces import CalibrationSet, Progress
+from colazero.models import Model
+
+Show = Callable[[str], Progress]
+"""Given the name of a stage, returns what to call with (done, total) while it runs."""
+
+RESULT = (
+    *("model", "method", "seed", "n_calibration_samples", "seq_len", "quant_bits", "group_size"),
+    *("selection_time_sec", "quant_time_sec", "total_time_sec", "perplexity", "downstream"),
+)
+"""The keys of `result.json`, in the mission's order."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended: its run, its numbers, and the run they come from if not its own."""
+
+    run_id: str
+    metrics: Mapping[str, float]
+    source_run: str | None = None
+
+
+def name_of(config: RunConfig, model: Model) -> str:
+    """Return the run's name, as in `smollm2-135m__cola_zero__seed42`."""
+    return f"{model.label}__{config.method}__seed{config.seed}"
+
+
+def work_context(config: Settings, model: Model) -> dict[str, str]:
+    """Return all that decides a result beside the parameters."""
+    return pipeline.data_context(config, model) | tracking.code_context()
+
+
+def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
+    """Return the key that cells share whose quantization and evaluation are the same work.
+
+    It holds the calibration set itself in the place of the method and seed that led to it.
+    """
+    same = {"model": "", "method": "", "seed": 0, "corpus": "", "n_calibration_samples": 1}
+    facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
+    facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
+    return canonical_key(config.model_copy(update=same), **facts, calibration=calibration.digest)
+
+
+def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Outcome:
+    """Do one cell inside the open run: select, quantize, evaluate, log all of it.
+
+    With `reuse`, a finished run of the same configuration, or one that did the same work on the
+    same calibration set, is not repeated: this run takes over its results and names it as
+    `colazero.source_run`. `config` must be resolved.
+    """
+    begin = time.perf_counter()
+    context = work_context(config, model)
+    key = canonical_key(config, **context)
+    tracking.log_config(config)
+    tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
+    source = tracking.find_finished("colazero.key", key) if reuse else None
+    if source is not None:
+        return _take_over(config, source, dict(source.data.metrics))
+    calibration, seconds = _select(config, model)
+    shared_key = work_key(config, context, calibration)
+    tracking.set_tags({"colazero.work_key": shared_key})
+    source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
+    if source is not None:
+        own = {"selection_time_sec": seconds}
+        return _take_over(config, source, dict(source.data.metrics) | own)
+    metrics = _quantize_and_evaluate(config, model, calibration, show)
+    metrics |= {"selection_time_sec": seconds, "total_time_sec": time.perf_counter() - begin}
+    tracking.log_metrics({"total_time_sec": metrics["total_time_sec"]})
+    _log_result(config, metrics)
+    return Outcome(tracking.active_run_id(), metrics)
+
+
+def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
+    calibration, seconds = pipeline.calibrate(config, model)
+    log_calibration(config, model, calibration, seconds)
+    return calibration, seconds
+
+
+def log_calibration(
+    config: RunConfig, model: Model, calibration: CalibrationSet, seconds: float
+) -> None:
+    """Log a calibration set: the windows, how they were chosen, its digest and measures."""
+    corpus = corpora.load(config.corpus)
+    origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.save_calibration(Path(folder), calibration, model, corpus, origin)
+        tracking.log_files(Path(folder), "calibration")
+    numbers = {
+        f"selection.{name}": float(value)
+        for name, value in calibration.notes.items()
+        if isinstance(value, bool | int | float)
+    }
+    tracking.log_metrics({"selection_time_sec": seconds, **numbers})
+    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    tracking.log_datasets(calibration, corpus)
+
+
+def _quantize_and_evaluate(
+    config: RunConfig, model: Model, calibration: CalibrationSet, show: Show
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
+        tracking.log_quantization(report)
+        model_id = keep_checkpoint(config, model, checkpoint, name_of(config, model))
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"))
+        metrics = tracking.log_evaluation(evaluation, model_id)
+        tracking.log_datasets(None, None, *evaluation.perplexities)
+    return metrics | {"quant_time_sec": report.quant_time_sec}
+
+
+def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> str | None:
+    """Keep a checkpoint where `save_model` says; return the LoggedModel's id if it became one.
+
+    `local` moves a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
+    tag in every case.
+    """
+    files = tracking.manifest(checkpoint)
+    digest = tracking.weights_digest(files)
+    tracking.set_tags({"colazero.checkpoint_digest": digest})
+    if config.save_model == "artifact":
+        return tracking.log_checkpoint(checkpoint, files, name, model.name)
+    if config.save_model == "local":
+        target = Path("outputs/checkpoints") / f"{name}-{digest}"
+        shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+        tracking.set_tags({"colazero.checkpoint_path": str(target.resolve())})
+    return None
+
+
+def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
+    tags = {"colazero.source_run": source.info.run_id}
+    for name in ("colazero.calibration_digest", "colazero.checkpoint_digest"):
+        tags[name] = source.data.tags[name]
+    tracking.set_tags(tags)
+    tracking.log_metrics(metrics)
+    _log_result(config, metrics, source_run=source.info.run_id)
+    return Outcome(tracking.active_run_id(), metrics, source.info.run_id)
+
+
+def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) -> None:
+    values: dict[str, Any] = config.model_dump(mode="json") | dict(metrics)
+    values["downstream"] = {
+        key.removeprefix("downstream."): value
+        for key, value in metrics.items()
+        if key.startswith("downstream.")
+    }
+    tracking.log_json({name: values[name] for name in RESULT} | more, "result.json")
+
+
+def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
+    """Evaluate the unquantized model inside the open run; `config` must be resolved."""
+    same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
+    for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
+        same[name] = getattr(config, name)
+    evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
+    key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
+    tracking.set_tags({"colazero.key": key})
+    tracking.log_params({"model": model.name, "method": "unquantized"})
+    source = tracking.find_finished("colazero.key", key) if reuse else None
+    if source is not None:
+        tracking.set_tags({"colazero.source_run": source.info.run_id})
+        tracking.log_metrics(source.data.metrics)
+        return Outcome(tracking.active_run_id(), dict(source.data.metrics), source.info.run_id)
+    evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
+    tracking.log_datasets(None, None, *evaluation.perplexities)
+    return Outcome(tracking.active_run_id(), tracking.log_evaluation(evaluation))

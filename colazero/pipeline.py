@@ -1,0 +1,241 @@
+"""One run: select → quantize → evaluate. Knows neither MLflow nor command lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from colazero import corpora, grouping, models
+from colazero.config import RunConfig, Settings
+from colazero.errors import UserError
+from colazero.interfaces import (
+    CalibrationSet,
+    Corpus,
+    Perplexity,
+    Progress,
+    QuantizationReport,
+    QuantizationSettings,
+    Span,
+    TokenPool,
+)
+from colazero.models import Model
+from colazero.pool import build_pool, need_tokens, tokenizer_digest
+from colazero.quantizers import QUANTIZERS
+from colazero.selection import METHODS, select
+
+C = TypeVar("C", bound=Settings)
+QUANTIZER = "gptqmodel"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Perplexities by corpus, in the order asked for; downstream results by `TASK.METRIC`."""
+
+    perplexities: Sequence[Perplexity]
+    downstream: Mapping[str, float] = field(default_factory=dict)
+    eval_time_sec: float = 0.0
+
+
+def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> None:
+    """Raise UserError for any name or device that does not exist, before anything is loaded."""
+    for method in methods:
+        METHODS.get(method)
+    for corpus in (config.corpus, *config.eval_corpora):
+        corpora.check(corpus)
+    if config.do_downstream:
+        from colazero.evaluation import downstream
+
+        downstream.check(config.downstream_tasks)
+    for name in names:
+        models.check(name)
+    resolve_device(config.device)
+
+
+def resolve_device(device: str) -> str:
+    """Return `cpu` or `cuda:N` for what was asked; UserError if there is no such CUDA device."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    if device == "cpu":
+        return device
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise UserError(
+            f"device={device!r}: this machine has {count} CUDA devices that torch can use. "
+            "Use device=cpu, or device=auto to take what there is."
+        )
+    return f"cuda:{index}"
+
+
+def resolve(config: C, model: Model) -> C:
+    """Replace every `auto` that depends on the model and the machine by what it means here."""
+    group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
+    gar = not config.desc_act if config.act_group_aware == "auto" else config.act_group_aware
+    device = resolve_device(config.device)
+    return config.model_copy(
+        update={"group_size": group_size, "act_group_aware": gar, "device": device}
+    )
+
+
+@lru_cache(maxsize=2)
+def tokenizer(model: Model) -> Any:
+    """Return the model's tokenizer, kept for reuse."""
+    return models.load_tokenizer(model)
+
+
+@lru_cache(maxsize=2)
+def token_pool(model: Model, corpus: str) -> TokenPool:
+    """Return the corpus's training documents in the model's tokens, kept for reuse."""
+    return build_pool(corpora.load(corpus), tokenizer(model))
+
+
+@lru_cache(maxsize=4)
+def _evaluation_text(model: Model, corpus: str, seq_len: int, count: int | str) -> Any:
+    from colazero.evaluation.perplexity import eval_windows
+
+    return eval_windows(corpora.load(corpus), tokenizer(model), seq_len, count)
+
+
+def check_data(config: Settings, model: Model) -> None:
+    """Raise UserError if a corpus is too small for what is asked of it."""
+    pool = token_pool(model, config.corpus)
+    need_tokens(len(pool.tokens), config.n_calibration_samples, config.seq_len, config.corpus)
+    check_evaluation(config, model)
+
+
+def check_evaluation(config: Settings, model: Model) -> None:
+    """Raise UserError if a test split is too small for the windows asked."""
+    for corpus in config.eval_corpora:
+        _evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+
+
+def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
+    """Choose the calibration windows; return them and the seconds that choosing took.
+
+    Tokenising, which all methods share, is done before the clock starts.
+    """
+    pool = token_pool(model, config.corpus)
+    begin = time.perf_counter()
+    chosen = select(
+        config.method,
+        pool,
+        config.n_calibration_samples,
+        config.seq_len,
+        config.seed,
+        config.corpus,
+    )
+    return chosen, time.perf_counter() - begin
+
+
+def quantize(
+    config: Settings, model: Model, calibration: CalibrationSet, out_dir: Path, progress: Progress
+) -> QuantizationReport:
+    """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved."""
+    if model.quantized:
+        raise UserError(f"model {model.name!r} is quantized already: name the original.")
+    settings = QuantizationSettings(
+        config.quant_bits,
+        int(config.group_size),
+        config.desc_act,
+        config.sym,
+        config.damp_percent,
+        bool(config.act_group_aware),
+    )
+    return QUANTIZERS.get(QUANTIZER)(
+        model.path, calibration, settings, out_dir, config.device, progress
+    )
+
+
+def evaluate(config: Settings, model: Model, model_dir: Path, progress: Progress) -> Evaluation:
+    """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved."""
+    from colazero.evaluation.loading import load_dense
+    from colazero.evaluation.perplexity import perplexity
+
+    begin = time.perf_counter()
+    loaded = load_dense(model_dir, config.device)
+    results = []
+    for corpus in config.eval_corpora:
+        windows, starts = _evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        results.append(perplexity(loaded, corpus, windows, starts, progress))
+    downstream: dict[str, float] = {}
+    if config.do_downstream:
+        from colazero.evaluation import downstream as tasks
+
+        downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
+    return Evaluation(results, downstream, time.perf_counter() - begin)
+
+
+def data_context(config: Settings, model: Model) -> dict[str, str]:
+    """Return what decides a result beside the parameters: revisions of model and data."""
+    revisions = {
+        name: corpora.load(name).revision for name in (config.corpus, *config.eval_corpora)
+    }
+    return {
+        "model": model.revision,
+        "tokenizer": tokenizer_digest(tokenizer(model)),
+        **{f"corpus {name}": revision for name, revision in revisions.items()},
+    }
+
+
+def save_calibration(
+    folder: Path,
+    calibration: CalibrationSet,
+    model: Model,
+    corpus: Corpus,
+    origin: Mapping[str, Any],
+) -> None:
+    """Write `windows.safetensors` (`input_ids`, int32 [n, seq_len]) and `selection.json`.
+
+    `origin` says how the set came about (method, seed, corpus name).
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"input_ids": calibration.windows}, folder / "windows.safetensors")
+    about = {
+        **origin,
+        "digest": calibration.digest,
+        "corpus_revision": corpus.revision,
+        "tokenizer_digest": tokenizer_digest(tokenizer(model)),
+        "notes": dict(calibration.notes),
+        "documents": len({span.document for spans in calibration.spans for span in spans}),
+        "spans": [[list(asdict(s).values()) for s in spans] for spans in calibration.spans],
+    }
+    (folder / "selection.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[str, Any]]:
+    """Read a calibration set back, and what `save_calibration` wrote about it.
+
+    UserError if `folder` holds none, a damaged one, or one in another model's tokens.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        windows = load_file(folder / "windows.safetensors")["input_ids"].astype(np.int32)
+        about = json.loads((folder / "selection.json").read_text())
+        spans = [[Span(*span) for span in spans] for spans in about["spans"]]
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder} holds no calibration set (windows.safetensors and selection.json, as the "
+            f"entry point select logs them under calibration/): {error}"
+        ) from error
+    calibration = CalibrationSet(windows, spans, about["notes"])
+    if calibration.digest != about["digest"]:
+        raise UserError(f"the calibration set in {folder} is damaged: its digest does not match.")
+    if about["tokenizer_digest"] != tokenizer_digest(tokenizer(model)):
+        raise UserError(
+            f"the calibration set in {folder} was made with another tokenizer than that of model "
+            f"{model.name!r}: select again with this model."
+        )
+    return calibration, about

@@ -1,0 +1,1 @@
+"""MLproject entry points, one thin file each: parse, call, exit code."""

@@ -1,0 +1,76 @@
+"""What the entry points share: reading parameters, and turning errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
+from typing import NoReturn
+
+from colazero.config import RunConfig, SuiteConfig
+from colazero.errors import UserError, unknown
+
+EXIT_USER_ERROR = 2
+
+
+PRESET = "demo, quick, validation, full, a YAML file; auto: demo, or full when a model is named"
+
+
+def described(names: Iterable[str], **more: str) -> dict[str, str]:
+    """Return name → description for `preset` and `names`, fields of the configurations."""
+    fields = RunConfig.model_fields | SuiteConfig.model_fields
+    return {"preset": PRESET, **{name: fields[name].description or "" for name in names}, **more}
+
+
+def main(
+    description: str, parameters: Mapping[str, str], run: Callable[[dict[str, str]], int]
+) -> NoReturn:
+    """Read `--name=value` for each of `parameters` (name → help) and exit with what `run` returns.
+
+    Every parameter defaults to `auto`: what the preset says. A user's mistake ends with one
+    message on stderr and exit code 2.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("colazero").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        code = run(_read(description, parameters))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Unwind on SIGTERM, so that every open run is ended on the way out."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    for name, text in parameters.items():
+        parser.add_argument(
+            f"--{name}", default="auto", metavar="VALUE", help=text.replace("%", "%%")
+        )
+    values, rest = parser.parse_known_args()
+    _refuse(rest, parameters)
+    return vars(values)
+
+
+def _refuse(rest: list[str], parameters: Iterable[str]) -> None:
+    for argument in rest:
+        if argument.startswith("--"):
+            raise unknown("parameter", argument[2:].split("=")[0], parameters)
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: parameters are written --name=value.")

@@ -1,0 +1,38 @@
+"""Evaluate any model: `python -m entrypoints.evaluate --preset=demo --model=runs:/ID`."""
+
+from __future__ import annotations
+
+from entrypoints._command_line import described, main
+
+EVALUATION = ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks")
+PARAMETERS = ("model", *EVALUATION, "device")
+
+
+def run(given: dict[str, str]) -> int:
+    from colazero.config import RunConfig, parse
+
+    config = parse(RunConfig, given)
+    from colazero import models, pipeline, tracking
+    from colazero.suite import stage_bar
+
+    pipeline.check(config, [], [] if config.model.startswith("runs:/") else [config.model])
+    tracking.connect()
+    path = config.model
+    if path.startswith("runs:/"):
+        path = str(tracking.fetch_artifacts(path, "model"))
+    model = models.fetch(path)
+    config = config.model_copy(update={"device": pipeline.resolve_device(config.device)})
+    pipeline.check_evaluation(config, model)
+    name = f"evaluate__{models.label(config.model)}"
+    with tracking.run(name, "evaluate"):
+        tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
+        evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
+        metrics = tracking.log_evaluation(evaluation)
+        tracking.log_datasets(None, None, *evaluation.perplexities)
+    for key, value in metrics.items():
+        print(f"{key}: {value:.6g}")
+    return 0
+
+
+if __name__ == "__main__":
+    main(__doc__, described(PARAMETERS), run)

@@ -1,0 +1,52 @@
+"""Quantize on a calibration set: `python -m entrypoints.quantize --calibration=runs:/ID`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from entrypoints._command_line import described, main
+
+QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
+PARAMETERS = ("model", *QUANTIZATION, "save_model", "device")
+CALIBRATION = "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files"
+
+
+def run(given: dict[str, str]) -> int:
+    from colazero.config import RunConfig, parse
+    from colazero.errors import UserError
+
+    source = given.pop("calibration")
+    if source == "auto":
+        raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
+    config = parse(RunConfig, given)
+    from colazero import cell, models, pipeline, tracking
+    from colazero.suite import stage_bar
+
+    pipeline.check(config, [], [config.model])
+    tracking.connect()
+    folder = (
+        tracking.fetch_artifacts(source, "calibration")
+        if source.startswith("runs:/")
+        else Path(source)
+    )
+    model = models.fetch(config.model)
+    config = pipeline.resolve(config, model)
+    calibration, about = pipeline.load_calibration(folder, model)
+    name = f"quantize__{model.label}"
+    with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
+        tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
+        tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+        checkpoint = Path(work) / "checkpoint"
+        report = pipeline.quantize(
+            config, model, calibration, checkpoint, stage_bar(name)("quantize")
+        )
+        tracking.log_quantization(report)
+        cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
+    print(f"quantized in {report.quant_time_sec:.1f} s, {report.rtn_fallbacks} layers rounded")
+    print(f"model: runs:/{run_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    main(__doc__, described(PARAMETERS, calibration=CALIBRATION), run)

@@ -1,0 +1,36 @@
+"""The comparison: every model × method × seed. `python -m entrypoints.suite --seeds=42-46`."""
+
+from __future__ import annotations
+
+import sys
+
+from colazero.config import SuiteConfig
+from entrypoints._command_line import described, main
+
+PARAMETERS = tuple(SuiteConfig.model_fields)
+
+
+def run(given: dict[str, str]) -> int:
+    from colazero.config import parse
+
+    config = parse(SuiteConfig, given)
+    from analysis.report import analyze
+    from colazero import suite, tracking
+
+    suite.check(config)
+    tracking.connect()
+    with tracking.run("suite", "suite") as run_id:
+        report = suite.run_suite(config)
+        table = analyze(run_id)
+        tracking.describe(table)
+    print(f"\n{table}\n")
+    if report.reused:
+        print(f"{len(report.reused)} of {len(report.done)} cells share the results of another run.")
+    print(f"suite run: {run_id}\nBrowse the results: mlflow ui, then http://127.0.0.1:5000")
+    for name, reason in report.failed.items():
+        print(f"FAILED {name}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    main(__doc__, described(PARAMETERS), run)
