@@ -1,0 +1,142 @@
+"""Tiny models and a generated corpus, made on the spot: no test needs a network or a real model."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VOCABULARY = 800
+TOPICS = 12
+PARAGRAPHS = 900
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep converted models and token pools out of the user's cache."""
+    before = os.environ.get("COLAZERO_CACHE")
+    os.environ["COLAZERO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["COLAZERO_CACHE"]
+    else:
+        os.environ["COLAZERO_CACHE"] = before
+
+
+def _words(rng: random.Random, count: int) -> list[str]:
+    """Return made-up words, long and short, of which the first are meant to be used most."""
+    syllables = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "or", "an")]
+    return ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(count)]
+
+
+def generated_paragraphs(seed: int = 0, count: int = PARAGRAPHS) -> list[str]:
+    """Return paragraphs of several topics, styles and lengths (about 10 to 750 tokens)."""
+    rng = random.Random(seed)
+    vocabulary = random.Random(1)  # all corpora speak the same language
+    common = _words(vocabulary, 60)
+    topics = [_words(vocabulary, 80) for _ in range(TOPICS)]
+    weights = [1 / (rank + 1) for rank in range(80)]
+    paragraphs = []
+    for _ in range(count):
+        own, share = rng.choice(topics), rng.uniform(0.3, 0.9)
+        sentences = []
+        for _ in range(min(40, int(rng.lognormvariate(1.6, 1.0)) + 1)):
+            words = [
+                rng.choices(own, weights)[0] if rng.random() < share else rng.choice(common)
+                for _ in range(rng.randint(3, 14))
+            ]
+            sentences.append(" ".join(words).capitalize() + rng.choice(".....!?;"))
+        paragraphs.append(" ".join(sentences) + f" ({rng.randint(1, 9999)})")
+    return paragraphs
+
+
+@pytest.fixture(scope="session")
+def paragraphs() -> list[str]:
+    """The documents of `corpus_file`, in order."""
+    return generated_paragraphs()
+
+
+@pytest.fixture(scope="session")
+def corpus_file(paragraphs: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .txt corpus of more than 60,000 tokens; many documents have more than 175."""
+    path = tmp_path_factory.mktemp("corpus") / "paragraphs.txt"
+    path.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A byte-level BPE tokenizer that puts <s> before a text, as Llama's and OPT's do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(generated_paragraphs(seed=7, count=300), trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def _checkpoint(folder: Path, config: Any, tokenizer: Any) -> Path:
+    """Save a random model of `config`; its weights depend on the seed here alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _shape(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 2048,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**_shape(tokenizer), intermediate_size=256, num_key_value_heads=2)
+    return _checkpoint(tmp_path_factory.mktemp("models") / "tiny-llama", config, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import MistralConfig
+
+    config = MistralConfig(**_shape(tokenizer), intermediate_size=256, num_key_value_heads=2)
+    return _checkpoint(tmp_path_factory.mktemp("models") / "tiny-mistral", config, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_opt(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import OPTConfig
+
+    config = OPTConfig(**_shape(tokenizer), ffn_dim=256, word_embed_proj_dim=128)
+    return _checkpoint(tmp_path_factory.mktemp("models") / "tiny-opt", config, tokenizer)
