@@ -122,7 +122,10 @@ def _quantize_and_evaluate(
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"))
         metrics = tracking.log_evaluation(evaluation, model_id)
         tracking.log_datasets(None, None, *evaluation.perplexities)
-    return metrics | {"quant_time_sec": report.quant_time_sec}
+    return metrics | {
+        "quant_time_sec": report.quant_time_sec,
+        "save_time_sec": report.save_time_sec,
+    }
 
 
 def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from colazero import corpora, grouping, models
 from colazero.config import RunConfig, Settings
@@ -99,7 +100,10 @@ def token_pool(model: Model, corpus: str) -> TokenPool:
 
 
 @lru_cache(maxsize=4)
-def _evaluation_text(model: Model, corpus: str, seq_len: int, count: int | str) -> Any:
+def evaluation_text(
+    model: Model, corpus: str, seq_len: int, count: int | str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the corpus's evaluation windows in the model's tokens, kept for reuse."""
     from colazero.evaluation.perplexity import eval_windows
 
     return eval_windows(corpora.load(corpus), tokenizer(model), seq_len, count)
@@ -115,7 +119,7 @@ def check_data(config: Settings, model: Model) -> None:
 def check_evaluation(config: Settings, model: Model) -> None:
     """Raise UserError if a test split is too small for the windows asked."""
     for corpus in config.eval_corpora:
-        _evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        evaluation_text(model, corpus, config.seq_len, config.eval_windows)
 
 
 def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
@@ -164,7 +168,7 @@ def evaluate(config: Settings, model: Model, model_dir: Path, progress: Progress
     loaded = load_dense(model_dir, config.device)
     results = []
     for corpus in config.eval_corpora:
-        windows, starts = _evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
         results.append(perplexity(loaded, corpus, windows, starts, progress))
     downstream: dict[str, float] = {}
     if config.do_downstream:

@@ -38,6 +38,7 @@ def main(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("colazero").setLevel(logging.INFO)
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other machines
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:

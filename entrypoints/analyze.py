@@ -33,8 +33,9 @@ def run(given: dict[str, str]) -> int:
     tracking.connect()
     with tracking.run("analysis", "analysis") as run_id:
         if "experiment" in chosen:
+            title = f"Experiment {chosen['experiment']}"
             cells = load_experiment(chosen["experiment"])
-            table = report(cells, options, into=run_id, out=out)
+            table = report(cells, options, title, into=run_id, out=out)
         else:
             suite = chosen.get("suite") or latest_suite(run_id)
             table = analyze(suite, options, into=run_id, out=out)

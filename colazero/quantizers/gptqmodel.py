@@ -41,7 +41,7 @@ def quantize(
     """
     import torch
 
-    _warm_up(device)
+    warm_up(device)
     rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in calibration.windows]
     seq_len = calibration.windows.shape[1]
     with contained():
@@ -139,7 +139,7 @@ def _quiet_logging() -> Iterator[None]:
 
 
 @lru_cache
-def _warm_up(device: str) -> None:
+def warm_up(device: str) -> None:
     """Quantize a model of one tiny layer: GPTQModel compiles and starts what it needs then.
 
     In a fresh installation the first call compiles an extension, over half a minute, which is no

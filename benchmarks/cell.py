@@ -1,0 +1,95 @@
+"""Where a cell's time goes: `python benchmarks/cell.py [--json] [any parameter of single]`.
+
+One cell of preset demo (unless said otherwise) is done by the same functions that `single` calls,
+in a store of its own, after a warm-up. Prints seconds and shares; with --json, one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from colazero.config import RunConfig, parse
+
+STAGES = ("select", "quantize", "save", "load", "evaluate", "tracking")
+
+
+@contextmanager
+def clocked(owner: Any, names: list[str], seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time spent in the functions `names` of `owner` to `seconds[stage]`, meanwhile."""
+    real: dict[str, Callable[..., Any]] = {name: getattr(owner, name) for name in names}
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                seconds[stage] += time.perf_counter() - begin
+
+        return call
+
+    for name, function in real.items():
+        setattr(owner, name, timed(function))
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(owner, name, function)
+
+
+def measure(config: RunConfig) -> dict[str, float]:
+    """Run one cell and return seconds by stage, with `other` and `total`."""
+    from colazero import cell, models, pipeline, tracking
+    from colazero.evaluation import loading
+    from colazero.quantizers import gptqmodel
+
+    model = models.fetch(config.model)
+    config = pipeline.resolve(config, model)
+    pipeline.check_data(config, model)
+    gptqmodel.warm_up(config.device)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
+    logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags", "find_finished"]
+    tracking.connect()
+    begin = time.perf_counter()
+    with (
+        clocked(tracking, logging, seconds, "tracking"),
+        clocked(loading, ["load_dense"], seconds, "load"),
+        tracking.run("benchmark", "cell"),
+    ):
+        outcome = cell.run_cell(config, model, lambda _: lambda *_: None, reuse=False)
+    total = time.perf_counter() - begin
+    seconds["select"] = outcome.metrics["selection_time_sec"]
+    seconds["quantize"] = outcome.metrics["quant_time_sec"]
+    seconds["save"] = outcome.metrics["save_time_sec"]
+    seconds["evaluate"] = outcome.metrics["eval_time_sec"] - seconds["load"]
+    return seconds | {"other": total - sum(seconds.values()), "total": total}
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    as_json = "--json" in arguments
+    given = dict(a.removeprefix("--").split("=", 1) for a in arguments if a != "--json")
+    config = parse(RunConfig, {"preset": "demo"} | given)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        found = measure(config)
+    if as_json:
+        print(json.dumps({f"{name}_sec": round(value, 3) for name, value in found.items()}))
+        return
+    for name, value in found.items():
+        print(f"{name:10} {value:8.2f} s {100 * value / found['total']:6.1f} %")
+
+
+if __name__ == "__main__":
+    main()

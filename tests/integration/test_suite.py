@@ -1,0 +1,232 @@
+"""A whole suite on a tiny model: what is recorded, what is shared, what happens when cells fail."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from colazero import pipeline
+from colazero.cell import RESULT
+from entrypoints import suite as entry
+
+METHODS = "gptq_default,random,cola_zero"
+
+
+@pytest.fixture(scope="module")
+def grid(tiny_llama: Path, corpus_file: Path) -> dict[str, str]:
+    """Return what `entrypoints.suite` is given for three methods and two seeds."""
+    corpus = f"file:{corpus_file}"
+    return {
+        "preset": "demo",
+        "models": str(tiny_llama),
+        "methods": METHODS,
+        "seeds": "42,43",
+        "corpus": corpus,
+        "eval_corpora": corpus,
+        "n_calibration_samples": "4",
+        "seq_len": "128",
+        "eval_windows": "6",
+        "device": "cpu",
+    }
+
+
+def use_store(folder: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment("colazero")
+
+
+def latest_suite() -> Run:
+    found = MlflowClient().search_runs(
+        [mlflow.get_experiment_by_name("colazero").experiment_id],
+        "tags.`colazero.kind` = 'suite'",
+        order_by=["attributes.start_time DESC"],
+    )
+    return found[0]
+
+
+def children(suite: Run) -> dict[str, Run]:
+    found = MlflowClient().search_runs(
+        [suite.info.experiment_id], f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
+    )
+    return {run.info.run_name: run for run in found}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_store(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first(store: Path, grid: dict[str, str]) -> Run:
+    assert entry.run(dict(grid)) == 0
+    return latest_suite()
+
+
+def artifact(run: Run, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+
+
+def test_every_cell_is_a_finished_nested_run(first: Run) -> None:
+    runs = children(first)
+    model = next(iter(runs)).split("__")[0]
+    expected = {f"{model}__{m}__seed{s}" for m in METHODS.split(",") for s in (42, 43)}
+    assert set(runs) == expected | {f"{model}__unquantized"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert first.info.status == "FINISHED"
+
+
+def test_methods_and_seeds_differ_but_gptq_default_never(first: Run) -> None:
+    digests: dict[str, set[str]] = {}
+    for run in children(first).values():
+        if run.data.tags["colazero.kind"] == "cell":
+            digest = run.data.tags["colazero.calibration_digest"]
+            digests.setdefault(run.data.params["method"], set()).add(digest)
+    assert len(digests["gptq_default"]) == 1
+    assert len(digests["random"]) == len(digests["cola_zero"]) == 2
+    assert len(set.union(*digests.values())) == 5
+
+
+def test_the_same_calibration_set_is_quantized_once(first: Run) -> None:
+    shared = [r for r in children(first).values() if "colazero.source_run" in r.data.tags]
+    assert [run.data.params["method"] for run in shared] == ["gptq_default"]
+    source = MlflowClient().get_run(shared[0].data.tags["colazero.source_run"])
+    assert shared[0].data.metrics["perplexity"] == source.data.metrics["perplexity"]
+    assert source.data.params["seed"] == "42"
+
+
+def test_result_json_has_the_missions_keys(first: Run) -> None:
+    for run in children(first).values():
+        if run.data.tags["colazero.kind"] == "cell":
+            result = json.loads(artifact(run, "result.json").read_text())
+            assert list(result)[: len(RESULT)] == list(RESULT)
+            assert result["perplexity"] == pytest.approx(run.data.metrics["perplexity"])
+            assert result["group_size"] == 128
+            assert result["downstream"] == {}
+
+
+def test_the_windows_add_up_to_the_perplexity(first: Run) -> None:
+    for run in children(first).values():
+        if "colazero.source_run" not in run.data.tags:
+            (file,) = artifact(run, "evaluation").glob("*.parquet")
+            rows = pd.read_parquet(file)
+            assert len(rows) == 6
+            assert (rows["tokens"] == 127).all()
+            total = float(np.exp(rows["nll"].sum() / rows["tokens"].sum()))
+            assert run.data.metrics["perplexity"] == pytest.approx(total, rel=1e-12)
+
+
+def test_data_models_and_environment_are_on_record(first: Run) -> None:
+    for run in children(first).values():
+        tags = run.data.tags
+        assert tags["version.gptqmodel"] == "7.6.0"
+        assert tags["colazero.git_dirty"]
+        if tags["colazero.kind"] == "cell" and "colazero.source_run" not in tags:
+            inputs = {i.tags[0].value: i.dataset for i in run.inputs.dataset_inputs}
+            assert inputs["calibration"].digest == tags["colazero.calibration_digest"]
+            assert inputs["evaluation"].digest
+            (output,) = run.outputs.model_outputs
+            folder = mlflow.artifacts.download_artifacts(f"models:/{output.model_id}")
+            manifest = json.loads((Path(folder) / "sha256.json").read_text())
+            assert "quantize_config.json" in manifest
+            assert mlflow.get_logged_model(output.model_id).status == "READY"
+
+
+def test_the_parents_description_is_the_table(first: Run) -> None:
+    table = first.data.tags["mlflow.note.content"]
+    for word in (*METHODS.split(","), "CV", "±"):
+        assert word in table
+
+
+def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, str]) -> None:
+    assert entry.run(dict(grid)) == 0
+    again = latest_suite()
+    assert again.info.run_id != first.info.run_id
+    before, after = children(first), children(again)
+    assert set(before) == set(after)
+    for name, run in after.items():
+        assert "colazero.source_run" in run.data.tags
+        assert run.data.metrics["perplexity"] == before[name].data.metrics["perplexity"]
+
+
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
+    first: Run, grid: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    real = pipeline.quantize
+
+    def broken(config: Any, *rest: Any) -> Any:
+        if config.method == "random" and config.seed == 43:
+            raise MemoryError("no room")
+        return real(config, *rest)
+
+    monkeypatch.setattr(pipeline, "quantize", broken)
+    monkeypatch.setattr("colazero.suite.cell.tracking.find_finished", lambda *_: None)
+    assert entry.run({**grid, "methods": "random"}) == 1
+    runs = children(latest_suite())
+    failed = [run for run in runs.values() if run.info.status == "FAILED"]
+    assert [run.data.params["seed"] for run in failed] == ["43"]
+    assert "MemoryError: no room" in failed[0].data.tags["colazero.error"]
+    assert sum(run.info.status == "FINISHED" for run in runs.values()) == 2
+    assert "seed43: MemoryError: no room" in capsys.readouterr().err
+
+
+def test_a_perplexity_that_is_no_number_fails_the_cell(
+    first: Run, grid: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colazero.evaluation.perplexity._window_nll", lambda *_: float("nan"))
+    monkeypatch.setattr("colazero.suite.cell.tracking.find_finished", lambda *_: None)
+    assert entry.run({**grid, "methods": "gptq_default", "seeds": "42"}) == 1
+    failed = [r for r in children(latest_suite()).values() if r.data.tags["colazero.kind"] == "cell"]
+    assert failed[0].info.status == "FAILED"
+    assert "not finite" in failed[0].data.tags["colazero.error"]
+
+
+def test_sigterm_leaves_no_run_running_and_the_next_suite_completes(
+    grid: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = [f"--{name}={value}" for name, value in grid.items()]
+    root = Path(entry.__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "entrypoints.suite", *arguments]
+    environment = {**__import__("os").environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as worker:
+        client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.5)
+            if not (tmp_path / "mlflow.db").exists():
+                continue
+            try:
+                cells = client.search_runs(["1"], "tags.`colazero.kind` = 'cell'")
+            except mlflow.exceptions.MlflowException:
+                continue  # the schema is being made
+            if len(cells) >= 2:
+                break
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=60)
+    assert worker.returncode != 0
+    statuses = [run.info.status for run in client.search_runs(["1"])]
+    assert "RUNNING" not in statuses
+    assert "KILLED" in statuses
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    suite = client.search_runs(["1"], "tags.`colazero.kind` = 'suite'", max_results=1)[0]
+    cells = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{suite.info.run_id}'")
+    assert len(cells) == 7
+    assert {run.info.status for run in cells} == {"FINISHED"}
+    assert "share the results of another run" in done.stdout

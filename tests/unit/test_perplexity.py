@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from colazero.errors import UserError
+from colazero.evaluation import perplexity as module
+from colazero.evaluation.perplexity import eval_windows, perplexity
+from colazero.interfaces import Corpus
+
+CORPUS = Corpus("c", "1", ["a"], [f"Document {i} says {i * i} things." for i in range(200)])
+
+
+def test_equals_an_independent_computation(tiny_llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    windows, starts = eval_windows(CORPUS, tokenizer, 64, "all")
+    found = perplexity(model, "c", windows, starts)
+    # transformers' own loss, one window at a time.
+    losses = []
+    for window in torch.from_numpy(windows):
+        with torch.no_grad():
+            losses.append(model(window[None], labels=window[None]).loss.item())
+    assert found.perplexity == pytest.approx(float(np.exp(np.mean(losses))), rel=1e-5)
+    assert found.tokens.tolist() == [63] * len(windows)
+
+
+def test_batches_and_slices_change_nothing(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
+    windows = np.random.default_rng(0).integers(0, 250, size=(5, 48))
+    whole = perplexity(model, "c", windows, windows[:, 0])
+    monkeypatch.setattr(module, "LOGITS_A_BATCH", 1)
+    monkeypatch.setattr(module, "ROWS_A_SLICE", 7)
+    parts = perplexity(model, "c", windows, windows[:, 0])
+    np.testing.assert_allclose(parts.nll, whole.nll, rtol=1e-6)
+
+
+def test_windows_follow_the_protocol(tiny_llama: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    ids = tokenizer("\n\n".join(CORPUS.test)).input_ids
+    windows, starts = eval_windows(CORPUS, tokenizer, 32, "all")
+    assert windows.ravel().tolist() == ids[: len(ids) // 32 * 32]
+    assert starts.tolist() == list(range(0, len(ids) // 32 * 32, 32))
+
+
+def test_fewer_windows_are_spread_over_the_whole_text(tiny_llama: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    every, _ = eval_windows(CORPUS, tokenizer, 32, "all")
+    some, starts = eval_windows(CORPUS, tokenizer, 32, 4)
+    step = len(every) // 4
+    assert np.abs(np.diff(starts) / 32 - step).max() <= 1
+    assert all((every == window).all(axis=1).any() for window in some)
+
+
+def test_too_many_windows_are_refused_with_both_numbers(tiny_llama: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    with pytest.raises(UserError, match=r"eval_windows=9999.*fewer or shorter"):
+        eval_windows(CORPUS, tokenizer, 32, 9999)
+
+
+def test_not_finite_is_an_error(tiny_llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    model.get_output_embeddings().weight.data[3] = float("nan")
+    windows = np.full((2, 16), 5)
+    with pytest.raises(FloatingPointError, match=r"not finite \(2 windows of 2\)"):
+        perplexity(model, "c", windows, windows[:, 0])

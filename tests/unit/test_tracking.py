@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.config import RunConfig
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_experiment("test")
+    yield MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClient) -> None:
+    with mlflow.start_run() as active:
+        mlflow.log_params({"seed": "auto", "damp_percent": "1e-2", "method": "random"})
+        tracking.log_config(RunConfig(method="random", seed=43, damp_percent=0.01))
+    params = store.get_run(active.info.run_id).data.params
+    assert params["seed"] == "auto"
+    assert params["resolved.seed"] == "43"
+    assert params["resolved.damp_percent"] == "0.01"
+    assert params["method"] == "random"
+    assert "resolved.method" not in params
+    assert params["sym"] == "true"
+    assert params["downstream_tasks"] == "arc_easy,hellaswag,piqa,winogrande"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ValueError("too bad"), "FAILED", "ValueError: too bad"),
+        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
+        (SystemExit(143), "KILLED", "SystemExit"),
+    ],
+)
+def test_an_error_ends_the_run_with_its_reason(
+    store: MlflowClient, error: BaseException, status: str, reason: str
+) -> None:
+    with (
+        pytest.raises(type(error)),
+        tracking.run("parent", "suite") as parent,
+        tracking.run("child", "cell", nested=True) as child,
+    ):
+        raise error
+    for run_id in (parent, child):
+        found = store.get_run(run_id)
+        assert found.info.status == status
+        assert found.data.tags["colazero.error"] == reason
+
+
+def test_finished_runs_are_found_by_tag_but_not_those_that_only_took_over(
+    store: MlflowClient,
+) -> None:
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags({"colazero.key": "k"})
+    with tracking.run("copy", "cell"):
+        tracking.set_tags({"colazero.key": "k", "colazero.source_run": done})
+    with pytest.raises(ValueError, match="x"), tracking.run("failed", "cell"):
+        tracking.set_tags({"colazero.key": "k"})
+        raise ValueError("x")
+    with tracking.run("now", "cell"):
+        found = tracking.find_finished("colazero.key", "k")
+        assert found is not None
+        assert found.info.run_id == done
+        assert tracking.find_finished("colazero.key", "other") is None
+
+
+def test_a_dirty_tree_is_marked_with_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    def state() -> dict[str, str]:
+        tracking.git_state.cache_clear()
+        return tracking.git_state()
+
+    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    assert state()["colazero.git_commit"] == "unknown"
+    git("init", "-q")
+    git("config", "user.email", "a@example.org")
+    git("config", "user.name", "a")
+    (tmp_path / "f.py").write_text("x = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert state()["colazero.git_dirty"] == "false"
+    (tmp_path / "f.py").write_text("x = 2\n")
+    second = state()["colazero.git_dirty"]
+    (tmp_path / "f.py").write_text("x = 3\n")
+    third = state()["colazero.git_dirty"]
+    assert len({"false", second, third}) == 3
+    tracking.git_state.cache_clear()
+
+
+def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
+    with mlflow.start_run(), pytest.raises(ValueError, match="not JSON compliant"):
+        tracking.log_json({"a": float("nan")}, "a.json")
