@@ -11,6 +11,7 @@ from colazero.errors import UserError
 
 UNQUANTIZED = "unquantized"
 CELL = ["model", "method", "seed"]
+Key = tuple[str, str, int | None]
 # What a perplexity depends on beside the cell. The second group is resolved a model.
 SHARED = (
     *("n_calibration_samples", "seq_len", "quant_bits", "desc_act", "sym", "damp_percent"),
@@ -26,11 +27,17 @@ class RunsError(UserError):
     """Runs that no honest table can be made of: says which, and what to do."""
 
 
+def keys(table: pd.DataFrame) -> list[Key]:
+    """Return each row's cell: model, method, and seed (None for an unquantized model)."""
+    seeds = [None if pd.isna(seed) else int(seed) for seed in table["seed"]]
+    return list(zip(table["model"], table["method"], seeds, strict=True))
+
+
 def names_of(rows: pd.DataFrame, limit: int = 10) -> str:
     """Name cells in a sentence, as in `model/random/seed 42`; the first `limit` of them."""
     names = [
-        f"{row.model}/{row.method}" + ("" if pd.isna(row.seed) else f"/seed {row.seed}")
-        for row in rows.head(limit).itertuples()
+        f"{model}/{method}" + ("" if seed is None else f"/seed {seed}")
+        for model, method, seed in keys(rows.head(limit))
     ]
     more = len(rows) - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
@@ -42,8 +49,8 @@ def drop_repeats(table: pd.DataFrame, *, across_suites: bool = False) -> pd.Data
     With `across_suites`, also a cell that only shares what another run of the same cell did.
     """
     good = table["error"] == ""
-    finished = set(table.loc[good, CELL].itertuples(index=False, name=None))
-    retried = [key in finished for key in table[CELL].itertuples(index=False, name=None)]
+    finished = set(keys(table[good]))
+    retried = [key in finished for key in keys(table)]
     table = table[good | ~np.array(retried, dtype=bool)]
     if across_suites:
         origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
@@ -54,12 +61,9 @@ def drop_repeats(table: pd.DataFrame, *, across_suites: bool = False) -> pd.Data
     return table.reset_index(drop=True)
 
 
-def complete(table: pd.DataFrame, wanted: Sequence[tuple[str, str, int | None]]) -> pd.DataFrame:
+def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
     """Add a row with the error `there is no such run` for every wanted cell that has none."""
-    there = {
-        (row.model, row.method, None if pd.isna(row.seed) else int(row.seed))
-        for row in table.itertuples()
-    }
+    there = set(keys(table))
     missing = [key for key in dict.fromkeys(wanted) if key not in there]
     if not missing:
         return table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from analysis.samples import Interval
-from analysis.summary import Method
+from analysis.summary import Method, Summary
 
 NONE = "–"
 
@@ -49,3 +51,19 @@ def mean_std(method: Method, digits: int) -> str:
     if method.deterministic or values.std is None:
         return number(values.mean, digits)
     return f"{number(values.mean, digits)} ± {number(values.std, digits)}"
+
+
+def counts(methods: Iterable[Method]) -> str:
+    """Write how many observations a method has: one number where all with spread have the same."""
+    known = [m for m in methods if m.values]
+    several = sorted({m.n for m in known if not m.deterministic})
+    if not several:
+        return "n = 1"
+    text = str(several[0]) if len(several) == 1 else f"{several[0]} to {several[-1]}"
+    alone = any(m.deterministic for m in known)
+    return f"n = {text} seeds a method" + (" (1 where deterministic)" if alone else "")
+
+
+def better(summary: Summary) -> str:
+    """Say in which direction the metric is good."""
+    return "Lower is better." if summary.lower_is_better else "Higher is better."

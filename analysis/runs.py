@@ -113,7 +113,7 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
 
 
 def latest_suite(beside: str) -> str:
-    """Return the id of the newest suite in the experiment of the run `beside`; RunsError if none."""
+    """Return the newest suite in the experiment that the run `beside` is in; RunsError if none."""
     client = MlflowClient()
     runs = client.search_runs(
         [client.get_run(beside).info.experiment_id],

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
+from scipy import special
 
 from analysis.checks import UNQUANTIZED, RunsError
+from analysis.samples import Interval
 from analysis.spread import SpreadComparison
 from analysis.stats import (
     Comparison,
@@ -77,6 +79,16 @@ class Method:
         """Independent observations."""
         return self.description.n_independent
 
+    @property
+    def cv_ci95(self) -> Interval | None:
+        """95 % limits of the CV in %: the χ² interval of the standard deviation, over the mean."""
+        cv = self.description.cv_percent
+        if cv is None or self.n < 2:
+            return None
+        df = self.n - 1
+        low, high = (math.sqrt(df / special.chdtri(df, p)) for p in (0.025, 0.975))
+        return cv * low, cv * high
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -101,6 +113,12 @@ class Pair:
         """Turn a difference into % of `scale`."""
         return None if value is None else 100 * value / self.scale
 
+    def percent_interval(self, limits: Interval | None) -> Interval | None:
+        """Turn the limits of a difference into % of `scale`."""
+        if limits is None:
+            return None
+        return 100 * limits[0] / self.scale, 100 * limits[1] / self.scale
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -119,6 +137,21 @@ class Summary:
     def models(self) -> list[str]:
         """The models, in the order of the runs."""
         return list(dict.fromkeys(self.cells["model"]))
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, in the order of the runs."""
+        return list(dict.fromkeys(m.name for m in self.methods))
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as a reader sees it."""
+        return self.metric.removeprefix("downstream.")
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a small value is the good one: so for perplexities, not for accuracies."""
+        return any(word in self.metric for word in ("perplexity", "ppl", "bits_per_byte"))
 
     @property
     def failed(self) -> pd.DataFrame:
@@ -147,7 +180,8 @@ def summarize(cells: pd.DataFrame, options: Options) -> Summary:
     baseline = _baseline(options.baseline, names)
     models = list(dict.fromkeys(cells["model"]))
     good = cells[(cells["error"] == "") & cells[metric].notna()]
-    plain = good[good["method"] == UNQUANTIZED].set_index("model")[metric].to_dict()
+    rows = good[good["method"] == UNQUANTIZED]
+    plain = dict(zip(rows["model"], rows[metric], strict=True))
     methods = [_method(good, m, n, metric, plain.get(m)) for m in models for n in names]
     by_name = {(m.model, m.name): m for m in methods}
     pairs = [
@@ -167,11 +201,6 @@ def column_of(metric: str, cells: pd.DataFrame) -> str:
             return name
     known = [c for c in cells.columns if str(c).startswith(("perplexity", "downstream."))]
     raise RunsError(f"metric={metric!r} is in none of the runs. Allowed: {', '.join(known)}.")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Tell whether a small value of the metric is the good one: perplexities, not accuracies."""
-    return any(word in metric for word in ("perplexity", "ppl", "bits_per_byte"))
 
 
 def pairs_of(methods: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:

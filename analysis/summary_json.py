@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.checks import UNQUANTIZED
+from analysis.checks import UNQUANTIZED, keys
 from analysis.stats import Description, PairedWindows, describe, stars
 from analysis.summary import Method, Pair, Summary
 
@@ -82,7 +82,6 @@ def _test(summary: Summary, pair: Pair, windows: Windows) -> dict[str, Any]:
     values = asdict(pair.result)
     first = ("t_stat", "p_value", "cohens_d")
     paired = windows.get((pair.model, pair.a, pair.b))
-    low, high = pair.result.diff_ci95 or (None, None)
     return (
         {name: values.pop(name) for name in first}
         | values
@@ -92,7 +91,7 @@ def _test(summary: Summary, pair: Pair, windows: Windows) -> dict[str, Any]:
             "stars": stars(pair.result.p_adjusted),
             "margin_percent": summary.options.margin,
             "diff_percent": pair.percent(pair.result.diff),
-            "diff_percent_ci95": None if low is None else [pair.percent(low), pair.percent(high)],
+            "diff_percent_ci95": pair.percent_interval(pair.result.diff_ci95),
             "percent_of": "unquantized" if pair.model in summary.unquantized else pair.b,
             "spread": asdict(pair.spread),
             "paired_windows": None if paired is None else asdict(paired),
@@ -115,9 +114,10 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
         "family_size": summary.family,
         "settings": {name: values for name, values in settings.items() if values},
         "failed": [
-            {"model": r.model, "method": r.method, "seed": None if pd.isna(r.seed) else int(r.seed)}
-            | {"status": r.status, "error": r.error}
-            for r in failed.itertuples()
+            {"model": model, "method": method, "seed": seed, "status": status, "error": error}
+            for (model, method, seed), status, error in zip(
+                keys(failed), failed["status"], failed["error"], strict=True
+            )
         ],
         "pooled_over_models": {name: asdict(p) for name, p in summary.pooled.items()},
     }

@@ -5,13 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from analysis.numbers import mean_std, number, percent
-from analysis.summary import Method, Summary
+from analysis.numbers import NONE, interval, mean_std, number, p_text, percent
+from analysis.stats import stars
+from analysis.style import label
+from analysis.summary import OURS, Method, Pair, Summary
 
 
-def result_table(summary: Summary) -> str:
-    """Return the markdown table of the methods: a row a method, the unquantized model first."""
+class Table(NamedTuple):
+    """Cells as text; the columns after the first `left` hold numbers and stand right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+
+
+def result_table(summary: Summary) -> Table:
+    """Return the table of the methods: a row a method, the unquantized model first."""
     several = len(summary.models) > 1
     metric = summary.metric
     header = [
@@ -26,7 +37,7 @@ def result_table(summary: Summary) -> str:
             value = number(summary.unquantized[model], 3)
             rows.append([*name, "unquantized", "1", value, "–", "–", "–", "–"])
         rows += [[*name, *_cells(m)] for m in summary.methods if m.model == model]
-    return markdown(header, rows, left=2 if several else 1)
+    return Table(header, rows, left=2 if several else 1)
 
 
 def _cells(method: Method) -> list[str]:
@@ -42,22 +53,70 @@ def _cells(method: Method) -> list[str]:
     ]
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return an aligned markdown table; columns after the first `left` are aligned right."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+def comparison_table(summary: Summary) -> Table:
+    """Return the table of the comparisons: a row a comparison."""
+    several = len(summary.models) > 1
+    header = [
+        *(["model"] if several else []),
+        *("comparison", "n", "difference %", "95 % CI", "test", "p", "p (Holm)"),
+        *("d", "95 % CI of d", "verdict"),
+    ]
+    rows = [[*([p.model] if several else []), *_comparison(p)] for p in summary.pairs]
+    return Table(header, rows, left=2 if several else 1)
+
+
+def _comparison(pair: Pair) -> list[str]:
+    r = pair.result
+    test = {"welch": "Welch", "one-sample": "one-sample", None: NONE}[r.test]
+    return [
+        f"{label(pair.a)} vs {label(pair.b)}",
+        f"{r.n_a}, {r.n_b}",
+        percent(pair.percent(r.diff)),
+        interval(pair.percent_interval(r.diff_ci95), 2, sign=True),
+        test,
+        p_text(r.p_value),
+        p_text(r.p_adjusted) + stars(r.p_adjusted),
+        number(r.cohens_d, 2),
+        interval(r.cohens_d_ci95, 2),
+        r.verdict,
+    ]
+
+
+def methods_csv(summary: Summary) -> str:
+    """Return a row a method with unrounded numbers; seconds and per cent as named."""
+    header = (
+        *("model", "method", "n", "n_seeds", "mean", "std", "cv_percent", "ci95_low", "ci95_high"),
+        *("min", "max", "unquantized", "change_percent", "selection_time_sec", "quant_time_sec"),
+        "p_holm_vs_cola_zero",
+    )
+    tests = {(p.model, p.b): p.result.p_adjusted for p in summary.pairs if p.a == OURS}
+    rows = []
+    for m in summary.methods:
+        d = m.description
+        low, high = d.ci95 or (None, None)
+        rows.append(
+            [
+                *(m.model, m.name, m.n, m.n_seeds, d.mean, d.std, d.cv_percent, low, high),
+                *(d.min, d.max, summary.unquantized.get(m.model), m.change_percent),
+                *(m.selection_time_sec, m.quant_time_sec, tests.get((m.model, m.name))),
+            ]
+        )
+    return csv_text(header, rows)
+
+
+def markdown(table: Table) -> str:
+    """Return an aligned markdown table."""
+    cells = [[c.replace("|", "\\|") for c in row] for row in (table.header, *table.rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.header))]
 
     def line(row: Sequence[str]) -> str:
-        return (
-            "| "
-            + " | ".join(
-                cell.ljust(w) if i < left else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            + " |"
-        )
+        aligned = [
+            cell.ljust(width) if i < table.left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(aligned)} |"
 
-    rule = [("-" * w if i < left else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
+    rule = ["-" * w if i < table.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 

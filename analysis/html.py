@@ -1,0 +1,172 @@
+"""`report.html`: one file with everything in it, for MLflow's artifact viewer and for paper."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from analysis.results import Section
+from analysis.style import RC, caption_of
+from analysis.tables import Table
+
+TITLES = {
+    "seeds": "Every run",
+    "differences": "Differences and their intervals",
+    "time": "Time against quality",
+    "windows": "Window by window",
+    "cv": "Spread over seeds",
+}
+
+# No scripts and nothing from elsewhere: MLflow shows the file in a sandboxed frame.
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1a1a1a;
+  background: #fff; max-width: 56rem; margin: 0 auto; padding: 1.2rem 1.2rem 3rem; }
+h1 { font-size: 1.5rem; margin: 0 0 .2rem; }
+h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+p { margin: .4rem 0; }
+.sub { color: #555; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: #555; padding-bottom: .3rem; }
+th, td { padding: .25rem .55rem; border-bottom: 1px solid #ddd; text-align: right;
+  vertical-align: top; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+.l { text-align: left; }
+td { white-space: nowrap; }
+.facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
+figure { margin: 1rem 0; }
+img { width: 100%; max-width: 46rem; height: auto; }
+.warn { border-left: 4px solid #D55E00; padding: .1rem .8rem; background: #fdf3ec; }
+@media print {
+  body { font-size: 10pt; max-width: none; padding: 0; }
+  h2, h3 { break-after: avoid; }
+  figure, tr { break-inside: avoid; }
+  table { font-size: 7.5pt; }
+  th, td { padding: .15rem .3rem; }
+  .wide { overflow: visible; }
+}
+@page { size: A4; margin: 16mm; }
+</style>
+</head>
+<body>
+{%- macro grid(table, kind="") %}
+<div class="wide"><table class="{{ kind }}">
+<thead><tr>
+{%- for cell in table.header %}<th{% if loop.index <= table.left %} class="l"{% endif %}>
+{{- cell }}</th>{% endfor -%}
+</tr></thead>
+<tbody>
+{%- for row in table.rows %}
+<tr>{% for cell in row %}<td{% if loop.index <= table.left %} class="l"{% endif %}>
+{{- cell }}</td>{% endfor %}</tr>
+{%- endfor %}
+</tbody></table></div>
+{%- endmacro %}
+<h1>{{ title }}</h1>
+<p class="sub">{{ subtitle }}</p>
+<h2>What these runs show</h2>
+<ul>
+{%- for line in key_lines %}
+<li>{{ line }}</li>
+{%- endfor %}
+</ul>
+{{ grid(methods) }}
+{%- if comparisons.rows %}
+<h2>Comparisons</h2>
+{{ grid(comparisons) }}
+{%- endif %}
+<h2>Figures</h2>
+{%- for name, image, alt in figures %}
+<figure id="{{ name }}">
+<h3>{{ titles.get(name, name) }}</h3>
+<img src="{{ image }}" alt="{{ alt }}">
+</figure>
+{%- else %}
+<p>No run has a result to show.</p>
+{%- endfor %}
+<h2>Results in words</h2>
+{%- for section in sections %}
+<section{% if section.title == "Runs without a result" %} class="warn"{% endif %}>
+<h3>{{ section.title }}</h3>
+{%- for paragraph in section.paragraphs %}
+<p>{{ paragraph | bold }}</p>
+{%- endfor %}
+</section>
+{%- endfor %}
+{%- if own.rows %}
+<h2>Further statistics</h2>
+{{ grid(own) }}
+{%- endif %}
+<h2>Settings</h2>
+{{ grid(facts, "facts") }}
+</body>
+</html>
+"""
+
+
+def page(
+    title: str,
+    subtitle: str,
+    key_lines: Sequence[str],
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Figure],
+    sections: Sequence[Section],
+) -> str:
+    """Return the report as one HTML page.
+
+    tables: `methods`, `comparisons`, `own` and `facts`. figures: name → figure with a caption.
+    """
+    environment = Environment(autoescape=True)
+    environment.filters["bold"] = _bold
+    images = [(name, _data_uri(f), caption_of(f)) for name, f in figures.items()]
+    return environment.from_string(PAGE).render(
+        title=title,
+        subtitle=subtitle,
+        key_lines=key_lines,
+        figures=images,
+        titles=TITLES,
+        sections=sections,
+        **tables,
+    )
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, letters as outlines; the same figure gives the same bytes."""
+    return _saved(figure, "svg", metadata={"Date": None})
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    return _saved(figure, "png")
+
+
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    with mpl.rc_context(RC):
+        figure.savefig(out, format=kind, **options)
+    return out.getvalue()
+
+
+def _data_uri(figure: Figure) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
+
+
+def _bold(text: str) -> Markup:
+    """Turn **x** into bold; everything else is escaped."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))

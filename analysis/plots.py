@@ -1,0 +1,29 @@
+"""Every figure of the report, by name. Nothing is saved here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from analysis.comparison_plots import differences, window_histograms
+from analysis.method_plots import cv_bands, seeds, time_against_change
+from analysis.style import RC
+from analysis.summary import Summary
+from analysis.windows import Key, WindowPair
+
+
+def figures(summary: Summary, windows: Mapping[Key, WindowPair]) -> dict[str, Figure]:
+    """Return every figure that the runs have the numbers for, by name."""
+    with mpl.rc_context(RC):
+        found = {}
+        if any(m.values for m in summary.methods):
+            found["seeds"] = seeds(summary)
+            found["time"] = time_against_change(summary)
+            found["cv"] = cv_bands(summary)
+        if any(pair.result.diff is not None for pair in summary.pairs):
+            found["differences"] = differences(summary)
+        if windows:
+            found["windows"] = window_histograms(summary, windows)
+    return found

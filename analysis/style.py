@@ -1,0 +1,104 @@
+"""How every figure looks: colours that colour-blind readers tell apart, marks, captions."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008); its yellow is left out, which is too pale for a mark on white.
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#595959"
+OTHERS = (PURPLE, ORANGE, SKY)
+OTHER_MARKERS = ("^", "v", "P", "X", "<", ">")
+KNOWN = {"cola_zero": (BLUE, "o"), "random": (VERMILION, "s"), "gptq_default": (GREEN, "D")}
+LABELS = {"cola_zero": "COLA-Zero", "random": "Random", "gptq_default": "GPTQ default"}
+
+WIDTH = 7.2  # inches
+CAPTION_SIZE = 8.5  # points
+LINE = 1.35 * CAPTION_SIZE / 72  # inches a line of caption
+
+# Behind a text that may lie on a line.
+PLATE: Any = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.fonttype": "path",  # letters as outlines: the same everywhere, without the font
+    "svg.hashsalt": "colazero",  # the same figure is the same file
+    "savefig.dpi": 160,
+}
+
+
+def label(method: str) -> str:
+    """Return a method's name as a reader sees it."""
+    return LABELS.get(method, method)
+
+
+def short(model: str) -> str:
+    """Return a model's name as fits beside a chart: the last part of a Hub id or path."""
+    name = model.rstrip("/").rsplit("/", 1)[-1]
+    return name if len(name) <= 28 else name[:27] + "…"
+
+
+def look(method: str, methods: list[str]) -> tuple[str, str]:
+    """Return a method's colour and marker, fixed for the known ones."""
+    if method in KNOWN:
+        return KNOWN[method]
+    index = [name for name in methods if name not in KNOWN].index(method)
+    return OTHERS[index % len(OTHERS)], OTHER_MARKERS[index % len(OTHER_MARKERS)]
+
+
+def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `rows` × `columns` axes, `height` inches in all, above its caption."""
+    lines = textwrap.wrap(caption, 104)
+    foot = LINE * len(lines) + 0.14
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(WIDTH, height + foot), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    total = height + foot
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0, foot / total, 1, height / total))  # type: ignore[call-arg]
+    text = figure.text(0.012, 0.07 / total, "\n".join(lines), fontsize=CAPTION_SIZE, va="bottom")
+    text.set_gid("caption")
+    text.set_linespacing(1.25)
+    text.set_color("#333333")
+    return figure, list(axes.flat)
+
+
+def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:
+    """Name the rows of a chart at its left, row 0 on top, `above` rows under the upper edge."""
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.3, -above)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="x", color="#e6e6e6", lw=0.7)
+
+
+def spread_out(positions: Sequence[float], gap: float) -> list[float]:
+    """Return positions at least `gap` apart, in the same order, each as near as a pass can keep it.
+
+    Labels of marks that lie close together are moved to them.
+    """
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    moved = list(positions)
+    for below, i in zip(order, order[1:], strict=False):
+        moved[i] = max(moved[i], moved[below] + gap)
+    shift = sum(m - p for m, p in zip(moved, positions, strict=True)) / max(1, len(moved))
+    return [m - shift for m in moved]
+
+
+def caption_of(figure: Figure) -> str:
+    """Return a figure's caption in one line."""
+    return next(t.get_text() for t in figure.texts if t.get_gid() == "caption").replace("\n", " ")
