@@ -35,20 +35,21 @@ PAGE = """<!DOCTYPE html>
 <style>
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1a1a1a;
-  background: #fff; max-width: 56rem; margin: 0 auto; padding: 1.2rem 1.2rem 3rem; }
+  background: #fff; max-width: 60rem; margin: 0 auto; padding: 1.2rem 1.2rem 3rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 p { margin: .4rem 0; }
 .sub { color: #555; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #555; padding-bottom: .3rem; }
-th, td { padding: .25rem .55rem; border-bottom: 1px solid #ddd; text-align: right;
+th, td { padding: .25rem .45rem; border-bottom: 1px solid #ddd; text-align: right;
   vertical-align: top; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 .l { text-align: left; }
 td { white-space: nowrap; }
+td.l { white-space: normal; }
 .facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 figure { margin: 1rem 0; }
 img { width: 100%; max-width: 46rem; height: auto; }
@@ -56,7 +57,9 @@ img { width: 100%; max-width: 46rem; height: auto; }
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   h2, h3 { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
+  tr, li, img { break-inside: avoid; }
+  figure { margin: .5rem 0; }
+  img { max-height: 240mm; width: auto; max-width: 100%; }
   table { font-size: 7.5pt; }
   th, td { padding: .15rem .3rem; }
   .wide { overflow: visible; }

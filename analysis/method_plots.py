@@ -91,7 +91,7 @@ def time_against_change(summary: Summary) -> Figure:
     for axis in axes[len(models) :]:
         axis.remove()
     for axis, model in zip(axes, models, strict=False):
-        _trade(axis, summary, model)
+        _trade(axis, summary, model, room=0.3 if columns == 1 else 0.75)
     return figure
 
 
@@ -118,7 +118,7 @@ def _marks(summary: Summary, model: str) -> list[Mark]:
     return found
 
 
-def _trade(axis: Axes, summary: Summary, model: str) -> None:
+def _trade(axis: Axes, summary: Summary, model: str, room: float) -> None:
     marks, plain = _marks(summary, model), model in summary.unquantized
     for m in marks:
         colour, marker = look(m.method.name, summary.names)
@@ -127,7 +127,9 @@ def _trade(axis: Axes, summary: Summary, model: str) -> None:
     front = pareto_front([(m.x, m.y) for m in marks], summary.lower_is_better)
     if front:
         axis.plot(*zip(*front, strict=True), ":", color=GREY, lw=1.4, zorder=1, gid="front")
-    axis.margins(x=0.36, y=0.18)
+    axis.margins(x=0.12, y=0.18)
+    left, right = axis.get_xlim()
+    axis.set_xlim(left, right + room * (right - left))  # for the labels
     _label_marks(axis, marks, summary)
     axis.set_title(short(model))
     axis.set_xlabel("selection + quantization, s")
@@ -144,7 +146,7 @@ def _label_marks(axis: Axes, marks: Sequence[Mark], summary: Summary) -> None:
         known = m.method.model in summary.unquantized
         change = f"{number(m.y, 2, sign=True)} %" if known else number(m.y, 3)
         axis.annotate(
-            f"{label(m.method.name)}\n{number(m.x, 1)} s, {change}", (m.x, height), (10, 0),
+            f"{label(m.method.name)}\n{number(m.x, 1)} s, {change}", (m.x, height), (10, 5),
             textcoords="offset points", va="center", fontsize=8.5, bbox=PLATE,
             color=look(m.method.name, summary.names)[0],
         )  # fmt: skip

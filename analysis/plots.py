@@ -18,12 +18,15 @@ def figures(summary: Summary, windows: Mapping[Key, WindowPair]) -> dict[str, Fi
     """Return every figure that the runs have the numbers for, by name."""
     with mpl.rc_context(RC):
         found = {}
-        if any(m.values for m in summary.methods):
+        some = any(m.values for m in summary.methods)
+        if some:
             found["seeds"] = seeds(summary)
-            found["time"] = time_against_change(summary)
-            found["cv"] = cv_bands(summary)
         if any(pair.result.diff is not None for pair in summary.pairs):
             found["differences"] = differences(summary)
+        if some:
+            found["time"] = time_against_change(summary)
         if windows:
             found["windows"] = window_histograms(summary, windows)
-    return found
+        if some:
+            found["cv"] = cv_bands(summary)
+        return found

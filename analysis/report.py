@@ -95,10 +95,11 @@ def contents(
 def _subtitle(summary: Summary) -> str:
     good = summary.cells[(summary.cells["kind"] == "cell") & (summary.cells["error"] == "")]
     planned = int((summary.cells["kind"] == "cell").sum())
+    models, methods = len(summary.models), len(summary.names)
+    grid = f"{models} model{'s' * (models > 1)} × {methods} method{'s' * (methods > 1)}"
     return (
-        f"{len(summary.models)} models × {len(summary.names)} methods, {len(good)} of {planned} "
-        f"cells with a result; {summary.metric_name}, equivalence margin "
-        f"±{summary.options.margin:g} %, α = {summary.options.alpha:g}."
+        f"{grid}, {len(good)} of {planned} cells with a result; {summary.metric_name}, "
+        f"equivalence margin ±{summary.options.margin:g} %, α = {summary.options.alpha:g}."
     )
 
 

@@ -5,12 +5,13 @@ Numbers are written by `analysis.numbers`; every sentence is made from a result 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from analysis.checks import names_of
 from analysis.numbers import NONE, interval, mean_std, number, p_equation, percent
-from analysis.stats import Comparison, PooledModels
+from analysis.stats import Comparison, PooledModels, n_for_80
 from analysis.style import label
 from analysis.summary import Method, Pair, Summary
 from analysis.windows import Key, WindowPair
@@ -29,13 +30,13 @@ def key_lines(summary: Summary) -> str:
     lines = []
     for pair in summary.pairs:
         where = f"{pair.model}: " if several else ""
-        lines.append(f"- {where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
+        lines.append(f"- {where}{label(pair.a)} vs {label(pair.b)}: {_key(pair, summary.family)}")
     if len(summary.failed):
         lines.append(f"- {_failed(summary)}")
     return "\n".join(lines)
 
 
-def _key(pair: Pair) -> str:
+def _key(pair: Pair, family: int) -> str:
     result = pair.result
     if result.test is None:
         change = "" if result.diff is None else f" ({percent(pair.percent(result.diff))} %)"
@@ -43,7 +44,7 @@ def _key(pair: Pair) -> str:
     limits = interval(pair.percent_interval(result.diff_ci95), 2, sign=True)
     return (
         f"{result.verdict} ({percent(pair.percent(result.diff))} %, 95 % CI {limits}, "
-        f"{p_equation(result.p_adjusted)} after Holm). {power(pair)}"
+        f"{p_equation(result.p_adjusted)} after Holm). {power(pair, family)}"
     )
 
 
@@ -61,8 +62,8 @@ def sections(summary: Summary, windows: Mapping[Key, WindowPair]) -> list[Sectio
     for pair in summary.pairs:
         title = f"{label(pair.a)} vs {label(pair.b)}"
         title += f" on {pair.model}" if len(summary.models) > 1 else ""
-        text = paragraph(summary, pair, windows.get((pair.model, pair.a, pair.b)))
-        found.append(Section(title, [text]))
+        text = paragraphs(summary, pair, windows.get((pair.model, pair.a, pair.b)))
+        found.append(Section(title, text))
     if summary.pooled:
         pooled = [_pooled(name, values) for name, values in summary.pooled.items()]
         found.append(Section("Over all models (exploratory)", pooled))
@@ -89,18 +90,19 @@ def _scope(summary: Summary) -> str:
         f"Metric: {summary.metric_name} ({better} is better). Differences are in % of {of}; "
         f"differences within ±{options.margin:g} % are taken not to matter. Tests are two-sided at "
         f"α = {options.alpha:g}, Holm-adjusted over {summary.family} of them. n counts independent "
-        "observations: seeds of a deterministic method are one. What is said holds for these "
-        "models, settings and evaluation texts."
+        "observations: seeds of a deterministic method are one. Power is that of a single test. "
+        "What is said holds for these models, settings and evaluation texts."
     )
 
 
-def paragraph(summary: Summary, pair: Pair, windows: WindowPair | None = None) -> str:
-    """Return what the runs say about one comparison."""
+def paragraphs(summary: Summary, pair: Pair, windows: WindowPair | None = None) -> list[str]:
+    """Return what the runs say about one comparison: the test, power, spread, the windows."""
     by_name = {m.name: m for m in summary.methods if m.model == pair.model}
     a, b = by_name[pair.a], by_name[pair.b]
-    sentences = [_means(summary, pair, a, b), _test(pair), _verdict(summary, pair)]
-    sentences += [power(pair), _spread(pair, a, b), _windows(pair, windows)]
-    return " ".join(s for s in sentences if s)
+    first = (_means(summary, pair, a, b), _test(pair), _verdict(summary, pair))
+    tested = " ".join(sentence for sentence in first if sentence)
+    found = [tested, power(pair, summary.family), _spread(pair, a, b), _windows(pair, windows)]
+    return [text for text in found if text]
 
 
 def _means(summary: Summary, pair: Pair, a: Method, b: Method) -> str:
@@ -167,20 +169,28 @@ def _reason(pair: Pair) -> str:
     )
 
 
-def power(pair: Pair) -> str:
-    """Return what a user can act on: what these seeds could have found, and how many would do."""
+def power(pair: Pair, family: int) -> str:
+    """Return what a user can act on: what these seeds could have found, and how many would do.
+
+    family: tests that are adjusted for; what holds for one test takes more seeds among several.
+    """
     r = pair.result
-    if r.test is None or r.mde80 is None:
+    if r.test is None or r.mde80 is None or r.cohens_d is None:
         return ""
-    n = _planned(r)
     size = percent(pair.percent(r.mde80_diff)).lstrip("+")
-    found = (
-        f"With {n} you could have found d ≥ {number(r.mde80, 1)} (here {size} %) in 4 of 5 suites"
-    )
+    found = f"With {_planned(r)} you could have found d ≥ {number(r.mde80, 1)} (here {size} %)"
+    found += " with 80 % power"
+    if r.verdict == "different":
+        return f"{found}; the d seen here is {number(r.cohens_d, 2)}."
     if r.n_for_80 is None:
         return f"{found}; the d seen here is too near 0 for any number of seeds."
-    each = "seeds a method" if r.test == "welch" else "seeds of the method that varies"
-    return f"{found}; for the d seen here ({number(r.cohens_d, 2)}) run {r.n_for_80:,} {each}."
+    varies = label(pair.a if r.n_a > 1 else pair.b)
+    groups, each = (2, "seeds a method") if r.test == "welch" else (1, f"seeds of {varies}")
+    strict = n_for_80(r.cohens_d, groups, r.alpha / max(1, family))
+    more = "" if strict is None or family < 2 else f" ({math.ceil(strict):,} to allow for Holm)"
+    return (
+        f"{found}; for the d seen here ({number(r.cohens_d, 2)}) run {r.n_for_80:,} {each}{more}."
+    )
 
 
 def _planned(r: Comparison) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -93,7 +94,7 @@ def spread_out(positions: Sequence[float], gap: float) -> list[float]:
     """
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     moved = list(positions)
-    for below, i in zip(order, order[1:], strict=False):
+    for below, i in pairwise(order):
         moved[i] = max(moved[i], moved[below] + gap)
     shift = sum(m - p for m, p in zip(moved, positions, strict=True)) / max(1, len(moved))
     return [m - shift for m in moved]

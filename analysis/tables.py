@@ -58,11 +58,11 @@ def comparison_table(summary: Summary) -> Table:
     several = len(summary.models) > 1
     header = [
         *(["model"] if several else []),
-        *("comparison", "n", "difference %", "95 % CI", "test", "p", "p (Holm)"),
-        *("d", "95 % CI of d", "verdict"),
+        *("comparison", "verdict", "n", "difference %", "95 % CI", "p", "p (Holm)", "test"),
+        *("d", "95 % CI of d"),
     ]
     rows = [[*([p.model] if several else []), *_comparison(p)] for p in summary.pairs]
-    return Table(header, rows, left=2 if several else 1)
+    return Table(header, rows, left=3 if several else 2)
 
 
 def _comparison(pair: Pair) -> list[str]:
@@ -70,15 +70,15 @@ def _comparison(pair: Pair) -> list[str]:
     test = {"welch": "Welch", "one-sample": "one-sample", None: NONE}[r.test]
     return [
         f"{label(pair.a)} vs {label(pair.b)}",
+        r.verdict,
         f"{r.n_a}, {r.n_b}",
         percent(pair.percent(r.diff)),
         interval(pair.percent_interval(r.diff_ci95), 2, sign=True),
-        test,
         p_text(r.p_value),
         p_text(r.p_adjusted) + stars(r.p_adjusted),
+        test,
         number(r.cohens_d, 2),
         interval(r.cohens_d_ci95, 2),
-        r.verdict,
     ]
 
 
