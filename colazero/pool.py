@@ -24,16 +24,22 @@ BATCH = 10_000
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Return 16 hex digits that change with anything that changes what the tokenizer does."""
-    return hashlib.sha256(_fast(tokenizer).to_str().encode()).hexdigest()[:16]
+    return hashlib.sha256(_plain(tokenizer).to_str().encode()).hexdigest()[:16]
 
 
-def _fast(tokenizer: Any) -> Any:
+def _plain(tokenizer: Any) -> Any:
+    """Return a copy of the fast tokenizer that neither cuts nor pads, whoever used it before."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(
             f"the tokenizer {type(tokenizer).__name__} has no fast version (tokenizer.json), which "
             "colazero needs; convert it once with transformers."
         )
-    return tokenizer.backend_tokenizer
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
 
 
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
@@ -46,12 +52,12 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
     entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
     arrays = _read_entry(entry)
     if arrays is None:
-        shutil.rmtree(entry, ignore_errors=True)
+        built = _tokenise(corpus.train, tokenizer)
+        if _read_entry(entry) is None:  # another process may have been faster
+            shutil.rmtree(entry, ignore_errors=True)
         with new_entry(entry) as draft:
-            _write_entry(draft, *_tokenise(corpus.train, tokenizer))
-        arrays = _read_entry(entry)
-        if arrays is None:
-            raise OSError(f"the token cache {entry} cannot be read back right after writing it")
+            _write_entry(draft, *built)
+        arrays = _read_entry(entry) or built
     tokens, starts, stops = arrays
     return TokenPool(corpus.train, tokens, starts, stops, frozenset(tokenizer.all_special_ids))
 
@@ -59,20 +65,16 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
 def _tokenise(
     texts: Sequence[str], tokenizer: Any
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    fast = _fast(tokenizer)
-    before = fast.encode_special_tokens
-    fast.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
-    try:
-        gap = np.array(fast.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
-        pieces, lengths = [], []
-        for first in range(0, len(texts), BATCH):
-            batch = list(texts[first : first + BATCH])
-            for encoding in fast.encode_batch_fast(batch, add_special_tokens=False):
-                ids = np.array(encoding.ids, dtype=np.int32)
-                pieces += [ids, gap]
-                lengths.append(len(ids))
-    finally:
-        fast.encode_special_tokens = before
+    plain = _plain(tokenizer)
+    plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
+    gap = np.array(plain.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
+    pieces, lengths = [], []
+    for first in range(0, len(texts), BATCH):
+        batch = list(texts[first : first + BATCH])
+        for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
+            ids = np.array(encoding.ids, dtype=np.int32)
+            pieces += [ids, gap]
+            lengths.append(len(ids))
     tokens = np.concatenate(pieces[:-1]) if pieces else np.zeros(0, dtype=np.int32)
     steps = np.array(lengths, dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
@@ -86,12 +88,13 @@ def _write_entry(entry: Path, *arrays: NDArray[Any]) -> None:
     digests = {}
     for name, array in zip(NAMES, arrays, strict=True):
         np.save(entry / f"{name}.npy", array)
-        digests[name] = _sha256(array)
+        digests[name] = _sha256(entry / f"{name}.npy")
     (entry / "digests.json").write_text(json.dumps(digests))
 
 
-def _sha256(array: NDArray[Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_entry(
@@ -100,21 +103,23 @@ def _read_entry(
     """Map the arrays of an entry; None if it is not there or not what was written."""
     try:
         digests = json.loads((entry / "digests.json").read_text())
-        arrays = [np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES]
-        if any(_sha256(array) != digests[name] for name, array in zip(NAMES, arrays, strict=True)):
+        if any(_sha256(entry / f"{name}.npy") != digests[name] for name in NAMES):
             return None
-    except (OSError, ValueError, KeyError, EOFError):
+        tokens, starts, stops = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return arrays[0], arrays[1], arrays[2]
+    return tokens, starts, stops
 
 
 def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None:
     """Raise UserError unless `windows` windows of `seq_len` tokens can be cut from `available`."""
     if available < windows * seq_len:
+        fitting = available // seq_len
+        ask = f"at most {fitting} windows of this length" if fitting else "shorter windows"
         raise UserError(
             f"corpus {corpus!r} is too small: {windows} windows of {seq_len} tokens need "
-            f"{windows * seq_len:,} tokens, it has {available:,}. Ask for at most "
-            f"{available // seq_len} windows of this length, or take a larger corpus."
+            f"{windows * seq_len:,} tokens, it has {available:,}. Ask for {ask}, or take a larger "
+            "corpus."
         )
 
 

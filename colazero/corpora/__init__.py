@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from colazero.errors import UserError
@@ -15,17 +17,31 @@ CORPORA: Registry[CorpusLoader] = Registry("corpus", "colazero.corpora")
 def load(name: str) -> Corpus:
     """Return the corpus called `name` (`sotu`, `wikitext2`, …, `file:PATH`), kept for reuse.
 
-    UserError if there is no such corpus, or it cannot be read, or one of its splits is empty.
+    Training documents that stand word for word in the test split (set phrases, headings) are
+    left out. UserError if there is no such corpus, or it cannot be read, or a split is empty.
     """
-    corpus = check(name)(name.partition(":")[2])
+    corpus = _loader(name)(name.partition(":")[2])
+    corpus = replace(corpus, train=without(corpus.train, corpus.test))
     for split, documents in (("train", corpus.train), ("test", corpus.test)):
         if not any(text.strip() for text in documents):
-            raise UserError(f"corpus {name!r} has no text in its {split} split.")
+            raise UserError(
+                f"corpus {name!r} has no text in its {split} split (documents that stand in both "
+                "splits belong to test alone)."
+            )
     return corpus
 
 
-def check(name: str) -> CorpusLoader:
-    """Return the loader for `name` without loading; UserError if there is none."""
+def check(name: str) -> None:
+    """Raise UserError if there is no corpus called `name`; nothing is fetched.
+
+    The user's own file is read at once, so that what is wrong with it shows early.
+    """
+    _loader(name)
+    if name.startswith("file:"):
+        load(name)
+
+
+def _loader(name: str) -> CorpusLoader:
     kind, _, argument = name.partition(":")
     loader = CORPORA.get(kind)
     if kind == "file" and not argument:
@@ -35,7 +51,7 @@ def check(name: str) -> CorpusLoader:
     return loader
 
 
-def without(documents: list[str], others: list[str]) -> list[str]:
+def without(documents: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return `documents` less those that stand word for word among `others`."""
     seen = {text.strip() for text in others}
     return [text for text in documents if text.strip() not in seen]

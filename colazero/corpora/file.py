@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from colazero.corpora import CORPORA, without
+from colazero.corpora import CORPORA
 from colazero.errors import UserError
 from colazero.interfaces import Corpus
 
@@ -23,7 +24,7 @@ def load(path: str) -> Corpus:
     field `text`. A folder: one document a .txt file, in order of name. UserError if the path is
     missing, empty, not UTF-8, or a row has no `text`.
     """
-    source = Path(path).expanduser()
+    source = Path(os.path.expanduser(path))
     if not source.exists():
         raise UserError(f"corpus file {path!r} does not exist (looked in {Path.cwd()}).")
     documents = [text.strip() for text in _read(source) if text.strip()]
@@ -36,7 +37,7 @@ def load(path: str) -> Corpus:
     train, test = documents[:-held_out], documents[-held_out:]
     # JSON keeps the borders between documents unambiguous.
     digest = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:16]
-    return Corpus(f"file:{source.name}", digest, without(train, test), test)
+    return Corpus(f"file:{source.name}", digest, train, test)
 
 
 def _read(source: Path) -> list[str]:
@@ -46,17 +47,18 @@ def _read(source: Path) -> list[str]:
             raise UserError(f"corpus folder {str(source)!r} holds no .txt file.")
         return [_text(file) for file in files]
     readers = {".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet}
-    if source.suffix not in readers:
+    suffix = source.suffix.lower()
+    if suffix not in readers:
         raise UserError(
             f"corpus file {str(source)!r}: cannot read files that end in {source.suffix!r}; "
             "use .txt, .jsonl, .parquet or a folder of .txt files."
         )
-    return readers[source.suffix](source)
+    return readers[suffix](source)
 
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
         raise UserError(
             f"corpus file {str(file)!r} is not UTF-8 (byte {error.start}): convert it first, for "
@@ -67,7 +69,7 @@ def _text(file: Path) -> str:
 
 
 def _paragraphs(file: Path) -> list[str]:
-    return re.split(r"\n\s*\n", _text(file).replace("\r\n", "\n"))
+    return re.split(r"\n\s*\n", _text(file))
 
 
 def _json_lines(file: Path) -> list[str]:
@@ -90,6 +92,10 @@ def _field(file: Path, number: int, line: str) -> str:
         has = ", ".join(map(repr, row)) if isinstance(row, dict) and row else "nothing"
         raise UserError(
             f"corpus file {str(file)!r}, line {number}: no text in the field 'text' (it has {has})."
+        )
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(
+            f"corpus file {str(file)!r}, line {number}: half of a surrogate pair, which is no text."
         )
     return text
 

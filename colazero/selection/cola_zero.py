@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.errors import UserError
 from colazero.interfaces import Selection, Span, TokenPool
 from colazero.selection import METHODS, features
 
@@ -37,7 +38,13 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
     )
     labels, distances, inertia = cluster(matrix, min(n, len(documents)), int(seeds[1]))
     spans, used = deal(pool, documents, labels, distances, n, seq_len)
-    sizes = np.bincount(labels)
+    sizes = np.unique(labels, return_counts=True)[1]
+    if len(sizes) < n:
+        log.warning(
+            "cola_zero: %d eligible documents make %d clusters, not %d: too few of them differ.",
+            *(len(documents), len(sizes), n),
+        )
+        notes["fallback"] = True
     notes |= {
         "clusters": len(sizes),
         "cluster_size_min": int(sizes.min()),
@@ -121,7 +128,10 @@ def deal(
                     used.append(int(i))
             if missing == 0:
                 return spans, used
-    raise AssertionError("the eligible documents hold fewer tokens than the budget")
+    raise UserError(
+        f"corpus too small for cola_zero: {n} windows of {seq_len} tokens need {n * seq_len:,} "
+        f"tokens, its documents have {n * seq_len - missing:,}. Ask for fewer windows."
+    )
 
 
 def pack(spans: list[Span], n: int, seq_len: int) -> list[list[Span]]:

@@ -1,0 +1,306 @@
+"""Configuration: who wins, what the presets promise, what is refused and how, the canonical key."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colazero.config import (
+    RunConfig,
+    Settings,
+    SuiteConfig,
+    canonical_key,
+    parse,
+    preset_names,
+)
+from colazero.errors import UserError
+
+LLAMA_7B = "meta-llama/Llama-2-7b-hf"
+ALL_METHODS = ("gptq_default", "random", "cola_zero")
+
+
+def test_what_is_given_wins_over_the_preset_and_the_preset_over_the_default() -> None:
+    assert SuiteConfig().seq_len == 2048
+    assert parse(SuiteConfig, {"preset": "demo"}).seq_len == 512
+    assert parse(SuiteConfig, {"preset": "demo", "seq_len": "64"}).seq_len == 64
+    assert parse(SuiteConfig, {"preset": "demo", "seq_len": "auto"}).seq_len == 512
+    assert parse(SuiteConfig, {"preset": "demo"}).damp_percent == SuiteConfig().damp_percent
+
+
+def test_a_single_run_takes_the_first_model_and_seed_of_the_preset() -> None:
+    config = parse(RunConfig, {"preset": "validation"})
+    assert (config.model, config.seed, config.seq_len) == (LLAMA_7B, 42, 2048)
+
+
+@pytest.mark.parametrize(
+    ("given", "model", "windows"),
+    [
+        ({}, "smollm2-135m", 8),
+        ({"model": "auto"}, "smollm2-135m", 8),
+        ({"seed": "43"}, "smollm2-135m", 8),
+        ({"model": LLAMA_7B, "seed": "43"}, LLAMA_7B, 128),
+        ({"model": "a/b", "preset": "demo"}, "a/b", 8),
+    ],
+)
+def test_preset_auto_is_full_exactly_when_a_model_is_named(
+    given: dict[str, str], model: str, windows: int
+) -> None:
+    config = parse(RunConfig, given)
+    assert (config.model, config.n_calibration_samples) == (model, windows)
+
+
+def test_preset_auto_of_a_suite_looks_at_models() -> None:
+    assert parse(SuiteConfig, {}).corpus == "sotu"
+    assert parse(SuiteConfig, {"models": "a/b,c/d"}).corpus == "wikitext2"
+
+
+def test_demo_is_what_the_readme_says() -> None:
+    demo = parse(SuiteConfig, {"preset": "demo"})
+    assert demo.models == ("smollm2-135m",)
+    assert demo.methods == ALL_METHODS
+    assert demo.seeds == (42, 43, 44, 45, 46)
+    assert (demo.corpus, demo.quant_bits, demo.device) == ("sotu", 4, "auto")
+    assert demo.n_calibration_samples * demo.seq_len >= 8 * 512
+    assert demo.eval_windows == "all" or demo.eval_windows * demo.seq_len >= 16 * 512
+    assert len(demo.cells()) == 15
+
+
+@pytest.mark.parametrize(
+    ("preset", "models", "methods", "seeds"),
+    [
+        ("quick", (LLAMA_7B,), ("random", "cola_zero"), (42, 43)),
+        ("validation", (LLAMA_7B,), ALL_METHODS, (42, 43, 44)),
+        (
+            "full",
+            (LLAMA_7B, "meta-llama/Llama-2-13b-hf", "facebook/opt-6.7b"),
+            ALL_METHODS,
+            (42, 43, 44, 45, 46),
+        ),
+    ],
+)
+def test_the_large_presets_share_the_missions_settings(
+    preset: str, models: tuple[str, ...], methods: tuple[str, ...], seeds: tuple[int, ...]
+) -> None:
+    config = parse(SuiteConfig, {"preset": preset})
+    assert (config.models, config.methods, config.seeds) == (models, methods, seeds)
+    assert (config.n_calibration_samples, config.seq_len) == (128, 2048)
+    assert (config.quant_bits, config.group_size) == (4, "auto")  # auto is 128 for all of them
+    assert (config.corpus, config.eval_corpora) == ("wikitext2", ("wikitext2",))
+    assert config.do_downstream is False
+
+
+def test_every_preset_that_comes_along_is_valid() -> None:
+    assert preset_names() == ["demo", "full", "quick", "validation"]
+    for name in preset_names():
+        parse(SuiteConfig, {"preset": name})
+
+
+def test_a_yaml_file_of_ones_own_is_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("models: a/b\nmethods: [random]\nseeds: 7-9\nseq_len: 128\ndesc_act: true\n")
+    suite = parse(SuiteConfig, {"preset": str(path), "n_calibration_samples": "3"})
+    assert (suite.models, suite.methods, suite.seeds) == (("a/b",), ("random",), (7, 8, 9))
+    assert (suite.seq_len, suite.desc_act, suite.n_calibration_samples) == (128, True, 3)
+    single = parse(RunConfig, {"preset": str(path), "method": "gptq_default"})
+    assert (single.model, single.seed, single.method) == ("a/b", 7, "gptq_default")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["does not exist"]),
+        ("- a\n- b\n", ["name: value"]),
+        ("", ["name: value"]),
+        ("models: [a\n", ["cannot be read"]),
+        ("sequence_len: 3\n", ["'sequence_len'", "Did you mean 'seq_len'?"]),
+        ("seq_len: 3\n", ["seq_len=3", "16"]),
+        ("seq_len:\n", ["seq_len=None", "integer"]),
+        ("seeds: []\n", ["seeds=[]", "empty"]),
+    ],
+)
+def test_a_bad_preset_file_is_told_in_a_sentence(
+    tmp_path: Path, content: str | None, words: list[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        parse(SuiteConfig, {"preset": str(path)})
+    for word in words:
+        assert word in str(caught.value)
+
+
+BAD: list[tuple[type[Settings], str, str, list[str]]] = [
+    (RunConfig, "preset", "demmo", ["'demmo'", "Did you mean 'demo'?", "full, quick"]),
+    (RunConfig, "sed", "1", ["'sed'", "Did you mean 'seed'?"]),
+    (RunConfig, "models", "a/b", ["'models'", "Did you mean 'model'?"]),
+    (SuiteConfig, "method", "random", ["'method'", "Did you mean 'methods'?"]),
+    (RunConfig, "n_calibration_samples", "0", ["'0'", "greater than or equal to 1"]),
+    (RunConfig, "n_calibration_samples", "many", ["'many'", "integer"]),
+    (RunConfig, "n_calibration_samples", "1.5", ["'1.5'", "integer"]),
+    (RunConfig, "seq_len", "15", ["'15'", "greater than or equal to 16"]),
+    (RunConfig, "seq_len", "", ["''", "integer"]),
+    (RunConfig, "quant_bits", "5", ["'5'", "2, 3, 4, 8"]),
+    (RunConfig, "quant_bits", "four", ["'four'", "2, 3, 4, 8"]),
+    (RunConfig, "group_size", "8", ["'8'", "auto", "at least 16"]),
+    (RunConfig, "group_size", "-1", ["'-1'", "auto", "at least 16"]),
+    (RunConfig, "group_size", "big", ["'big'", "auto", "integer"]),
+    (RunConfig, "damp_percent", "0", ["'0'", "greater than 0"]),
+    (RunConfig, "damp_percent", "1", ["'1'", "less than 1"]),
+    (RunConfig, "damp_percent", "nan", ["'nan'", "less than 1"]),
+    (RunConfig, "damp_percent", "-inf", ["'-inf'", "greater than 0"]),
+    (RunConfig, "damp_percent", "much", ["'much'", "number"]),
+    (RunConfig, "desc_act", "maybe", ["'maybe'", "boolean"]),
+    (RunConfig, "sym", "2", ["'2'", "boolean"]),
+    (RunConfig, "act_group_aware", "perhaps", ["'perhaps'", "auto or boolean"]),
+    (RunConfig, "do_downstream", "x", ["'x'", "boolean"]),
+    (RunConfig, "eval_windows", "0", ["'0'", "all or integer of at least 1"]),
+    (RunConfig, "eval_windows", "some", ["'some'", "all or integer of at least 1"]),
+    (RunConfig, "eval_corpora", "", ["''", "empty"]),
+    (RunConfig, "eval_corpora", "sotu,", ["'sotu,'", "empty item"]),
+    (RunConfig, "eval_corpora", "c4,c4", ["'c4,c4'", "named twice: c4"]),
+    (RunConfig, "downstream_tasks", "piqa, piqa", ["'piqa, piqa'", "named twice: piqa"]),
+    (RunConfig, "save_model", "yes", ["'yes'", "artifact, local, none"]),
+    (RunConfig, "device", "gpu", ["'gpu'", "auto|cpu|cuda"]),
+    (RunConfig, "device", "cuda:", ["'cuda:'", "auto|cpu|cuda"]),
+    (RunConfig, "model", "", ["''", "at least 1 character"]),
+    (RunConfig, "corpus", "", ["''", "at least 1 character"]),
+    (RunConfig, "method", "", ["''", "at least 1 character"]),
+    (RunConfig, "seed", "1.5", ["'1.5'", "integer"]),
+    (RunConfig, "seed", "x", ["'x'", "integer"]),
+    (RunConfig, "seed", "-1", ["'-1'", "greater than or equal to 0"]),
+    (RunConfig, "seed", str(2**32), [f"'{2**32}'", f"less than {2**32}"]),
+    (SuiteConfig, "models", "", ["''", "empty"]),
+    (SuiteConfig, "models", "a/b,,c/d", ["'a/b,,c/d'", "empty item"]),
+    (SuiteConfig, "methods", "random,random", ["'random,random'", "named twice: random"]),
+    (SuiteConfig, "methods", ",", ["','", "empty"]),
+    (SuiteConfig, "seeds", "", ["''", "empty"]),
+    (SuiteConfig, "seeds", "42,x", ["'42,x'", "'x'", "42-46"]),
+    (SuiteConfig, "seeds", "42,1.5", ["'42,1.5'", "'1.5'", "integer"]),
+    (SuiteConfig, "seeds", "-3", ["'-3'", "non-negative"]),
+    (SuiteConfig, "seeds", "46-42", ["'46-42'", "backwards"]),
+    (SuiteConfig, "seeds", "0-99999", ["'0-99999'", "10,000"]),
+    (SuiteConfig, "seeds", "42,042", ["'42,042'", "named twice: 42"]),
+    (SuiteConfig, "seeds", "42-44,43", ["'42-44,43'", "named twice: 43"]),
+    (SuiteConfig, "seeds", str(2**32), [f"'{2**32}'", f"less than {2**32}"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "words"), BAD, ids=[f"{b[1]}={b[2]}" for b in BAD]
+)
+def test_a_bad_value_is_named_with_what_is_allowed(
+    kind: type[Settings], name: str, value: str, words: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(kind, {"preset": "demo"} | {name: value})
+    message = str(caught.value)
+    assert message.startswith((f"{name}=", "unknown "))
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_every_field_has_a_bad_value_in_the_table() -> None:
+    assert {*RunConfig.model_fields, *SuiteConfig.model_fields} == {
+        name for _, name, _, _ in BAD
+    } - {
+        "preset",
+        "sed",
+    }
+
+
+def test_settings_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(UserError, match="act_group_aware=true needs desc_act=false"):
+        parse(RunConfig, {"desc_act": "true", "act_group_aware": "true"})
+    parse(RunConfig, {"desc_act": "true", "act_group_aware": "false"})
+    parse(RunConfig, {"desc_act": "true"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("42", (42,)), ("42,43", (42, 43)), ("42-44", (42, 43, 44)), ("1, 5-6,3", (1, 5, 6, 3))],
+)
+def test_seeds_are_lists_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
+    assert parse(SuiteConfig, {"seeds": text}).seeds == seeds
+
+
+def test_cells_cover_the_grid_once_and_in_order() -> None:
+    given = {"preset": "demo", "models": "a/b,c/d", "methods": "random,cola_zero", "seeds": "1,2"}
+    cells = parse(SuiteConfig, given | {"damp_percent": "0.1"}).cells()
+    assert [(c.model, c.method, c.seed) for c in cells] == [
+        (model, method, seed)
+        for model in ("a/b", "c/d")
+        for method in ("random", "cola_zero")
+        for seed in (1, 2)
+    ]
+    assert {(c.damp_percent, c.seq_len) for c in cells} == {(0.1, 512)}
+
+
+OTHER: dict[str, Any] = {
+    "corpus": "c4",
+    "n_calibration_samples": 127,
+    "seq_len": 1024,
+    "quant_bits": 3,
+    "group_size": 64,
+    "desc_act": True,
+    "sym": False,
+    "damp_percent": 0.01,
+    "act_group_aware": False,
+    "eval_corpora": ("c4",),
+    "eval_windows": 4,
+    "do_downstream": True,
+    "downstream_tasks": ("piqa",),
+    "save_model": "none",
+    "device": "cuda",
+    "model": "a/b",
+    "method": "random",
+    "seed": 43,
+}
+
+
+@pytest.mark.parametrize("name", RunConfig.model_fields)
+def test_the_key_changes_with_each_field(name: str) -> None:
+    assert canonical_key(RunConfig()) != canonical_key(RunConfig(**{name: OTHER[name]}))
+
+
+def test_the_key_changes_with_what_decides_the_result_beside_the_parameters() -> None:
+    keys = {
+        canonical_key(RunConfig()),
+        canonical_key(RunConfig(), revision="a"),
+        canonical_key(RunConfig(), revision="b"),
+        canonical_key(RunConfig(), version="a"),
+    }
+    assert len(keys) == 4
+
+
+def test_the_key_ignores_which_of_several_devices_computed() -> None:
+    on = [canonical_key(RunConfig(device=device)) for device in ("cuda:0", "cuda:1", "cuda", "cpu")]
+    assert on[0] == on[1] == on[2] != on[3]
+
+
+def test_the_key_is_the_same_in_another_process() -> None:
+    code = (
+        "from colazero.config import RunConfig, canonical_key\n"
+        "print(canonical_key(RunConfig(seed=7, group_size=64), b='2', a='1'))"
+    )
+    here = canonical_key(RunConfig(group_size=64, seed=7), a="1", b="2")
+    for hash_seed in ("1", "2"):
+        there = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert there.stdout.strip() == here
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().seed = 3  # type: ignore[misc]
