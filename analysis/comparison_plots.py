@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.numbers import better, counts, interval, number, p_equation, percent
-from analysis.style import BLACK, PLATE, label, look, name_rows, page, short
+from analysis.style import BLACK, PLATE, label, look, name_rows, page, short, styled
 from analysis.summary import Pair, Summary
 from analysis.windows import Key, WindowPair
 
 
+@styled
 def differences(summary: Summary) -> Figure:
     """Forest plot: each comparison's difference with its intervals and the equivalence band."""
     pairs = [pair for pair in summary.pairs if pair.result.diff is not None]
@@ -67,6 +68,7 @@ def _difference(axis: Axes, row: int, pair: Pair, names: list[str]) -> None:
     )  # fmt: skip
 
 
+@styled
 def window_histograms(summary: Summary, windows: Mapping[Key, WindowPair]) -> Figure:
     """Histogram of the difference in NLL a window, a panel a comparison."""
     pairs = [pair for pair in summary.pairs if (pair.model, pair.a, pair.b) in windows]

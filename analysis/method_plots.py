@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.numbers import better, counts, interval, number
-from analysis.style import BLACK, GREY, PLATE, label, look, name_rows, page, short, spread_out
+from analysis.style import (
+    BLACK,
+    GREY,
+    PLATE,
+    label,
+    look,
+    name_rows,
+    page,
+    short,
+    spread_out,
+    styled,
+)
 from analysis.summary import Method, Summary
 
 CV_BANDS = ((0.0, 5.0, "< 5 %"), (5.0, 10.0, "5–10 %"), (10.0, np.inf, "> 10 %"))
@@ -21,6 +32,7 @@ def _models(summary: Summary) -> list[str]:
     return [model for model in summary.models if summary.of(model)]
 
 
+@styled
 def seeds(summary: Summary) -> Figure:
     """Every seed of every method, with the mean and its 95 % t-interval, one panel a model."""
     models = _models(summary)
@@ -77,6 +89,7 @@ def _unquantized_line(axis: Axes, value: float, middle: float) -> None:
     )  # fmt: skip
 
 
+@styled
 def time_against_change(summary: Summary) -> Figure:
     """What a method costs against what it gives, with the Pareto front, one panel a model."""
     models = _models(summary)
@@ -168,6 +181,7 @@ def pareto_front(
     return front
 
 
+@styled
 def cv_bands(summary: Summary) -> Figure:
     """Coefficient of variation of each method with its interval, over the bands it is read by."""
     methods = [m for m in summary.methods if m.values]

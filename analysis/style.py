@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -41,6 +42,20 @@ RC: Any = {
 }
 
 
+Draw = TypeVar("Draw", bound=Callable[..., Figure])
+
+
+def styled(draw: Draw) -> Draw:
+    """Draw in the style of the report, and leave matplotlib's own settings as they are."""
+
+    @wraps(draw)
+    def inside(*args: Any, **kwargs: Any) -> Figure:
+        with mpl.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return cast(Draw, inside)
+
+
 def label(method: str) -> str:
     """Return a method's name as a reader sees it."""
     return LABELS.get(method, method)
@@ -64,9 +79,8 @@ def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, 
     """Return a figure of `rows` × `columns` axes, `height` inches in all, above its caption."""
     lines = textwrap.wrap(caption, 104)
     foot = LINE * len(lines) + 0.14
-    with mpl.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, height + foot), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(WIDTH, height + foot), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     total = height + foot
     engine = figure.get_layout_engine()
     assert engine is not None

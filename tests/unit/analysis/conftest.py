@@ -11,6 +11,10 @@ import pytest
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from analysis.runs import load_suite
+from analysis.summary import Options, summarize
+from analysis.windows import window_pairs
+
 SETTINGS = {
     "corpus": "sotu",
     "n_calibration_samples": "8",
@@ -56,6 +60,24 @@ def store(tmp_path_factory):
 def suites(store, request):
     """A builder of suites in an experiment of the test's own."""
     return Suites(store, request.node.nodeid)
+
+
+@pytest.fixture(scope="session")
+def demo(store):
+    """The summary and window pairs of a suite of one model: (Summary, windows)."""
+    return _summed(Suites(store, "demo").suite())
+
+
+@pytest.fixture(scope="session")
+def three(store):
+    """The same of three models, one cell failed."""
+    change = {"b/random/44": {"status": "FAILED"}}
+    return _summed(Suites(store, "three").suite(models=("a", "b", "org/c"), **change))
+
+
+def _summed(suite):
+    summary = summarize(load_suite(suite, allow_failed=True), Options())
+    return summary, window_pairs(summary)
 
 
 class Suites:
