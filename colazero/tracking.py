@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -202,6 +202,7 @@ def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: 
         mlflow.finalize_logged_model(model.model_id, "FAILED")
         raise
     mlflow.finalize_logged_model(model.model_id, "READY")
+    MlflowClient().log_outputs(active_run_id(), [LoggedModelOutput(model.model_id, step=0)])
     return model.model_id
 
 

@@ -19,10 +19,11 @@ def call(
     folder: Path, entry: str, *arguments: str, **environment: str
 ) -> tuple[int, str, float]:
     begin = time.monotonic()
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     done = subprocess.run(
         [sys.executable, "-m", f"entrypoints.{entry}", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
         check=False,

@@ -27,10 +27,9 @@ class Project:
         for name, value in given.items():
             command += ["-P", f"{name}={value}"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {
-            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db",
-            "PATH": path,
-        }
+        # mlflow tells children of this process its own store and experiment: not these children.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db", "PATH": path}
         return subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )

@@ -61,9 +61,12 @@ def test_dense_weights_are_near_the_originals(
         assert 0.01 < error < 0.25, f"{name}: 4 bits should lose a tenth, not {error}"
 
 
-def test_dense_weights_compute_what_gptqmodels_kernel_computes(checkpoint: Path) -> None:
+def test_dense_weights_compute_what_gptqmodels_kernel_computes(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gptqmodel import BACKEND, GPTQModel
 
+    monkeypatch.setattr("torch._dynamo.config.disable", True)  # half a minute of compiling
     kernel = GPTQModel.load(str(checkpoint), device="cpu", backend=BACKEND.GPTQ_TORCH).model
     ids = torch.from_numpy(WINDOWS[:1]).long()
     with torch.inference_mode():
