@@ -7,6 +7,7 @@ run at all.
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,8 @@ def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], 
     long = int((lengths >= MIN_DOC_TOKENS).sum())
     taken = order[: max(long, needed)]
     taken = np.sort(taken[lengths[taken] > 0])
+    if not len(taken):
+        raise _too_small(n, seq_len, 0)
     shortest = int(lengths[taken].min())
     if long < needed:
         log.warning(
@@ -88,8 +91,11 @@ def cluster(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
     """Run k-means; return labels [documents], squared distances to own centroid, inertia."""
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    kmeans = KMeans(k, n_init=N_INIT, random_state=seed).fit(matrix)
+    with warnings.catch_warnings():  # of documents that do not differ; the caller says it itself
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans = KMeans(k, n_init=N_INIT, random_state=seed).fit(matrix)
     distances = ((matrix - kmeans.cluster_centers_[kmeans.labels_]) ** 2).sum(axis=1)
     return kmeans.labels_.astype(np.int64), distances, float(kmeans.inertia_)
 
@@ -128,9 +134,14 @@ def deal(
                     used.append(int(i))
             if missing == 0:
                 return spans, used
-    raise UserError(
+    raise _too_small(n, seq_len, n * seq_len - missing)
+
+
+def _too_small(n: int, seq_len: int, available: int) -> UserError:
+    """Return the error for a corpus that has its tokens between its documents, not in them."""
+    return UserError(
         f"corpus too small for cola_zero: {n} windows of {seq_len} tokens need {n * seq_len:,} "
-        f"tokens, its documents have {n * seq_len - missing:,}. Ask for fewer windows."
+        f"tokens, its documents have {available:,}. Ask for fewer windows."
     )
 
 

@@ -22,7 +22,9 @@ def tfidf(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # \S+ and not scikit-learn's default, which finds no word in scripts without spaces of ours.
+    if not any(text.strip() for text in texts):
+        return np.zeros((len(texts), 1))  # blanks: tokens, but no terms
+    # scikit-learn's default pattern finds no word of one letter, and none in punctuation.
     vectorizer = TfidfVectorizer(
         max_features=TERMS, ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+"
     )
@@ -30,7 +32,9 @@ def tfidf(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
     components = min(COMPONENTS, matrix.shape[0] - 1, matrix.shape[1] - 1)
     if components < 1:
         return np.zeros((len(texts), 1))
-    reduced: NDArray[np.float64] = TruncatedSVD(components, random_state=seed).fit_transform(matrix)
+    svd = TruncatedSVD(components, random_state=seed)
+    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance, which we ignore
+        reduced: NDArray[np.float64] = svd.fit_transform(matrix)
     return reduced
 
 

@@ -1,0 +1,425 @@
+"""What every method promises, what each one adds, and what happens on corpora nobody expected."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random as python_random
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from colazero import corpora
+from colazero.errors import UserError
+from colazero.interfaces import CalibrationSet, Corpus, TokenPool
+from colazero.pool import build_pool
+from colazero.selection import METHODS, cola_zero, features, select
+
+N, SEQ_LEN = 16, 128
+METHOD_NAMES = METHODS.names()
+
+
+@pytest.fixture(scope="module")
+def pool(corpus_file: Path, tokenizer: Any) -> TokenPool:
+    return build_pool(corpora.load(f"file:{corpus_file}"), tokenizer)
+
+
+def choose(method: str, pool: TokenPool, seed: int = 42) -> CalibrationSet:
+    return select(method, pool, N, SEQ_LEN, seed, "toy")
+
+
+def pool_of(lengths: Sequence[int], seed: int = 0, vocabulary: int = 400) -> TokenPool:
+    """Return a pool of random documents: one token a word, one token between two documents."""
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(10, vocabulary, size=length) for length in lengths]
+    texts = [" ".join(f"w{i}" for i in document) for document in ids]
+    pieces = [piece for document in ids for piece in (document, np.array([5]))][:-1]
+    starts = np.concatenate([[0], np.cumsum(np.array(lengths) + 1)[:-1]]).astype(np.int64)
+    stops = starts + np.array(lengths)
+    return TokenPool(texts, np.concatenate(pieces).astype(np.int32), starts, stops, frozenset({0}))
+
+
+def intervals(chosen: CalibrationSet) -> list[tuple[int, int]]:
+    return sorted((span.start, span.stop) for spans in chosen.spans for span in spans)
+
+
+# --- the contract: every method, also those yet to be written
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_exactly_n_windows_of_exactly_seq_len_real_tokens(method: str, pool: TokenPool) -> None:
+    chosen = choose(method, pool)
+    assert chosen.windows.shape == (N, SEQ_LEN)
+    assert chosen.windows.dtype == np.int32
+    assert pool.forbidden
+    assert not np.isin(chosen.windows, list(pool.forbidden)).any()
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_no_window_twice_and_no_token_twice(method: str, pool: TokenPool) -> None:
+    chosen = choose(method, pool)
+    assert len(np.unique(chosen.windows, axis=0)) == N
+    spans = intervals(chosen)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_the_spans_reproduce_the_windows_and_name_their_documents(
+    method: str, pool: TokenPool
+) -> None:
+    chosen = choose(method, pool)
+    assert len(chosen.spans) == N
+    for window, spans in zip(chosen.windows, chosen.spans, strict=True):
+        pieces = [pool.tokens[span.start : span.stop] for span in spans]
+        assert np.array_equal(window, np.concatenate(pieces))
+        for span in spans:
+            assert pool.starts[span.document] <= span.start
+            following = span.document + 1
+            assert following == len(pool.starts) or span.start < pool.starts[following]
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_the_global_random_state_changes_nothing_and_is_not_changed(
+    method: str, pool: TokenPool
+) -> None:
+    import torch
+
+    digests = set()
+    for seed in (1, 2):
+        np.random.seed(seed)
+        python_random.seed(seed)
+        torch.manual_seed(seed)
+        expected = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+        digests.add(choose(method, pool).digest)
+        assert np.array_equal(np.random.get_state()[1], expected)  # type: ignore[index, arg-type]
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_too_small_a_corpus_is_told_with_both_counts(method: str, pool: TokenPool) -> None:
+    needed = 10_000 * SEQ_LEN
+    with pytest.raises(UserError) as caught:
+        select(method, pool, 10_000, SEQ_LEN, 42, "toy")
+    assert f"{needed:,}" in str(caught.value)
+    assert f"{len(pool.tokens):,}" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_corpus_can_be_used_up_to_its_last_token(method: str) -> None:
+    pool = pool_of([50, 120, 7, 300, 25, 3])
+    total = len(pool.tokens)
+    chosen = select(method, pool, total // 10, 10, 0, "toy")
+    assert len(np.unique(chosen.windows, axis=0)) == total // 10
+
+
+IN_ANOTHER_PROCESS = """
+import sys
+from colazero import corpora
+from colazero.pool import build_pool
+from colazero.selection import METHODS, select
+from transformers import PreTrainedTokenizerFast
+tokenizer = PreTrainedTokenizerFast(
+    tokenizer_file=sys.argv[1], bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+)
+pool = build_pool(corpora.load("file:" + sys.argv[2]), tokenizer)
+for method in METHODS.names():
+    print(method, select(method, pool, 16, 128, 42, "toy").digest)
+"""
+
+
+def test_the_same_bits_on_any_number_of_threads_and_in_any_process(
+    pool: TokenPool, corpus_file: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    here = {method: choose(method, pool).digest for method in METHOD_NAMES}
+    file = tmp_path / "tokenizer.json"
+    tokenizer.backend_tokenizer.save(str(file))
+    for threads in ("1", "2"):
+        own = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
+        own |= {"PYTHONHASHSEED": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        there = subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS, str(file), str(corpus_file)],
+            env=os.environ | own,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert dict(line.split() for line in there.stdout.splitlines()) == here
+
+
+def test_the_methods_differ(pool: TokenPool) -> None:
+    assert len({choose(method, pool).digest for method in METHOD_NAMES}) == len(METHOD_NAMES)
+
+
+# --- gptq_default
+
+
+def test_gptq_default_takes_the_first_tokens_in_order(pool: TokenPool) -> None:
+    chosen = choose("gptq_default", pool)
+    assert np.array_equal(chosen.windows.ravel(), pool.tokens[: N * SEQ_LEN])
+
+
+def test_the_seed_changes_nothing_for_gptq_default(pool: TokenPool) -> None:
+    assert choose("gptq_default", pool, 1).digest == choose("gptq_default", pool, 2).digest
+
+
+# --- random
+
+
+@pytest.mark.parametrize("method", ["random", "cola_zero"])
+def test_the_seed_decides(method: str, pool: TokenPool) -> None:
+    digests = [choose(method, pool, seed).digest for seed in (1, 2, 3, 1)]
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
+
+
+def test_random_windows_start_anywhere_with_the_same_probability() -> None:
+    """Starts of many small draws against the uniform distribution: p under 0.001 would fail."""
+    pool = pool_of([200] * 100)
+    last = len(pool.tokens) - 10
+    draws = [select("random", pool, 5, 10, seed, "") for seed in range(300)]
+    starts = [start for chosen in draws for start, _ in intervals(chosen)]
+    assert kstest(np.array(starts) / last, "uniform").pvalue > 0.001
+    assert min(starts) < 0.01 * last
+    assert max(starts) > 0.99 * last
+
+
+def test_random_can_place_windows_in_every_way_that_fits() -> None:
+    """Two windows of 2 tokens fit into 5 tokens in three ways, each as likely as the others."""
+    pool = pool_of([5], vocabulary=10_000)
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(600):
+        starts = tuple(start for start, _ in intervals(select("random", pool, 2, 2, seed, "")))
+        counts[starts] = counts.get(starts, 0) + 1
+    assert set(counts) == {(0, 2), (0, 3), (1, 3)}
+    assert all(150 < count < 250 for count in counts.values()), counts  # 200 ± 4.3 deviations
+
+
+# --- cola_zero: features
+
+
+def groups(pool: TokenPool) -> dict[str, np.ndarray]:
+    documents, _ = cola_zero.eligible(pool, N, SEQ_LEN)
+    return {
+        "tfidf": features.tfidf([pool.texts[d] for d in documents], 0),
+        "length": features.length(pool, documents),
+        "diversity": features.diversity(pool, documents),
+    }
+
+
+def mean_squared_distance(block: np.ndarray) -> float:
+    return float(((block[:, None] - block[None]) ** 2).sum(axis=2).mean())
+
+
+def test_each_feature_group_contributes_the_same_to_squared_distance(pool: TokenPool) -> None:
+    blocks = groups(pool)
+    assert [block.shape[1] for block in blocks.values()] == [100, 1, 1]
+    matrix = features.weighted(blocks)
+    parts = (matrix[:, :100], matrix[:, 100:101], matrix[:, 101:])
+    for part in parts:
+        assert mean_squared_distance(part) == pytest.approx(2.0)
+
+
+def test_features_are_standardised_before_they_are_weighted(pool: TokenPool) -> None:
+    """So the unit of a feature cannot matter, and weights are not undone."""
+    blocks = groups(pool)
+    rescaled = blocks | {"length": blocks["length"] * 1000 + 7, "tfidf": blocks["tfidf"] / 50}
+    assert features.weighted(blocks) == pytest.approx(features.weighted(rescaled), abs=1e-9)
+
+
+def test_a_feature_that_does_not_vary_carries_nothing() -> None:
+    rng = np.random.default_rng(0)
+    constant = np.full((50, 1), 1 / 3)
+    block = np.hstack([rng.normal(size=(50, 2)), constant])
+    matrix = features.weighted({"a": block, "b": constant})
+    assert np.array_equal(matrix[:, 2:], np.zeros((50, 2)))
+    assert mean_squared_distance(matrix[:, :2]) == pytest.approx(2.0)
+
+
+def test_length_and_diversity_are_counted_in_tokens() -> None:
+    tokens = np.array([7, 7, 8, 5, 9, 9, 9, 9], dtype=np.int32)
+    pool = TokenPool(["a", "b"], tokens, np.array([0, 4]), np.array([3, 8]), frozenset())
+    both = np.array([0, 1])
+    assert features.length(pool, both).tolist() == [[3.0], [4.0]]
+    assert features.diversity(pool, both) == pytest.approx(np.array([[2 / 3], [1 / 4]]))
+
+
+# --- cola_zero: clusters and packing
+
+
+def test_every_cluster_reaches_the_calibration_set(pool: TokenPool) -> None:
+    chosen = choose("cola_zero", pool)
+    notes = chosen.notes
+    assert notes["clusters"] == notes["clusters_covered"] == N
+    assert sum(notes["cluster_sizes"]) == notes["documents_eligible"]
+    assert notes["cluster_size_min"] == min(notes["cluster_sizes"])
+    assert notes["cluster_size_max"] == max(notes["cluster_sizes"])
+    assert notes["inertia"] > 0
+    used = {span.document for spans in chosen.spans for span in spans}
+    assert len(used) == notes["documents_used"]
+
+
+def test_long_documents_alone_are_taken_where_there_are_enough(
+    pool: TokenPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = choose("cola_zero", pool)
+    lengths = pool.stops - pool.starts
+    assert all(lengths[s.document] >= 175 for spans in chosen.spans for s in spans)
+    assert (chosen.notes["fallback"], chosen.notes["min_doc_tokens"]) == (False, 175)
+    assert caplog.text == ""
+
+
+def test_documents_are_dealt_round_by_round_nearest_first() -> None:
+    pool = pool_of([9] * 6)  # each brings its separator: ten tokens, but nine for the last
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    distances = np.array([3.0, 1.0, 2.0, 5.0, 4.0, 0.0])
+    documents = np.arange(6)
+    spans, used = cola_zero.deal(pool, documents, labels, distances, 5, 11)
+    assert used == [1, 4, 5, 2, 3, 0]
+    assert [s.document for s in spans] == used
+    assert [s.stop - s.start for s in spans] == [10, 10, 9, 10, 10, 6]
+
+
+def test_equal_distances_are_dealt_in_order_of_the_corpus() -> None:
+    _, used = cola_zero.deal(
+        pool_of([9] * 4), np.arange(4), np.zeros(4, dtype=np.int64), np.zeros(4), 3, 10
+    )
+    assert used == [0, 1, 2]
+
+
+def test_a_very_long_document_cannot_keep_other_clusters_out() -> None:
+    pool = pool_of([5_000, 200, 200, 200])
+    chosen = select("cola_zero", pool, 4, 64, 0, "toy")
+    assert {s.document for spans in chosen.spans for s in spans} == {0, 1, 2, 3}
+
+
+def test_windows_are_filled_one_after_the_other() -> None:
+    pool = pool_of([9] * 3)
+    spans, _ = cola_zero.deal(pool, np.arange(3), np.arange(3), np.zeros(3), 4, 7)
+    windows = cola_zero.pack(spans, 4, 7)
+    assert [sum(s.stop - s.start for s in window) for window in windows] == [7, 7, 7, 7]
+    flat = [token for window in windows for s in window for token in range(s.start, s.stop)]
+    assert flat == [token for s in spans for token in range(s.start, s.stop)]
+
+
+# --- cola_zero: fall-backs
+
+
+def test_too_few_long_documents_is_a_fallback_that_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = pool_of([300, 200, *range(20, 120)])
+    chosen = select("cola_zero", pool, 8, 128, 0, "toy")
+    assert chosen.notes["fallback"] is True
+    assert 20 <= chosen.notes["min_doc_tokens"] < 175
+    assert "only 2 documents have 175 tokens or more" in caplog.text
+    taken = {s.document for spans in chosen.spans for s in spans}
+    assert {0, 1} <= taken, "the long ones come first"
+    assert chosen.notes["clusters_covered"] == 8
+
+
+def test_fewer_documents_than_windows_is_a_fallback_that_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chosen = select("cola_zero", pool_of([1_000, 900, 800]), 8, 128, 0, "toy")
+    assert (chosen.notes["clusters"], chosen.notes["fallback"]) == (3, True)
+    assert "3 eligible documents make 3 clusters, not 8" in caplog.text
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_identical_documents_give_windows_or_a_sentence(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    one = pool_of([200])
+    tokens = np.tile(np.append(one.tokens, 5), 40)[:-1].astype(np.int32)
+    starts = np.arange(40) * 201
+    pool = TokenPool(list(one.texts) * 40, tokens, starts, starts + 200, frozenset({0}))
+    chosen = outcome_of(method, pool, 8, 100, "the corpus repeats itself")
+    assert chosen is None or len(np.unique(chosen.windows, axis=0)) == 8
+    if method == "cola_zero":
+        assert "40 eligible documents make 1 clusters, not 8" in caplog.text
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize(
+    "documents",
+    [
+        [" ".join(map(str, range(3_000)))],
+        ["東京は日本の首都です。" * 40, "Größe und Übermaß, " * 60, "🙂🙃 " * 90, "ไทย " * 90],
+        ["!?…; " * 30, "\u200b" * 50, "a\u0301" * 60],
+        ["short", " ".join(map(str, range(30_000))), "also short"],
+    ],
+    ids=["one document", "scripts without spaces", "no words at all", "one huge among short"],
+)
+def test_unusual_corpora_are_handled(
+    method: str, documents: list[str], tokenizer: Any, tmp_path: Path
+) -> None:
+    pool = build_pool(Corpus("odd", "1", documents, []), tokenizer, tmp_path)
+    assert outcome_of(method, pool, 4, 32) is not None, "they all have text enough"
+
+
+def outcome_of(
+    method: str, pool: TokenPool, n: int, seq_len: int, complaint: str = ""
+) -> CalibrationSet | None:
+    """Return what a method chooses, None for a UserError; anything else it may not do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # a division by zero is no answer
+        try:
+            return select(method, pool, n, seq_len, 0, "odd")
+        except UserError as error:
+            if complaint not in str(error):
+                raise
+            return None
+
+
+WORDS = ["bado", "kemi", "zora", "Größe", "東京", "🙂", "...", "<s>", "a", "\u200b", "1790"]
+TEXTS = st.one_of(
+    st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join),
+    st.text(max_size=40),
+    st.sampled_from(["", "  ", "\n" * 30]),
+    st.tuples(st.sampled_from(WORDS), st.integers(1, 400)).map(lambda pair: pair[0] * pair[1]),
+)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+@settings(
+    max_examples=60,
+    deadline=5_000,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    documents=st.lists(TEXTS, min_size=1, max_size=25),
+    n=st.integers(1, 8),
+    seq_len=st.integers(1, 40),
+)
+def test_any_small_corpus_gives_windows_or_a_sentence(
+    method: str, tokenizer: Any, documents: list[str], n: int, seq_len: int
+) -> None:
+    ids = [
+        tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        for text in documents
+    ]
+    gap = tokenizer("\n\n", add_special_tokens=False).input_ids
+    steps = np.array([len(document) for document in ids])
+    starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
+    pieces = [token for document in ids for token in (*document, *gap)]
+    tokens = np.array(pieces[: len(pieces) - len(gap)], dtype=np.int32)
+    pool = TokenPool(documents, tokens, starts, starts + steps, frozenset({0, 1, 2}))
+    chosen = outcome_of(method, pool, n, seq_len)
+    if len(tokens) < n * seq_len:
+        assert chosen is None
+    if chosen is not None:
+        assert chosen.windows.shape == (n, seq_len)
+        assert len(np.unique(chosen.windows, axis=0)) == n
