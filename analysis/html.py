@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analysis.results import Section
-from analysis.style import RC, caption_of
+from analysis.style import RC
 from analysis.tables import Table
 
 TITLES = {
@@ -128,21 +128,20 @@ def page(
     subtitle: str,
     key_lines: Sequence[str],
     tables: Mapping[str, Table],
-    figures: Mapping[str, Figure],
+    images: Mapping[str, tuple[bytes, str]],
     sections: Sequence[Section],
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `comparisons`, `own` and `facts`. figures: name → figure with a caption.
+    tables: `methods`, `comparisons`, `own` and `facts`. images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)
     environment.filters["bold"] = _bold
-    images = [(name, _data_uri(f), caption_of(f)) for name, f in figures.items()]
     return environment.from_string(PAGE).render(
         title=title,
         subtitle=subtitle,
         key_lines=key_lines,
-        figures=images,
+        figures=[(name, _data_uri(content), text) for name, (content, text) in images.items()],
         titles=TITLES,
         sections=sections,
         **tables,
@@ -166,8 +165,8 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def _data_uri(figure: Figure) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()
+def _data_uri(content: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
 
 
 def _bold(text: str) -> Markup:

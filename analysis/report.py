@@ -17,6 +17,7 @@ from analysis.plots import figures
 from analysis.results import key_lines, results_markdown, sections
 from analysis.runs import load_suite
 from analysis.statistics import all_statistics, evaluate
+from analysis.style import caption_of
 from analysis.summary import Options, Summary, summarize
 from analysis.summary_json import plain, suite_facts, summary_stats
 from analysis.tables import Table, comparison_table, markdown, methods_csv, result_table
@@ -70,6 +71,7 @@ def contents(
 ) -> dict[str, str | bytes]:
     """Return every file of the analysis: its path in the folder → its content."""
     drawn = figures(summary, windows)
+    images = {name: (html.svg(figure), caption_of(figure)) for name, figure in drawn.items()}
     methods, comparisons = result_table(summary), comparison_table(summary)
     words = sections(summary, windows)
     facts = suite_facts(summary) | {"further_statistics": _own_numbers(summary)}
@@ -84,10 +86,10 @@ def contents(
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
         "results.md": results_markdown(words),
-        "report.html": html.page(title, _subtitle(summary), lines, tables, drawn, words),
+        "report.html": html.page(title, _subtitle(summary), lines, tables, images, words),
     }
     for name, figure in drawn.items():
-        files[f"figures/{name}.svg"] = html.svg(figure)
+        files[f"figures/{name}.svg"] = images[name][0]
         files[f"figures/{name}.png"] = html.png(figure)
     return files
 

@@ -24,31 +24,37 @@ def run(given: dict[str, str]) -> int:
     chosen = {name: value for name, value in given.items() if value != "auto"}
     if "suite" in chosen and "experiment" in chosen:
         raise UserError("suite and experiment exclude each other: name one of them.")
-    numbers = {n: _number(n, chosen[n]) for n in ("margin", "alpha") if n in chosen}
-    words = {n: chosen[n] for n in ("baseline", "metric") if n in chosen}
-    options = Options(**words, **numbers)  # type: ignore[arg-type]
+    default = Options()
+    options = Options(
+        baseline=chosen.get("baseline"),
+        metric=chosen.get("metric", default.metric),
+        margin=_number("margin", chosen.get("margin", default.margin)),
+        alpha=_number("alpha", chosen.get("alpha", default.alpha)),
+    )
     out = chosen.get("out")
     from colazero import tracking
 
     tracking.connect()
     with tracking.run("analysis", "analysis") as run_id:
         if "experiment" in chosen:
-            title = f"Experiment {chosen['experiment']}"
-            cells = load_experiment(chosen["experiment"])
-            table = report(cells, options, title, into=run_id, out=out)
+            name = chosen["experiment"]
+            table = report(
+                load_experiment(name), options, f"Experiment {name}", into=run_id, out=out
+            )
         else:
             suite = chosen.get("suite") or latest_suite(run_id)
+            tracking.log_params({"suite": suite})
             table = analyze(suite, options, into=run_id, out=out)
         tracking.describe(table)
     print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html")
     return 0
 
 
-def _number(name: str, text: str) -> float:
+def _number(name: str, value: str | float) -> float:
     try:
-        return float(text)
+        return float(value)
     except ValueError:
-        raise UserError(f"{name}={text!r}: must be a number.") from None
+        raise UserError(f"{name}={value!r}: must be a number.") from None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,113 @@
+"""`analyze` on whole suites in a store: what it logs, where, and what a mistake ends with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from colazero.errors import UserError
+from entrypoints.analyze import run
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests/unit/analysis"))
+from synthetic_suites import Suites  # noqa: E402
+
+MODEL = "smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store that subprocesses find by its environment variable: (folder, suites, environment)."""
+    folder = tmp_path_factory.mktemp("analyze")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+    yield folder, Suites(folder, "colazero"), environment
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def suite(store):
+    """A suite with one failed cell, its parent run still open."""
+    return store[1].suite(**{f"{MODEL}/random/44": {"status": "FAILED"}})
+
+
+def artifacts(run_id, folder="analysis"):
+    return {Path(f.path).name for f in MlflowClient().list_artifacts(run_id, folder)}
+
+
+def command(store, *arguments):
+    folder, _, environment = store
+    return subprocess.run(
+        [sys.executable, "-m", "entrypoints.analyze", *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_into_the_open_run_of_a_suite_with_a_failed_cell(suite, tmp_path):
+    from analysis.report import analyze
+
+    client = MlflowClient()
+    assert client.get_run(suite).info.status == "RUNNING"
+    text = analyze(suite, out=tmp_path / "results")
+    assert client.get_run(suite).info.status == "RUNNING"
+    assert "| random       |   4 |" in text
+    assert "COLA-Zero vs Random: inconclusive" in text
+    assert "1 of 16 runs have no result" in text
+    logged = artifacts(suite)
+    assert {"report.html", "summary_stats.json", "table.tex", "figures"} <= logged
+    assert logged == {file.name for file in (tmp_path / "results").iterdir()}
+    assert len(artifacts(suite, "analysis/figures")) == 10
+    stats = json.loads(mlflow.artifacts.load_text(f"runs:/{suite}/analysis/summary_stats.json"))
+    assert stats[MODEL]["ttest_cola_zero_vs_random"]["paired_windows"]["n_windows"] == 16
+    assert stats[MODEL]["random"]["ppl"]["n"] == 4
+
+
+def test_the_entry_point_finds_the_latest_suite_and_logs_into_its_own_run(store, suite):
+    done = command(store, "--margin=5", "--out=copy")
+    assert done.returncode == 0, done.stderr
+    assert "COLA-Zero vs Random: " in done.stdout
+    own = done.stdout.rsplit("runs:/", 1)[1].split("/")[0]
+    assert own != suite
+    found = MlflowClient().get_run(own)
+    assert found.data.tags["colazero.kind"] == "analysis"
+    assert found.data.params["suite"] == suite
+    assert found.info.status == "FINISHED"
+    facts = json.loads(mlflow.artifacts.load_text(f"runs:/{own}/analysis/suite.json"))
+    assert facts["options"]["margin"] == 5
+    assert (store[0] / "copy/report.html").exists()
+    assert (store[0] / "copy/figures/seeds.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("--suite=none", "error: suite='none'"), ("--experiment=colazero", "random/seed 44")],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(store, suite, argument, message):
+    done = command(store, argument)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"margin": "much"}, "margin='much': must be a number"),
+        ({"alpha": "2"}, "alpha=2: must lie between 0 and 0.5"),
+        ({"suite": "a", "experiment": "b"}, "suite and experiment exclude each other"),
+    ],
+)
+def test_a_mistake_in_a_parameter_is_found_before_anything_is_opened(given, message):
+    with pytest.raises(UserError, match=message):
+        run(given)
