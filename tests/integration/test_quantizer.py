@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 from colazero.evaluation.loading import load_dense
 from colazero.interfaces import CalibrationSet, QuantizationSettings
@@ -61,18 +62,28 @@ def test_dense_weights_are_near_the_originals(
         assert 0.01 < error < 0.25, f"{name}: 4 bits should lose a tenth, not {error}"
 
 
-def test_dense_weights_compute_what_gptqmodels_kernel_computes(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@torch._dynamo.config.patch(disable=True)  # half a minute of compiling
+def test_dense_weights_compute_what_gptqmodels_kernel_computes(checkpoint: Path) -> None:
     from gptqmodel import BACKEND, GPTQModel
 
-    monkeypatch.setattr("torch._dynamo.config.disable", True)  # half a minute of compiling
     kernel = GPTQModel.load(str(checkpoint), device="cpu", backend=BACKEND.GPTQ_TORCH).model
     ids = torch.from_numpy(WINDOWS[:1]).long()
     with torch.inference_mode():
         theirs = kernel(input_ids=ids).logits.float()
         ours = load_dense(checkpoint, "cpu")(input_ids=ids).logits.float()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=float(theirs.abs().max()) * 0.02)
+
+
+@torch._dynamo.config.patch(disable=True)
+def test_transformers_loads_the_checkpoint(checkpoint: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(checkpoint, device_map="cpu")
+    ids = torch.from_numpy(WINDOWS[:1]).long()
+    with torch.inference_mode():
+        a = theirs(input_ids=ids).logits.float().flatten()
+        b = load_dense(checkpoint, "cpu")(input_ids=ids).logits.float().flatten()
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
 
 
 def test_the_checkpoint_has_what_others_need_to_load_it(checkpoint: Path) -> None:
