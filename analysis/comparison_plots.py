@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.numbers import better, counts, interval, number, p_equation, percent
-from analysis.style import BLACK, PLATE, label, look, name_rows, page, short, styled
+from analysis.style import BLACK, PLATE, TEXT, label, look, name_rows, page, short, styled
 from analysis.summary import Pair, Summary
 from analysis.windows import Key, WindowPair
 
@@ -25,8 +25,8 @@ def differences(summary: Summary) -> Figure:
         f"Difference in {summary.metric_name}, % of {what}; {counts(summary.methods)}. Thin line: "
         "95 %, thick line: 90 % t-interval (Welch, or one-sample against a deterministic method). "
         f"Shaded: ±{margin:g} %, differences that do not matter; methods are equivalent when the "
-        f"90 % interval lies inside. p: Holm-adjusted over {summary.family} tests. "
-        f"{better(summary)} Hollow: no test applies."
+        f"90 % interval lies inside. p: Holm-adjusted over {summary.family} tests, the intervals "
+        f"are not. {better(summary)} Hollow: no test applies."
     )
     figure, (axis,) = page(1, 1, 1.0 + 0.62 * len(pairs), caption)
     axis.axvspan(-margin, margin, color="#dcdcdc", lw=0, gid="margin")
@@ -64,7 +64,7 @@ def _difference(axis: Axes, row: int, pair: Pair, names: list[str]) -> None:
         text += f" {limits}, {p_equation(result.p_adjusted)}: {result.verdict}"
     axis.annotate(
         text, (centre, row), (0, -9), textcoords="offset points", ha="center", va="top",
-        fontsize=8.5, color=colour, bbox=PLATE,
+        fontsize=8.5, color=TEXT, bbox=PLATE,
     )  # fmt: skip
 
 

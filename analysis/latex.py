@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.numbers import p_text
 from analysis.stats import stars
 from analysis.style import label
 from analysis.summary import DEFAULT_BASELINE, OURS, Method, Summary
@@ -73,7 +74,7 @@ def _p_value(summary: Summary, model: str, a: str, b: str) -> str:
     if p is None:
         return "--"
     mark = stars(p)
-    text = "<0.001" if p < 0.001 else f"{p:.3f}"
+    text = p_text(p).replace(" ", "")
     return f"${text}^{{{mark}}}$" if mark else f"${text}$"
 
 

@@ -14,6 +14,7 @@ from analysis.style import (
     BLACK,
     GREY,
     PLATE,
+    TEXT,
     label,
     look,
     name_rows,
@@ -37,7 +38,7 @@ def seeds(summary: Summary) -> Figure:
     """Every seed of every method, with the mean and its 95 % t-interval, one panel a model."""
     models = _models(summary)
     caption = (
-        f"{summary.metric_name.capitalize()} of every run; {counts(summary.methods)}. Small marks: "
+        f"The {summary.metric_name} of every run; {counts(summary.methods)}. Small marks: "
         "one seed each. Line: mean with 95 % t-interval. A deterministic method is one mark "
         "without an interval, however many seeds it was run with. Dashed: the unquantized model."
     )
@@ -75,7 +76,7 @@ def _strip(axis: Axes, row: int, method: Method, names: list[str]) -> None:
         text = f"{number(about.mean, 3)} {interval(about.ci95, 3)}"
     axis.annotate(
         text, (about.mean, row + 0.2), (0, -8), textcoords="offset points", ha="center", va="top",
-        fontsize=8.5, color=colour,
+        fontsize=8.5, color=TEXT, bbox=PLATE,
     )  # fmt: skip
 
 
@@ -153,15 +154,15 @@ def _trade(axis: Axes, summary: Summary, model: str, room: float) -> None:
 
 def _label_marks(axis: Axes, marks: Sequence[Mark], summary: Summary) -> None:
     """Write each mark's name and numbers beside it, at heights where none covers another."""
-    bottom, top = axis.get_ylim()
-    heights = spread_out([m.y for m in marks], gap=0.15 * (top - bottom))
+    (bottom, top), (left, right) = axis.get_ylim(), axis.get_xlim()
+    heights = spread_out([m.y + 0.04 * (top - bottom) for m in marks], gap=0.13 * (top - bottom))
     for m, height in zip(marks, heights, strict=True):
         known = m.method.model in summary.unquantized
         change = f"{number(m.y, 2, sign=True)} %" if known else number(m.y, 3)
         axis.annotate(
-            f"{label(m.method.name)}\n{number(m.x, 1)} s, {change}", (m.x, height), (10, 5),
-            textcoords="offset points", va="center", fontsize=8.5, bbox=PLATE,
-            color=look(m.method.name, summary.names)[0],
+            f"{label(m.method.name)}\n{number(m.x, 1)} s, {change}", (m.x, m.y),
+            (m.x + 0.025 * (right - left), height), va="center", fontsize=8.5, bbox=PLATE,
+            color=TEXT, arrowprops={"arrowstyle": "-", "lw": 0.6, "color": GREY, "shrinkB": 5},
         )  # fmt: skip
     axis.set_ylim(min([bottom, *heights]), max([top, *heights]))
 
@@ -188,35 +189,39 @@ def cv_bands(summary: Summary) -> Figure:
     caption = (
         f"Coefficient of variation (standard deviation / mean) of {summary.metric_name} over "
         f"seeds; {counts(summary.methods)}. Lines: 95 % χ² interval of the standard deviation, "
-        "which takes the seeds as normal. A deterministic method is one observation and has none."
+        "which takes the seeds as normal; it may go on beyond the edge. A "
+        "deterministic method is one observation and has none."
     )
-    figure, (axis,) = page(1, 1, 1.1 + 0.42 * len(methods), caption)
-    tops = [(m.cv_ci95 or (0, m.description.cv_percent or 0))[1] for m in methods]
-    right = max(12.0, 1.15 * max(tops))
+    figure, (axis,) = page(1, 1, 1.1 + 0.56 * len(methods), caption)
+    right = max(12.0, 1.3 * max(m.description.cv_percent or 0 for m in methods))
+    axis.set_xlim(0, right)
     for (low, high, text), grey in zip(CV_BANDS, BAND_GREYS, strict=True):
         axis.axvspan(low, min(high, right), color=grey, lw=0, gid="band")
         axis.annotate(text, ((low + min(high, right)) / 2, 1), xycoords=("data", "axes fraction"),
                       ha="center", va="bottom", fontsize=8.5, color=GREY)  # fmt: skip
     for row, method in enumerate(methods):
-        _cv(axis, row, method, look(method.name, summary.names))
+        _cv(axis, row, method, summary.names)
     several = len(summary.models) > 1
     name_rows(
         axis, [f"{short(m.model)}\n{label(m.name)}" if several else label(m.name) for m in methods]
     )
-    axis.set_xlim(0, right)
     axis.set_xlabel("coefficient of variation, %")
     return figure
 
 
-def _cv(axis: Axes, row: int, method: Method, appearance: tuple[str, str]) -> None:
-    colour, marker = appearance
+def _cv(axis: Axes, row: int, method: Method, names: list[str]) -> None:
+    colour, marker = look(method.name, names)
+    right = axis.get_xlim()[1]
     cv = method.description.cv_percent
     if method.n < 2 or cv is None:
         why = "deterministic: one observation" if method.deterministic else "one run"
-        axis.annotate(why, (0, row), (6, 0), textcoords="offset points", va="center", color=colour)
+        axis.annotate(why, (0, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
         return
     low, high = method.cv_ci95 or (cv, cv)
     axis.plot([low, high], [row, row], color=colour, lw=1.6, gid="ci95")
     axis.plot(cv, row, marker, color=colour, markersize=8, gid="cv")
-    text = f"{number(cv, 2)} % {interval((low, high), 2)}"
-    axis.annotate(text, (high, row), (7, 0), textcoords="offset points", va="center", color=colour)
+    axis.annotate(
+        f"{number(cv, 2)} % {interval((low, high), 2)}", (cv, row), (0, -8), color=TEXT,
+        textcoords="offset points", va="top", ha="left" if cv < right / 2 else "right",
+        fontsize=8.5, bbox=PLATE,
+    )  # fmt: skip

@@ -31,10 +31,15 @@ def interval(limits: Interval | None, digits: int, sign: bool = False) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Write a p-value with three decimals, `< 0.001` under that; – for None."""
+    """Write a p-value with three decimals, `< 0.001` under that; – for None.
+
+    One more decimal where three would leave open on which side of 0.05 it lies.
+    """
     if p is None:
         return NONE
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.4f}" if f"{p:.3f}" == "0.050" else f"{p:.3f}"
 
 
 def p_equation(p: float | None) -> str:

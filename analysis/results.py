@@ -150,9 +150,14 @@ def _verdict(summary: Summary, pair: Pair) -> str:
             f"({p_equation(r.tost_p_value)}, two one-sided tests), and no difference is shown."
         )
     if r.verdict == "inconclusive":
+        alone = r.p_value is not None and r.p_value < r.alpha
+        why = (
+            f" On its own this test would count as a difference ({p_equation(r.p_value)}); as one "
+            f"of {summary.family} it does not."
+        )
         return (
             "**Inconclusive:** these runs show no difference, and they do not show either that the "
-            f"methods are equal within {margin}."
+            f"methods are equal within {margin}.{why if alone else ''}"
         )
     return f"**No test applies.** {_reason(pair)}"
 

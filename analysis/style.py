@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 # Okabe & Ito (2008); its yellow is left out, which is too pale for a mark on white.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#595959"
+TEXT = "#222222"  # on white, the colours of the marks are too pale to read small
 OTHERS = (PURPLE, ORANGE, SKY)
 OTHER_MARKERS = ("^", "v", "P", "X", "<", ">")
 KNOWN = {"cola_zero": (BLUE, "o"), "random": (VERMILION, "s"), "gptq_default": (GREEN, "D")}

@@ -24,7 +24,7 @@ class Table(NamedTuple):
 def result_table(summary: Summary) -> Table:
     """Return the table of the methods: a row a method, the unquantized model first."""
     several = len(summary.models) > 1
-    metric = summary.metric
+    metric = summary.metric_name
     header = [
         *(["model"] if several else []),
         *("method", "n", f"{metric} (mean ± std)", "CV %", "change from unquantized %"),
@@ -48,7 +48,7 @@ def _cells(method: Method) -> list[str]:
         mean_std(method, 3),
         number(cv, 2),
         percent(method.change_percent),
-        number(method.selection_time_sec, 1),
+        number(method.selection_time_sec, 2),
         number(method.quant_time_sec, 1),
     ]
 

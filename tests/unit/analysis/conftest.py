@@ -3,7 +3,7 @@
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
-from synthetic_suites import Suites
+from synthetic_suites import METHODS, Suites
 
 from analysis.runs import load_suite
 from analysis.summary import Options, summarize
@@ -38,6 +38,13 @@ def three(store):
     """The same of three models, one cell failed."""
     change = {"b/random/44": {"status": "FAILED"}}
     return _summed(Suites(store, "three").suite(models=("a", "b", "org/c"), **change))
+
+
+@pytest.fixture(scope="session")
+def crowded(store):
+    """The same of five methods that lie close together, one of them spread widely."""
+    more = {"longest_documents_first": (23.2, 0.02), "k_center_greedy": (23.3, 3.0)}
+    return _summed(Suites(store, "crowded").suite(methods=METHODS | more))
 
 
 def _summed(suite):

@@ -15,6 +15,7 @@ import pytest
 from analysis import statistics
 from analysis.checks import RunsError
 from analysis.latex import escape, latex_table
+from analysis.numbers import p_text
 from analysis.report import analyze, contents
 from analysis.results import key_lines, results_markdown, sections
 from analysis.runs import load_suite
@@ -137,6 +138,23 @@ def test_a_difference_names_the_better_method_whatever_its_place(suites):
     methods = {"random": (22.0, 0.05), "cola_zero": (24.0, 0.05)}
     text = words(summary_of(suites, methods))
     assert "**Different:** Random did better than COLA-Zero." in text
+
+
+def test_what_only_an_unadjusted_test_would_show_is_not_called_a_difference(three):
+    summary, _ = three
+    (pair,) = (p for p in summary.pairs if (p.model, p.a, p.b) == ("a", "random", "gptq_default"))
+    assert pair.result.p_value < 0.05 < pair.result.p_adjusted
+    text = words(summary).split("## Random vs GPTQ default on a\n")[1].split("##")[0]
+    assert "**Inconclusive:**" in text
+    assert "On its own this test would count as a difference (p = 0.018); as one of 9" in text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(None, "–"), (0.0004, "< 0.001"), (0.0503, "0.0503"), (0.0498, "0.0498"), (0.314, "0.314")],
+)
+def test_a_p_value_never_hides_its_side_of_the_level(p, text):
+    assert p_text(p) == text
 
 
 def test_equality_within_the_margin_is_called_equivalent(suites):
