@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,52 @@ def tiny_opt(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = OPTConfig(**_shape(tokenizer), ffn_dim=256, word_embed_proj_dim=128)
     return _checkpoint(tmp_path_factory.mktemp("models") / "tiny-opt", config, tokenizer)
+
+
+def _move_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    import datasets
+    from huggingface_hub import HfApi, constants
+
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    assert HfApi().endpoint == endpoint
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the Hugging Face Hub where nobody listens, whatever this machine can reach."""
+    _move_hub(monkeypatch, "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def hub_says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put in the Hub's place a server that answers everything with one status and error code."""
+    answer: dict[str, Any] = {"status": 200, "code": None}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(answer["status"])
+            if answer["code"]:
+                self.send_header("X-Error-Code", answer["code"])
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"{}")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def says(status: int, code: str | None = None) -> None:
+        answer.update(status=status, code=code)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    _move_hub(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    yield says
+    server.shutdown()
+    server.server_close()
