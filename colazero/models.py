@@ -256,7 +256,6 @@ def _check_hub(repository: str, revision: str | None) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -272,7 +271,7 @@ def _check_hub(repository: str, revision: str | None) -> None:
         ) from None
     except RevisionNotFoundError:
         raise UserError(f"model {repository!r} has no revision {revision!r}.") from None
-    except (RepositoryNotFoundError, HFValidationError):
+    except RepositoryNotFoundError:
         raise UserError(
             f"model {name!r} is not on the Hub, and there is no such directory here (private "
             f"models need `hf auth login`). Give {WAYS}{', '.join(PACKAGED)}."

@@ -1,0 +1,156 @@
+"""MLproject, conda.yaml, pyproject.toml, the entry points and the configuration agree."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colazero.config import RunConfig, SuiteConfig, preset_names
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
+ENTRY_POINTS: dict[str, Any] = PROJECT["entry_points"]
+EXTRAS = {
+    "quantize": {"calibration"},
+    "analyze": {"suite", "experiment", "baseline", "metric", "margin", "alpha", "out"},
+}
+"""Parameters that are no settings of a run, by entry point; each has its help text there."""
+
+
+def modules() -> set[str]:
+    files = (ROOT / "entrypoints").glob("*.py")
+    return {file.stem for file in files if not file.stem.startswith("_")}
+
+
+def accepted(name: str) -> set[str]:
+    """Return the parameters that the module of an entry point takes."""
+    module = importlib.import_module(f"entrypoints.{name}")
+    own = set(module.PARAMETERS) | EXTRAS.get(name, set())
+    return own if name == "analyze" else own | {"preset"}
+
+
+def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"entrypoints.{name}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "100", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_module_is_an_entry_point_and_the_other_way_round() -> None:
+    expected = {"select", "quantize", "evaluate", "single", "suite", "analyze"}
+    assert set(ENTRY_POINTS) == modules() == expected
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_declared_parameter_is_in_its_command_once_and_bare(name: str) -> None:
+    entry = ENTRY_POINTS[name]
+    words = shlex.split(entry["command"])
+    assert words[:3] == ["python", "-m", f"entrypoints.{name}"]
+    # MLflow quotes a bare {x} safely; inside quotes of ours it would be a way into the shell.
+    assert words[3:] == [f"--{x}={{{x}}}" for x in entry["parameters"]]
+    assert '"' not in entry["command"]
+    assert "'" not in entry["command"]
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_declared_parameter_is_accepted_and_the_other_way_round(name: str) -> None:
+    assert set(ENTRY_POINTS[name]["parameters"]) == accepted(name)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_defaults_live_in_the_configuration_alone(name: str) -> None:
+    for parameter, about in ENTRY_POINTS[name]["parameters"].items():
+        assert about == {"type": "string", "default": "auto"}, parameter
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_declared_parameter_is_a_field_or_a_known_extra(name: str) -> None:
+    fields = SuiteConfig.model_fields if name == "suite" else RunConfig.model_fields
+    known = {"preset", *fields} if name != "analyze" else set()
+    assert set(ENTRY_POINTS[name]["parameters"]) - known == EXTRAS.get(name, set())
+
+
+@pytest.mark.parametrize(("name", "config"), [("single", RunConfig), ("suite", SuiteConfig)])
+def test_every_field_can_be_set(name: str, config: Any) -> None:
+    assert set(config.model_fields) <= set(ENTRY_POINTS[name]["parameters"])
+
+
+def test_every_field_says_what_it_is() -> None:
+    for name, field in {**RunConfig.model_fields, **SuiteConfig.model_fields}.items():
+        assert field.description, name
+
+
+def test_conda_yaml_and_pyproject_ask_for_the_same_packages() -> None:
+    conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert pip == project["dependencies"]
+    assert "python=3.11" in conda
+    assert project["requires-python"].startswith(">=3.11")
+
+
+def test_every_package_is_pinned_and_none_is_this_project() -> None:
+    """The environment's name hashes the list alone: a path in it would run another clone's code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        name = re.split(r"[=<>]", requirement)[0]
+        assert re.fullmatch(r"[A-Za-z0-9-]+", name), requirement
+        assert name == "pip" or re.fullmatch(r"[\w-]+==[\d.]+", requirement), requirement
+
+
+def test_no_uv_lock_overrides_conda_yaml() -> None:
+    assert PROJECT["conda_env"] == "conda.yaml"
+    assert not (ROOT / "uv.lock").exists()
+
+
+def test_the_presets_are_part_of_the_package() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["package-data"]["colazero"] == ["presets/*.yaml"]
+    help_text = importlib.import_module("entrypoints._command_line").PRESET
+    assert all(name in help_text for name in preset_names())
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_help_names_every_parameter(name: str) -> None:
+    done = call(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for parameter in ENTRY_POINTS[name]["parameters"]:
+        assert f"--{parameter} VALUE" in done.stdout
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_unknown_parameter_ends_with_2_and_the_nearest_name(name: str) -> None:
+    right = list(ENTRY_POINTS[name]["parameters"])[-1]
+    for arguments in ([f"--{right}x=1"], [f"--{right}x", "1"]):
+        done = call(name, *arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: unknown parameter '{right}x'")
+        assert f"Did you mean '{right}'?" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_word_that_is_no_parameter_ends_with_2() -> None:
+    done = call("single", "random")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unexpected argument 'random'")
+
+
+def test_a_parameter_without_a_value_ends_with_2() -> None:
+    done = call("single", "--seed")
+    assert done.returncode == 2
+    assert "--seed" in done.stderr
+    assert "Traceback" not in done.stderr
