@@ -38,15 +38,25 @@ class Own(NamedTuple):
 
 @cache
 def all_statistics() -> tuple[Own, ...]:
-    """Return the statistics of this folder by name; TypeError for a file without its function."""
-    found = []
-    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
-        function = getattr(importlib.import_module(f"{__name__}.{module}"), module, None)
-        if not callable(function):
-            raise TypeError(f"analysis/statistics/{module}.py must define a function {module}")
-        about = (inspect.getdoc(function) or module).splitlines()[0].rstrip(".")
-        found.append(Own(module, about, function))
-    return tuple(found)
+    """Return the statistics of this folder by name."""
+    return tuple(_load(module) for module in sorted(m.name for m in pkgutil.iter_modules(__path__)))
+
+
+def _load(name: str) -> Own:
+    """Import one file; one that cannot be used becomes a statistic that says so."""
+    try:
+        function = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+        about = (inspect.getdoc(function) or name).splitlines()[0].rstrip(".")
+        return Own(name, about, function)
+    except Exception as error:
+        return Own(name, name, _failing(error))
+
+
+def _failing(error: Exception) -> Statistic:
+    def fail(values: FloatArray, reference: float | None) -> float | None:
+        raise error
+
+    return fail
 
 
 def evaluate(

@@ -9,17 +9,14 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from analysis import statistics
 from analysis.checks import RunsError
 from analysis.latex import escape, latex_table
 from analysis.numbers import p_text
 from analysis.report import analyze, contents
 from analysis.results import key_lines, results_markdown, sections
 from analysis.runs import load_suite
-from analysis.statistics.worst_seed import worst_seed
 from analysis.summary import Options, summarize
 from analysis.tables import Table, comparison_table, markdown, methods_csv, result_table
 
@@ -239,40 +236,8 @@ def test_the_page_of_a_suite_without_a_result_says_so(suites):
 
 
 def test_statistics_are_found_and_shown(files):
-    assert [s.name for s in statistics.all_statistics()] == ["worst_seed"]
     text = files["report.html"]
     assert "Largest value of any seed, % above the unquantized model" in text
-
-
-def test_the_worst_seed():
-    assert worst_seed(np.array([21.0, 22.0]), 20.0) == pytest.approx(10.0)
-    assert worst_seed(np.array([21.0]), None) is None
-
-
-def test_a_statistic_of_ones_own_is_one_file(monkeypatch, tmp_path):
-    (tmp_path / "spread_of_seeds.py").write_text(
-        'def spread_of_seeds(values, reference):\n    """Largest minus smallest."""\n'
-        "    return values.max() - values.min()\n"
-    )
-    monkeypatch.setattr(statistics, "__path__", [*statistics.__path__, str(tmp_path)])
-    statistics.all_statistics.cache_clear()
-    try:
-        found = statistics.all_statistics()
-    finally:
-        statistics.all_statistics.cache_clear()
-    assert found[0][:2] == ("spread_of_seeds", "Largest minus smallest")
-    values = statistics.evaluate(found, [1.0, 4.0], None)
-    assert values == {"spread_of_seeds": 3.0, "worst_seed": None}
-
-
-def test_a_broken_statistic_is_shown_and_breaks_nothing():
-    def broken(values, reference):
-        return 1 / 0
-
-    own = statistics.Own("broken", "broken", broken)
-    assert statistics.evaluate([own], [1.0], 1.0) == {
-        "broken": "ZeroDivisionError: division by zero"
-    }
 
 
 def test_the_documented_example_is_what_the_snippet_prints(capsys):
