@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from colazero import pool as module
+from colazero.cache import new_entry
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Selection, Span, TokenPool
 from colazero.pool import NAMES, SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
@@ -176,6 +177,21 @@ def test_an_entry_that_vanishes_right_away_does_no_harm(
     monkeypatch.setattr(module, "_read_entry", lambda entry: None)
     pool = build_pool(CORPUS, tokenizer, tmp_path)
     assert tokenizer.decode(pool.tokens) == SEPARATOR.join(DOCUMENTS)
+
+
+def test_an_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "kind" / "entry"
+    with new_entry(target) as draft:
+        (draft / "file").write_text("first")
+        assert not target.exists()
+        inode = draft.stat().st_ino
+    assert target.stat().st_ino == inode, "moved in one step, not copied"
+    with new_entry(target) as draft:
+        (draft / "file").write_text("second")
+    assert (target / "file").read_text() == "first", "who comes later gives way"
+    with pytest.raises(ZeroDivisionError), new_entry(tmp_path / "kind" / "other"):
+        raise ZeroDivisionError
+    assert list(target.parent.iterdir()) == [target]
 
 
 def _fill(barrier: Any, tokenizer_file: str, cache: str, results: Any) -> None:
