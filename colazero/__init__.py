@@ -6,9 +6,9 @@ import os
 # workers, which fails on two cores and fewer. It must be set before anybody imports GPTQModel.
 os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(12, (os.cpu_count() or 2) // 2))))
 
-# Threads of an OpenMP team that wait for each other sleep instead of spinning. On a machine that
-# does anything else at the same time, spinning made evaluation up to seven times slower. It is
-# read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of an OpenMP team wait for each other by spinning, by default for so long that a machine
+# which does anything else at the same time got seven times slower. Spinning a little and then
+# sleeping costs nothing on an idle machine. It is read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 __version__ = "0.1.0"
