@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -184,6 +185,11 @@ def _converted(source: Path, key: str, **how: Any) -> Path:
             source, dtype=dtype, trust_remote_code=False, **how
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{source}: its .bin files are damaged or hold more than weights. They are not "
+            "unpickled, which could run any code: take a copy of the model with safetensors."
+        ) from error
     except Exception as error:  # whatever a foreign file can provoke in the loaders
         raise UserError(
             f"{source} cannot be loaded as a causal language model: "

@@ -176,14 +176,20 @@ class Malice:
         return (Path.touch, (self.mark,))
 
 
-def test_a_malicious_pickle_is_refused_and_not_run(copy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_a_malicious_pickle_is_refused_and_not_run(
+    copy: Path, tmp_path: Path, dtype: str | None
+) -> None:
+    """Also where the config leaves out the dtype: then transformers opens the file to look."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
     mark = tmp_path / "was-run"
     state = load_file(copy / "model.safetensors") | {"evil": Malice(mark)}
     pickle.loads(pickle.dumps(Malice(mark)))
     assert mark.exists(), "it is malicious"
     mark.unlink()
     as_bin(copy, state)
-    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+    with pytest.raises(UserError, match="They are not unpickled, which could run any code"):
         models.fetch(str(copy))
     assert not mark.exists()
     assert not list((tmp_path / "cache").rglob("config.json")), "nothing half converted is kept"
