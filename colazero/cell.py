@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, tracking
+from colazero import corpora, pipeline, provenance, tracking
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
@@ -43,7 +43,7 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return pipeline.data_context(config, model) | tracking.code_context()
+    return pipeline.data_context(config, model) | provenance.code_context()
 
 
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
@@ -134,8 +134,8 @@ def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str)
     `local` moves a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
     tag in every case.
     """
-    files = tracking.manifest(checkpoint)
-    digest = tracking.weights_digest(files)
+    files = provenance.manifest(checkpoint)
+    digest = provenance.weights_digest(files)
     tracking.set_tags({"colazero.checkpoint_digest": digest})
     if config.save_model == "artifact":
         return tracking.log_checkpoint(checkpoint, files, name, model.name)

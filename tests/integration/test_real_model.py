@@ -22,7 +22,9 @@ def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
             weight = layer.weight.data.float()
             groups = weight.view(weight.shape[0], -1, group_size)
             scale = groups.abs().amax(dim=-1, keepdim=True) * 2 / (2**bits - 1)
-            codes = torch.clamp(torch.round(groups / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            codes = torch.clamp(
+                torch.round(groups / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            )
             layer.weight.data = (codes * scale).view_as(weight).to(layer.weight.dtype)
 
 

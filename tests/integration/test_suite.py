@@ -194,7 +194,9 @@ def test_a_perplexity_that_is_no_number_fails_the_cell(
     monkeypatch.setattr("colazero.evaluation.perplexity._window_nll", lambda *_: float("nan"))
     monkeypatch.setattr("colazero.suite.cell.tracking.find_finished", lambda *_: None)
     assert entry.run({**grid, "methods": "gptq_default", "seeds": "42"}) == 1
-    failed = [r for r in children(latest_suite()).values() if r.data.tags["colazero.kind"] == "cell"]
+    failed = [
+        r for r in children(latest_suite()).values() if r.data.tags["colazero.kind"] == "cell"
+    ]
     assert failed[0].info.status == "FAILED"
     assert "not finite" in failed[0].data.tags["colazero.error"]
 

@@ -57,7 +57,7 @@ def test_a_task_of_ones_own_is_scored(task: Path, tiny_llama: Path) -> None:
 
 
 def test_unknown_task_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match="'helaswag'. Did you mean 'hellaswag'"):
+    with pytest.raises(UserError, match=r"'helaswag'. Did you mean 'hellaswag'"):
         downstream.check(["arc_easy", "helaswag"])
 
 

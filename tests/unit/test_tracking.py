@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
+from colazero import provenance, tracking
 from colazero.config import RunConfig
 
 
@@ -66,9 +67,9 @@ def test_finished_runs_are_found_by_tag_but_not_those_that_only_took_over(
         tracking.set_tags({"colazero.key": "k"})
     with tracking.run("copy", "cell"):
         tracking.set_tags({"colazero.key": "k", "colazero.source_run": done})
-    with pytest.raises(ValueError, match="x"), tracking.run("failed", "cell"):
+    with contextlib.suppress(ValueError), tracking.run("failed", "cell"):
         tracking.set_tags({"colazero.key": "k"})
-        raise ValueError("x")
+        raise ValueError
     with tracking.run("now", "cell"):
         found = tracking.find_finished("colazero.key", "k")
         assert found is not None
@@ -83,10 +84,10 @@ def test_a_dirty_tree_is_marked_with_what_differs(
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
 
     def state() -> dict[str, str]:
-        tracking.git_state.cache_clear()
-        return tracking.git_state()
+        provenance.git_state.cache_clear()
+        return provenance.git_state()
 
-    monkeypatch.setattr(tracking, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
     assert state()["colazero.git_commit"] == "unknown"
     git("init", "-q")
     git("config", "user.email", "a@example.org")
@@ -100,7 +101,7 @@ def test_a_dirty_tree_is_marked_with_what_differs(
     (tmp_path / "f.py").write_text("x = 3\n")
     third = state()["colazero.git_dirty"]
     assert len({"false", second, third}) == 3
-    tracking.git_state.cache_clear()
+    provenance.git_state.cache_clear()
 
 
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
