@@ -117,7 +117,12 @@ def check_data(config: Settings, model: Model) -> None:
 
 
 def check_evaluation(config: Settings, model: Model) -> None:
-    """Raise UserError if a test split is too small for the windows asked."""
+    """Raise UserError if the model takes no windows so long, or a test split has too few."""
+    limit = json.loads((model.path / "config.json").read_text()).get("max_position_embeddings")
+    if limit and config.seq_len > limit:
+        raise UserError(
+            f"seq_len={config.seq_len} is more than model {model.name!r} takes: at most {limit}."
+        )
     for corpus in config.eval_corpora:
         evaluation_text(model, corpus, config.seq_len, config.eval_windows)
 

@@ -44,6 +44,13 @@ def stage_bar(cell_name: str) -> cell.Show:
 
 def check(config: SuiteConfig) -> None:
     """Raise UserError, before anything runs, for what would make every cell of a model fail."""
+    labels = [models.label(name) for name in config.models]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(
+            f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so would "
+            "their cells be. Run them in suites of their own."
+        )
     pipeline.check(config, config.methods, config.models)
 
 

@@ -52,6 +52,8 @@ CASES = {
     "no model": ("single", ["--preset=demo", "--model=./folder"], "is no model"),
     "too small": ("single", ["--corpus=file:small.txt"], "windows of 512 tokens need 4,096"),
     "group size": ("single", ["--group_size=128"], "group_size=128 does not fit"),
+    "same label": ("suite", ["--models=a/m,b/m"], "several are called m"),
+    "too long": ("single", ["--seq_len=99999"], "seq_len=99999 is more than model"),
     "cuda": ("single", ["--device=cuda:7"], "device='cuda:7'"),
     "no calibration": ("quantize", [], "calibration is missing"),
     "no such run": ("quantize", ["--calibration=runs:/abc"], "runs:/abc cannot be used"),
@@ -66,7 +68,7 @@ def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n\nna\xefve".encode("latin-1"))
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     (tmp_path / "small.txt").write_text("One.\n\nTwo.\n\nThree.\n")
-    if name in ("group size", "too small"):
+    if name in ("group size", "too small", "too long"):
         # A model of the project's own size class, but without a download.
         model = tmp_path / "model"
         model.mkdir()
