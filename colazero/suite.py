@@ -48,8 +48,8 @@ def check(config: SuiteConfig) -> None:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UserError(
-            f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so would "
-            "their cells be. Run them in suites of their own."
+            f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
+            "would their cells be. Run them in suites of their own."
         )
     pipeline.check(config, config.methods, config.models)
 
