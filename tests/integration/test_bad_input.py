@@ -84,7 +84,7 @@ def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path) -> None:
     assert message in said
     assert "Traceback" not in said
     assert said.count("error: ") == 1
-    assert seconds < 30
+    assert seconds < 90, "seconds on an idle machine, but no hang on a busy one"
     assert not_running(tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path, tiny_llama: Path, corpus_
     )
     assert code == 2, said[-2000:]
     assert f"the tracking server {NO_SERVER} does not answer" in said
-    assert seconds < 30
+    assert seconds < 90, "seconds on an idle machine, but no hang on a busy one"
 
 
 def not_running(folder: Path) -> bool:
