@@ -50,11 +50,12 @@ def _dequantized(model_dir: Path, dtype: Any, device: str) -> Any:
     import torch
     from torch import nn
 
+    model_dir = model_dir.absolute()  # contained() goes elsewhere
     with contained():
         from gptqmodel import BACKEND, GPTQModel
 
         wrapper = GPTQModel.load(
-            str(model_dir.resolve()),
+            str(model_dir),
             device=device,
             backend=BACKEND.GPTQ_TORCH,
             dtype=dtype,

@@ -44,6 +44,7 @@ def quantize(
     warm_up(device)
     rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in calibration.windows]
     seq_len = calibration.windows.shape[1]
+    model_dir, out_dir = model_dir.absolute(), out_dir.absolute()  # contained() goes elsewhere
     with contained():
         begin = time.perf_counter()
         model = _load(model_dir, settings, device)

@@ -120,6 +120,16 @@ def test_leaves_no_logs_and_the_random_state_alone(
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_relative_paths_mean_the_users_directory(
+    tiny_llama: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").symlink_to(tiny_llama)
+    monkeypatch.chdir(tmp_path)
+    quantize(Path("model"), Path("out"))
+    assert digest(tmp_path / "out") == digest(checkpoint)
+    load_dense(Path("out"), "cpu")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
