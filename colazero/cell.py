@@ -72,43 +72,43 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, dict(source.data.metrics))
-    calibration, seconds = _select(config, model)
+    calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
     tracking.set_tags({"colazero.work_key": shared_key})
     source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
     if source is not None:
-        own = {"selection_time_sec": seconds}
-        return _take_over(config, source, dict(source.data.metrics) | own)
+        same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
+        return _take_over(config, source, same | selected)
     metrics = _quantize_and_evaluate(config, model, calibration, show)
-    metrics |= {"selection_time_sec": seconds, "total_time_sec": time.perf_counter() - begin}
+    metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}
     tracking.log_metrics({"total_time_sec": metrics["total_time_sec"]})
     _log_result(config, metrics)
     return Outcome(tracking.active_run_id(), metrics)
 
 
-def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
+def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
     calibration, seconds = pipeline.calibrate(config, model)
-    log_calibration(config, model, calibration, seconds)
-    return calibration, seconds
+    return calibration, log_calibration(config, model, calibration, seconds)
 
 
 def log_calibration(
     config: RunConfig, model: Model, calibration: CalibrationSet, seconds: float
-) -> None:
-    """Log a calibration set: the windows, how they were chosen, its digest and measures."""
+) -> dict[str, float]:
+    """Log a calibration set: the windows, how they were chosen, its digest; return its metrics."""
     corpus = corpora.load(config.corpus)
     origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_calibration(Path(folder), calibration, model, corpus, origin)
         tracking.log_files(Path(folder), "calibration")
-    numbers = {
+    metrics = {"selection_time_sec": seconds} | {
         f"selection.{name}": float(value)
         for name, value in calibration.notes.items()
         if isinstance(value, bool | int | float)
     }
-    tracking.log_metrics({"selection_time_sec": seconds, **numbers})
+    tracking.log_metrics(metrics)
     tracking.set_tags({"colazero.calibration_digest": calibration.digest})
     tracking.log_datasets(calibration, corpus)
+    return metrics
 
 
 def _quantize_and_evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import corpora, grouping, models
+from colazero import calibration_check, corpora, grouping, models
 from colazero.config import RunConfig, Settings
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -99,6 +99,19 @@ def token_pool(model: Model, corpus: str) -> TokenPool:
     return build_pool(corpora.load(corpus), tokenizer(model))
 
 
+@lru_cache(maxsize=2)
+def _token_counts(model: Model, corpus: str) -> NDArray[np.int64]:
+    return calibration_check.token_counts(token_pool(model, corpus).tokens)
+
+
+@lru_cache(maxsize=4)
+def _test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
+    """Return the n-grams of a corpus's test split, each once, sorted."""
+    corpus = corpora.load(name)
+    test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
+    return np.unique(calibration_check.ngrams(build_pool(test, tokenizer(model)).tokens))
+
+
 @lru_cache(maxsize=4)
 def evaluation_text(
     model: Model, corpus: str, seq_len: int, count: int | str
@@ -130,7 +143,8 @@ def check_evaluation(config: Settings, model: Model) -> None:
 def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
     """Choose the calibration windows; return them and the seconds that choosing took.
 
-    Tokenising, which all methods share, is done before the clock starts.
+    Tokenising, which all methods share, is done before the clock starts, and the set is checked
+    after it stopped: its measures join the notes. UserError if it is not fit to calibrate on.
     """
     pool = token_pool(model, config.corpus)
     begin = time.perf_counter()
@@ -142,7 +156,19 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
         config.seed,
         config.corpus,
     )
-    return chosen, time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    return replace(chosen, notes={**chosen.notes, **_checked(config, model, chosen)}), seconds
+
+
+def _checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
+    tests = {name: _test_ngrams(model, name) for name in config.eval_corpora}
+    return {
+        "tokens_asked": config.n_calibration_samples * config.seq_len,
+        **calibration_check.measures(
+            chosen, token_pool(model, config.corpus), _token_counts(model, config.corpus)
+        ),
+        **calibration_check.overlap(chosen, tests),
+    }
 
 
 def quantize(
@@ -225,7 +251,7 @@ def save_calibration(
 def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[str, Any]]:
     """Read a calibration set back, and what `save_calibration` wrote about it.
 
-    UserError if `folder` holds none, a damaged one, or one in another model's tokens.
+    UserError if `folder` holds none, a damaged or unusable one, or one in another model's tokens.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -247,4 +273,5 @@ def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[s
             f"the calibration set in {folder} was made with another tokenizer than that of model "
             f"{model.name!r}: select again with this model."
         )
+    calibration_check.refuse_unusable(windows, tokenizer(model).all_special_ids)
     return calibration, about

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.cache import cache_dir, new_entry
+from colazero.calibration_check import refuse_unusable
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
 
@@ -127,8 +128,7 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
     """Cut the windows a method chose out of the pool.
 
     ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
-    of exactly `seq_len` tokens, none with a special token inside. UserError if two are the same:
-    the corpus repeats itself.
+    of exactly `seq_len` tokens. UserError for a special token in one, or if two are the same.
     """
     windows = [
         np.concatenate([pool.tokens[s.start : s.stop] for s in spans])
@@ -140,12 +140,5 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
             f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}"
         )
     stacked = np.stack(windows).astype(np.int32)
-    if pool.forbidden and np.isin(stacked, list(pool.forbidden)).any():
-        raise ValueError("a special token stands inside a calibration window")
-    different = len(np.unique(stacked, axis=0))
-    if different < n:
-        raise UserError(
-            f"only {different} of the {n} calibration windows differ: the corpus repeats itself. "
-            "Remove its duplicates, or ask for fewer windows."
-        )
+    refuse_unusable(stacked, pool.forbidden)
     return CalibrationSet(stacked, selection.windows, dict(selection.notes))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from entrypoints._command_line import described, main
 
 PARAMETERS = ("model", "corpus", "method", "seed", "n_calibration_samples", "seq_len")
@@ -11,6 +14,8 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
 
     config = parse(RunConfig, given)
+    # Nothing is evaluated here: the test split that may not leak is the corpus's own.
+    config = config.model_copy(update={"eval_corpora": (config.corpus,)})
     from colazero import cell, models, pipeline, tracking
 
     pipeline.check(config, [config.method], [config.model])
@@ -22,8 +27,20 @@ def run(given: dict[str, str]) -> int:
         cell.log_calibration(config, model, calibration, seconds)
     n, seq_len = calibration.windows.shape
     print(f"{n} windows of {seq_len} tokens, digest {calibration.digest}, {seconds:.2f} s")
+    print(sentence(calibration.notes))
     print(f"calibration set: runs:/{run_id}")
     return 0
+
+
+def sentence(notes: Mapping[str, Any]) -> str:
+    """Say what the check of a calibration set found."""
+    return (
+        f"{notes['documents_used']:,} documents used ({100 * notes['documents_share']:.1f} %), "
+        f"type-token ratio {notes['type_token_ratio']:.3f}, "
+        f"entropy {notes['entropy_bits']:.2f} bits, "
+        f"KL divergence from the corpus {notes['kl_from_corpus_bits']:.3f} bits, "
+        f"{100 * notes['test_13gram_overlap']:.2f} % of its 13-grams in the test split"
+    )
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def test_cut_refuses_a_special_token() -> None:
     tokens = TOY.tokens.copy()
     tokens[5] = 2
     pool = TokenPool(TOY.texts, tokens, TOY.starts, TOY.stops, TOY.forbidden)
-    with pytest.raises(ValueError, match="special token"):
+    with pytest.raises(UserError, match="window 2 of 2 holds the special token 2"):
         cut(pool, windows((0, 4), (4, 8)), 2, 4)
     cut(pool, windows((0, 4), (6, 10)), 2, 4)
 

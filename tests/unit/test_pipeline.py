@@ -1,0 +1,71 @@
+"""The stages as the entry points call them, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from colazero import corpora, models, pipeline
+from colazero.config import RunConfig
+from colazero.errors import UserError
+from colazero.interfaces import CalibrationSet, Span
+from colazero.models import Model
+from colazero.selection import METHODS
+
+N, SEQ_LEN = 4, 128
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama: Path) -> Model:
+    return models.fetch(str(tiny_llama))
+
+
+def config_of(corpus: Path, **more: Any) -> RunConfig:
+    name = f"file:{corpus}"
+    return RunConfig(
+        corpus=name, eval_corpora=(name,), n_calibration_samples=N, seq_len=SEQ_LEN, **more
+    )
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_calibration_set_is_measured(method: str, model: Model, corpus_file: Path) -> None:
+    chosen, seconds = pipeline.calibrate(config_of(corpus_file, method=method), model)
+    notes = chosen.notes
+    assert seconds > 0
+    assert notes["tokens_asked"] == notes["tokens_given"] == chosen.windows.size
+    assert notes["special_tokens"] == notes["duplicate_windows"] == 0
+    assert notes["type_token_ratio"] == len(np.unique(chosen.windows)) / chosen.windows.size
+    assert 0 < notes["documents_share"] < 1
+    assert 0 < notes["kl_from_corpus_bits"] < notes["entropy_bits"] < np.log2(N * SEQ_LEN)
+    assert notes["test_13gram_overlap"] <= notes["test_13gram_overlap_worst_window"] < 0.1
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_text_of_the_test_split_is_refused(
+    method: str, model: Model, paragraphs: list[str], tmp_path: Path
+) -> None:
+    """Training documents that end differently are not the test's word for word, but copies."""
+    held_out = paragraphs[-90:]
+    copies = [f"{text} zora {i}" for i, text in enumerate(held_out)]
+    leaky = tmp_path / "leaky.txt"
+    leaky.write_text("\n\n".join([*copies * 9, *held_out]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"of the calibration set stands in the test split of"):
+        pipeline.calibrate(config_of(leaky, method=method, seed=3), model)
+
+
+def test_a_set_of_ones_own_with_padding_is_refused(
+    model: Model, corpus_file: Path, tmp_path: Path
+) -> None:
+    windows = np.arange(10, 10 + N * SEQ_LEN, dtype=np.int32).reshape(N, SEQ_LEN)
+    windows[:, -3:] = pipeline.tokenizer(model).pad_token_id
+    spans = [[Span(0, 0, SEQ_LEN)]] * N
+    corpus = corpora.load(f"file:{corpus_file}")
+    own = CalibrationSet(windows, spans, {})
+    pipeline.save_calibration(tmp_path, own, model, corpus, {"method": "own"})
+    assert json.loads((tmp_path / "selection.json").read_text())["digest"] == own.digest
+    with pytest.raises(UserError, match="12 of the set's 512 tokens are special"):
+        pipeline.load_calibration(tmp_path, model)
