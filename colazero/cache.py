@@ -1,13 +1,21 @@
-"""Where converted models and tokenised corpora are kept between runs."""
+"""Where converted models, tokenised corpora and features are kept between runs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def cache_dir() -> Path:
@@ -35,3 +43,70 @@ def new_entry(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]) -> Arrays:
+    """Return the arrays of a cache entry by name, memory-mapped.
+
+    If there is no such entry, or it is not what was written, `build` fills an empty directory
+    with files NAME.npy, which becomes the entry.
+    """
+    arrays = _read(entry, names)
+    if arrays is not None:
+        return arrays
+    with new_entry(entry) as draft:
+        build(draft)
+        digests = {name: _sha256(draft / f"{name}.npy") for name in names}
+        (draft / "digests.json").write_text(json.dumps(digests))
+        _remember(draft, names)
+        arrays = _map(draft, names)  # stays valid if another process was faster
+        if _read(entry, names) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+    return arrays
+
+
+def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
+    """Map the arrays of an entry; None if it is not there or not what was written.
+
+    Files are read through only where their size, times or inode are not those they had when they
+    were last found good: a corpus of 240 M tokens would take seconds at every start.
+    """
+    try:
+        if _stamps(entry, names) != _found_good(entry):
+            digests = json.loads((entry / "digests.json").read_text())
+            if any(_sha256(entry / f"{name}.npy") != digests[name] for name in names):
+                return None
+            with suppress(OSError):  # a cache that may only be read
+                _remember(entry, names)
+        return _map(entry, names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _map(entry: Path, names: Sequence[str]) -> Arrays:
+    return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _stamps(entry: Path, names: Sequence[str]) -> dict[str, list[int]]:
+    files = ["digests.json", *(f"{name}.npy" for name in names)]
+    found = {file: (entry / file).stat() for file in files}
+    return {f: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f, s in found.items()}
+
+
+def _found_good(entry: Path) -> Any:
+    try:
+        return json.loads((entry / "verified.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(entry: Path, names: Sequence[str]) -> None:
+    """Write down how the files lie there now that they are good."""
+    with tempfile.NamedTemporaryFile("w", dir=entry, suffix=".tmp", delete=False) as stream:
+        json.dump(_stamps(entry, names), stream)
+    os.replace(stream.name, entry / "verified.json")

@@ -81,6 +81,8 @@ class TokenPool:
     stops: NDArray[np.int64]
     forbidden: frozenset[int]
     """Ids of the tokenizer's special tokens: none of them may stand in a window."""
+    entry: Path | None = None
+    """Where in the cache the tokens lie, and what is computed from them beside; None: nowhere."""
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from colazero.cache import cache_dir, new_entry
+from colazero.cache import cache_dir, kept_arrays
 from colazero.calibration_check import refuse_unusable
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
@@ -21,6 +18,7 @@ SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
 BATCH = 10_000
 """Documents tokenised at a time: bounds the memory of the intermediate lists."""
+ARRAYS = ("tokens", "starts", "stops")
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -51,65 +49,45 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
     """
     key = f"{corpus.name}|{corpus.revision}|{tokenizer_digest(tokenizer)}|{len(corpus.train)}"
     entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    arrays = _read_entry(entry)
-    if arrays is None:
-        built = _tokenise(corpus.train, tokenizer)
-        if _read_entry(entry) is None:  # another process may have been faster
-            shutil.rmtree(entry, ignore_errors=True)
-        with new_entry(entry) as draft:
-            _write_entry(draft, *built)
-        arrays = _read_entry(entry) or built
-    tokens, starts, stops = arrays
-    return TokenPool(corpus.train, tokens, starts, stops, frozenset(tokenizer.all_special_ids))
+    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus.train, tokenizer, draft))
+    return TokenPool(
+        corpus.train,
+        arrays["tokens"],
+        arrays["starts"],
+        arrays["stops"],
+        frozenset(tokenizer.all_special_ids),
+        entry,
+    )
 
 
-def _tokenise(
-    texts: Sequence[str], tokenizer: Any
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+def _tokenise(texts: Sequence[str], tokenizer: Any, folder: Path) -> None:
+    """Write tokens.npy, starts.npy and stops.npy, holding the tokens of one batch at a time."""
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
     gap = np.array(plain.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
-    pieces, lengths = [], []
-    for first in range(0, len(texts), BATCH):
-        batch = list(texts[first : first + BATCH])
-        for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
-            ids = np.array(encoding.ids, dtype=np.int32)
-            pieces += [ids, gap]
-            lengths.append(len(ids))
-    tokens = np.concatenate(pieces[:-1]) if pieces else np.zeros(0, dtype=np.int32)
+    lengths: list[int] = []
+    with (folder / "tokens.npy").open("wb") as stream:
+        _write_header(stream, 0)
+        for first in range(0, len(texts), BATCH):
+            batch = list(texts[first : first + BATCH])
+            for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
+                if lengths:
+                    stream.write(gap.tobytes())
+                ids = np.array(encoding.ids, dtype=np.int32)
+                stream.write(ids.tobytes())
+                lengths.append(len(ids))
+        stream.seek(0)
+        _write_header(stream, sum(lengths) + len(gap) * max(0, len(lengths) - 1))
     steps = np.array(lengths, dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
-    return tokens, starts, starts + steps
+    np.save(folder / "starts.npy", starts[: len(steps)])
+    np.save(folder / "stops.npy", starts[: len(steps)] + steps)
 
 
-NAMES = ("tokens", "starts", "stops")
-
-
-def _write_entry(entry: Path, *arrays: NDArray[Any]) -> None:
-    digests = {}
-    for name, array in zip(NAMES, arrays, strict=True):
-        np.save(entry / f"{name}.npy", array)
-        digests[name] = _sha256(entry / f"{name}.npy")
-    (entry / "digests.json").write_text(json.dumps(digests))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read_entry(
-    entry: Path,
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None:
-    """Map the arrays of an entry; None if it is not there or not what was written."""
-    try:
-        digests = json.loads((entry / "digests.json").read_text())
-        if any(_sha256(entry / f"{name}.npy") != digests[name] for name in NAMES):
-            return None
-        tokens, starts, stops = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in NAMES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return tokens, starts, stops
+def _write_header(stream: BinaryIO, tokens: int) -> None:
+    """Write the head of a .npy file; numpy gives it room to grow, so its length stays the same."""
+    head = {"descr": "<i4", "fortran_order": False, "shape": (tokens,)}
+    np.lib.format.write_array_header_1_0(stream, head)  # type: ignore[no-untyped-call]
 
 
 def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None:

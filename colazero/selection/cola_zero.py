@@ -7,7 +7,7 @@ run at all.
 from __future__ import annotations
 
 import logging
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,34 +16,40 @@ from numpy.typing import NDArray
 from colazero.errors import UserError
 from colazero.interfaces import Selection, Span, TokenPool
 from colazero.selection import METHODS, features
+from colazero.selection.clusters import Clusters, kmeans
 
 log = logging.getLogger(__name__)
 
 MIN_DOC_TOKENS = 175
 """Shorter documents say too little about their style to be clustered."""
-N_INIT = 10
-"""k-means starts. 50 starts gain less than 0.05 % of inertia and take five times as long."""
+GROUPS = ("tfidf", "length", "diversity")
+"""Feature groups; see `colazero.selection.features`."""
 
 
 @METHODS.register("cola_zero")
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
     """Cluster the long documents into `n` clusters and deal their documents into windows."""
+    return cluster_and_deal("cola_zero", GROUPS, pool, n, seq_len, rng)
+
+
+def cluster_and_deal(
+    method: str,
+    groups: Sequence[str],
+    pool: TokenPool,
+    n: int,
+    seq_len: int,
+    rng: np.random.Generator,
+) -> Selection:
+    """Do COLA-Zero on these feature groups; `method` is what warnings call it."""
     documents, notes = eligible(pool, n, seq_len)
-    seeds = rng.integers(2**31, size=2)
-    matrix = features.weighted(
-        {
-            "tfidf": features.tfidf([pool.texts[d] for d in documents], int(seeds[0])),
-            "length": features.length(pool, documents),
-            "diversity": features.diversity(pool, documents),
-        }
-    )
-    labels, distances, inertia = cluster(matrix, min(n, len(documents)), int(seeds[1]))
-    spans, used = deal(pool, documents, labels, distances, n, seq_len)
-    sizes = np.unique(labels, return_counts=True)[1]
+    matrix = features.matrix(pool, documents, groups)
+    found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)))
+    spans, used = deal(pool, documents, found, n, seq_len)
+    sizes = np.bincount(found.labels)
     if len(sizes) < n:
         log.warning(
-            "cola_zero: %d eligible documents make %d clusters, not %d: too few of them differ.",
-            *(len(documents), len(sizes), n),
+            "%s: %d eligible documents make %d clusters, not %d: too few of them differ.",
+            *(method, len(documents), len(sizes), n),
         )
         notes["fallback"] = True
     notes |= {
@@ -52,10 +58,10 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
         "cluster_size_median": float(np.median(sizes)),
         "cluster_size_max": int(sizes.max()),
         "cluster_sizes": sizes.tolist(),
-        "clusters_covered": len({int(labels[i]) for i in used}),
+        "clusters_covered": len({int(found.labels[i]) for i in used}),
         "documents_eligible": len(documents),
         "documents_used": len(used),
-        "inertia": inertia,
+        "inertia": found.inertia,
     }
     return Selection(pack(spans, n, seq_len), notes)
 
@@ -86,25 +92,10 @@ def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], 
     return taken, {"min_doc_tokens": min(MIN_DOC_TOKENS, shortest), "fallback": long < needed}
 
 
-def cluster(
-    matrix: NDArray[np.float64], k: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-    """Run k-means; return labels [documents], squared distances to own centroid, inertia."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():  # of documents that do not differ; the caller says it itself
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        kmeans = KMeans(k, n_init=N_INIT, random_state=seed).fit(matrix)
-    distances = ((matrix - kmeans.cluster_centers_[kmeans.labels_]) ** 2).sum(axis=1)
-    return kmeans.labels_.astype(np.int64), distances, float(kmeans.inertia_)
-
-
 def deal(
     pool: TokenPool,
     documents: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    distances: NDArray[np.float64],
+    clusters: Clusters,
     n: int,
     seq_len: int,
 ) -> tuple[list[Span], list[int]]:
@@ -115,7 +106,8 @@ def deal(
     of the long ones follow. Returns the spans in order, and which of `documents` they came from.
     """
     ends = np.append(pool.starts[1:], pool.stops[-1:])
-    nearest = np.lexsort((documents, distances, labels))
+    labels = clusters.labels
+    nearest = np.lexsort((documents, clusters.distances, labels))
     first = np.searchsorted(labels[nearest], labels[nearest], side="left")
     rounds = np.arange(len(nearest)) - first
     dealt = nearest[np.lexsort((labels[nearest], rounds))]

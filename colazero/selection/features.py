@@ -1,40 +1,88 @@
-"""Features of documents that need no forward pass of any model, in groups of equal weight."""
+"""Features of documents, in groups of equal weight, computed once and kept in the cache.
+
+They depend on the corpus and the tokenizer alone, never on a seed: seeds differ in what k-means
+makes of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.cache import kept_arrays
 from colazero.interfaces import TokenPool
 
 TERMS = 5_000
 COMPONENTS = 100
 
+Matrix = NDArray[np.float32]
 
-def tfidf(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
+
+def matrix(pool: TokenPool, documents: NDArray[np.int64], groups: Sequence[str]) -> Matrix:
+    """Return the weighted features of `documents`, float32 [documents, features].
+
+    `groups` are names in GROUPS. Each group is computed once for a corpus and a tokenizer, with
+    one thread (see `colazero.selection.select`), and mapped from the cache from then on.
+    """
+    return weighted({name: _group(pool, documents, name) for name in groups})
+
+
+def _group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[np.floating]:
+    from threadpoolctl import threadpool_limits
+
+    if pool.entry is None:
+        return GROUPS[name](pool, documents)
+
+    def build(draft: Path) -> None:
+        with threadpool_limits(limits=1):
+            np.save(draft / "features.npy", GROUPS[name](pool, documents))
+
+    key = hashlib.sha256(_definition().encode() + documents.tobytes()).hexdigest()[:16]
+    entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
+    return kept_arrays(entry, ["features"], build)["features"]
+
+
+@cache
+def _definition() -> str:
+    """Return what decides the features beside the documents: this file and its libraries."""
+    libraries = [f"{name} {version(name)}" for name in ("numpy", "scipy", "scikit-learn")]
+    return " ".join([*libraries, Path(__file__).read_text(encoding="utf-8")])
+
+
+def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
     """Return TF-IDF vectors (1- and 2-grams, sublinear) reduced by truncated SVD.
 
     Shape [documents, at most 100]. The SVD is the randomised one of Halko et al. 2011
-    (arXiv 0909.4061). A corpus too small to reduce keeps as many components as it has.
+    (arXiv 0909.4061), its random state fixed: the features are the same for every seed. A corpus
+    too small to reduce keeps as many components as it has.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    texts = [pool.texts[d] for d in documents]
     if not any(text.strip() for text in texts):
-        return np.zeros((len(texts), 1))  # blanks: tokens, but no terms
+        return np.zeros((len(texts), 1), np.float32)  # blanks: tokens, but no terms
     # scikit-learn's default pattern finds no word of one letter, and none in punctuation.
     vectorizer = TfidfVectorizer(
-        max_features=TERMS, ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]+"
+        max_features=TERMS,
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        token_pattern=r"\w+|[^\w\s]+",
+        dtype=np.float32,
     )
-    matrix = vectorizer.fit_transform(texts)
-    components = min(COMPONENTS, matrix.shape[0] - 1, matrix.shape[1] - 1)
+    terms = vectorizer.fit_transform(texts)
+    components = min(COMPONENTS, terms.shape[0] - 1, terms.shape[1] - 1)
     if components < 1:
-        return np.zeros((len(texts), 1))
-    svd = TruncatedSVD(components, random_state=seed)
+        return np.zeros((len(texts), 1), np.float32)
+    svd = TruncatedSVD(components, random_state=0)
     with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance, which we ignore
-        reduced: NDArray[np.float64] = svd.fit_transform(matrix)
+        reduced: Matrix = svd.fit_transform(terms)
     return reduced
 
 
@@ -53,7 +101,14 @@ def diversity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float
     return np.array(shares)[:, None]
 
 
-def weighted(groups: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+GROUPS: Mapping[str, Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]] = {
+    "tfidf": tfidf,
+    "length": length,
+    "diversity": diversity,
+}
+
+
+def weighted(groups: Mapping[str, NDArray[np.floating]]) -> Matrix:
     """Standardise each feature, then weight the groups to the same share of squared distance.
 
     Each group is [documents, features]; the result is them side by side. The expected squared
@@ -63,8 +118,8 @@ def weighted(groups: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """
     blocks = []
     for block in groups.values():
-        spread = block.std(axis=0)
-        varies = spread > 1e-12 * np.maximum(1.0, np.abs(block).max(axis=0))
-        scaled = np.where(varies, (block - block.mean(axis=0)) / np.where(varies, spread, 1.0), 0.0)
-        blocks.append(scaled / np.sqrt(max(1, int(varies.sum()))))
+        mean, spread = block.mean(axis=0, dtype=np.float64), block.std(axis=0, dtype=np.float64)
+        varies = spread > 100 * np.finfo(block.dtype).eps * np.abs(block).max()
+        scale = np.where(varies, spread * np.sqrt(max(1, int(varies.sum()))), np.inf)
+        blocks.append(((block - mean) / scale).astype(np.float32))
     return np.hstack(blocks)

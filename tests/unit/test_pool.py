@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from colazero import cache
 from colazero import pool as module
 from colazero.cache import new_entry
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Selection, Span, TokenPool
-from colazero.pool import NAMES, SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
+from colazero.pool import SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
 
 DOCUMENTS = ["Bado kemi.", "Zora <s> fin</s> <pad>", "", "Größe: 東京 🙂", "x" * 300, "last"]
 CORPUS = Corpus("toy", "1", DOCUMENTS, ["held out"])
@@ -154,7 +155,27 @@ def test_a_damaged_entry_is_built_again(tokenizer: Any, tmp_path: Path, damage: 
     DAMAGE[damage](entry)
     assert np.array_equal(build_pool(CORPUS, tokenizer, tmp_path).tokens, good)
     assert entries(tmp_path) == [entry], "mended in its place, and no draft left behind"
-    assert module._read_entry(entry) is not None
+    assert cache._read(entry, module.ARRAYS) is not None
+
+
+def test_files_are_read_through_only_where_they_changed_since_they_were_found_good(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_pool(CORPUS, tokenizer, tmp_path)
+    (entry,) = entries(tmp_path)
+    read: list[str] = []
+    digest = cache._sha256
+    monkeypatch.setattr(cache, "_sha256", lambda file: read.append(file.name) or digest(file))
+    build_pool(CORPUS, tokenizer, tmp_path)
+    assert read == []
+    (entry / "stops.npy").touch()  # unchanged, but who can know
+    build_pool(CORPUS, tokenizer, tmp_path)
+    assert sorted(read) == ["starts.npy", "stops.npy", "tokens.npy"]
+    build_pool(CORPUS, tokenizer, tmp_path)
+    assert len(read) == 3
+    (entry / "verified.json").write_text("{")
+    build_pool(CORPUS, tokenizer, tmp_path)
+    assert len(read) == 6
 
 
 def test_an_interrupted_build_leaves_nothing(
@@ -164,7 +185,7 @@ def test_an_interrupted_build_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_sha256", stop)
+        patch.setattr(cache, "_sha256", stop)
         with pytest.raises(KeyboardInterrupt):
             build_pool(CORPUS, tokenizer, tmp_path)
     assert entries(tmp_path) == []
@@ -174,7 +195,7 @@ def test_an_interrupted_build_leaves_nothing(
 def test_an_entry_that_vanishes_right_away_does_no_harm(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_read_entry", lambda entry: None)
+    monkeypatch.setattr(cache, "_read", lambda *_: None)
     pool = build_pool(CORPUS, tokenizer, tmp_path)
     assert tokenizer.decode(pool.tokens) == SEPARATOR.join(DOCUMENTS)
 
@@ -221,8 +242,7 @@ def test_two_processes_that_fill_the_same_entry_do_no_harm(tokenizer: Any, tmp_p
     assert len(set(found)) == 1
     assert len(entries(tmp_path)) == 20, "no draft left behind"
     assert {file.name for file in entries(tmp_path)[0].iterdir()} == {
-        "digests.json",
-        *(f"{name}.npy" for name in NAMES),
+        *("digests.json", "verified.json", "tokens.npy", "starts.npy", "stops.npy"),
     }
 
 
