@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, provenance, tracking
+from colazero import corpora, pipeline, provenance, runs, tracking
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
@@ -62,7 +62,8 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
 
     With `reuse`, a finished run of the same configuration, or one that did the same work on the
     same calibration set, is not repeated: this run takes over its results and names it as
-    `colazero.source_run`. `config` must be resolved.
+    `colazero.source_run`; Claimed if another run is doing that work at the moment. `config` must
+    be resolved.
     """
     begin = time.perf_counter()
     context = work_context(config, model)
@@ -74,7 +75,10 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
         return _take_over(config, source, dict(source.data.metrics))
     calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
-    tracking.set_tags({"colazero.work_key": shared_key})
+    if reuse:
+        runs.claim("colazero.work_key", shared_key, tracking.active_run_id())
+    else:
+        tracking.set_tags({"colazero.work_key": shared_key})
     source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
     if source is not None:
         same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
@@ -167,14 +171,15 @@ def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) ->
 
 
 def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
-    """Evaluate the unquantized model inside the open run; `config` must be resolved."""
+    """Evaluate the unquantized model inside the open run, as `run_cell` does a cell."""
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
     evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
-    tracking.set_tags({"colazero.key": key})
     tracking.log_params({"model": model.name, "method": "unquantized"})
+    if reuse:
+        runs.claim("colazero.key", key, tracking.active_run_id())
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         tracking.set_tags({"colazero.source_run": source.info.run_id})

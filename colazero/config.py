@@ -137,6 +137,11 @@ class SuiteConfig(Settings):
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
     seeds: Seeds = Field((42, 43, 44, 45, 46), description="42,43 or 42-46")
+    executor: Name = Field("local", description="where cells run: local")
+    workers: int = Field(1, ge=1, description="cells at once, each in a process of its own")
+    cell_time_limit: float = Field(
+        720.0, gt=0, description="minutes after which a cell counts as hung and is ended"
+    )
 
     def cells(self) -> list[RunConfig]:
         """Return the runs in order: model by model, method by method, seed by seed."""
@@ -199,7 +204,7 @@ def parse(
     if kind is not SuiteConfig:
         # A single run takes the first of the preset's models and seeds; its method it names itself.
         suite = _validated(SuiteConfig, values)
-        values = {k: v for k, v in values.items() if k not in ("models", "methods", "seeds")}
+        values = {name: v for name, v in values.items() if name in Settings.model_fields}
         values |= {"model": suite.models[0], "seed": suite.seeds[0]}
     return _validated(kind, values | chosen)
 

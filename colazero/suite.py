@@ -1,19 +1,27 @@
-"""A grid of cells: the unquantized baseline of each model, then every cell, whatever fails."""
+"""A grid of cells: what is to be done, and how it fared, whatever happens to the workers."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 
-from tqdm import tqdm
+from mlflow.exceptions import MlflowException
 
-from colazero import cell, models, pipeline, tracking
+from colazero import cell, models, pipeline, runs, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
-from colazero.interfaces import Progress
-from colazero.models import Model
+from colazero.execution import EXECUTORS, Event, Executor, Job
+from colazero.progress import Board
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""How often a cell is begun whose worker is lost. One that fails by itself is not tried again."""
+DEFERRED_SEC = 5.0
+"""After this time, or once any other is done, a cell is tried again that waits for another run."""
+HEARTBEAT_SEC = 30.0
 
 
 @dataclass
@@ -25,23 +33,6 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def stage_bar(cell_name: str) -> cell.Show:
-    """Return what shows a bar with the time left for each stage of a cell."""
-
-    def show(stage: str) -> Progress:
-        bar = tqdm(desc=f"  {cell_name}: {stage}", leave=False, unit="step", position=1)
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-            if done >= total:
-                bar.close()
-
-        return progress
-
-    return show
-
-
 def check(config: SuiteConfig) -> None:
     """Raise UserError, before anything runs, for what would make every cell of a model fail."""
     labels = [models.label(name) for name in config.models]
@@ -51,83 +42,168 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
+    EXECUTORS.get(config.executor)
     pipeline.check(config, config.methods, config.models)
 
 
-def run_suite(config: SuiteConfig) -> Report:
-    """Run all cells inside the open parent run, each in a nested run of its own.
+def run_suite(config: SuiteConfig, suite: str) -> Report:
+    """Run all cells inside the open run `suite`, each in a nested run of its own.
 
     A model that cannot be fetched, or a cell that fails, is recorded with its reason and the
-    suite goes on.
+    suite goes on. Whatever ends this process in order leaves no run open.
     """
     report = Report()
     tracking.log_config(config)
-    cells = config.cells()
-    bar = tqdm(total=len(cells), desc="cells", unit="cell", position=0)
-    for name in config.models:
-        mine = [c for c in cells if c.model == name]
-        try:
-            model = models.fetch(name)
-            resolved = [pipeline.resolve(c, model) for c in mine]
-            pipeline.check_data(resolved[0], model)
-        except Exception as error:
-            _fail_model(name, mine, error, report)
-            bar.update(len(mine))
-            continue
-        _baseline(resolved[0], model, report)
-        for one in resolved:
-            _cell(one, model, report)
-            bar.update()
-    bar.close()
-    tracking.log_metrics(
-        {
-            "cells_done": len(report.done),
-            "cells_reused": len(report.reused),
-            "cells_failed": len(report.failed),
-        }
-    )
+    executor = EXECUTORS.get(config.executor)(config, runs.worker_environment(suite))
+    try:
+        jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
+        _Supervisor(config, suite, executor, report).run(jobs)
+    finally:
+        executor.close()
+        for run in runs.children(suite):
+            if run.info.status in ("RUNNING", "SCHEDULED"):
+                runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
     return report
 
 
-def _fail_model(name: str, cells: list[RunConfig], error: Exception, report: Report) -> None:
+def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
+    """Return a model's baseline and cells; none, all recorded as failed, if it cannot be used."""
+    mine = [one for one in config.cells() if one.model == model_name]
+    try:
+        model = models.fetch(model_name)
+        resolved = [pipeline.resolve(one, model) for one in mine]
+        pipeline.check_data(resolved[0], model)
+    except Exception as error:
+        _fail_model(model_name, mine, error, suite, report)
+        return []
+    baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
+    return [baseline, *(Job(cell.name_of(one, model), "cell", one, model) for one in resolved)]
+
+
+def _fail_model(
+    name: str, cells: list[RunConfig], error: Exception, suite: str, report: Report
+) -> None:
     """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
     log.error("model %s: %s", name, error)
     for one in cells:
         label = f"{models.label(name)}__{one.method}__seed{one.seed}"
         report.failed[label] = str(error)
+        run_id = runs.create_child(suite, label, "cell")
+        with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):
+            tracking.log_config(one)
+            raise error
+
+
+class _Supervisor:
+    """Gives jobs to an executor until none is left, and keeps the record of those it lost."""
+
+    def __init__(self, config: SuiteConfig, suite: str, executor: Executor, report: Report) -> None:
+        self._config, self._suite, self._executor, self._report = config, suite, executor, report
+        self._waiting: list[Job] = []
+        self._running: dict[str, Job] = {}
+        self._begun: dict[str, float] = {}
+        self._attempts: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        self._seconds: list[float] = []
+        self._last_beat = 0.0
+
+    def run(self, jobs: list[Job]) -> None:
+        """Do all jobs."""
+        self._waiting = list(jobs)
+        self._board = Board(len(jobs))
         try:
-            with tracking.run(label, "cell", nested=True):
-                tracking.log_config(one)
-                raise error
-        except type(error):
-            continue
+            while self._waiting or self._running:
+                self._beat()
+                self._dispatch()
+                for event in self._executor.events(timeout=1.0):
+                    self._handle(event)
+                self._end_overdue()
+        finally:
+            self._board.close()
+        self._beat(at_once=True)
 
+    def _dispatch(self) -> None:
+        now = time.monotonic()
+        while True:
+            ready = [job for job in self._waiting if self._not_before.get(job.name, 0) <= now]
+            job = self._executor.accepts(ready)
+            if job is None:
+                return
+            self._waiting.remove(job)
+            if not job.run_id:
+                job = replace(job, run_id=runs.create_child(self._suite, job.name, job.kind))
+            self._running[job.name], self._begun[job.name] = job, now
+            self._executor.start(job)
 
-def _baseline(config: RunConfig, model: Model, report: Report) -> None:
-    name = f"{model.label}__unquantized"
-    try:
-        with tracking.run(name, "baseline", nested=True):
-            cell.run_baseline(config, model, stage_bar(name), reuse=True)
-    except Exception as error:
-        _failed(name, error, report)
+    def _handle(self, event: Event) -> None:
+        if event.kind == "stage":
+            self._board.stage(event.job, **event.data)
+            return
+        job = self._running.pop(event.job)
+        seconds = time.monotonic() - self._begun[job.name]
+        if event.kind == "done":
+            self._done(job, seconds, event.data["source_run"])
+        elif event.kind == "failed":
+            self._failed(job, event.data["reason"])
+        elif event.kind == "deferred":
+            self._not_before[job.name] = time.monotonic() + DEFERRED_SEC
+            self._waiting.append(job)
+        else:
+            self._lost(job, event.data["reason"])
 
+    def _done(self, job: Job, seconds: float, source_run: str | None) -> None:
+        self._not_before.clear()
+        if job.kind == "cell":
+            self._report.done.append(job.name)
+            if source_run:
+                self._report.reused.append(job.name)
+            else:
+                self._seconds.append(seconds)
+        how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
+        self._board.ended(job.name, how)
+        self._beat(at_once=True)
 
-def _cell(config: RunConfig, model: Model, report: Report) -> None:
-    name = cell.name_of(config, model)
-    try:
-        with tracking.run(name, "cell", nested=True):
-            outcome = cell.run_cell(config, model, stage_bar(name), reuse=True)
-    except Exception as error:
-        _failed(name, error, report)
-    else:
-        report.done.append(name)
-        if outcome.source_run:
-            report.reused.append(name)
+    def _failed(self, job: Job, reason: str) -> None:
+        self._report.failed[job.name] = reason
+        self._board.ended(job.name, f"FAILED: {reason}")
+        self._beat(at_once=True)
 
+    def _lost(self, job: Job, reason: str) -> None:
+        self._attempts[job.name] = self._attempts.get(job.name, 0) + 1
+        if self._attempts[job.name] < ATTEMPTS:
+            self._waiting.insert(0, job)
+            self._board.ended(job.name, f"{reason}; it is tried again", final=False)
+        else:
+            runs.end(job.run_id, "FAILED", reason)
+            self._failed(job, reason)
 
-def _failed(name: str, error: Exception, report: Report) -> None:
-    report.failed[name] = f"{type(error).__name__}: {error}"
-    if isinstance(error, UserError):
-        log.error("%s: %s", name, error)
-    else:
-        log.exception("%s failed", name)
+    def _end_overdue(self) -> None:
+        limit = self._config.cell_time_limit
+        for job in list(self._running.values()):
+            if time.monotonic() - self._begun[job.name] > 60 * limit:
+                self._executor.stop(job)
+                del self._running[job.name]
+                reason = f"not done after cell_time_limit={limit:g} minutes: ended as hung"
+                runs.end(job.run_id, "FAILED", reason)
+                self._failed(job, reason)
+
+    def _beat(self, *, at_once: bool = False) -> None:
+        """Leave a sign of life with the counts every 30 seconds, or `at_once`."""
+        if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
+            return
+        self._last_beat = time.monotonic()
+        left = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
+        metrics = {
+            "cells_done": float(len(self._report.done)),
+            "cells_reused": float(len(self._report.reused)),
+            "cells_failed": float(len(self._report.failed)),
+            "cells_left": float(len(left)),
+        }
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            metrics["seconds_left"] = mean * len(left) / self._config.workers
+        try:
+            runs.heartbeat(self._suite)
+            tracking.log_metrics(metrics)
+        except MlflowException as error:
+            log.warning("no sign of life could be left on the suite's run: %s", error)

@@ -17,7 +17,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import provenance
+from colazero import provenance, runs
 from colazero.config import Settings
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, QuantizationReport
@@ -61,19 +61,23 @@ def _check_server(uri: str) -> None:
 
 
 @contextmanager
-def run(name: str, kind: str, *, nested: bool = False) -> Iterator[str]:
-    """Open a run and yield its id; under `mlflow run` the outermost one is the run it made.
+def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
+    """Open a run and yield its id; under `mlflow run` it is the run that made, else a new one.
 
-    `kind` (suite, cell, baseline, select, …) becomes the tag `colazero.kind`. When the block
-    raises, the run ends as FAILED, or KILLED for an interrupt, with the reason in the tag
-    `colazero.error`.
+    A worker names the `run_id` that its suite has created. `kind` (suite, cell, baseline, select,
+    …) becomes the tag `colazero.kind`. When the block raises, the run ends as FAILED, or KILLED
+    for an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
     """
-    active = mlflow.start_run(run_name=None if not nested and _launched() else name, nested=nested)
-    run_id = active.info.run_id
+    new_name = None if run_id or "MLFLOW_RUN_ID" in os.environ else name
+    run_id = mlflow.start_run(run_id, run_name=new_name, nested=run_id is not None).info.run_id
     status = "FINISHED"
     try:
-        mlflow.set_tags({"mlflow.runName": name, "colazero.kind": kind, **provenance.environment()})
+        about = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
+        mlflow.set_tags(about | provenance.environment())
         yield run_id
+    except runs.Claimed:
+        status = "SCHEDULED"
+        raise
     except Exception as error:
         status = "FAILED"
         mlflow.set_tag("colazero.error", f"{type(error).__name__}: {error}"[:4000])
@@ -84,10 +88,6 @@ def run(name: str, kind: str, *, nested: bool = False) -> Iterator[str]:
         raise
     finally:
         mlflow.end_run(status)
-
-
-def _launched() -> bool:
-    return "MLFLOW_RUN_ID" in os.environ
 
 
 def log_config(config: Settings) -> None:

@@ -13,7 +13,7 @@ def run(given: dict[str, str]) -> int:
 
     config = parse(RunConfig, given)
     from colazero import models, pipeline, tracking
-    from colazero.suite import stage_bar
+    from colazero.progress import stage_bar
 
     pipeline.check(config, [], [] if config.model.startswith("runs:/") else [config.model])
     tracking.connect()

@@ -21,7 +21,7 @@ def run(given: dict[str, str]) -> int:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     config = parse(RunConfig, given)
     from colazero import cell, models, pipeline, tracking
-    from colazero.suite import stage_bar
+    from colazero.progress import stage_bar
 
     pipeline.check(config, [], [config.model])
     tracking.connect()

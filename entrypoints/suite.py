@@ -20,7 +20,7 @@ def run(given: dict[str, str]) -> int:
     suite.check(config)
     tracking.connect()
     with tracking.run("suite", "suite") as run_id:
-        report = suite.run_suite(config)
+        report = suite.run_suite(config, run_id)
         table = analyze(run_id)
         tracking.describe(table)
     print(f"\n{table}\n")

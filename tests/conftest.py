@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -142,6 +143,20 @@ def tiny_opt(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     config = OPTConfig(**_shape(tokenizer), ffn_dim=256, word_embed_proj_dim=128)
     return _checkpoint(tmp_path_factory.mktemp("models") / "tiny-opt", config, tokenizer)
+
+
+@pytest.fixture
+def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what has every Python process started from here run some code before its own."""
+
+    def run_there(code: str) -> None:
+        folder = tmp_path / "in_workers"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(textwrap.dedent(code))
+        path = [str(folder), str(Path(__file__).resolve().parent.parent)]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+    return run_there
 
 
 def _move_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:

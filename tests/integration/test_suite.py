@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from colazero import pipeline
 from colazero.cell import RESULT
 from entrypoints import suite as entry
 
@@ -177,32 +176,39 @@ def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, 
 
 
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
-    first: Run, grid: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    store: Path, grid: dict[str, str], in_workers: Callable[[str], None], capsys: Any
 ) -> None:
-    real = pipeline.quantize
+    in_workers("""
+        
+        from colazero import pipeline
 
-    def broken(config: Any, *rest: Any) -> Any:
-        if config.method == "random" and config.seed == 43:
-            raise MemoryError("no room")
-        return real(config, *rest)
+        real = pipeline.quantize
 
-    monkeypatch.setattr(pipeline, "quantize", broken)
-    monkeypatch.setattr("colazero.suite.cell.tracking.find_finished", lambda *_: None)
-    assert entry.run({**grid, "methods": "random"}) == 1
+        def broken(config, *rest):
+            if config.seed == 53:
+                raise MemoryError("no room")
+            return real(config, *rest)
+
+        pipeline.quantize = broken
+    """)
+    assert entry.run({**grid, "methods": "random", "seeds": "52,53"}) == 1
     runs = children(latest_suite())
     failed = [run for run in runs.values() if run.info.status == "FAILED"]
-    assert [run.data.params["seed"] for run in failed] == ["43"]
+    assert [run.data.params["seed"] for run in failed] == ["53"]
     assert "MemoryError: no room" in failed[0].data.tags["colazero.error"]
     assert sum(run.info.status == "FINISHED" for run in runs.values()) == 2
-    assert "seed43: MemoryError: no room" in capsys.readouterr().err
+    assert "seed53: MemoryError: no room" in capsys.readouterr().err
 
 
 def test_a_perplexity_that_is_no_number_fails_the_cell(
-    first: Run, grid: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    store: Path, grid: dict[str, str], in_workers: Callable[[str], None]
 ) -> None:
-    monkeypatch.setattr("colazero.evaluation.perplexity._window_nll", lambda *_: float("nan"))
-    monkeypatch.setattr("colazero.suite.cell.tracking.find_finished", lambda *_: None)
-    assert entry.run({**grid, "methods": "gptq_default", "seeds": "42"}) == 1
+    in_workers("""
+        from colazero.evaluation import perplexity
+
+        perplexity._window_nll = lambda *_: float("nan")
+    """)
+    assert entry.run({**grid, "methods": "random", "seeds": "54"}) == 1
     failed = [
         r for r in children(latest_suite()).values() if r.data.tags["colazero.kind"] == "cell"
     ]

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import provenance, tracking
+from colazero import provenance, runs, tracking
 from colazero.config import RunConfig
 
 
@@ -51,7 +51,7 @@ def test_an_error_ends_the_run_with_its_reason(
     with (
         pytest.raises(type(error)),
         tracking.run("parent", "suite") as parent,
-        tracking.run("child", "cell", nested=True) as child,
+        tracking.run("child", "cell", runs.create_child(parent, "child", "cell")) as child,
     ):
         raise error
     for run_id in (parent, child):
