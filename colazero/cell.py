@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, provenance, runs, tracking
+from colazero import corpora, pipeline, provenance, runs, selection, tracking
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
@@ -38,7 +38,8 @@ class Outcome:
 
 def name_of(config: RunConfig, model: Model) -> str:
     """Return the run's name, as in `smollm2-135m__cola_zero__seed42`."""
-    return f"{model.label}__{config.method}__seed{config.seed}"
+    method = config.method.replace(":", ".")  # which MLflow takes in no name of a model
+    return f"{model.label}__{method}__seed{config.seed}"
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -67,7 +68,8 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     """
     begin = time.perf_counter()
     context = work_context(config, model)
-    key = canonical_key(config, **context)
+    source_digest = selection.source_digest(config.method)
+    key = canonical_key(config, **context, method_source=source_digest)
     tracking.log_config(config)
     tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
     source = tracking.find_finished("colazero.key", key) if reuse else None

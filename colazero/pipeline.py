@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import calibration_check, corpora, grouping, models
+from colazero import calibration_check, corpora, grouping, models, selection
 from colazero.config import RunConfig, Settings
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -29,7 +29,7 @@ from colazero.interfaces import (
 from colazero.models import Model
 from colazero.pool import build_pool, need_tokens, tokenizer_digest
 from colazero.quantizers import QUANTIZERS
-from colazero.selection import METHODS, select
+from colazero.selection import select
 
 C = TypeVar("C", bound=Settings)
 QUANTIZER = "gptqmodel"
@@ -47,7 +47,7 @@ class Evaluation:
 def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> None:
     """Raise UserError for any name or device that does not exist, before anything is loaded."""
     for method in methods:
-        METHODS.get(method)
+        selection.find(method)
     for corpus in (config.corpus, *config.eval_corpora):
         corpora.check(corpus)
     if config.do_downstream:

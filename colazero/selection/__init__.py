@@ -6,14 +6,78 @@ A method is a function `(pool, n, seq_len, rng) -> Selection`, registered by nam
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.errors import UserError, unknown
 from colazero.interfaces import CalibrationSet, Selector, Span, TokenPool
 from colazero.pool import cut, need_tokens
 from colazero.registry import Registry
 
 METHODS: Registry[Selector] = Registry("method", "colazero.selection")
+
+
+def find(method: str) -> Selector:
+    """Return the method of this name, or the function that `module:function` names.
+
+    UserError if there is none, or the module cannot be imported.
+    """
+    module_name, colon, function_name = method.partition(":")
+    if not colon:
+        return METHODS.get(method)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's, and so is whatever goes wrong in it
+        raise UserError(
+            f"method {method!r}: the module {module_name!r} cannot be imported "
+            f"({type(error).__name__}: {error}). It must be installed, or lie in a folder named "
+            "by PYTHONPATH."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown(f"function in module {module_name!r}:", function_name, names)
+    chosen: Selector = function
+    return chosen
+
+
+def source_digest(method: str) -> str:
+    """Return 16 hex digits over the source of a method, so that an edited one is another one.
+
+    The source is the module of its function and what that imports from its own package.
+    """
+    function = find(method)
+    files: set[str] = set()
+    _sources(inspect.getmodule(inspect.unwrap(function)), files)
+    _sources(sys.modules.get(method.partition(":")[0]), files)
+    digest = hashlib.sha256()
+    for content in sorted(Path(file).read_bytes() for file in files):
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
+
+
+def _sources(module: ModuleType | None, files: set[str]) -> None:
+    """Add the file of a module, and those of the modules in its package that its names lead to."""
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or file in files:
+        return
+    files.add(file)
+    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
+    for value in vars(module).values():
+        # A package has all its modules as attributes, whoever imported them.
+        if inspect.ismodule(value):
+            other = None if hasattr(module, "__path__") else value
+        else:
+            other = sys.modules.get(getattr(value, "__module__", None) or "")
+        if package and other is not None and f"{other.__name__}.".startswith(f"{package}."):
+            _sources(other, files)
 
 
 def select(
@@ -28,8 +92,9 @@ def select(
     from threadpoolctl import threadpool_limits
 
     need_tokens(len(pool.tokens), n, seq_len, corpus)
+    chosen = find(method)
     with threadpool_limits(limits=1):
-        selection = METHODS.get(method)(pool, n, seq_len, np.random.default_rng(seed))
+        selection = chosen(pool, n, seq_len, np.random.default_rng(seed))
     return cut(pool, selection, n, seq_len)
 
 

@@ -27,6 +27,11 @@ class Clusters:
         return float(self.distances.sum())
 
 
+def one_cluster(distances: NDArray[np.float64]) -> Clusters:
+    """Put all documents into one cluster, at the given distances [documents] from its centre."""
+    return Clusters(np.zeros(len(distances), dtype=np.int64), distances)
+
+
 def kmeans(points: NDArray[np.float32], k: int, seed: int) -> Clusters:
     """Cluster `points` [documents, features] into at most `k` clusters.
 

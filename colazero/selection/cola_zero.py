@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.errors import UserError
-from colazero.interfaces import Selection, Span, TokenPool
+from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, features
-from colazero.selection.clusters import Clusters, kmeans
+from colazero.selection.clusters import kmeans
+from colazero.selection.dealing import deal, pack, too_small
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def cluster_and_deal(
     documents, notes = eligible(pool, n, seq_len)
     matrix = features.matrix(pool, documents, groups)
     found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)))
-    spans, used = deal(pool, documents, found, n, seq_len)
+    spans, used = deal(pool, documents, found, n * seq_len, seq_len)
     sizes = np.bincount(found.labels)
     if len(sizes) < n:
         log.warning(
@@ -81,7 +81,7 @@ def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], 
     taken = order[: max(long, needed)]
     taken = np.sort(taken[lengths[taken] > 0])
     if not len(taken):
-        raise _too_small(n, seq_len, 0)
+        raise too_small(n * seq_len, 0)
     shortest = int(lengths[taken].min())
     if long < needed:
         log.warning(
@@ -90,63 +90,3 @@ def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], 
             *(long, MIN_DOC_TOKENS, len(taken), shortest),
         )
     return taken, {"min_doc_tokens": min(MIN_DOC_TOKENS, shortest), "fallback": long < needed}
-
-
-def deal(
-    pool: TokenPool,
-    documents: NDArray[np.int64],
-    clusters: Clusters,
-    n: int,
-    seq_len: int,
-) -> tuple[list[Span], list[int]]:
-    """Deal documents round by round, from each cluster its next nearest, until the budget is met.
-
-    A document brings its separator along, and gives at most one window's worth of tokens, so that
-    the first round reaches every cluster. If all are dealt and tokens are still missing, the rests
-    of the long ones follow. Returns the spans in order, and which of `documents` they came from.
-    """
-    ends = np.append(pool.starts[1:], pool.stops[-1:])
-    labels = clusters.labels
-    nearest = np.lexsort((documents, clusters.distances, labels))
-    first = np.searchsorted(labels[nearest], labels[nearest], side="left")
-    rounds = np.arange(len(nearest)) - first
-    dealt = nearest[np.lexsort((labels[nearest], rounds))]
-    spans: list[Span] = []
-    used: list[int] = []
-    missing = n * seq_len
-    for offset in range(0, int((ends - pool.starts)[documents].max()), seq_len):
-        for i in dealt:
-            document = int(documents[i])
-            start = int(pool.starts[document]) + offset
-            stop = min(int(ends[document]), start + seq_len, start + missing)
-            if stop > start:
-                spans.append(Span(document, start, stop))
-                missing -= stop - start
-                if offset == 0:
-                    used.append(int(i))
-            if missing == 0:
-                return spans, used
-    raise _too_small(n, seq_len, n * seq_len - missing)
-
-
-def _too_small(n: int, seq_len: int, available: int) -> UserError:
-    """Return the error for a corpus that has its tokens between its documents, not in them."""
-    return UserError(
-        f"corpus too small for cola_zero: {n} windows of {seq_len} tokens need {n * seq_len:,} "
-        f"tokens, its documents have {available:,}. Ask for fewer windows."
-    )
-
-
-def pack(spans: list[Span], n: int, seq_len: int) -> list[list[Span]]:
-    """Fill `n` windows of `seq_len` tokens one after the other, dividing spans at their borders."""
-    windows: list[list[Span]] = [[] for _ in range(n)]
-    filled = 0
-    for span in spans:
-        start = span.start
-        while start < span.stop:
-            window, used = divmod(filled, seq_len)
-            stop = min(span.stop, start + seq_len - used)
-            windows[window].append(Span(span.document, start, stop))
-            filled += stop - start
-            start = stop
-    return windows

@@ -7,6 +7,7 @@ makes of them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -101,10 +102,34 @@ def diversity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float
     return np.array(shares)[:, None]
 
 
+MARKS = {
+    "digits": r"\d+",
+    "operators": r"[+*=<>^÷×±√∑∫≤≥≠≈→⇒]+|(?<=[\d\s])[-/](?=[\d\s])",
+    "logic words": r"\b(?:if|then|else|because|therefore|thus|hence|since|implies|suppose|assume"
+    r"|let|given|proves?|follows?|either|neither|unless|iff)\b",
+    "step markers": r"\b(?:step|first(?:ly)?|second(?:ly)?|third(?:ly)?|next|finally|lastly)\b"
+    r"|^\s*(?:\d+|[a-z])[.)]\s",
+    "code marks": r"[{}\[\]_`\\]|;\s*$|//|::|->|\w\(",
+}
+"""What reasoning shows on its surface, in lower-case text (lines begin at ^)."""
+
+
+def reasoning(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return occurrences of each of MARKS per token, [documents, 5]."""
+    patterns = [re.compile(pattern, re.MULTILINE) for pattern in MARKS.values()]
+    counts = np.zeros((len(documents), len(patterns)))
+    for row, document in enumerate(documents):
+        text = pool.texts[document].lower()
+        counts[row] = [len(pattern.findall(text)) for pattern in patterns]
+    shares: NDArray[np.float64] = counts / np.maximum(1, length(pool, documents))
+    return shares
+
+
 GROUPS: Mapping[str, Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]] = {
     "tfidf": tfidf,
     "length": length,
     "diversity": diversity,
+    "reasoning": reasoning,
 }
 
 

@@ -24,8 +24,9 @@ from colazero import corpora
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
 from colazero.pool import build_pool
-from colazero.selection import METHODS, cola_zero, features, select
+from colazero.selection import METHODS, cola_zero, features, select, stratified, zipcal
 from colazero.selection.clusters import Clusters
+from colazero.selection.dealing import deal, pack
 
 N, SEQ_LEN = 16, 128
 METHOD_NAMES = METHODS.names()
@@ -177,7 +178,12 @@ def test_the_seed_changes_nothing_for_gptq_default(pool: TokenPool) -> None:
 # --- random
 
 
-@pytest.mark.parametrize("method", ["random", "cola_zero"])
+@pytest.mark.parametrize("method", ["zipcal", "unique_tokens"])
+def test_the_seed_changes_nothing_where_nothing_is_random(method: str, pool: TokenPool) -> None:
+    assert choose(method, pool, 1).digest == choose(method, pool, 2).digest
+
+
+@pytest.mark.parametrize("method", ["random", "stratified", "cola_zero", "cola_zero_reasoning"])
 def test_the_seed_decides(method: str, pool: TokenPool) -> None:
     digests = [choose(method, pool, seed).digest for seed in (1, 2, 3, 1)]
     assert len(set(digests)) == 3
@@ -204,6 +210,92 @@ def test_random_can_place_windows_in_every_way_that_fits() -> None:
         counts[starts] = counts.get(starts, 0) + 1
     assert set(counts) == {(0, 2), (0, 3), (1, 3)}
     assert all(150 < count < 250 for count in counts.values()), counts  # 200 ± 4.3 deviations
+
+
+# --- stratified
+
+
+def test_each_tercile_of_length_gives_the_same_share_of_tokens(pool: TokenPool) -> None:
+    chosen = choose("stratified", pool)
+    lengths = pool.stops - pool.starts
+    edges = np.quantile(lengths, [1 / 3, 2 / 3])
+    tokens = np.zeros(3)
+    for span in (span for spans in chosen.spans for span in spans):
+        tokens[np.searchsorted(edges, lengths[span.document])] += span.stop - span.start
+    assert tokens / tokens.sum() == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert chosen.notes["stratum_tokens"] == [682, 683, 683]
+
+
+@pytest.mark.parametrize(
+    ("available", "shares"),
+    [([90, 90, 90], [20, 20, 20]), ([5, 90, 90], [5, 27, 28]), ([50, 0, 20], [40, 0, 20])],
+)
+def test_what_a_tercile_cannot_give_the_others_do(available: list[int], shares: list[int]) -> None:
+    assert stratified.equal_shares(60, available) == shares
+
+
+# --- zipcal
+
+
+def test_zipcal_takes_the_windows_with_the_rarest_tokens_first() -> None:
+    """Frequencies: 1 six times, 2 three times, 3 twice, 4 once."""
+    tokens = np.array([1, 1, 1, 2, 1, 2, 1, 3, 1, 3, 4, 2], dtype=np.int32)
+    pool = TokenPool(["a"], tokens, np.array([0]), np.array([12]), frozenset())
+    assert zipcal.scores(pool, np.array([0, 3, 6, 9]), 3) == pytest.approx(
+        [1 / 6, 1 / 6 + 1 / 3, 1 / 6 + 1 / 2, 1 / 2 + 1 + 1 / 3]
+    )
+    chosen = select("zipcal", pool, 3, 3, 0, "")
+    assert [spans[0].start for spans in chosen.spans] == [9, 6, 3]
+
+
+# --- unique_tokens
+
+
+def test_unique_tokens_takes_what_a_full_search_would_take(pool: TokenPool) -> None:
+    windows = pool.tokens[: len(pool.tokens) // 32 * 32].reshape(-1, 32)
+    covered: set[int] = set()
+    expected = []
+    for _ in range(40):
+        gains = [len(set(window.tolist()) - covered) for window in windows]
+        if not max(gains):
+            break
+        expected.append(int(np.argmax(gains)))
+        covered |= set(windows[expected[-1]].tolist())
+    chosen = select("unique_tokens", pool, len(expected), 32, 0, "")
+    assert [spans[0].start // 32 for spans in chosen.spans] == expected
+    assert chosen.notes["tokens_covered"] == len(covered)
+    assert chosen.notes["gains_counted"] < len(expected) * len(windows) / 5, "lazy"
+
+
+def test_unique_tokens_covers_anew_when_nothing_new_is_left() -> None:
+    tokens = np.array([1, 2, 1, 2, 3, 1, 2, 3, 3, 2, 1, 1], dtype=np.int32)
+    pool = TokenPool(["a"], tokens, np.array([0]), np.array([12]), frozenset())
+    chosen = select("unique_tokens", pool, 4, 3, 0, "")
+    assert [spans[0].start for spans in chosen.spans] == [3, 0, 6, 9]
+    assert chosen.notes["covers_completed"] > 0
+
+
+@pytest.mark.parametrize("method", ["zipcal", "unique_tokens"])
+def test_windows_that_repeat_others_or_hold_special_tokens_are_passed_over(method: str) -> None:
+    tokens = np.array([9, 8, 9, 8, 9, 0, 1, 2, 3, 1], dtype=np.int32)
+    pool = TokenPool(["a"], tokens, np.array([0]), np.array([10]), frozenset({0}))
+    chosen = select(method, pool, 3, 2, 0, "")
+    assert sorted(spans[0].start for spans in chosen.spans) == [0, 6, 8]
+
+
+# --- cola_zero_reasoning
+
+
+def test_five_marks_of_reasoning_are_counted_per_token() -> None:
+    texts = [
+        "Step 1. If x = 3 then y + 2 = 5; therefore done.",
+        "A plain well-known sentence.",
+        "def f(x):\n    return {x: 1}",
+    ]
+    starts = np.arange(3) * 10
+    pool = TokenPool(texts, np.zeros(30, np.int32), starts, starts + 10, frozenset())
+    counts = 10 * features.reasoning(pool, np.arange(3))
+    assert counts.tolist() == [[4, 3, 3, 1, 0], [0] * 5, [1, 0, 0, 0, 3]]
 
 
 # --- cola_zero: features
@@ -299,7 +391,7 @@ def test_documents_are_dealt_round_by_round_nearest_first() -> None:
     pool = pool_of([9] * 6)  # each brings its separator: ten tokens, but nine for the last
     labels = np.array([0, 0, 0, 1, 1, 2])
     clusters = Clusters(labels, np.array([3.0, 1.0, 2.0, 5.0, 4.0, 0.0]))
-    spans, used = cola_zero.deal(pool, np.arange(6), clusters, 5, 11)
+    spans, used = deal(pool, np.arange(6), clusters, 55, 11)
     assert used == [1, 4, 5, 2, 3, 0]
     assert [s.document for s in spans] == used
     assert [s.stop - s.start for s in spans] == [10, 10, 9, 10, 10, 6]
@@ -307,7 +399,7 @@ def test_documents_are_dealt_round_by_round_nearest_first() -> None:
 
 def test_equal_distances_are_dealt_in_order_of_the_corpus() -> None:
     clusters = Clusters(np.zeros(4, dtype=np.int64), np.zeros(4))
-    _, used = cola_zero.deal(pool_of([9] * 4), np.arange(4), clusters, 3, 10)
+    _, used = deal(pool_of([9] * 4), np.arange(4), clusters, 30, 10)
     assert used == [0, 1, 2]
 
 
@@ -320,8 +412,8 @@ def test_a_very_long_document_cannot_keep_other_clusters_out() -> None:
 def test_windows_are_filled_one_after_the_other() -> None:
     pool = pool_of([9] * 3)
     clusters = Clusters(np.arange(3), np.zeros(3))
-    spans, _ = cola_zero.deal(pool, np.arange(3), clusters, 4, 7)
-    windows = cola_zero.pack(spans, 4, 7)
+    spans, _ = deal(pool, np.arange(3), clusters, 28, 7)
+    windows = pack(spans, 4, 7)
     assert [sum(s.stop - s.start for s in window) for window in windows] == [7, 7, 7, 7]
     flat = [token for window in windows for s in window for token in range(s.start, s.stop)]
     assert flat == [token for s in spans for token in range(s.start, s.stop)]

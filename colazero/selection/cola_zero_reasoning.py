@@ -1,0 +1,15 @@
+"""COLA-Zero, told besides how much each document looks like reasoning."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colazero.interfaces import Selection, TokenPool
+from colazero.selection import METHODS, cola_zero
+
+
+@METHODS.register("cola_zero_reasoning")
+def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
+    """Cluster on COLA-Zero's features and five marks of reasoning on the text's surface."""
+    groups = (*cola_zero.GROUPS, "reasoning")
+    return cola_zero.cluster_and_deal("cola_zero_reasoning", groups, pool, n, seq_len, rng)
