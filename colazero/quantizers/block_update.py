@@ -21,6 +21,10 @@ import numpy as np
 log = logging.getLogger(__name__)
 
 
+LANES = 16
+"""Rows that go through the columns together: what a vector register of 512 bits holds."""
+
+
 @numba.njit(nogil=True, cache=True)
 def _columns(work, hinv, scale, zero, group, quantized, errors, losses, maxq):  # type: ignore[no-untyped-def]
     """Quantize each row of `work` [rows, columns] from left to right, passing its error on.
@@ -31,21 +35,36 @@ def _columns(work, hinv, scale, zero, group, quantized, errors, losses, maxq):  
     """
     rows, columns = work.shape
     top = np.float32(maxq)
-    for r in range(rows):
-        row = work[r]
+    value = np.empty((columns, LANES), np.float32)
+    error = np.empty((columns, LANES), np.float32)
+    loss = np.empty((columns, LANES), np.float32)
+    s = np.ones(LANES, np.float32)
+    z = np.zeros(LANES, np.float32)
+    for first in range(0, rows, LANES):
+        lanes = min(LANES, rows - first)
+        for r in range(lanes):
+            for i in range(columns):
+                value[i, r] = work[first + r, i]
         for i in range(columns):
-            g = group[i]
-            s, z = scale[g, r], zero[g, r]
-            code = min(max(np.rint(row[i] / s) + z, np.float32(0)), top)
-            value = s * (code - z)
-            error = row[i] - value
+            for r in range(lanes):
+                s[r] = scale[group[i], first + r]
+                z[r] = zero[group[i], first + r]
             d = hinv[i, i]
-            quantized[r, i] = value
-            losses[r, i] = (error * error) / (d * d)
-            error = error / d
-            errors[r, i] = error
-            for j in range(i, columns):
-                row[j] -= error * hinv[i, j]
+            for r in range(LANES):
+                code = min(max(np.rint(value[i, r] / s[r]) + z[r], np.float32(0)), top)
+                q = s[r] * (code - z[r])
+                e = value[i, r] - q
+                value[i, r] = q
+                loss[i, r] = (e * e) / (d * d)
+                error[i, r] = e / d
+            for j in range(i + 1, columns):
+                for r in range(LANES):
+                    value[j, r] -= error[i, r] * hinv[i, j]
+        for r in range(lanes):
+            for i in range(columns):
+                quantized[first + r, i] = value[i, r]
+                errors[first + r, i] = error[i, r]
+                losses[first + r, i] = loss[i, r]
 
 
 def update_block(
@@ -59,19 +78,18 @@ def update_block(
     losses: Any,
     maxq: int,
 ) -> None:
-    """Fill `quantized`, `errors` and `losses` [rows, 128] in place; `work` is used up."""
-    arrays = [t.numpy() for t in (scale, zero, column_group, quantized, errors, losses)]
-    # Contiguous, so that the innermost loop becomes vector instructions.
-    _columns(work.contiguous().numpy(), hinv.contiguous().numpy(), *arrays, maxq)
+    """Fill `quantized`, `errors` and `losses` [rows, at most 128] in place."""
+    arrays = (work, hinv.contiguous(), scale, zero, column_group, quantized, errors, losses)
+    _columns(*(array.numpy() for array in arrays), maxq)
 
 
 @lru_cache
 def install() -> bool:
     """Let GPTQModel take `update_block` on the CPU where it takes its CUDA kernel on a GPU.
 
-    It offers no setting for that, so its method is compiled again with the two lines that ask for
-    CUDA changed. Where they are not found as they stand in the pinned version, nothing is changed
-    and the slow loop stays.
+    It offers no setting for that, so its method is compiled again with the lines that ask for
+    CUDA and for whole blocks changed. Where they are not found as they stand in the pinned
+    version, nothing is changed and the slow loop stays.
     """
     from gptqmodel.quantization import gptq
 
@@ -82,6 +100,8 @@ def install() -> bool:
             "from colazero.quantizers.block_update import update_block as gptq_block_update"
         ),
         "if block_update_available():": "if True:",
+        # The kernel for CUDA is for whole blocks only.
+        "if fused_block_update is not None and count == 128:": "if fused_block_update is not None:",
     }
     if any(source.count(old) != 1 for old in changes):
         log.warning("this GPTQModel is not the pinned one: its slow CPU loop stays.")

@@ -21,6 +21,7 @@ from colazero.interfaces import (
     QuantizationSettings,
 )
 from colazero.quantizers import QUANTIZERS, block_update
+from colazero.quantizers.replay import nothing_twice
 
 TOKENS_A_BATCH = 16_384
 """Calibration tokens run at once. Windows are of one length: it does not change the result."""
@@ -50,7 +51,8 @@ def quantize(
         model = _load(model_dir, settings, device)
         layers = model.model.config.num_hidden_layers
         model.layer_callback = _Layers(progress, layers)
-        log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
+        with nothing_twice() if device == "cpu" else contextlib.nullcontext():
+            log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
