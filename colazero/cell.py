@@ -13,6 +13,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, pipeline, provenance, runs, selection, tracking
+from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
@@ -78,7 +79,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
     if reuse:
-        runs.claim("colazero.work_key", shared_key, tracking.active_run_id())
+        runs.patiently(runs.claim, "colazero.work_key", shared_key, tracking.active_run_id())
     else:
         tracking.set_tags({"colazero.work_key": shared_key})
     source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
@@ -124,9 +125,9 @@ def _quantize_and_evaluate(
         checkpoint = Path(folder) / "checkpoint"
         report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
         tracking.log_quantization(report)
-        model_id = keep_checkpoint(config, model, checkpoint, name_of(config, model))
+        keep_checkpoint(config, model, checkpoint, name_of(config, model))
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"))
-        metrics = tracking.log_evaluation(evaluation, model_id)
+        metrics = tracking.log_evaluation(evaluation)
         tracking.log_datasets(None, None, *evaluation.perplexities)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
@@ -134,22 +135,22 @@ def _quantize_and_evaluate(
     }
 
 
-def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> str | None:
-    """Keep a checkpoint where `save_model` says; return the LoggedModel's id if it became one.
+def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
+    """Keep a checkpoint where `save_model` says.
 
-    `local` moves a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
+    `local` puts a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
     tag in every case.
     """
     files = provenance.manifest(checkpoint)
     digest = provenance.weights_digest(files)
     tracking.set_tags({"colazero.checkpoint_digest": digest})
     if config.save_model == "artifact":
-        return tracking.log_checkpoint(checkpoint, files, name, model.name)
+        tracking.log_checkpoint(checkpoint, files, name, model.name)
     if config.save_model == "local":
         target = Path("outputs/checkpoints") / f"{name}-{digest}"
-        shutil.copytree(checkpoint, target, dirs_exist_ok=True)
+        with new_entry(target) as draft:
+            shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
         tracking.set_tags({"colazero.checkpoint_path": str(target.resolve())})
-    return None
 
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
@@ -181,7 +182,7 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})
     if reuse:
-        runs.claim("colazero.key", key, tracking.active_run_id())
+        runs.patiently(runs.claim, "colazero.key", key, tracking.active_run_id())
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         tracking.set_tags({"colazero.source_run": source.info.run_id})

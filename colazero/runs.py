@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import mlflow
 import psutil
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
+log = logging.getLogger(__name__)
+
 SILENT_SEC = 600
 """A suite on another machine that gave no sign of life for so long counts as dead."""
+
+
+PERMANENT = (
+    *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
+    *("BAD_REQUEST", "INVALID_STATE"),
+)
+"""MLflow's error codes that no waiting will cure."""
+
+T = TypeVar("T")
 
 
 class Claimed(Exception):
@@ -35,21 +50,31 @@ def owner() -> str:
     return f"{_host()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
+def owner_alive(name: str) -> bool | None:
+    """Tell whether the process that `owner` named so exists; None for one on another machine."""
+    host, process, start = ["", "0", "0", *name.rsplit(" ", 2)][-3:]
+    if host != _host():
+        return None
+    try:
+        return abs(psutil.Process(int(process)).create_time() - float(start)) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
 def alive(run: Run) -> bool:
     """Tell whether the process that a run belongs to still exists.
 
     For one on another machine: whether its suite gave a sign of life lately. A run without an
-    owner is not ours to judge and counts as alive.
+    owner is not ours to judge and counts as alive, unless `mlflow run` made it for a program that
+    has not begun within an hour.
     """
-    host, _, process = run.data.tags.get("colazero.owner", "").rpartition(" ")[0].rpartition(" ")
-    if not host:
-        return True
-    if host == _host():
-        start = float(run.data.tags["colazero.owner"].rpartition(" ")[2])
-        try:
-            return abs(psutil.Process(int(process)).create_time() - start) < 1
-        except psutil.NoSuchProcess:
-            return False
+    name = run.data.tags.get("colazero.owner")
+    if name is None:
+        launched = "mlflow.project.entryPoint" in run.data.tags
+        return not launched or time.time() - run.info.start_time / 1000 < 3600
+    here = owner_alive(name)
+    if here is not None:
+        return here
     parent = run.data.tags.get("mlflow.parentRunId")
     suite = MlflowClient().get_run(parent) if parent else run
     if suite.info.status != "RUNNING":
@@ -57,9 +82,34 @@ def alive(run: Run) -> bool:
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
 
 
-def heartbeat(suite: str) -> None:
-    """Leave a sign of life on a suite's run."""
-    MlflowClient().set_tag(suite, "colazero.heartbeat", f"{time.time():.0f}")
+def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    """Call, and while the store is away or refuses, call again for up to COLAZERO_PATIENCE minutes.
+
+    `call` must do no harm when it is repeated. What the store will never take is raised at once.
+    """
+    patience = 60 * float(os.environ.get("COLAZERO_PATIENCE", "30"))
+    deadline, pause = time.monotonic() + patience, 1.0
+    while True:
+        try:
+            return call(*arguments, **named)
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "") in PERMANENT or time.monotonic() > deadline:
+                raise
+            if pause == 1:
+                log.warning(
+                    "the tracking store refuses; it is asked again for %.0f minutes: %s",
+                    patience / 60,
+                    str(error).splitlines()[0],
+                )
+        time.sleep(pause)
+        pause = min(2 * pause, 15.0)
+
+
+def heartbeat(suite: str, metrics: Mapping[str, float]) -> None:
+    """Leave a sign of life on a suite's run: the time, and how far it is."""
+    now = time.time()
+    values = [Metric(name, value, int(1000 * now), step=0) for name, value in metrics.items()]
+    MlflowClient().log_batch(suite, values, tags=[RunTag("colazero.heartbeat", f"{now:.0f}")])
 
 
 def create_child(suite: str, name: str, kind: str) -> str:
@@ -75,9 +125,7 @@ def create_child(suite: str, name: str, kind: str) -> str:
 
 def children(suite: str) -> list[Run]:
     """Return all runs below a suite's."""
-    client = MlflowClient()
-    experiment = client.get_run(suite).info.experiment_id
-    return _search(experiment, f"tags.mlflow.parentRunId = '{suite}'")
+    return _search(experiment_of(suite), f"tags.mlflow.parentRunId = '{suite}'")
 
 
 def end(run_id: str, status: str, reason: str) -> None:
@@ -109,8 +157,8 @@ def claim(tag: str, value: str, run_id: str) -> None:
     """
     client = MlflowClient()
     client.set_tag(run_id, tag, value)
-    experiment = client.get_run(run_id).info.experiment_id
-    rivals = _search(experiment, f"tags.`{tag}` = '{value}' and attributes.status = 'RUNNING'")
+    condition = f"tags.`{tag}` = '{value}' and attributes.status = 'RUNNING'"
+    rivals = _search(experiment_of(run_id), condition)
     if any(rival.info.run_id != run_id and alive(rival) for rival in rivals):
         client.delete_tag(run_id, tag)
         raise Claimed
@@ -127,7 +175,11 @@ def _search(experiment: str, condition: str) -> list[Run]:
             return found
 
 
-def worker_environment(suite: str) -> dict[str, str]:
+def experiment_of(run_id: str) -> str:
+    """Return the id of the experiment that a run is in."""
+    return str(MlflowClient().get_run(run_id).info.experiment_id)
+
+
+def worker_environment(experiment: str) -> dict[str, str]:
     """Return what lets another process find the store and the experiment."""
-    experiment = MlflowClient().get_run(suite).info.experiment_id
     return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}

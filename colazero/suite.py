@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from mlflow.exceptions import MlflowException
 
-from colazero import cell, models, pipeline, runs, tracking
+from colazero import cell, models, pipeline, publishing, runs, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
 from colazero.execution import EXECUTORS, Event, Executor, Job
@@ -53,8 +53,11 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     suite goes on. Whatever ends this process in order leaves no run open.
     """
     report = Report()
+    experiment = runs.experiment_of(suite)
     tracking.log_config(config)
-    executor = EXECUTORS.get(config.executor)(config, runs.worker_environment(suite))
+    tracking.flush()
+    publishing.recover(experiment)
+    executor = EXECUTORS.get(config.executor)(config, runs.worker_environment(experiment))
     try:
         jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
         _Supervisor(config, suite, executor, report).run(jobs)
@@ -131,9 +134,12 @@ class _Supervisor:
                 return
             self._waiting.remove(job)
             if not job.run_id:
-                job = replace(job, run_id=runs.create_child(self._suite, job.name, job.kind))
+                job = replace(job, run_id=self._new_run(job))
             self._running[job.name], self._begun[job.name] = job, now
             self._executor.start(job)
+
+    def _new_run(self, job: Job) -> str:
+        return runs.patiently(runs.create_child, self._suite, job.name, job.kind)
 
     def _handle(self, event: Event) -> None:
         if event.kind == "stage":
@@ -203,7 +209,6 @@ class _Supervisor:
             mean = sum(self._seconds) / len(self._seconds)
             metrics["seconds_left"] = mean * len(left) / self._config.workers
         try:
-            runs.heartbeat(self._suite)
-            tracking.log_metrics(metrics)
+            runs.heartbeat(self._suite, metrics)
         except MlflowException as error:
             log.warning("no sign of life could be left on the suite's run: %s", error)

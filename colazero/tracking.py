@@ -1,27 +1,28 @@
-"""The only file on this side that knows MLflow: connect, log, find."""
+"""Tracking as the rest of the project sees it: connect, log, find.
+
+Beside this file only `runs.py`, `publishing.py` and `records.py` deal with MLflow's store.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Run
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import provenance, runs
+from colazero import provenance, publishing, runs, store
 from colazero.config import Settings
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, QuantizationReport
 from colazero.pipeline import Evaluation
+from colazero.records import Record
 
 EXPERIMENT = "colazero"
 
@@ -33,9 +34,10 @@ def connect() -> None:
     MLFLOW_TRACKING_URI does not answer. Under `mlflow run` its run and experiment are kept.
     """
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri)
+    # A server that is away is our own patience's business, which also covers other stores.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
+        store.prepare(uri)
         if not any(name in os.environ for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")):
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
         else:
@@ -46,48 +48,72 @@ def connect() -> None:
         ) from error
 
 
-def _check_server(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers, and whether it lets us in the client will tell
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the tracking server {uri} does not answer ({getattr(error, 'reason', error)}). Start "
-            "it (mlflow server), or set MLFLOW_TRACKING_URI to one that runs; without it the "
-            "results go to ./mlflow.db."
-        ) from error
-
-
 @contextmanager
 def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     """Open a run and yield its id; under `mlflow run` it is the run that made, else a new one.
 
     A worker names the `run_id` that its suite has created. `kind` (suite, cell, baseline, select,
-    …) becomes the tag `colazero.kind`. When the block raises, the run ends as FAILED, or KILLED
-    for an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
+    …) becomes the tag `colazero.kind`. What is logged inside goes to the store when the block
+    ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
+    an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
     """
     new_name = None if run_id or "MLFLOW_RUN_ID" in os.environ else name
-    run_id = mlflow.start_run(run_id, run_name=new_name, nested=run_id is not None).info.run_id
+    tags = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
+    opened = runs.patiently(
+        mlflow.start_run,
+        run_id,
+        run_name=new_name,
+        nested=run_id is not None,
+        tags=tags | provenance.environment(),
+    )
+    record = Record(opened.info.run_id, mlflow.get_tracking_uri(), runs.owner())
     status = "FINISHED"
+    _open.append(record)
     try:
-        about = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
-        mlflow.set_tags(about | provenance.environment())
-        yield run_id
+        record.begin()
+        yield record.run_id
     except runs.Claimed:
         status = "SCHEDULED"
         raise
     except Exception as error:
         status = "FAILED"
-        mlflow.set_tag("colazero.error", f"{type(error).__name__}: {error}"[:4000])
+        set_tags({"colazero.error": f"{type(error).__name__}: {error}"[:4000]})
         raise
     except BaseException as error:  # Ctrl-C, SIGTERM
         status = "KILLED"
-        mlflow.set_tag("colazero.error", type(error).__name__)
+        MlflowClient().set_tag(record.run_id, "colazero.error", type(error).__name__)
         raise
     finally:
-        mlflow.end_run(status)
+        try:
+            if status in ("FINISHED", "FAILED"):
+                _send(record, status)
+            record.discard()
+        finally:
+            _open.remove(record)
+            with suppress(MlflowException):
+                mlflow.end_run(status)
+
+
+_open: list[Record] = []
+"""The records of the runs that are open in this process, the innermost last."""
+
+
+def _send(record: Record, status: str) -> None:
+    record.seal(status)
+    try:
+        runs.patiently(publishing.publish, record)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"the tracking store {record.store!r} did not take the results of run {record.run_id} "
+            f"({str(error).splitlines()[0]}). They are in {record.folder}: the next suite on this "
+            "store logs them."
+        ) from error
+
+
+def flush() -> None:
+    """Send the values of the open run now instead of when it ends."""
+    record = _open[-1]
+    publishing.send_values(record, MlflowClient().get_run(record.run_id))
 
 
 def log_config(config: Settings) -> None:
@@ -96,18 +122,8 @@ def log_config(config: Settings) -> None:
 
 
 def log_params(values: Mapping[str, str]) -> None:
-    """Log parameters under their names.
-
-    `mlflow run` has logged the strings it was given before we start, and MLflow never changes a
-    logged parameter: where `seed=auto` stands already, the value goes to `resolved.seed`.
-    """
-    there = MlflowClient().get_run(active_run_id()).data.params
-    mlflow.log_params(
-        {
-            name if there.get(name, value) == value else f"resolved.{name}": value
-            for name, value in values.items()
-        }
-    )
+    """Log parameters under their names."""
+    _open[-1].params.update(values)
 
 
 def as_text(value: object) -> str:
@@ -121,25 +137,22 @@ def log_datasets(
     calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Any
 ) -> None:
     """Log calibration and evaluation data as dataset inputs, each with its digest."""
-    inputs = []
+    found = _open[-1].datasets
     if calibration is not None and corpus is not None:
         profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
-        inputs.append(_dataset(corpus.name, calibration.digest, "calibration", profile))
+        found.append(_dataset(corpus.name, calibration.digest, "calibration", profile))
     for result in evaluated:
         profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
-        inputs.append(_dataset(result.corpus, result.digest, "evaluation", profile))
-    MlflowClient().log_inputs(active_run_id(), datasets=inputs)
+        found.append(_dataset(result.corpus, result.digest, "evaluation", profile))
 
 
-def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -> DatasetInput:
-    source = json.dumps({"corpus": name})
-    dataset = Dataset(name, digest, "colazero", source, profile=json.dumps(profile))
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -> dict[str, str]:
+    return {"name": name, "digest": digest, "context": context, "profile": json.dumps(profile)}
 
 
 def log_quantization(report: QuantizationReport) -> None:
     """Log what quantizing took, and by module what damp it needed and where it fell back."""
-    mlflow.log_metrics(
+    log_metrics(
         {
             "quant_time_sec": report.quant_time_sec,
             "save_time_sec": report.save_time_sec,
@@ -147,22 +160,19 @@ def log_quantization(report: QuantizationReport) -> None:
             "rtn_fallbacks": report.rtn_fallbacks,
         }
     )
-    rows = list(report.modules)
-    mlflow.log_table({key: [row[key] for row in rows] for key in rows[0]}, "quantization.json")
+    import pandas as pd
+
+    table = pd.DataFrame(list(report.modules))
+    table.to_json(_open[-1].artifact("quantization.json"), orient="split", index=False)
+    shown = json.dumps([{"path": "quantization.json", "type": "table"}])
+    set_tags({"mlflow.loggedArtifacts": shown})  # the UI shows it as a table
 
 
-def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> str:
-    """Log a checkpoint directory as a LoggedModel with its manifest; return its model id."""
+def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> None:
+    """Log a checkpoint directory as a LoggedModel with its manifest."""
     (checkpoint / "sha256.json").write_text(json.dumps(files, indent=1) + "\n")
-    model = mlflow.initialize_logged_model(name=name, model_type="gptq", tags={"base_model": base})
-    try:
-        MlflowClient().log_model_artifacts(model.model_id, str(checkpoint))
-    except BaseException:
-        mlflow.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    mlflow.finalize_logged_model(model.model_id, "READY")
-    MlflowClient().log_outputs(active_run_id(), [LoggedModelOutput(model.model_id, step=0)])
-    return model.model_id
+    _open[-1].add_files(checkpoint, kind="model")
+    _open[-1].model.update(name=name, base=base)
 
 
 def active_run_id() -> str:
@@ -172,7 +182,7 @@ def active_run_id() -> str:
     return str(active.info.run_id)
 
 
-def log_evaluation(evaluation: Evaluation, model_id: str | None = None) -> dict[str, float]:
+def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     """Log perplexities, per-window sums and downstream results; return the metrics.
 
     `perplexity` is that of the first corpus; each has its own as `perplexity.CORPUS` too.
@@ -180,19 +190,17 @@ def log_evaluation(evaluation: Evaluation, model_id: str | None = None) -> dict[
     import pandas as pd
 
     metrics = {"eval_time_sec": evaluation.eval_time_sec}
-    with tempfile.TemporaryDirectory() as folder:
-        for i, result in enumerate(evaluation.perplexities):
-            name = metric_name(result.corpus)
-            metrics |= {f"perplexity.{name}": result.perplexity}
-            if i == 0:
-                metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
-            rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
-            pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
-                f"{folder}/windows_{name}.parquet"
-            )
-        mlflow.log_artifacts(folder, "evaluation")
+    for i, result in enumerate(evaluation.perplexities):
+        name = metric_name(result.corpus)
+        metrics |= {f"perplexity.{name}": result.perplexity}
+        if i == 0:
+            metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+        rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
+        pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
+            _open[-1].artifact(f"evaluation/windows_{name}.parquet")
+        )
     metrics |= {f"downstream.{key}": value for key, value in evaluation.downstream.items()}
-    mlflow.log_metrics(metrics, model_id=model_id)
+    log_metrics(metrics)
     return metrics
 
 
@@ -203,19 +211,25 @@ def metric_name(corpus: str) -> str:
 
 def log_files(folder: Path, artifact_path: str) -> None:
     """Log a folder's files under `artifact_path`."""
-    mlflow.log_artifacts(str(folder), artifact_path)
+    _open[-1].add_files(folder, artifact_path)
 
 
 def find_finished(tag: str, value: str) -> Run | None:
-    """Return the latest FINISHED run of the experiment that did the work itself and has `tag`."""
+    """Return the latest FINISHED run of the experiment that did the work itself and has `tag`.
+
+    One whose files are no longer whole is passed over.
+    """
     client = MlflowClient()
-    runs = client.search_runs(
-        [client.get_run(active_run_id()).info.experiment_id],
+    experiment = client.get_run(active_run_id()).info.experiment_id
+    found = runs.patiently(
+        client.search_runs,
+        [experiment],
         f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",
         max_results=20,
         order_by=["attributes.start_time DESC"],
     )
-    return next((run for run in runs if "colazero.source_run" not in run.data.tags), None)
+    own = (run for run in found if "colazero.source_run" not in run.data.tags)
+    return next((run for run in own if publishing.intact(run)), None)
 
 
 def fetch_artifacts(uri: str, what: str) -> Path:
@@ -253,19 +267,20 @@ def _param(run: Run, name: str) -> str:
 
 def describe(markdown: str) -> None:
     """Set the run's description, which the UI shows as markdown."""
-    mlflow.set_tag("mlflow.note.content", markdown)
+    set_tags({"mlflow.note.content": markdown})
 
 
 def set_tags(tags: Mapping[str, str]) -> None:
     """Set tags on the open run."""
-    mlflow.set_tags(dict(tags))
+    _open[-1].tags.update(tags)
 
 
 def log_metrics(metrics: Mapping[str, float]) -> None:
     """Log metrics on the open run."""
-    mlflow.log_metrics(dict(metrics))
+    _open[-1].add_metrics(metrics)
 
 
 def log_json(value: object, name: str) -> None:
     """Log a JSON artifact; ValueError for NaN or infinity, which are no JSON."""
-    mlflow.log_text(json.dumps(value, indent=1, allow_nan=False) + "\n", name)
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    _open[-1].artifact(name).write_text(text, encoding="utf-8")

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import NoReturn
@@ -40,6 +42,8 @@ def main(
     logging.getLogger("colazero").setLevel(logging.INFO)
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other machines
     signal.signal(signal.SIGTERM, _terminate)
+    if "MLFLOW_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         code = run(_read(description, parameters))
@@ -49,13 +53,36 @@ def main(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Terminated:
+        sys.stdout.flush()
+        os._exit(128 + signal.SIGTERM)  # threads that still compute would abort an orderly exit
     sys.stdout.flush()
     sys.exit(code)
 
 
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     """Unwind on SIGTERM, so that every open run is ended on the way out."""
-    sys.exit(128 + signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def _end_with_launcher() -> None:
+    """End this process, as by SIGTERM, when the `mlflow run` that started it is gone.
+
+    Between the two stands a shell, which may live on.
+    """
+    import psutil
+
+    launcher = psutil.Process().parent()
+    while launcher and launcher.name() in ("sh", "bash", "dash", "zsh"):
+        launcher = launcher.parent()
+    while launcher and launcher.is_running() and launcher.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:

@@ -31,7 +31,7 @@ Send = Callable[[Event], None]
 
 def run_job(job: Job, send: Send) -> None:
     """Do `job` inside its run and send what becomes of it; errors end the run, not the worker."""
-    from colazero import cell, runs, tracking
+    from colazero import cell, publishing, runs, tracking
 
     def show(stage: str) -> Progress:
         def progress(done: int, total: int) -> None:
@@ -42,8 +42,12 @@ def run_job(job: Job, send: Send) -> None:
 
     work = {"cell": cell.run_cell, "baseline": cell.run_baseline}[job.kind]
     try:
-        with tracking.run(job.name, job.kind, job.run_id):
-            outcome = work(job.config, job.model, show, reuse=True)
+        left = runs.patiently(publishing.publish_left_behind, job.run_id)
+        if left is not None and left.status == "FINISHED":
+            source: str | None = left.tags.get("colazero.source_run")
+        else:
+            with tracking.run(job.name, job.kind, job.run_id):
+                source = work(job.config, job.model, show, reuse=True).source_run
     except runs.Claimed:
         send(Event(job.name, "deferred"))
     except Exception as error:
@@ -51,7 +55,7 @@ def run_job(job: Job, send: Send) -> None:
             logging.getLogger(__name__).exception("%s failed", job.name)
         send(Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"}))
     else:
-        send(Event(job.name, "done", {"source_run": outcome.source_run}))
+        send(Event(job.name, "done", {"source_run": source}))
 
 
 def to_line(value: Job | Event) -> str:

@@ -26,8 +26,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowCli
 def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClient) -> None:
     with mlflow.start_run() as active:
         mlflow.log_params({"seed": "auto", "damp_percent": "1e-2", "method": "random"})
+    with tracking.run("again", "cell", active.info.run_id) as run_id:
         tracking.log_config(RunConfig(method="random", seed=43, damp_percent=0.01))
-    params = store.get_run(active.info.run_id).data.params
+    params = store.get_run(run_id).data.params
     assert params["seed"] == "auto"
     assert params["resolved.seed"] == "43"
     assert params["resolved.damp_percent"] == "0.01"
@@ -105,5 +106,5 @@ def test_a_dirty_tree_is_marked_with_what_differs(
 
 
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
-    with mlflow.start_run(), pytest.raises(ValueError, match="not JSON compliant"):
+    with tracking.run("a", "cell"), pytest.raises(ValueError, match="not JSON compliant"):
         tracking.log_json({"a": float("nan")}, "a.json")

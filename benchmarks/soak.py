@@ -1,0 +1,198 @@
+"""Kill suites at random moments and hold what comes of them against an undisturbed one.
+
+`python benchmarks/soak.py MODEL CORPUS [--kills=50] [--workers=2] [--rng=0] [--json]`
+
+MODEL is a directory with a tiny model, CORPUS a file. For each of SIGKILL, SIGTERM and Ctrl-C, a
+suite is started and killed after a random time, again and again on one store, until it comes
+through; then its runs are checked and the next begins on an empty store, until there were --kills
+of each. Prints what was done, what was lost and what was doubled; exit code 1 if anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
+METHODS = ("gptq_default", "random", "cola_zero")
+SEEDS = (42, 43)
+
+
+def command(model: str, corpus: str, workers: int) -> list[str]:
+    """Return the command of a suite of six cells, four windows of 64 tokens each."""
+    settings = {
+        "preset": "demo",
+        "models": model,
+        "methods": ",".join(METHODS),
+        "seeds": ",".join(map(str, SEEDS)),
+        "corpus": f"file:{corpus}",
+        "eval_corpora": f"file:{corpus}",
+        "n_calibration_samples": 4,
+        "seq_len": 64,
+        "eval_windows": 4,
+        "device": "cpu",
+        "workers": workers,
+    }
+    words = [f"--{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "entrypoints.suite", *words]
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a suite in `folder`, with its store there, as leader of a process group."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    cache = {"COLAZERO_CACHE": str(folder / "cache")}
+    log = (folder / "suite.log").open("ab")
+    return subprocess.Popen(
+        arguments,
+        cwd=folder,
+        env=clean | store | cache,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def stages(runs: list[Run]) -> str:
+    """Say how far the suite was when it was killed: cells finished and begun."""
+    count = Counter(run.info.status for run in runs if run.data.tags.get("colazero.kind") == "cell")
+    return ", ".join(f"{n} {status.lower()}" for status, n in sorted(count.items())) or "no cell"
+
+
+def all_runs(folder: Path) -> list[Run]:
+    """Return all runs of the store; none while it is not made yet."""
+    if not (folder / "mlflow.db").exists():
+        return []
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("colazero")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def digests(runs: list[Run]) -> dict[str, tuple[str, str, float]]:
+    """Return what each finished cell of the newest suite came to."""
+    suite = next(run for run in runs if run.data.tags.get("colazero.kind") == "suite")
+    return {
+        run.info.run_name: (
+            run.data.tags["colazero.calibration_digest"],
+            run.data.tags["colazero.checkpoint_digest"],
+            run.data.metrics["perplexity"],
+        )
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == suite.info.run_id
+        and run.data.tags["colazero.kind"] == "cell"
+        and run.info.status == "FINISHED"
+    }
+
+
+def faults(runs: list[Run], wanted: dict[str, tuple[str, str, float]]) -> list[str]:
+    """Return what is wrong with a store in which the last suite came through."""
+    wrong = []
+    suite = next(run for run in runs if run.data.tags.get("colazero.kind") == "suite")
+    mine = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == suite.info.run_id]
+    names = Counter(run.info.run_name for run in mine if run.info.status == "FINISHED")
+    cells = len(METHODS) * len(SEEDS)
+    if len(names) != cells + 1 or set(names.values()) != {1}:
+        wrong.append(f"cells of the last suite: {dict(names)}")
+    if digests(runs) != wanted:
+        wrong.append("digests differ from the undisturbed suite's")
+    open_runs = [run.info.run_name for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
+    if open_runs:
+        wrong.append(f"still open: {open_runs}")
+    own = Counter(
+        run.data.tags.get("colazero.work_key")
+        for run in runs
+        if run.info.status == "FINISHED"
+        and run.data.tags.get("colazero.kind") == "cell"
+        and "colazero.source_run" not in run.data.tags
+    )
+    if set(own.values()) != {1}:
+        wrong.append(f"work done twice: {dict(own)}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("corpus")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rng", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    rng = random.Random(given.rng)
+    arguments = command(
+        str(Path(given.model).resolve()), str(Path(given.corpus).resolve()), given.workers
+    )
+    with tempfile.TemporaryDirectory() as name:
+        begin = time.monotonic()
+        if code := start(arguments, Path(name)).wait():
+            print((Path(name) / "suite.log").read_text()[-3000:])
+            return code
+        whole = time.monotonic() - begin
+        wanted = digests(all_runs(Path(name)))
+    print(f"undisturbed: {len(wanted)} cells in {whole:.0f} s", flush=True)
+    results = {how: soak(how, given.kills, arguments, whole, wanted, rng) for how in SIGNALS}
+    if given.json:
+        print(json.dumps(results))
+    return int(any(result["wrong"] for result in results.values()))
+
+
+def soak(
+    how: str,
+    kills: int,
+    arguments: list[str],
+    whole: float,
+    wanted: dict[str, tuple[str, str, float]],
+    rng: random.Random,
+) -> dict[str, object]:
+    """Kill `kills` times; return how many suites came through, and all that was wrong."""
+    done = suites = 0
+    wrong: list[str] = []
+    while done < kills:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            while True:
+                process = start(arguments, folder)
+                if done < kills:
+                    try:
+                        process.wait(timeout=rng.uniform(0.02, 0.95) * whole)
+                    except subprocess.TimeoutExpired:
+                        state = stages(all_runs(folder))
+                        if how == "Ctrl-C":  # a terminal sends it to all of the group
+                            os.killpg(process.pid, SIGNALS[how])
+                        else:
+                            process.send_signal(SIGNALS[how])
+                        done += 1
+                        print(f"{how} {done}: {state}", flush=True)
+                        process.wait(timeout=60)
+                        continue
+                code = process.wait(timeout=20 * whole)
+                break
+            suites += 1
+            found = faults(all_runs(folder), wanted)
+            if code:
+                found.append(f"exit code {code}: {(folder / 'suite.log').read_text()[-2000:]}")
+            wrong += found
+            print(
+                f"{how}: a suite came through, {found or 'nothing lost, nothing doubled'}",
+                flush=True,
+            )
+    return {"kills": done, "suites": suites, "wrong": wrong}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

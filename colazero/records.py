@@ -1,0 +1,143 @@
+"""What a run has to say, on disk and whole before any of it is sent to the tracking store.
+
+A cell's result may be hours of work, and the store a server that is down at the moment it is
+done. So a run writes into a record, a folder in the cache; the record is sealed when the run is
+over, and only a sealed record is sent. Whoever is interrupted while sending can send it again:
+every part of it has one place in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from colazero.cache import cache_dir
+
+SEAL = "record.json"
+
+
+@dataclass
+class Record:
+    """Parameters, tags, metrics ([name, value, milliseconds]), datasets and files of one run.
+
+    `artifacts` and `model` below `folder` hold the files; `model` describes the latter.
+    """
+
+    run_id: str
+    store: str
+    owner: str
+    status: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    datasets: list[dict[str, str]] = field(default_factory=list)
+    model: dict[str, str] = field(default_factory=dict)
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Return where the record is."""
+        return _root() / self.run_id
+
+    def begin(self) -> None:
+        """Make an empty folder with a name on it, so that it can be told whose it is."""
+        self.discard()
+        self.folder.mkdir(parents=True)
+        self._write()
+
+    def artifact(self, path: str) -> Path:
+        """Return where an artifact's file goes."""
+        return self._below("artifacts", path)
+
+    def add_metrics(self, values: Mapping[str, float]) -> None:
+        """Add metrics, with the time that it is now."""
+        now = int(time.time() * 1000)
+        self.metrics += [(name, float(value), now) for name, value in values.items()]
+
+    def add_files(self, source: Path, path: str = "", kind: str = "artifacts") -> None:
+        """Add a folder's files; on the same file system they take no more room."""
+        for file in sorted(source.rglob("*")):
+            if file.is_file():
+                _link_or_copy(file, self._below(kind, str(Path(path) / file.relative_to(source))))
+
+    def seal(self, status: str) -> None:
+        """Write down everything, and what the files are; from here on the record counts."""
+        self.status = status
+        self.files = {
+            str(file.relative_to(self.folder)): (file.stat().st_size, _sha256(file))
+            for kind in ("artifacts", "model")
+            for file in sorted((self.folder / kind).rglob("*"))
+            if file.is_file()
+        }
+        if self.files:
+            manifest = self.artifact("manifest.json")
+            manifest.write_text(json.dumps(self.files, indent=1) + "\n")
+            self.tags["colazero.manifest"] = _sha256(manifest)
+        self._write()
+
+    def whole(self) -> bool:
+        """Tell whether the record is sealed and its files are what was sealed."""
+        try:
+            return bool(self.status) and all(
+                _sha256(self.folder / name) == digest for name, (_, digest) in self.files.items()
+            )
+        except OSError:
+            return False
+
+    def discard(self) -> None:
+        """Remove the record."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _below(self, kind: str, path: str) -> Path:
+        target = self.folder / kind / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _write(self) -> None:
+        draft = self.folder / f"{SEAL}.draft"
+        with draft.open("w") as stream:
+            json.dump(asdict(self), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.rename(self.folder / SEAL)
+
+
+def read(run_id: str) -> Record | None:
+    """Return a run's record, sealed or not; None if there is none."""
+    try:
+        values: dict[str, Any] = json.loads((_root() / run_id / SEAL).read_text())
+        values["metrics"] = [tuple(metric) for metric in values["metrics"]]
+        return Record(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def left_behind() -> Iterator[Record]:
+    """Yield all records in the cache."""
+    for folder in sorted(_root().glob("*")):
+        found = read(folder.name)
+        if found is not None:
+            yield found
+
+
+def _root() -> Path:
+    return cache_dir() / "records"
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
