@@ -22,10 +22,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
 METHODS = ("gptq_default", "random", "cola_zero")
@@ -133,6 +133,8 @@ def main() -> int:
     parser.add_argument("--rng", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    # A shell that starts this in the background has it ignored, here and in what is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(given.rng)
     arguments = command(
         str(Path(given.model).resolve()), str(Path(given.corpus).resolve()), given.workers
