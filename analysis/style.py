@@ -17,9 +17,29 @@ BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#595959"
 TEXT = "#222222"  # on white, the colours of the marks are too pale to read small
 OTHERS = (PURPLE, ORANGE, SKY)
-OTHER_MARKERS = ("^", "v", "P", "X", "<", ">")
-KNOWN = {"cola_zero": (BLUE, "o"), "random": (VERMILION, "s"), "gptq_default": (GREEN, "D")}
-LABELS = {"cola_zero": "COLA-Zero", "random": "Random", "gptq_default": "GPTQ default"}
+OTHER_MARKERS = (">", "p", "d", "*", "8")  # none of those below
+KNOWN = {
+    "cola_zero": (BLUE, "o"),
+    "random": (VERMILION, "s"),
+    "gptq_default": (GREEN, "D"),
+    "cola": (BLACK, "h"),
+    "cola_zero_perplexity": (SKY, "P"),
+    "cola_zero_reasoning": (SKY, "X"),
+    "stratified": (ORANGE, "v"),
+    "unique_tokens": (PURPLE, "<"),
+    "zipcal": (PURPLE, "^"),
+}
+LABELS = {
+    "cola_zero": "COLA-Zero",
+    "random": "Random",
+    "gptq_default": "GPTQ default",
+    "cola": "COLA",
+    "cola_zero_perplexity": "COLA-Zero, perplexity",
+    "cola_zero_reasoning": "COLA-Zero, reasoning",
+    "stratified": "Stratified",
+    "unique_tokens": "Unique tokens",
+    "zipcal": "ZipCal",
+}
 
 WIDTH = 7.2  # inches
 CAPTION_SIZE = 8.5  # points
@@ -78,10 +98,15 @@ def look(method: str, methods: list[str]) -> tuple[str, str]:
 
 def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, list[Axes]]:
     """Return a figure of `rows` × `columns` axes, `height` inches in all, above its caption."""
+    figure = sheet(height, caption)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def sheet(height: float, caption: str) -> Figure:
+    """Return a figure without axes, `height` inches, above its caption."""
     lines = textwrap.wrap(caption, 104)
     foot = LINE * len(lines) + 0.14
     figure = Figure(figsize=(WIDTH, height + foot), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
     total = height + foot
     engine = figure.get_layout_engine()
     assert engine is not None
@@ -90,7 +115,7 @@ def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, 
     text.set_gid("caption")
     text.set_linespacing(1.25)
     text.set_color("#333333")
-    return figure, list(axes.flat)
+    return figure
 
 
 def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:

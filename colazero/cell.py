@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, provenance, runs, selection, tracking
+from colazero import corpora, pipeline, provenance, runs, selection, selection_report, tracking
 from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
@@ -101,12 +101,15 @@ def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, 
 def log_calibration(
     config: RunConfig, model: Model, calibration: CalibrationSet, seconds: float
 ) -> dict[str, float]:
-    """Log a calibration set: the windows, how they were chosen, its digest; return its metrics."""
+    """Log a calibration set: the windows, how they were chosen, its picture; return its metrics."""
     corpus = corpora.load(config.corpus)
     origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
     with tempfile.TemporaryDirectory() as folder:
         pipeline.save_calibration(Path(folder), calibration, model, corpus, origin)
         tracking.log_files(Path(folder), "calibration")
+    with tempfile.TemporaryDirectory() as folder:
+        selection_report.write(Path(folder), config, model, calibration)
+        tracking.log_files(Path(folder), "selection")
     metrics = {"selection_time_sec": seconds} | {
         f"selection.{name}": float(value)
         for name, value in calibration.notes.items()

@@ -58,6 +58,7 @@ def cluster_and_deal(
         "cluster_size_median": float(np.median(sizes)),
         "cluster_size_max": int(sizes.max()),
         "cluster_sizes": sizes.tolist(),
+        "document_clusters": {str(documents[i]): int(found.labels[i]) for i in used},
         "clusters_covered": len({int(found.labels[i]) for i in used}),
         "documents_eligible": len(documents),
         "documents_used": len(used),

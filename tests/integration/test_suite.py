@@ -112,13 +112,15 @@ def test_the_same_calibration_set_is_quantized_once(first: Run) -> None:
     assert source.data.params["seed"] == "42"
 
 
-def test_every_cell_has_the_measures_of_its_own_calibration_set(first: Run) -> None:
+def test_every_cell_has_the_measures_and_pictures_of_its_own_calibration_set(first: Run) -> None:
     for run in children(first).values():
         if run.data.tags["colazero.kind"] == "cell":
             found = run.data.metrics
             assert found["selection.tokens_given"] == found["selection.tokens_asked"] == 4 * 128
             assert found["selection.test_13gram_overlap"] < 0.1
             assert ("selection.clusters" in found) == (run.data.params["method"] == "cola_zero")
+            files = {file.name for file in artifact(run, "selection").iterdir()}
+            assert files == {"selection.png", "selection.svg", "windows.html"}
 
 
 def test_result_json_has_the_missions_keys(first: Run) -> None:
