@@ -126,15 +126,19 @@ def _quantize_and_evaluate(
 ) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
+        done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
+        report = done.report
         tracking.log_quantization(report)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        verify_time = pipeline.verify(config, model, checkpoint, evaluation)
+        tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"))
         metrics = tracking.log_evaluation(evaluation)
         tracking.log_datasets(None, None, *evaluation.perplexities)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
+        "verify_time_sec": verify_time,
     }
 
 

@@ -123,6 +123,14 @@ class QuantizationSettings:
     act_group_aware: bool
 
 
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer did, and the checkpoint's tensors by name where they are in memory too."""
+
+    report: QuantizationReport
+    tensors: Mapping[str, Any] | None = None
+
+
 class Quantizer(Protocol):
     """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory."""
 
@@ -134,7 +142,7 @@ class Quantizer(Protocol):
         out_dir: Path,
         device: str,
         progress: Progress,
-    ) -> QuantizationReport: ...
+    ) -> Quantized: ...
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from colazero.interfaces import (
     Corpus,
     Perplexity,
     Progress,
-    QuantizationReport,
     QuantizationSettings,
+    Quantized,
     Span,
     TokenPool,
 )
@@ -173,7 +173,7 @@ def _checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[st
 
 def quantize(
     config: Settings, model: Model, calibration: CalibrationSet, out_dir: Path, progress: Progress
-) -> QuantizationReport:
+) -> Quantized:
     """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved."""
     if model.quantized:
         raise UserError(f"model {model.name!r} is quantized already: name the original.")
@@ -190,13 +190,25 @@ def quantize(
     )
 
 
-def evaluate(config: Settings, model: Model, model_dir: Path, progress: Progress) -> Evaluation:
-    """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved."""
-    from colazero.evaluation.loading import load_dense
+def evaluate(
+    config: Settings,
+    model: Model,
+    model_dir: Path,
+    progress: Progress,
+    tensors: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved.
+
+    `tensors`: the same weights in memory, if they are; they are not read again then.
+    """
+    from colazero.evaluation import loading
     from colazero.evaluation.perplexity import perplexity
 
     begin = time.perf_counter()
-    loaded = load_dense(model_dir, config.device)
+    if tensors is None:
+        loaded = loading.load_dense(model_dir, config.device)
+    else:
+        loaded = loading.dense(tensors, model_dir, config.device)
     results = []
     for corpus in config.eval_corpora:
         windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
@@ -207,6 +219,27 @@ def evaluate(config: Settings, model: Model, model_dir: Path, progress: Progress
 
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
     return Evaluation(results, downstream, time.perf_counter() - begin)
+
+
+def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:
+    """Load the checkpoint in `model_dir` and evaluate one window; return the seconds it took.
+
+    RuntimeError unless it gives what `evaluation` has: what was saved is what was evaluated.
+    """
+    from colazero.evaluation.loading import load_dense
+    from colazero.evaluation.perplexity import perplexity
+
+    begin = time.perf_counter()
+    corpus, expected = config.eval_corpora[0], float(evaluation.perplexities[0].nll[0])
+    windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+    loaded = load_dense(model_dir, config.device)
+    found = float(perplexity(loaded, corpus, windows[:1], starts[:1]).nll[0])
+    if abs(found - expected) > 1e-6 * expected:
+        raise RuntimeError(
+            f"the saved checkpoint gives a negative log-likelihood of {found} on the first window, "
+            f"the model in memory gave {expected}: it was not saved as it was evaluated."
+        )
+    return time.perf_counter() - begin
 
 
 def data_context(config: Settings, model: Model) -> dict[str, str]:

@@ -38,9 +38,8 @@ def run(given: dict[str, str]) -> int:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         tracking.set_tags({"colazero.calibration_digest": calibration.digest})
         checkpoint = Path(work) / "checkpoint"
-        report = pipeline.quantize(
-            config, model, calibration, checkpoint, stage_bar(name)("quantize")
-        )
+        bar = stage_bar(name)("quantize")
+        report = pipeline.quantize(config, model, calibration, checkpoint, bar).report
         tracking.log_quantization(report)
         cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
     print(f"quantized in {report.quant_time_sec:.1f} s, {report.rtn_fallbacks} layers rounded")

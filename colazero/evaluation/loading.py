@@ -1,13 +1,14 @@
-"""Any model directory → a dense half-precision model, ready to be evaluated."""
+"""Any model directory, or a model just quantized → a dense half-precision model to evaluate."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from colazero.errors import UserError
 from colazero.models import is_quantized
-from colazero.quantizers.gptqmodel import contained
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:
@@ -26,19 +27,24 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
 def load_dense(model_dir: Path, device: str) -> Any:
     """Load a model directory, quantized by whomever or not, as a dense model in evaluation mode.
 
-    GPTQ layers are dequantized once: their products with dense weights are what a GPTQ kernel
-    computes, and several times faster than the portable kernels. UserError if it cannot be loaded.
+    UserError if it cannot be loaded.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    dtype = eval_dtype(model_dir, device)
     try:
         if is_quantized(model_dir):
-            return _dequantized(model_dir, dtype, device)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, trust_remote_code=False
+            tensors: dict[str, Any] = {}
+            for file in sorted(model_dir.glob("*.safetensors")):
+                tensors |= load_file(file)
+            return dense(tensors, model_dir, device)
+        dtype = eval_dtype(model_dir, device)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError) as error:
+        _complete(loading)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"model directory {str(model_dir)!r} cannot be loaded: {type(error).__name__}: "
             f"{str(error).splitlines()[0]}"
@@ -46,31 +52,77 @@ def load_dense(model_dir: Path, device: str) -> Any:
     return model.to(device).eval()
 
 
-def _dequantized(model_dir: Path, dtype: Any, device: str) -> Any:
-    import torch
-    from torch import nn
+def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
+    """Return a dense model of a GPTQ checkpoint's tensors; `model_dir` has its configuration.
 
-    model_dir = model_dir.absolute()  # contained() goes elsewhere
-    with contained():
-        from gptqmodel import BACKEND, GPTQModel
+    The packed layers are dequantized once: the products of their dense weights are what a GPTQ
+    kernel computes, and several times faster than the portable kernels. ValueError if the
+    checkpoint is of another kind, KeyError if it is incomplete.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-        wrapper = GPTQModel.load(
-            str(model_dir),
-            device=device,
-            backend=BACKEND.GPTQ_TORCH,
-            dtype=dtype,
-            trust_remote_code=False,
-        )
-    model = wrapper.model
-    packed = [(name, m) for name, m in model.named_modules() if hasattr(m, "qweight")]
-    with torch.no_grad():
-        for name, layer in packed:
-            # The class's own method: the instance's is wrapped for torch.compile.
-            weight = type(layer).dequantize_weight(layer).T.to(dtype)
-            outputs, inputs = weight.shape
-            dense = nn.Linear(inputs, outputs, bias=layer.bias is not None, device="meta")
-            dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
-            if layer.bias is not None:
-                dense.bias = nn.Parameter(layer.bias.to(dtype), requires_grad=False)
-            model.set_submodule(name, dense)
+    dtype = eval_dtype(model_dir, device)
+    settings = quantization_settings(model_dir)
+    packed = [name.removesuffix("qweight") for name in tensors if name.endswith(".qweight")]
+    ending = ("qweight", "qzeros", "scales", "g_idx")
+    inside = {prefix + part for prefix in packed for part in ending}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
+    for prefix in packed:
+        parts = {part: tensors[prefix + part].to(device) for part in ending}
+        weights[prefix + "weight"] = dequantized(**parts, **settings).to(dtype).T.contiguous()
+    config = AutoConfig.from_pretrained(model_dir)
+    config.__dict__.pop("quantization_config", None)
+    model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    _complete(loading)
     return model.to(device).eval()
+
+
+def _complete(loading: Mapping[str, Any]) -> None:
+    """Raise KeyError for weights that were not there: transformers makes random ones of them."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise KeyError(f"{len(missing)} weights are missing, {missing[0]!r} among them")
+
+
+def quantization_settings(model_dir: Path) -> dict[str, Any]:
+    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint."""
+    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
+    if config is None:
+        config = json.loads((model_dir / "quantize_config.json").read_text())
+    method, form = config.get("quant_method", "gptq"), config.get("checkpoint_format", "gptq")
+    if method not in ("gptq", "gptqmodel") or form not in ("gptq", "gptq_v2"):
+        raise ValueError(f"quantized by {method!r}, format {form!r}: not GPTQ")
+    if config["bits"] not in (2, 3, 4, 8):
+        raise ValueError(f"{config['bits']} bits: not 2, 3, 4 or 8")
+    return {"bits": config["bits"], "v1": form == "gptq"}
+
+
+def dequantized(qweight: Any, qzeros: Any, scales: Any, g_idx: Any, *, bits: int, v1: bool) -> Any:
+    """Return (code − zero point) · scale in float32, [inputs, outputs].
+
+    `qweight`: int32 [inputs · bits / 32, outputs]; `qzeros`: int32 [groups, outputs · bits / 32];
+    `scales`: [groups, outputs]; `g_idx`: each input's group.
+    """
+    import torch
+    from gptqmodel.utils.model_dequant import _correct_gptq_v1_qzeros, unpack_cols
+
+    # GPTQModel's own unpacking, also of the 3 bit zero points that cross word borders.
+    zeros = _correct_gptq_v1_qzeros(qzeros.cpu(), bits) if v1 else qzeros.cpu()
+    zeros = unpack_cols(zeros, bits)[:, : scales.shape[1]].to(scales.device, torch.int16)
+    groups = g_idx.int()
+    return (_codes(qweight, bits) - zeros[groups]).float() * scales.float()[groups]
+
+
+def _codes(qweight: Any, bits: int) -> Any:
+    """Unpack int32 [inputs · bits / 32, outputs] into [inputs, outputs]."""
+    import torch
+    from gptqmodel.utils.model_dequant import unpack_rows
+
+    if bits == 3:  # words share codes
+        return unpack_rows(qweight.cpu(), bits).to(qweight.device, torch.int16)
+    rows, outputs = qweight.shape
+    octets = qweight.contiguous().view(torch.uint8).view(rows, outputs, 4).permute(0, 2, 1)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=qweight.device)[:, None]
+    return ((octets[:, :, None, :] >> shifts) & (2**bits - 1)).reshape(-1, outputs).short()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from colazero.errors import UserError
 from colazero.interfaces import Corpus, Perplexity, Progress
 from colazero.pool import SEPARATOR
 
-LOGITS_A_BATCH = 2**27
-"""Logits computed at once (tokens × vocabulary): 256 MiB in half precision."""
-ROWS_A_SLICE = 512
-"""Token positions whose logits are widened to float32 at once."""
+TOKENS_A_BATCH = 4096
+"""Tokens that go through the model at once, if that is more than one window."""
+LOGITS_A_SLICE = 2**25
+"""Logits computed at once (tokens × vocabulary): 128 MiB in float32, however large either is."""
 
 
 def eval_windows(
@@ -51,19 +52,21 @@ def perplexity(
     """Sum the negative log-likelihood of each window's tokens but the first, given those before.
 
     `windows`: token ids [windows, seq_len]. Log-likelihoods are taken in float32 and added up in
-    float64. FloatingPointError if the sum is not finite.
+    float64. The first window is a batch of its own: evaluated alone again, it gives the same bits.
+    FloatingPointError if a sum is not finite.
     """
     import torch
 
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    batch = max(1, LOGITS_A_BATCH // (windows.shape[1] * vocabulary))
-    nll = []
+    hidden_of, logits_of = _halves(model)
+    batch = max(1, TOKENS_A_BATCH // windows.shape[1])
+    nll: list[float] = []
     with torch.inference_mode():
-        for first in range(0, len(windows), batch):
-            ids = torch.from_numpy(windows[first : first + batch]).to(model.device)
-            logits = model(input_ids=ids, use_cache=False).logits
-            nll += [_window_nll(row, tokens) for row, tokens in zip(logits, ids, strict=True)]
-            progress(min(first + batch, len(windows)), len(windows))
+        while len(nll) < len(windows):
+            stop = len(nll) + batch if nll else 1
+            ids = torch.from_numpy(windows[len(nll) : stop]).to(model.device)
+            for hidden, tokens in zip(hidden_of(ids), ids, strict=True):
+                nll.append(_window_nll(logits_of, hidden, tokens))
+            progress(len(nll), len(windows))
     sums = np.array(nll)
     if not np.isfinite(sums).all():
         bad = int((~np.isfinite(sums)).sum())
@@ -75,12 +78,37 @@ def perplexity(
     return Perplexity(corpus, starts, sums, tokens, digest)
 
 
-def _window_nll(logits: Any, ids: Any) -> float:
+def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return two functions: token ids → what the head sees, and slices of that → logits.
+
+    For most models: the decoder and the output embeddings. Where a model does more to its logits
+    than that (a cap, a scale), which one short input tells, the whole model and nothing.
+    """
+    import torch
+
+    def whole(ids: Any) -> Any:
+        return model(input_ids=ids, use_cache=False).logits
+
+    def decoder(ids: Any) -> Any:
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    head = model.get_output_embeddings()
+    probe = torch.arange(8, device=model.device)[None]
+    with torch.inference_mode():
+        if torch.equal(head(decoder(probe)), whole(probe)):
+            return decoder, head
+    return whole, lambda logits: logits
+
+
+def _window_nll(logits_of: Callable[[Any], Any], hidden: Any, ids: Any) -> float:
+    """Return the sum of one window; `hidden` [tokens, width], `ids` [tokens]."""
     from torch.nn import functional as F
 
+    vocabulary = logits_of(hidden[:1]).shape[-1]
+    rows = max(1, LOGITS_A_SLICE // vocabulary)
     total = 0.0
-    for first in range(0, len(ids) - 1, ROWS_A_SLICE):
-        predicted = logits[:-1][first : first + ROWS_A_SLICE].float()
-        actual = ids[1:][first : first + ROWS_A_SLICE]
+    for first in range(0, len(ids) - 1, rows):
+        predicted = logits_of(hidden[:-1][first : first + rows]).float()
+        actual = ids[1:][first : first + rows]
         total += F.cross_entropy(predicted, actual, reduction="none").double().sum().item()
     return total

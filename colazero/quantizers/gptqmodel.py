@@ -19,6 +19,7 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
+    Quantized,
 )
 from colazero.quantizers import QUANTIZERS, block_update
 from colazero.quantizers.replay import nothing_twice
@@ -35,7 +36,7 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> QuantizationReport:
+) -> Quantized:
     """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
 
     `quant_time_sec` begins after warm-up and covers GPTQModel's load and quantize, not its save.
@@ -56,9 +57,11 @@ def quantize(
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
-    return QuantizationReport(
+    report = QuantizationReport(
         quantized - begin, saved - quantized, [_module(row) for row in log["gptq"]]
     )
+    tensors = model.model.state_dict()
+    return Quantized(report, None if any(t.is_meta for t in tensors.values()) else tensors)
 
 
 class _Layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import torch
 import torch._dynamo
 
-from colazero.evaluation.loading import load_dense
+from colazero.errors import UserError
+from colazero.evaluation.loading import dense, dequantized, load_dense
 from colazero.interfaces import CalibrationSet, QuantizationSettings
 from colazero.provenance import manifest, weights_digest
 from colazero.quantizers import QUANTIZERS, block_update
@@ -26,11 +28,11 @@ CALIBRATION = CalibrationSet(WINDOWS, [], {})
 
 def quantize(model: Path, out: Path, settings: QuantizationSettings = SETTINGS) -> Any:
     steps: list[tuple[int, int]] = []
-    report = QUANTIZERS.get("gptqmodel")(
+    done = QUANTIZERS.get("gptqmodel")(
         model, CALIBRATION, settings, out, "cpu", lambda done, total: steps.append((done, total))
     )
     assert steps[-1] == (2, 2), "progress ends with the last layer"
-    return report
+    return done
 
 
 def digest(checkpoint: Path) -> str:
@@ -49,7 +51,7 @@ def test_dense_weights_are_near_the_originals(
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     original = request.getfixturevalue(family)
-    report = quantize(original, tmp_path / "checkpoint")
+    report = quantize(original, tmp_path / "checkpoint").report
     assert report.quant_time_sec > 0
     assert len(report.modules) == (12 if family == "tiny_opt" else 14)
     assert report.rtn_fallbacks == 0
@@ -61,6 +63,49 @@ def test_dense_weights_are_near_the_originals(
     for name in changed:
         error = (before[name] - after[name]).float().norm() / before[name].float().norm()
         assert 0.01 < error < 0.25, f"{name}: 4 bits should lose a tenth, not {error}"
+
+
+def test_what_is_in_memory_is_what_was_saved(tiny_llama: Path, tmp_path: Path) -> None:
+    done = quantize(tiny_llama, tmp_path / "checkpoint")
+    assert done.tensors is not None
+    memory = dense(done.tensors, tmp_path / "checkpoint", "cpu").state_dict()
+    disk = load_dense(tmp_path / "checkpoint", "cpu").state_dict()
+    assert memory.keys() == disk.keys()
+    assert all(torch.equal(memory[name], disk[name]) for name in memory)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("v1", [True, False])
+def test_dequantizing_agrees_with_gptqmodels_own(bits: int, v1: bool, tmp_path: Path) -> None:
+    from gptqmodel.utils.model_dequant import convert_gptq_file
+    from safetensors.torch import save_file
+
+    inputs, outputs, group = 96, 64, 32
+    draw = torch.Generator().manual_seed(bits)
+    words = {"low": -(2**31), "high": 2**31, "dtype": torch.int32, "generator": draw}
+    parts = {
+        "qweight": torch.randint(size=(inputs * bits // 32, outputs), **words),
+        "qzeros": torch.randint(size=(inputs // group, outputs * bits // 32), **words),
+        "scales": torch.rand(inputs // group, outputs, generator=draw).half(),
+        "g_idx": torch.randperm(inputs, generator=draw).int() // group,
+    }
+    save_file({f"layer.{name}": value for name, value in parts.items()}, tmp_path / "file")
+    form = "gptq" if v1 else "gptq_v2"
+    settings = {"bits": bits, "checkpoint_format": form}
+    theirs = convert_gptq_file(tmp_path / "file", torch.float32, settings, "cpu")["layer.weight"]
+    assert torch.equal(dequantized(**parts, bits=bits, v1=v1).T, theirs)
+
+
+def test_a_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, tmp_path / "c")
+    tensors = load_file(tmp_path / "c" / "model.safetensors")
+    for gone in ("model.norm.weight", "model.layers.0.mlp.up_proj.scales"):
+        rest = {name: value for name, value in tensors.items() if name != gone}
+        save_file(rest, tmp_path / "c" / "model.safetensors")
+        with pytest.raises(UserError, match=gone):
+            load_dense(tmp_path / "c", "cpu")
 
 
 @torch._dynamo.config.patch(disable=True)  # half a minute of compiling

@@ -5,7 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
 
 from colazero.errors import UserError
 from colazero.evaluation import perplexity as module
@@ -35,10 +40,40 @@ def test_batches_and_slices_change_nothing(
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
     windows = np.random.default_rng(0).integers(0, 250, size=(5, 48))
     whole = perplexity(model, "c", windows, windows[:, 0])
-    monkeypatch.setattr(module, "LOGITS_A_BATCH", 1)
-    monkeypatch.setattr(module, "ROWS_A_SLICE", 7)
+    monkeypatch.setattr(module, "TOKENS_A_BATCH", 1)
+    monkeypatch.setattr(module, "LOGITS_A_SLICE", 7 * 256)
     parts = perplexity(model, "c", windows, windows[:, 0])
     np.testing.assert_allclose(parts.nll, whole.nll, rtol=1e-6)
+
+
+def test_a_model_that_caps_its_logits_is_asked_for_them() -> None:
+    config = Gemma2Config(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        final_logit_softcapping=0.05,
+        initializer_range=1.0,
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    windows = np.random.default_rng(0).integers(0, 300, size=(3, 48))
+    found = perplexity(model, "c", windows, windows[:, 0])
+    for window, nll in zip(torch.from_numpy(windows), found.nll, strict=True):
+        with torch.no_grad():
+            loss = model(window[None], labels=window[None]).loss.item()
+        assert nll == pytest.approx(47 * loss, rel=1e-5)
+    assert found.perplexity == pytest.approx(300, rel=0.1), "capped, so nearly uniform"
+
+
+def test_the_first_window_alone_gives_the_same_bits(tiny_llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16).eval()
+    windows = np.random.default_rng(0).integers(0, 250, size=(5, 48))
+    several = perplexity(model, "c", windows, windows[:, 0])
+    alone = perplexity(model, "c", windows[:1], windows[:1, 0])
+    assert alone.nll[0] == several.nll[0]
 
 
 def test_windows_follow_the_protocol(tiny_llama: Path) -> None:
