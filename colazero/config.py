@@ -142,6 +142,8 @@ class SuiteConfig(Settings):
     cell_time_limit: float = Field(
         720.0, gt=0, description="minutes after which a cell counts as hung and is ended"
     )
+    system_metrics: bool = Field(False, description="log each cell's use of CPU, memory and GPU")
+    plan: bool = Field(False, description="say what the suite would do and needs, and stop")
 
     def cells(self) -> list[RunConfig]:
         """Return the runs in order: model by model, method by method, seed by seed."""

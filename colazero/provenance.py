@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
@@ -36,9 +37,11 @@ def git_state() -> dict[str, str]:
 
     try:
         commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("status", "--porcelain") and git("status", "--porcelain") + git(
-            "diff", "HEAD"
-        )
+        changes = git("status", "--porcelain")
+        if changes:
+            changes += git("diff", "HEAD")
+            for name in sorted(git("ls-files", "-oz", "--exclude-standard", "*.py").split(b"\0")):
+                changes += (ROOT / os.fsdecode(name)).read_bytes() if name else b""
     except (OSError, subprocess.CalledProcessError):
         return {"colazero.git_commit": "unknown", "colazero.git_dirty": "unknown"}
     dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else "false"

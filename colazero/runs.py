@@ -175,6 +175,28 @@ def _search(experiment: str, condition: str) -> list[Run]:
             return found
 
 
+def get(run_id: str) -> Run | None:
+    """Return a run; None if the store has none of this id."""
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in PERMANENT:
+            return None
+        raise
+
+
+def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
+    """Return method → total_time_sec of the finished cells of an experiment with these params."""
+    conditions = [f"params.{name} = '{value}'" for name, value in params.items()]
+    conditions += ["tags.`colazero.kind` = 'cell'", "attributes.status = 'FINISHED'"]
+    times: dict[str, list[float]] = {}
+    for run in _search(experiment, " and ".join(conditions)):
+        if "colazero.source_run" not in run.data.tags:
+            seconds = run.data.metrics["total_time_sec"]
+            times.setdefault(run.data.params["method"], []).append(seconds)
+    return times
+
+
 def experiment_of(run_id: str) -> str:
     """Return the id of the experiment that a run is in."""
     return str(MlflowClient().get_run(run_id).info.experiment_id)

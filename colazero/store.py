@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError
@@ -52,3 +55,20 @@ def _create(file: Path) -> None:
             os.link(draft, file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def artifact_folder() -> Path | None:
+    """Return where the open run's artifacts are kept; None if that is no local folder."""
+    uri = mlflow.get_artifact_uri()
+    return Path(uri.removeprefix("file://")) if uri.startswith(("/", "file:/")) else None
+
+
+def write_now(value: object, name: str) -> None:
+    """Write a JSON artifact of the open run at once; UserError if the store does not take it."""
+    try:
+        mlflow.log_text(json.dumps(value, indent=1) + "\n", name)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: "
+            f"{str(error).splitlines()[0]}"
+        ) from error

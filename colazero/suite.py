@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from mlflow.exceptions import MlflowException
 
-from colazero import cell, models, pipeline, publishing, runs, tracking
+from colazero import cell, models, pipeline, plan, publishing, runs, store, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
 from colazero.execution import EXECUTORS, Event, Executor, Job
@@ -57,28 +57,60 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     tracking.log_config(config)
     tracking.flush()
     publishing.recover(experiment)
-    executor = EXECUTORS.get(config.executor)(config, runs.worker_environment(experiment))
+    jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
+    needed = plan.needs(config, jobs, len(jobs))
+    plan.check(needed)
+    store.write_now([asdict(need) for need in needed], "needs.json")
+    environment = runs.worker_environment(experiment)
+    environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
+    executor = EXECUTORS.get(config.executor)(config, environment)
     try:
-        jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
         _Supervisor(config, suite, executor, report).run(jobs)
     finally:
         executor.close()
+        _end_open_runs(suite)
+    return report
+
+
+def _end_open_runs(suite: str) -> None:
+    """End what is still open below a suite that was interrupted: its workers are gone."""
+    try:
         for run in runs.children(suite):
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
-    return report
+    except MlflowException as error:
+        log.error("runs stay open, for the next suite to end: %s", str(error).splitlines()[0])
+
+
+def plan_suite(config: SuiteConfig) -> str:
+    """Log inside the open run what the suite would do; return it in lines.
+
+    UserError if it cannot be done.
+    """
+    tracking.log_config(config)
+    jobs = [job for name in config.models for job in _usable(config, name)]
+    made = plan.make(config, jobs)
+    store.write_now(made.as_json(), "plan.json")
+    tracking.describe(f"```\n{made.text()}\n```")
+    plan.check(made.needs)
+    return made.text()
 
 
 def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
     """Return a model's baseline and cells; none, all recorded as failed, if it cannot be used."""
-    mine = [one for one in config.cells() if one.model == model_name]
     try:
-        model = models.fetch(model_name)
-        resolved = [pipeline.resolve(one, model) for one in mine]
-        pipeline.check_data(resolved[0], model)
+        return _usable(config, model_name)
     except Exception as error:
+        mine = [one for one in config.cells() if one.model == model_name]
         _fail_model(model_name, mine, error, suite, report)
         return []
+
+
+def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
+    model = models.fetch(model_name)
+    plan.Weights.of(model)
+    resolved = [pipeline.resolve(one, model) for one in config.cells() if one.model == model_name]
+    pipeline.check_data(resolved[0], model)
     baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
     return [baseline, *(Job(cell.name_of(one, model), "cell", one, model) for one in resolved)]
 
@@ -143,6 +175,8 @@ class _Supervisor:
 
     def _handle(self, event: Event) -> None:
         if event.kind == "stage":
+            if event.data["stage"] == "select":  # its worker has started up and has begun
+                self._begun[event.job] = time.monotonic()
             self._board.stage(event.job, **event.data)
             return
         job = self._running.pop(event.job)

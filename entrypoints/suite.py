@@ -19,6 +19,10 @@ def run(given: dict[str, str]) -> int:
 
     suite.check(config)
     tracking.connect()
+    if config.plan:
+        with tracking.run("plan", "plan"):
+            print(suite.plan_suite(config))
+        return 0
     with tracking.run("suite", "suite") as run_id:
         report = suite.run_suite(config, run_id)
         table = analyze(run_id)
@@ -32,5 +36,17 @@ def run(given: dict[str, str]) -> int:
     return 1 if report.failed else 0
 
 
+def show_status(given: dict[str, str]) -> int:
+    """How a suite is doing, told from another shell."""
+    from colazero import status, tracking
+
+    tracking.connect()
+    lines = status.of_suite(given["status"])
+    print(status.text(lines))
+    return int(any(line.state in ("failed", "lost", "missing") for line in lines))
+
+
 if __name__ == "__main__":
+    if any(word.startswith("--status") for word in sys.argv[1:]):
+        main(show_status.__doc__ or "", {"status": "run id of a suite"}, show_status)
     main(__doc__, described(PARAMETERS), run)

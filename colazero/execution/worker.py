@@ -40,6 +40,7 @@ def run_job(job: Job, send: Send) -> None:
         progress(0, 0)
         return progress
 
+    send(Event(job.name, "stage", {"stage": "select", "done": 0, "total": 0}))
     work = {"cell": cell.run_cell, "baseline": cell.run_baseline}[job.kind]
     try:
         left = runs.patiently(publishing.publish_left_behind, job.run_id)

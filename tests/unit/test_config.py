@@ -178,6 +178,8 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (SuiteConfig, "executor", "", ["''", "at least 1 character"]),
     (SuiteConfig, "workers", "0", ["'0'", "greater than or equal to 1"]),
     (SuiteConfig, "cell_time_limit", "0", ["'0'", "greater than 0"]),
+    (SuiteConfig, "system_metrics", "some", ["'some'", "boolean"]),
+    (SuiteConfig, "plan", "maybe", ["'maybe'", "boolean"]),
     (SuiteConfig, "models", "", ["''", "empty"]),
     (SuiteConfig, "models", "a/b,,c/d", ["'a/b,,c/d'", "empty item"]),
     (SuiteConfig, "methods", "random,random", ["'random,random'", "named twice: random"]),

@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from colazero import provenance, runs, tracking
-from colazero.config import RunConfig
+from colazero.config import RunConfig, canonical_key
 
 
 @pytest.fixture
@@ -101,8 +101,23 @@ def test_a_dirty_tree_is_marked_with_what_differs(
     second = state()["colazero.git_dirty"]
     (tmp_path / "f.py").write_text("x = 3\n")
     third = state()["colazero.git_dirty"]
-    assert len({"false", second, third}) == 3
+    (tmp_path / "g.py").write_text("y = 1\n")
+    fourth = state()["colazero.git_dirty"]
+    (tmp_path / "g.py").write_text("y = 2\n")
+    fifth = state()["colazero.git_dirty"]
+    assert len({"false", second, third, fourth, fifth}) == 5
+    git("stash", "-u", "-q")
+    assert state()["colazero.git_dirty"] == "false"
     provenance.git_state.cache_clear()
+
+
+def test_a_dirty_tree_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for dirty in ("false", "0123456789ab", "ba9876543210"):
+        state = {"colazero.git_commit": "c", "colazero.git_dirty": dirty}
+        monkeypatch.setattr(provenance, "git_state", lambda state=state: state)
+        keys.add(canonical_key(RunConfig(), **provenance.code_context()))
+    assert len(keys) == 3
 
 
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
