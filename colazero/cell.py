@@ -12,7 +12,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, provenance, runs, selection, selection_report, tracking
+from colazero import corpora, pipeline, provenance, runs, selection_report, tracking
 from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
@@ -26,6 +26,13 @@ RESULT = (
     *("selection_time_sec", "quant_time_sec", "total_time_sec", "perplexity", "downstream"),
 )
 """The keys of `result.json`, in the mission's order."""
+
+
+CHOOSING = (
+    *("model", "method", "seed", "corpus", "n_calibration_samples"),
+    *("exact_documents", "document_tokens", "proxy_model"),
+)
+"""Parameters that decide which calibration set there is, and nothing that is done with it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def work_key(config: RunConfig, context: Mapping[str, str], calibration: Calibra
 
     It holds the calibration set itself in the place of the method and seed that led to it.
     """
-    same = {"model": "", "method": "", "seed": 0, "corpus": "", "n_calibration_samples": 1}
+    same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
     facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
     facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
     return canonical_key(config.model_copy(update=same), **facts, calibration=calibration.digest)
@@ -69,8 +76,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     """
     begin = time.perf_counter()
     context = work_context(config, model)
-    source_digest = selection.source_digest(config.method)
-    key = canonical_key(config, **context, method_source=source_digest)
+    key = canonical_key(config, **context, **pipeline.method_context(config))
     tracking.log_config(config)
     tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
     source = tracking.find_finished("colazero.key", key) if reuse else None

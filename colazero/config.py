@@ -89,6 +89,20 @@ class Settings(BaseModel):
     corpus: Name = Field("sotu", description="calibration corpus: a name or file:PATH")
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
     seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
+    exact_documents: int = Field(
+        20_000,
+        ge=100,
+        description="documents a method clusters exactly; of more, a sample of this size decides "
+        "terms and components, and k-means goes in mini-batches",
+    )
+    document_tokens: int = Field(
+        128,
+        ge=2,
+        description="first tokens of a document that cola and cola_zero_perplexity run a model on",
+    )
+    proxy_model: Name = Field(
+        "smollm2-135m", description="small model whose perplexities cola_zero_perplexity uses"
+    )
     quant_bits: Bits = Field(4, description="bits a weight")
     group_size: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
         "auto", description="inputs that share a scale; auto: 128, or the largest that divides"

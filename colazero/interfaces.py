@@ -6,10 +6,15 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from colazero.config import Settings
+
+if TYPE_CHECKING:
+    from colazero.models import Model
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) while a long step runs."""
@@ -83,6 +88,10 @@ class TokenPool:
     """Ids of the tokenizer's special tokens: none of them may stand in a window."""
     entry: Path | None = None
     """Where in the cache the tokens lie, and what is computed from them beside; None: nowhere."""
+    config: Settings = field(default_factory=lambda: Settings.model_validate({"device": "cpu"}))
+    """The run's parameters, with `device` resolved."""
+    model: Model | None = None
+    """The model to be quantized, for methods that look at what it computes."""
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]

@@ -47,7 +47,8 @@ class Evaluation:
 def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> None:
     """Raise UserError for any name or device that does not exist, before anything is loaded."""
     for method in methods:
-        selection.find(method)
+        if selection.uses_proxy(method):
+            models.check(config.proxy_model)
     for corpus in (config.corpus, *config.eval_corpora):
         corpora.check(corpus)
     if config.do_downstream:
@@ -146,7 +147,11 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
     after it stopped: its measures join the notes. UserError if it is not fit to calibrate on.
     """
-    pool = token_pool(model, config.corpus)
+    pool = replace(
+        token_pool(model, config.corpus),
+        config=config.model_copy(update={"device": resolve_device(config.device)}),
+        model=model,
+    )
     begin = time.perf_counter()
     chosen = select(
         config.method,
@@ -252,6 +257,17 @@ def data_context(config: Settings, model: Model) -> dict[str, str]:
         "tokenizer": tokenizer_digest(tokenizer(model)),
         **{f"corpus {name}": revision for name, revision in revisions.items()},
     }
+
+
+def method_context(config: RunConfig) -> dict[str, str]:
+    """Return what decides a selection beside parameters and data: the method's source, its proxy.
+
+    These are no part of what decides the work done on a calibration set that is there already.
+    """
+    facts = {"method source": selection.source_digest(config.method)}
+    if selection.uses_proxy(config.method):
+        facts["proxy model"] = models.fetch(config.proxy_model).revision
+    return facts
 
 
 def save_calibration(

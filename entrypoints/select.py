@@ -7,7 +7,10 @@ from typing import Any
 
 from entrypoints._command_line import described, main
 
-PARAMETERS = ("model", "corpus", "method", "seed", "n_calibration_samples", "seq_len")
+PARAMETERS = (
+    *("model", "corpus", "method", "seed", "n_calibration_samples", "seq_len"),
+    *("exact_documents", "document_tokens", "proxy_model", "device"),
+)
 
 
 def run(given: dict[str, str]) -> int:

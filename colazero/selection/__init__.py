@@ -48,6 +48,11 @@ def find(method: str) -> Selector:
     return chosen
 
 
+def uses_proxy(method: str) -> bool:
+    """Tell whether a method runs `proxy_model`: its function has then `uses_proxy = True`."""
+    return bool(getattr(find(method), "uses_proxy", False))
+
+
 def source_digest(method: str) -> str:
     """Return 16 hex digits over the source of a method, so that an edited one is another one.
 

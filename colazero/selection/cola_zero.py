@@ -7,7 +7,7 @@ run at all.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ GROUPS = ("tfidf", "length", "diversity")
 @METHODS.register("cola_zero")
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
     """Cluster the long documents into `n` clusters and deal their documents into windows."""
-    return cluster_and_deal("cola_zero", GROUPS, pool, n, seq_len, rng)
+    return on_features("cola_zero", GROUPS, pool, n, seq_len, rng)
 
 
-def cluster_and_deal(
+def on_features(
     method: str,
     groups: Sequence[str],
     pool: TokenPool,
@@ -43,6 +43,20 @@ def cluster_and_deal(
     """Do COLA-Zero on these feature groups; `method` is what warnings call it."""
     documents, notes = eligible(pool, n, seq_len)
     matrix = features.matrix(pool, documents, groups)
+    return cluster_and_deal(method, matrix, documents, notes, pool, n, seq_len, rng)
+
+
+def cluster_and_deal(
+    method: str,
+    matrix: NDArray[np.float32],
+    documents: NDArray[np.int64],
+    notes: Mapping[str, Any],
+    pool: TokenPool,
+    n: int,
+    seq_len: int,
+    rng: np.random.Generator,
+) -> Selection:
+    """Cluster `documents` on `matrix` [documents, features], deal them, and add to `notes`."""
     found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)))
     spans, used = deal(pool, documents, found, n * seq_len, seq_len)
     sizes = np.bincount(found.labels)
@@ -51,8 +65,8 @@ def cluster_and_deal(
             "%s: %d eligible documents make %d clusters, not %d: too few of them differ.",
             *(method, len(documents), len(sizes), n),
         )
-        notes["fallback"] = True
-    notes |= {
+        notes = {**notes, "fallback": True}
+    about = {
         "clusters": len(sizes),
         "cluster_size_min": int(sizes.min()),
         "cluster_size_median": float(np.median(sizes)),
@@ -64,7 +78,7 @@ def cluster_and_deal(
         "documents_used": len(used),
         "inertia": found.inertia,
     }
-    return Selection(pack(spans, n, seq_len), notes)
+    return Selection(pack(spans, n, seq_len), {**notes, **about})
 
 
 def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], dict[str, Any]]:

@@ -12,4 +12,4 @@ from colazero.selection import METHODS, cola_zero
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
     """Cluster on COLA-Zero's features and five marks of reasoning on the text's surface."""
     groups = (*cola_zero.GROUPS, "reasoning")
-    return cola_zero.cluster_and_deal("cola_zero_reasoning", groups, pool, n, seq_len, rng)
+    return cola_zero.on_features("cola_zero_reasoning", groups, pool, n, seq_len, rng)

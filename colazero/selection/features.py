@@ -7,22 +7,28 @@ makes of them.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from colazero.cache import kept_arrays
 from colazero.interfaces import TokenPool
+from colazero.selection import forward
 
 TERMS = 5_000
 COMPONENTS = 100
 
 Matrix = NDArray[np.float32]
+Compute = Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]
 
 
 def matrix(pool: TokenPool, documents: NDArray[np.int64], groups: Sequence[str]) -> Matrix:
@@ -31,29 +37,32 @@ def matrix(pool: TokenPool, documents: NDArray[np.int64], groups: Sequence[str])
     `groups` are names in GROUPS. Each group is computed once for a corpus and a tokenizer, with
     one thread (see `colazero.selection.select`), and mapped from the cache from then on.
     """
-    return weighted({name: _group(pool, documents, name) for name in groups})
+    return weighted({name: group(pool, documents, name) for name in groups})
 
 
-def _group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[np.floating]:
+def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[np.floating]:
+    """Return one group's features, [documents, features], as they are before weighting."""
     from threadpoolctl import threadpool_limits
 
+    compute, facts = GROUPS[name]
     if pool.entry is None:
-        return GROUPS[name](pool, documents)
+        return compute(pool, documents)
 
     def build(draft: Path) -> None:
         with threadpool_limits(limits=1):
-            np.save(draft / "features.npy", GROUPS[name](pool, documents))
+            np.save(draft / "features.npy", compute(pool, documents))
 
-    key = hashlib.sha256(_definition().encode() + documents.tobytes()).hexdigest()[:16]
+    definition = json.dumps([name, *facts(pool), *_code(compute)]).encode()
+    key = hashlib.sha256(definition + documents.tobytes()).hexdigest()[:16]
     entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
     return kept_arrays(entry, ["features"], build)["features"]
 
 
 @cache
-def _definition() -> str:
-    """Return what decides the features beside the documents: this file and its libraries."""
-    libraries = [f"{name} {version(name)}" for name in ("numpy", "scipy", "scikit-learn")]
-    return " ".join([*libraries, Path(__file__).read_text(encoding="utf-8")])
+def _code(compute: Compute) -> list[str]:
+    """Return the source of the module that computes a group, and the libraries' versions."""
+    libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
+    return [inspect.getsource(sys.modules[compute.__module__]), *libraries]
 
 
 def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
@@ -125,11 +134,22 @@ def reasoning(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float
     return shares
 
 
-GROUPS: Mapping[str, Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]] = {
-    "tfidf": tfidf,
-    "length": length,
-    "diversity": diversity,
-    "reasoning": reasoning,
+class Group(NamedTuple):
+    """How a group is computed, and what decides it beside the documents and the code."""
+
+    compute: Compute
+    facts: Callable[[TokenPool], Sequence[str]] = lambda pool: ()
+
+
+GROUPS: Mapping[str, Group] = {
+    "tfidf": Group(tfidf),
+    "length": Group(length),
+    "diversity": Group(diversity),
+    "reasoning": Group(reasoning),
+    "perplexity": Group(forward.perplexity, lambda pool: forward.facts(pool, forward.proxy(pool))),
+    "activations": Group(
+        forward.activations, lambda pool: forward.facts(pool, forward.target(pool))
+    ),
 }
 
 

@@ -24,16 +24,15 @@ def model(tiny_llama: Path) -> Model:
     return models.fetch(str(tiny_llama))
 
 
-def config_of(corpus: Path, **more: Any) -> RunConfig:
+def config_of(corpus: Path, model: Model, **more: Any) -> RunConfig:
     name = f"file:{corpus}"
-    return RunConfig(
-        corpus=name, eval_corpora=(name,), n_calibration_samples=N, seq_len=SEQ_LEN, **more
-    )
+    shape = {"n_calibration_samples": N, "seq_len": SEQ_LEN, "proxy_model": model.name}
+    return RunConfig(corpus=name, eval_corpora=(name,), **shape, **more)
 
 
 @pytest.mark.parametrize("method", METHODS.names())
 def test_every_calibration_set_is_measured(method: str, model: Model, corpus_file: Path) -> None:
-    chosen, seconds = pipeline.calibrate(config_of(corpus_file, method=method), model)
+    chosen, seconds = pipeline.calibrate(config_of(corpus_file, model, method=method), model)
     notes = chosen.notes
     assert seconds > 0
     assert notes["tokens_asked"] == notes["tokens_given"] == chosen.windows.size
@@ -54,7 +53,7 @@ def test_text_of_the_test_split_is_refused(
     leaky = tmp_path / "leaky.txt"
     leaky.write_text("\n\n".join([*copies * 9, *held_out]), encoding="utf-8")
     with pytest.raises(UserError, match=r"of the calibration set stands in the test split of"):
-        pipeline.calibrate(config_of(leaky, method=method, seed=3), model)
+        pipeline.calibrate(config_of(leaky, model, method=method, seed=3), model)
 
 
 def test_a_set_of_ones_own_with_padding_is_refused(

@@ -8,7 +8,7 @@ import random as python_random
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from colazero import corpora
+from colazero.config import Settings
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
+from colazero.models import Model
 from colazero.pool import build_pool
 from colazero.selection import METHODS, cola_zero, features, select, stratified, zipcal
 from colazero.selection.clusters import Clusters
@@ -30,11 +32,22 @@ from colazero.selection.dealing import deal, pack
 
 N, SEQ_LEN = 16, 128
 METHOD_NAMES = METHODS.names()
+SEEDLESS = ["unique_tokens", "zipcal"]
+WITH_A_MODEL = ["cola", "cola_zero_perplexity"]
+Equip = Callable[[TokenPool], TokenPool]
 
 
 @pytest.fixture(scope="module")
-def pool(corpus_file: Path, tokenizer: Any) -> TokenPool:
-    return build_pool(corpora.load(f"file:{corpus_file}"), tokenizer)
+def pool(corpus_file: Path, tokenizer: Any, equipped: Equip) -> TokenPool:
+    return equipped(build_pool(corpora.load(f"file:{corpus_file}"), tokenizer))
+
+
+@pytest.fixture(scope="session")
+def equipped(tiny_llama: Path) -> Equip:
+    """Return what adds a tiny model to a pool, as target and as proxy."""
+    config = Settings.model_validate({"proxy_model": str(tiny_llama), "device": "cpu"})
+    model = Model("tiny", tiny_llama, "1")
+    return lambda pool: replace(pool, config=config, model=model)
 
 
 def choose(method: str, pool: TokenPool, seed: int = 42) -> CalibrationSet:
@@ -118,8 +131,8 @@ def test_too_small_a_corpus_is_told_with_both_counts(method: str, pool: TokenPoo
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_a_corpus_can_be_used_up_to_its_last_token(method: str) -> None:
-    pool = pool_of([50, 120, 7, 300, 25, 3])
+def test_a_corpus_can_be_used_up_to_its_last_token(method: str, equipped: Equip) -> None:
+    pool = equipped(pool_of([50, 120, 7, 300, 25, 3]))
     total = len(pool.tokens)
     chosen = select(method, pool, total // 10, 10, 0, "toy")
     assert len(np.unique(chosen.windows, axis=0)) == total // 10
@@ -127,21 +140,28 @@ def test_a_corpus_can_be_used_up_to_its_last_token(method: str) -> None:
 
 IN_ANOTHER_PROCESS = """
 import sys
+from dataclasses import replace
+from pathlib import Path
 from colazero import corpora
+from colazero.config import Settings
+from colazero.models import Model
 from colazero.pool import build_pool
 from colazero.selection import METHODS, select
 from transformers import PreTrainedTokenizerFast
 tokenizer = PreTrainedTokenizerFast(
     tokenizer_file=sys.argv[1], bos_token="<s>", eos_token="</s>", pad_token="<pad>"
 )
+config = Settings(proxy_model=sys.argv[3], device="cpu")
+model = Model("tiny", Path(sys.argv[3]), "1")
 pool = build_pool(corpora.load("file:" + sys.argv[2]), tokenizer)
+pool = replace(pool, config=config, model=model, entry=None)
 for method in METHODS.names():
     print(method, select(method, pool, 16, 128, 42, "toy").digest)
 """
 
 
 def test_the_same_bits_on_any_number_of_threads_and_in_any_process(
-    pool: TokenPool, corpus_file: Path, tokenizer: Any, tmp_path: Path
+    pool: TokenPool, corpus_file: Path, tokenizer: Any, tiny_llama: Path, tmp_path: Path
 ) -> None:
     here = {method: choose(method, pool).digest for method in METHOD_NAMES}
     file = tmp_path / "tokenizer.json"
@@ -150,7 +170,14 @@ def test_the_same_bits_on_any_number_of_threads_and_in_any_process(
         own = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
         own |= {"PYTHONHASHSEED": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
         there = subprocess.run(
-            [sys.executable, "-c", IN_ANOTHER_PROCESS, str(file), str(corpus_file)],
+            [
+                sys.executable,
+                "-c",
+                IN_ANOTHER_PROCESS,
+                str(file),
+                str(corpus_file),
+                str(tiny_llama),
+            ],
             env=os.environ | own,
             capture_output=True,
             text=True,
@@ -178,12 +205,14 @@ def test_the_seed_changes_nothing_for_gptq_default(pool: TokenPool) -> None:
 # --- random
 
 
-@pytest.mark.parametrize("method", ["zipcal", "unique_tokens"])
+@pytest.mark.parametrize("method", SEEDLESS)
 def test_the_seed_changes_nothing_where_nothing_is_random(method: str, pool: TokenPool) -> None:
     assert choose(method, pool, 1).digest == choose(method, pool, 2).digest
 
 
-@pytest.mark.parametrize("method", ["random", "stratified", "cola_zero", "cola_zero_reasoning"])
+@pytest.mark.parametrize(
+    "method", ["random", "stratified", "cola_zero", "cola_zero_reasoning", *WITH_A_MODEL]
+)
 def test_the_seed_decides(method: str, pool: TokenPool) -> None:
     digests = [choose(method, pool, seed).digest for seed in (1, 2, 3, 1)]
     assert len(set(digests)) == 3
@@ -275,7 +304,7 @@ def test_unique_tokens_covers_anew_when_nothing_new_is_left() -> None:
     assert chosen.notes["covers_completed"] > 0
 
 
-@pytest.mark.parametrize("method", ["zipcal", "unique_tokens"])
+@pytest.mark.parametrize("method", SEEDLESS)
 def test_windows_that_repeat_others_or_hold_special_tokens_are_passed_over(method: str) -> None:
     tokens = np.array([9, 8, 9, 8, 9, 0, 1, 2, 3, 1], dtype=np.int32)
     pool = TokenPool(["a"], tokens, np.array([0]), np.array([10]), frozenset({0}))
@@ -303,7 +332,7 @@ def test_five_marks_of_reasoning_are_counted_per_token() -> None:
 
 def groups(pool: TokenPool) -> dict[str, np.ndarray]:
     documents, _ = cola_zero.eligible(pool, N, SEQ_LEN)
-    return {name: features.GROUPS[name](pool, documents) for name in cola_zero.GROUPS}
+    return {name: features.GROUPS[name].compute(pool, documents) for name in cola_zero.GROUPS}
 
 
 def mean_squared_distance(block: np.ndarray) -> float:
@@ -354,7 +383,8 @@ def test_features_are_computed_once_for_all_seeds_and_processes(
     def never(*_: Any) -> Any:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(features, "GROUPS", dict.fromkeys(cola_zero.GROUPS, never))
+    never.__module__ = features.__name__
+    monkeypatch.setattr(features, "GROUPS", dict.fromkeys(cola_zero.GROUPS, features.Group(never)))
     again = build_pool(corpus, tokenizer, tmp_path)
     assert choose("cola_zero", again, 1).digest == first.digest
     assert choose("cola_zero", again, 2).digest != first.digest
@@ -445,13 +475,13 @@ def test_fewer_documents_than_windows_is_a_fallback_that_is_told(
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_identical_documents_give_windows_or_a_sentence(
-    method: str, caplog: pytest.LogCaptureFixture
+    method: str, equipped: Equip, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     one = pool_of([200])
     tokens = np.tile(np.append(one.tokens, 5), 40)[:-1].astype(np.int32)
     starts = np.arange(40) * 201
-    pool = TokenPool(list(one.texts) * 40, tokens, starts, starts + 200, frozenset({0}))
+    pool = equipped(TokenPool(list(one.texts) * 40, tokens, starts, starts + 200, frozenset({0})))
     chosen = outcome_of(method, pool, 8, 100, "the corpus repeats itself")
     assert chosen is None or len(np.unique(chosen.windows, axis=0)) == 8
     if method == "cola_zero":
@@ -470,9 +500,9 @@ def test_identical_documents_give_windows_or_a_sentence(
     ids=["one document", "scripts without spaces", "no words at all", "one huge among short"],
 )
 def test_unusual_corpora_are_handled(
-    method: str, documents: list[str], tokenizer: Any, tmp_path: Path
+    method: str, documents: list[str], tokenizer: Any, equipped: Equip, tmp_path: Path
 ) -> None:
-    pool = build_pool(Corpus("odd", "1", documents, []), tokenizer, tmp_path)
+    pool = equipped(build_pool(Corpus("odd", "1", documents, []), tokenizer, tmp_path))
     assert outcome_of(method, pool, 4, 32) is not None, "they all have text enough"
 
 
@@ -499,21 +529,40 @@ TEXTS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
-@settings(
+ANY_CORPUS = {
+    "documents": st.lists(TEXTS, min_size=1, max_size=25),
+    "n": st.integers(1, 8),
+    "seq_len": st.integers(1, 40),
+}
+OFTEN = settings(
     max_examples=60,
     deadline=5_000,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(
-    documents=st.lists(TEXTS, min_size=1, max_size=25),
-    n=st.integers(1, 8),
-    seq_len=st.integers(1, 40),
-)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHOD_NAMES) - set(WITH_A_MODEL)))
+@OFTEN
+@given(**ANY_CORPUS)
 def test_any_small_corpus_gives_windows_or_a_sentence(
-    method: str, tokenizer: Any, documents: list[str], n: int, seq_len: int
+    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
+) -> None:
+    windows_or_a_sentence(method, tokenizer, equipped, documents, n, seq_len)
+
+
+@pytest.mark.parametrize("method", WITH_A_MODEL)
+@settings(OFTEN, max_examples=12, deadline=None)
+@given(**ANY_CORPUS)
+def test_any_small_corpus_gives_windows_or_a_sentence_with_a_model(
+    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
+) -> None:
+    windows_or_a_sentence(method, tokenizer, equipped, documents, n, seq_len)
+
+
+def windows_or_a_sentence(
+    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
 ) -> None:
     ids = [
         tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
@@ -524,7 +573,7 @@ def test_any_small_corpus_gives_windows_or_a_sentence(
     starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
     pieces = [token for document in ids for token in (*document, *gap)]
     tokens = np.array(pieces[: len(pieces) - len(gap)], dtype=np.int32)
-    pool = TokenPool(documents, tokens, starts, starts + steps, frozenset({0, 1, 2}))
+    pool = equipped(TokenPool(documents, tokens, starts, starts + steps, frozenset({0, 1, 2})))
     chosen = outcome_of(method, pool, n, seq_len)
     if len(tokens) < n * seq_len:
         assert chosen is None

@@ -1,0 +1,176 @@
+"""Features that need a forward pass: what a model makes of the first tokens of each document."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero import models
+from colazero.errors import UserError
+from colazero.interfaces import TokenPool
+from colazero.models import Model
+
+DIMENSIONS = 64
+"""Of the random projection of activations."""
+BATCH_TOKENS = 2_048
+"""Tokens a batch, padding included: bounds memory, and is too little for padding to cost much."""
+
+Measure = Callable[[Any, Any, Any], Any]
+"""(model, token ids [batch, length], mask [batch, length]) → a row a document, a torch tensor."""
+
+
+def perplexity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log of each document's perplexity under `proxy_model`, [documents, 1].
+
+    The log, since perplexities spread over orders of magnitude, and the few largest would make
+    the distances. Of the first `document_tokens` tokens, in the proxy's own tokens; a document of
+    one token, which predicts nothing, gets the mean.
+    """
+    tokenizer = models.load_tokenizer(proxy(pool))
+    rows = []
+    for document in documents:
+        # No token stands for so many characters; the rest of a long text need not be read.
+        text = pool.texts[document][: 64 * pool.config.document_tokens]
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        rows.append(np.array(ids[: pool.config.document_tokens], dtype=np.int64))
+    values = forward(proxy(pool).path, pool.config.device, rows, mean_nll)
+    known = np.isfinite(values)
+    return np.where(known, values, values[known].mean() if known.any() else 0.0)
+
+
+def activations(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each document's activations in the model to be quantized, [documents, 64].
+
+    The mean over its first `document_tokens` tokens of what each block puts out, divided by its
+    norm, so that each block counts the same; the blocks side by side, in a fixed random
+    projection (Johnson and Lindenstrauss), which keeps distances about as they are.
+    """
+    rows = [
+        np.array(pool.tokens[pool.starts[d] : pool.stops[d]][: pool.config.document_tokens])
+        for d in documents
+    ]
+    return forward(target(pool).path, pool.config.device, rows, projected_means())
+
+
+def target(pool: TokenPool) -> Model:
+    """Return the model to be quantized; UserError if the pool knows none."""
+    if pool.model is None:
+        raise UserError("this method needs the model to be quantized, and the pool knows none.")
+    return pool.model
+
+
+def proxy(pool: TokenPool) -> Model:
+    """Return the small model whose perplexities are asked for."""
+    return models.fetch(pool.config.proxy_model)
+
+
+def facts(pool: TokenPool, model: Model) -> list[str]:
+    """Return what decides these features beside the documents and the source code."""
+    device = pool.config.device.partition(":")[0]
+    libraries = [version(name) for name in ("torch", "transformers")]
+    return [model.revision, str(pool.config.document_tokens), device, *libraries]
+
+
+def forward(
+    model_dir: Path, device: str, rows: Sequence[NDArray[Any]], measure: Measure
+) -> NDArray[np.float64]:
+    """Run the model on `rows` of token ids in batches of like length; return a row for each.
+
+    On CPUs a batch has one thread, and there are as many at a time as cores: so the bits do not
+    depend on their number.
+    """
+    import torch
+
+    from colazero.evaluation.loading import load_dense
+
+    model = load_dense(model_dir, device)
+
+    def run(batch: NDArray[np.int64]) -> NDArray[np.float64]:
+        lengths = [len(rows[i]) for i in batch]
+        ids = np.zeros((len(batch), max(lengths)), dtype=np.int64)
+        for row, i in enumerate(batch):
+            ids[row, : lengths[row]] = rows[i]
+        mask = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
+        with torch.inference_mode():
+            tensors = (torch.from_numpy(a).to(model.device) for a in (ids, mask))
+            found: NDArray[np.float64] = measure(model, *tensors).double().cpu().numpy()
+        return found
+
+    parts = batches([len(row) for row in rows])
+    threads = torch.get_num_threads()
+    workers = _cores() if device == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            results = list(pool.map(run, parts))
+    finally:
+        torch.set_num_threads(threads)
+    ordered = np.empty((len(rows), results[0].shape[1]))
+    ordered[np.concatenate(parts)] = np.concatenate(results)
+    return ordered
+
+
+def batches(lengths: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Divide documents, the longest first, into batches of at most BATCH_TOKENS with padding."""
+    order = np.argsort(-np.array(lengths), kind="stable")
+    parts: list[list[int]] = []
+    for i in order:
+        longest = lengths[parts[-1][0]] if parts else 0
+        if not parts or (len(parts[-1]) + 1) * longest > BATCH_TOKENS:
+            parts.append([])
+        parts[-1].append(int(i))
+    return [np.array(part, dtype=np.int64) for part in parts]
+
+
+def _cores() -> int:
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    available = len(os.sched_getaffinity(0))
+    return min(available, int(named)) if named.isdecimal() and int(named) else available
+
+
+def mean_nll(model: Any, ids: Any, mask: Any) -> Any:
+    """Return the mean negative log-likelihood of a token given those before, [batch, 1], in nats.
+
+    Not a number for a document of one token.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
+    real = mask[:, 1:]
+    flat = zip(logits, ids[:, 1:], strict=True)  # a document at a time: its logits are large
+    nll = torch.stack([F.cross_entropy(row.float(), i, reduction="none") for row, i in flat])
+    return (nll * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+
+
+def projected_means() -> Measure:
+    """Return the measure of `activations`, its projection the same at every call."""
+    import torch
+
+    projections: list[Any] = []
+
+    def measure(model: Any, ids: Any, mask: Any) -> Any:
+        found = model(
+            input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False
+        ).hidden_states[1:]
+        if not projections:
+            rng = np.random.default_rng(0)
+            shape = (len(found), found[0].shape[-1], DIMENSIONS)
+            drawn = rng.standard_normal(shape, dtype=np.float32) / DIMENSIONS**0.5
+            projections.append(torch.from_numpy(drawn).to(ids.device))
+        real = mask[:, :, None].float()
+        total = torch.zeros(len(ids), DIMENSIONS, device=ids.device)
+        for layer, projection in zip(found, projections[0], strict=True):
+            # A product with zero would keep what is not finite in padding; where() does not.
+            kept = torch.where(mask[:, :, None], layer.float(), 0.0)
+            mean = kept.sum(dim=1) / real.sum(dim=1)
+            total += torch.nn.functional.normalize(mean, dim=1) @ projection
+        return total
+
+    return measure
