@@ -1,0 +1,176 @@
+"""Evaluation and quantization, each against what it is to be held against.
+
+`python benchmarks/evaluation.py [--json] [--repeats=N] [any parameter of single]` takes the cell
+of preset demo (unless said otherwise) and measures, in one run:
+
+- `eval_speed_ratio`: tokens a second of the quantized model / of the unquantized one, evaluated in
+  turns; the best of N each.
+- `perplexity_relative_difference`: from GPTQModel's own kernels on the same checkpoint and windows.
+- `quantize_ratio_to_default_call`: seconds to load and quantize / GPTQModel's default call on the
+  same calibration set (fresh process each, after one warm-up), and both perplexities.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+KERNEL_WINDOWS = 4
+"""Windows evaluated by GPTQModel's kernels too: on a CPU they are several times slower."""
+
+
+def prepared(given: dict[str, str]) -> tuple[Any, Any, Any]:
+    """Return the resolved configuration, the model and the calibration set."""
+    from colazero import models, pipeline
+    from colazero.config import RunConfig, parse
+
+    config = parse(RunConfig, {"preset": "demo"} | given)
+    model = models.fetch(config.model)
+    config = pipeline.resolve(config, model)
+    return config, model, pipeline.calibrate(config, model)[0]
+
+
+def quantize_here(given: dict[str, str], out: str) -> float:
+    """Quantize as a cell does; return seconds."""
+    from colazero import pipeline
+
+    config, model, calibration = prepared(given)
+    return pipeline.quantize(
+        config, model, calibration, Path(out), lambda *_: None
+    ).report.quant_time_sec
+
+
+def quantize_by_default(given: dict[str, str], out: str) -> float:
+    """Call GPTQModel as its README does, on the same windows; return seconds to load and quantize.
+
+    Only what the checkpoint must have in common is set: bits, group size, and the other settings
+    of the method. Nothing of colazero's tuning is installed in this process.
+    """
+    import torch
+
+    config, model, calibration = prepared(given)
+    from gptqmodel import GPTQModel, QuantizeConfig
+
+    def load(path: Path) -> Any:
+        settings = QuantizeConfig(
+            bits=config.quant_bits,
+            group_size=int(config.group_size),
+            desc_act=config.desc_act,
+            sym=config.sym,
+            damp_percent=config.damp_percent,
+            act_group_aware=bool(config.act_group_aware),
+        )
+        return GPTQModel.load(str(path), settings, device=config.device)
+
+    rows = [{"input_ids": torch.from_numpy(w)[None].long()} for w in calibration.windows]
+    short = [{"input_ids": rows[0]["input_ids"][:, :64]}]
+    load(model.path).quantize(short)  # what is compiled once is compiled now
+    begin = time.perf_counter()
+    loaded = load(model.path)
+    loaded.quantize(rows)
+    seconds = time.perf_counter() - begin
+    loaded.save(out)
+    return seconds
+
+
+def in_a_process(which: str, given: dict[str, str], out: Path) -> float:
+    """Run one of the two above in a process of its own; return its seconds."""
+    command = [
+        sys.executable,
+        __file__,
+        f"--{which}={out}",
+        *(f"--{k}={v}" for k, v in given.items()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return float(re.findall(r"^seconds ([0-9.]+)$", done.stdout, re.M)[-1])
+
+
+def kernel_nll(checkpoint: Path, device: str, windows: Any, dtype: Any) -> list[float]:
+    """Return the summed negative log-likelihoods of `windows` by GPTQModel's own kernels."""
+    import torch
+    from gptqmodel import GPTQModel
+
+    from colazero.evaluation.perplexity import perplexity
+    from colazero.quantizers.gptqmodel import contained
+
+    with contained(), torch._dynamo.config.patch(disable=True):
+        model = GPTQModel.load(str(checkpoint), device=device, dtype=dtype).model
+        return list(perplexity(model, "", windows, windows[:, 0]).nll)
+
+
+def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
+    """Return all figures by name."""
+    import numpy as np
+
+    from colazero import pipeline
+    from colazero.evaluation.loading import eval_dtype, load_dense
+    from colazero.evaluation.perplexity import perplexity
+
+    config, model, _ = prepared(given)
+    corpus = config.eval_corpora[0]
+    windows, starts = pipeline.evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+    with tempfile.TemporaryDirectory() as work:
+        ours, default = Path(work) / "ours", Path(work) / "default"
+        seconds = {
+            "quantize_sec": in_a_process("here", given, ours),
+            "quantize_default_sec": in_a_process("default", given, default),
+        }
+        both = {
+            "quantized": load_dense(ours, config.device),
+            "unquantized": load_dense(model.path, config.device),
+        }
+        best = dict.fromkeys(both, float("inf"))
+        results = {}
+        for _ in range(repeats):
+            for name, loaded in both.items():
+                begin = time.perf_counter()
+                results[name] = perplexity(loaded, corpus, windows, starts)
+                best[name] = min(best[name], time.perf_counter() - begin)
+        some = windows[:KERNEL_WINDOWS]
+        dense = perplexity(both["quantized"], corpus, some, starts[:KERNEL_WINDOWS])
+        dtype = eval_dtype(ours, config.device)
+        kernels = np.exp(sum(kernel_nll(ours, config.device, some, dtype)) / dense.tokens.sum())
+        by_default = perplexity(load_dense(default, config.device), corpus, windows, starts)
+    return {
+        "eval_speed_ratio": best["unquantized"] / best["quantized"],
+        "perplexity_relative_difference": abs(dense.perplexity / float(kernels) - 1),
+        "quantize_ratio_to_default_call": seconds["quantize_sec"] / seconds["quantize_default_sec"],
+        "perplexity": results["quantized"].perplexity,
+        "perplexity_default_call": by_default.perplexity,
+        "perplexity_unquantized": results["unquantized"].perplexity,
+        "tokens_per_sec": windows.size / best["quantized"],
+        "tokens_per_sec_unquantized": windows.size / best["unquantized"],
+        **seconds,
+    }
+
+
+def main() -> None:
+    arguments = [a for a in sys.argv[1:] if a != "--json"]
+    given = dict(a.removeprefix("--").split("=", 1) for a in arguments)
+    if "here" in given:
+        print(f"seconds {quantize_here(given, given.pop('here'))}")
+        return
+    if "default" in given:
+        print(f"seconds {quantize_by_default(given, given.pop('default'))}")
+        return
+    repeats = int(given.pop("repeats", 3))
+    found = measure(given, repeats)
+    if "--json" in sys.argv:
+        print(json.dumps({name: round(value, 6) for name, value in found.items()}))
+        return
+    for name, value in found.items():
+        print(f"{name:34} {value:12.6g}")
+
+
+if __name__ == "__main__":
+    main()
