@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,7 +50,7 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
     """
     key = f"{corpus.name}|{corpus.revision}|{tokenizer_digest(tokenizer)}|{len(corpus.train)}"
     entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus.train, tokenizer, draft))
+    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, tokenizer, draft))
     return TokenPool(
         corpus.train,
         arrays["tokens"],
@@ -60,7 +61,7 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
     )
 
 
-def _tokenise(texts: Sequence[str], tokenizer: Any, folder: Path) -> None:
+def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
     """Write tokens.npy, starts.npy and stops.npy, holding the tokens of one batch at a time."""
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
@@ -68,8 +69,9 @@ def _tokenise(texts: Sequence[str], tokenizer: Any, folder: Path) -> None:
     lengths: list[int] = []
     with (folder / "tokens.npy").open("wb") as stream:
         _write_header(stream, 0)
-        for first in range(0, len(texts), BATCH):
-            batch = list(texts[first : first + BATCH])
+        for first in range(0, len(corpus.train), BATCH):
+            batch = list(corpus.train[first : first + BATCH])
+            _refuse_half_characters(batch, first, corpus.name)
             for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
                 if lengths:
                     stream.write(gap.tobytes())
@@ -82,6 +84,15 @@ def _tokenise(texts: Sequence[str], tokenizer: Any, folder: Path) -> None:
     starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
     np.save(folder / "starts.npy", starts[: len(steps)])
     np.save(folder / "stops.npy", starts[: len(steps)] + steps)
+
+
+def _refuse_half_characters(texts: Sequence[str], first: int, corpus: str) -> None:
+    for number, text in enumerate(texts, start=first):
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise UserError(
+                f"document {number} of corpus {corpus!r} (counted from 0) holds half of a "
+                "surrogate pair, which is no text: remove it."
+            )
 
 
 def _write_header(stream: BinaryIO, tokens: int) -> None:

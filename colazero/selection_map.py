@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.interfaces import TokenPool
-from colazero.selection import features
+from colazero.selection import features, one_thread
 from colazero.selection.cola_zero import GROUPS, MIN_DOC_TOKENS
 
 MOST = 4_000
@@ -58,13 +58,11 @@ def document_map(
     pool: TokenPool, documents: NDArray[np.int64], available: int, min_tokens: int
 ) -> DocumentMap | None:
     """Project documents to the first two principal components; None if they do not differ."""
-    from threadpoolctl import threadpool_limits
-
     if len(documents) < 3:
         return None
     if len(documents) < available:  # not the same ones in every cell: not worth keeping
         pool = replace(pool, entry=None)
-    with threadpool_limits(limits=1):
+    with one_thread():
         blocks = {name: features.matrix(pool, documents, [name]) for name in GROUPS}
         matrix = np.hstack(list(blocks.values())).astype(np.float64)
         values, vectors = np.linalg.eigh(np.cov(matrix, rowvar=False))

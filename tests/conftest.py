@@ -7,6 +7,7 @@ import random
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,14 @@ def hub_says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     yield says
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def equipped(tiny_llama: Path) -> Callable[[Any], Any]:
+    """Return what adds a tiny model to a token pool, as target and as proxy."""
+    from colazero.config import Settings
+    from colazero.models import Model
+
+    config = Settings.model_validate({"proxy_model": str(tiny_llama), "device": "cpu"})
+    model = Model("tiny", tiny_llama, "1")
+    return lambda pool: replace(pool, config=config, model=model)

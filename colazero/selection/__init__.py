@@ -10,6 +10,8 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -90,17 +92,28 @@ def select(
 ) -> CalibrationSet:
     """Choose `n` windows of `seq_len` tokens with `method`.
 
-    The seed alone decides what is random, and one thread does the arithmetic: sums over several
-    come in an order, and so with bits, that depends on their number. UserError if the corpus has
-    too few tokens.
+    The seed alone decides what is random, and one thread does the arithmetic. UserError if the
+    corpus has too few tokens.
     """
-    from threadpoolctl import threadpool_limits
-
     need_tokens(len(pool.tokens), n, seq_len, corpus)
     chosen = find(method)
-    with threadpool_limits(limits=1):
+    with one_thread():
         selection = chosen(pool, n, seq_len, np.random.default_rng(seed))
     return cut(pool, selection, n, seq_len)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let one thread do the arithmetic inside the block.
+
+    Sums over several come in an order, and so with bits, that depends on their number.
+    """
+    import scipy.linalg  # noqa: F401  the limit reaches only those libraries that are loaded:
+    import sklearn.cluster  # noqa: F401  these bring a BLAS and an OpenMP of their own
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1):
+        yield
 
 
 def document_at(pool: TokenPool, token: int) -> int:

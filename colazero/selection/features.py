@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from colazero.cache import kept_arrays
 from colazero.interfaces import TokenPool
-from colazero.selection import forward
+from colazero.selection import forward, one_thread
 
 TERMS = 5_000
 COMPONENTS = 100
@@ -42,14 +42,12 @@ def matrix(pool: TokenPool, documents: NDArray[np.int64], groups: Sequence[str])
 
 def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[np.floating]:
     """Return one group's features, [documents, features], as they are before weighting."""
-    from threadpoolctl import threadpool_limits
-
     compute, facts = GROUPS[name]
     if pool.entry is None:
         return compute(pool, documents)
 
     def build(draft: Path) -> None:
-        with threadpool_limits(limits=1):
+        with one_thread():
             np.save(draft / "features.npy", compute(pool, documents))
 
     definition = json.dumps([name, *facts(pool), *_code(compute)]).encode()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import random as python_random
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,15 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from colazero import corpora
-from colazero.config import Settings
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
-from colazero.models import Model
 from colazero.pool import build_pool
 from colazero.selection import METHODS, cola_zero, features, select, stratified, zipcal
 from colazero.selection.clusters import Clusters
@@ -40,14 +33,6 @@ Equip = Callable[[TokenPool], TokenPool]
 @pytest.fixture(scope="module")
 def pool(corpus_file: Path, tokenizer: Any, equipped: Equip) -> TokenPool:
     return equipped(build_pool(corpora.load(f"file:{corpus_file}"), tokenizer))
-
-
-@pytest.fixture(scope="session")
-def equipped(tiny_llama: Path) -> Equip:
-    """Return what adds a tiny model to a pool, as target and as proxy."""
-    config = Settings.model_validate({"proxy_model": str(tiny_llama), "device": "cpu"})
-    model = Model("tiny", tiny_llama, "1")
-    return lambda pool: replace(pool, config=config, model=model)
 
 
 def choose(method: str, pool: TokenPool, seed: int = 42) -> CalibrationSet:
@@ -136,54 +121,6 @@ def test_a_corpus_can_be_used_up_to_its_last_token(method: str, equipped: Equip)
     total = len(pool.tokens)
     chosen = select(method, pool, total // 10, 10, 0, "toy")
     assert len(np.unique(chosen.windows, axis=0)) == total // 10
-
-
-IN_ANOTHER_PROCESS = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from colazero import corpora
-from colazero.config import Settings
-from colazero.models import Model
-from colazero.pool import build_pool
-from colazero.selection import METHODS, select
-from transformers import PreTrainedTokenizerFast
-tokenizer = PreTrainedTokenizerFast(
-    tokenizer_file=sys.argv[1], bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-)
-config = Settings(proxy_model=sys.argv[3], device="cpu")
-model = Model("tiny", Path(sys.argv[3]), "1")
-pool = build_pool(corpora.load("file:" + sys.argv[2]), tokenizer)
-pool = replace(pool, config=config, model=model, entry=None)
-for method in METHODS.names():
-    print(method, select(method, pool, 16, 128, 42, "toy").digest)
-"""
-
-
-def test_the_same_bits_on_any_number_of_threads_and_in_any_process(
-    pool: TokenPool, corpus_file: Path, tokenizer: Any, tiny_llama: Path, tmp_path: Path
-) -> None:
-    here = {method: choose(method, pool).digest for method in METHOD_NAMES}
-    file = tmp_path / "tokenizer.json"
-    tokenizer.backend_tokenizer.save(str(file))
-    for threads in ("1", "2"):
-        own = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
-        own |= {"PYTHONHASHSEED": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        there = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                IN_ANOTHER_PROCESS,
-                str(file),
-                str(corpus_file),
-                str(tiny_llama),
-            ],
-            env=os.environ | own,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert dict(line.split() for line in there.stdout.splitlines()) == here
 
 
 def test_the_methods_differ(pool: TokenPool) -> None:
@@ -518,65 +455,3 @@ def outcome_of(
             if complaint not in str(error):
                 raise
             return None
-
-
-WORDS = ["bado", "kemi", "zora", "Größe", "東京", "🙂", "...", "<s>", "a", "\u200b", "1790"]
-TEXTS = st.one_of(
-    st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join),
-    st.text(max_size=40),
-    st.sampled_from(["", "  ", "\n" * 30]),
-    st.tuples(st.sampled_from(WORDS), st.integers(1, 400)).map(lambda pair: pair[0] * pair[1]),
-)
-
-
-ANY_CORPUS = {
-    "documents": st.lists(TEXTS, min_size=1, max_size=25),
-    "n": st.integers(1, 8),
-    "seq_len": st.integers(1, 40),
-}
-OFTEN = settings(
-    max_examples=60,
-    deadline=5_000,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-@pytest.mark.parametrize("method", sorted(set(METHOD_NAMES) - set(WITH_A_MODEL)))
-@OFTEN
-@given(**ANY_CORPUS)
-def test_any_small_corpus_gives_windows_or_a_sentence(
-    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
-) -> None:
-    windows_or_a_sentence(method, tokenizer, equipped, documents, n, seq_len)
-
-
-@pytest.mark.parametrize("method", WITH_A_MODEL)
-@settings(OFTEN, max_examples=12, deadline=None)
-@given(**ANY_CORPUS)
-def test_any_small_corpus_gives_windows_or_a_sentence_with_a_model(
-    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
-) -> None:
-    windows_or_a_sentence(method, tokenizer, equipped, documents, n, seq_len)
-
-
-def windows_or_a_sentence(
-    method: str, tokenizer: Any, equipped: Equip, documents: list[str], n: int, seq_len: int
-) -> None:
-    ids = [
-        tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        for text in documents
-    ]
-    gap = tokenizer("\n\n", add_special_tokens=False).input_ids
-    steps = np.array([len(document) for document in ids])
-    starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
-    pieces = [token for document in ids for token in (*document, *gap)]
-    tokens = np.array(pieces[: len(pieces) - len(gap)], dtype=np.int32)
-    pool = equipped(TokenPool(documents, tokens, starts, starts + steps, frozenset({0, 1, 2})))
-    chosen = outcome_of(method, pool, n, seq_len)
-    if len(tokens) < n * seq_len:
-        assert chosen is None
-    if chosen is not None:
-        assert chosen.windows.shape == (n, seq_len)
-        assert len(np.unique(chosen.windows, axis=0)) == n
