@@ -9,7 +9,8 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,10 +161,11 @@ def _converted(source: Path, key: str, **how: Any) -> Path:
     log.info("converting %s (once, into %s)", source, target)
     dtype = torch.bfloat16 if gguf else "auto"
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, **how
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
+        with _parsed_once():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, trust_remote_code=False, **how
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{source}: its .bin files are damaged or hold more than weights. They are not "
@@ -180,6 +182,24 @@ def _converted(source: Path, key: str, **how: Any) -> Path:
         loaded.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
     return target
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Have transformers parse a GGUF file once: it does so for config, tokenizer and weights each.
+
+    It also makes the table of tensor names anew for each of a model's modules.
+    """
+    import gguf
+
+    slow = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in slow.items():
+        setattr(gguf, name, lru_cache(function))
+    try:
+        yield
+    finally:
+        for name, function in slow.items():
+            setattr(gguf, name, function)
 
 
 def _fresh_copy(loaded: Any) -> Any:
