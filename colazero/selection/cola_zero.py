@@ -57,7 +57,8 @@ def cluster_and_deal(
     rng: np.random.Generator,
 ) -> Selection:
     """Cluster `documents` on `matrix` [documents, features], deal them, and add to `notes`."""
-    found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)))
+    exact = pool.config.exact_documents
+    found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)), exact)
     spans, used = deal(pool, documents, found, n * seq_len, seq_len)
     sizes = np.bincount(found.labels)
     if len(sizes) < n:
@@ -77,6 +78,8 @@ def cluster_and_deal(
         "documents_eligible": len(documents),
         "documents_used": len(used),
         "inertia": found.inertia,
+        "exact_documents": exact,
+        "clustered_in_batches": len(documents) > exact,
     }
     return Selection(pack(spans, n, seq_len), {**notes, **about})
 

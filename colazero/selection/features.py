@@ -26,6 +26,8 @@ from colazero.selection import forward, one_thread
 
 TERMS = 5_000
 COMPONENTS = 100
+CHUNK = 5_000
+"""Documents whose terms are held at a time."""
 
 Matrix = NDArray[np.float32]
 Compute = Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]
@@ -68,14 +70,17 @@ def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
 
     Shape [documents, at most 100]. The SVD is the randomised one of Halko et al. 2011
     (arXiv 0909.4061), its random state fixed: the features are the same for every seed. A corpus
-    too small to reduce keeps as many components as it has.
+    too small to reduce keeps as many components as it has. Of more than `exact_documents`
+    documents, so many, evenly spread, decide which terms and which components there are.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [pool.texts[d] for d in documents]
-    if not any(text.strip() for text in texts):
-        return np.zeros((len(texts), 1), np.float32)  # blanks: tokens, but no terms
+    reduced = np.zeros((len(documents), 1), np.float32)
+    count = min(len(documents), pool.config.exact_documents)
+    sample = documents[np.arange(count) * len(documents) // count]
+    if not any(pool.texts[d].strip() for d in sample):
+        return reduced  # blanks: tokens, but no terms
     # scikit-learn's default pattern finds no word of one letter, and none in punctuation.
     vectorizer = TfidfVectorizer(
         max_features=TERMS,
@@ -84,13 +89,18 @@ def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
         token_pattern=r"\w+|[^\w\s]+",
         dtype=np.float32,
     )
-    terms = vectorizer.fit_transform(texts)
+    terms = vectorizer.fit_transform(pool.texts[d] for d in sample)
     components = min(COMPONENTS, terms.shape[0] - 1, terms.shape[1] - 1)
     if components < 1:
-        return np.zeros((len(texts), 1), np.float32)
+        return reduced
     svd = TruncatedSVD(components, random_state=0)
     with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance, which we ignore
-        reduced: Matrix = svd.fit_transform(terms)
+        reduced = svd.fit_transform(terms)
+    if count < len(documents):
+        chunks = [documents[i : i + CHUNK] for i in range(0, len(documents), CHUNK)]
+        reduced = np.concatenate(
+            [svd.transform(vectorizer.transform(pool.texts[d] for d in part)) for part in chunks]
+        )
     return reduced
 
 
@@ -140,7 +150,7 @@ class Group(NamedTuple):
 
 
 GROUPS: Mapping[str, Group] = {
-    "tfidf": Group(tfidf),
+    "tfidf": Group(tfidf, lambda p: [str(p.config.exact_documents)]),
     "length": Group(length),
     "diversity": Group(diversity),
     "reasoning": Group(reasoning),
@@ -159,10 +169,13 @@ def weighted(groups: Mapping[str, NDArray[np.floating]]) -> Matrix:
     divided by √f. (Weights put on before standardising would be undone by it.) A feature that
     does not vary carries nothing and becomes zero; a group's f counts those that vary.
     """
-    blocks = []
-    for block in groups.values():
+    ends = np.cumsum([block.shape[1] for block in groups.values()])
+    result = np.empty((len(next(iter(groups.values()))), int(ends[-1])), np.float32)
+    for end, block in zip(ends, groups.values(), strict=True):
         mean, spread = block.mean(axis=0, dtype=np.float64), block.std(axis=0, dtype=np.float64)
         varies = spread > 100 * np.finfo(block.dtype).eps * np.abs(block).max()
         scale = np.where(varies, spread * np.sqrt(max(1, int(varies.sum()))), np.inf)
-        blocks.append(((block - mean) / scale).astype(np.float32))
-    return np.hstack(blocks)
+        place = result[:, end - block.shape[1] : end]  # filled without a copy of it all
+        np.subtract(block, mean, out=place, casting="same_kind")
+        place /= scale.astype(np.float32)
+    return result

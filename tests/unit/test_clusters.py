@@ -8,6 +8,8 @@ from sklearn.cluster import KMeans
 
 from colazero.selection import clusters
 
+EXACT = 20_000
+
 
 def points(seed: int, documents: int = 600, features: int = 12) -> np.ndarray:
     rng = np.random.default_rng(seed)
@@ -27,7 +29,7 @@ def inertia(data: np.ndarray, labels: np.ndarray) -> float:
 def test_one_start_is_within_half_a_percent_of_the_best_of_fifty(seed: int) -> None:
     data = points(seed)
     best = KMeans(40, n_init=50, random_state=seed).fit(data).inertia_
-    found = clusters.kmeans(data, 40, seed)
+    found = clusters.kmeans(data, 40, seed, EXACT)
     assert found.inertia < 1.005 * best
     assert found.inertia == pytest.approx(inertia(data, found.labels), rel=1e-5)
     assert len(np.unique(found.labels)) == 40
@@ -57,6 +59,14 @@ def test_no_cluster_loses_its_last_point() -> None:
 
 
 def test_points_that_are_all_the_same_make_one_cluster() -> None:
-    found = clusters.kmeans(np.ones((50, 3), dtype=np.float32), 8, 0)
+    found = clusters.kmeans(np.ones((50, 3), dtype=np.float32), 8, 0, EXACT)
     assert found.labels.tolist() == [0] * 50
     assert found.inertia == 0
+
+
+def test_many_points_go_in_mini_batches_to_nearly_the_same_end() -> None:
+    data = points(2, documents=9_000)
+    exact = clusters.kmeans(data, 40, 0, EXACT)
+    batched = clusters.kmeans(data, 40, 0, 8_999)
+    assert batched.inertia == pytest.approx(inertia(data, batched.labels), rel=1e-5)
+    assert exact.inertia < batched.inertia < 1.1 * exact.inertia

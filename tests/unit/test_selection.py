@@ -321,12 +321,27 @@ def test_features_are_computed_once_for_all_seeds_and_processes(
         raise AssertionError("computed again")
 
     never.__module__ = features.__name__
-    monkeypatch.setattr(features, "GROUPS", dict.fromkeys(cola_zero.GROUPS, features.Group(never)))
+    groups = {name: group._replace(compute=never) for name, group in features.GROUPS.items()}
+    monkeypatch.setattr(features, "GROUPS", groups)
     again = build_pool(corpus, tokenizer, tmp_path)
     assert choose("cola_zero", again, 1).digest == first.digest
     assert choose("cola_zero", again, 2).digest != first.digest
     with pytest.raises(AssertionError, match="computed again"):
         select("cola_zero", again, 250, 200, 1, "asks for other documents")
+
+
+def test_of_many_documents_a_sample_decides_the_terms(pool: TokenPool) -> None:
+    """A third of the documents decides; distances stay about what they are with all of them."""
+    documents, _ = cola_zero.eligible(pool, N, SEQ_LEN)
+    sampled = replace(pool, config=pool.config.model_copy(update={"exact_documents": 120}))
+    whole, part = features.tfidf(pool, documents), features.tfidf(sampled, documents)
+    assert whole.shape[0] == part.shape[0] == len(documents)
+    cosine = [(m @ m.T)[np.triu_indices(len(documents), 1)] for m in (whole, part)]
+    assert np.corrcoef(cosine)[0, 1] > 0.9
+    chosen = choose("cola_zero", sampled)
+    assert chosen.notes["clustered_in_batches"] is True
+    assert choose("cola_zero", pool).notes["clustered_in_batches"] is False
+    assert chosen.notes["clusters_covered"] == chosen.notes["clusters"] == N
 
 
 # --- cola_zero: clusters and packing
