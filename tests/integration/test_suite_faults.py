@@ -1,0 +1,257 @@
+"""What can happen to a suite, made to happen: nothing lost, nothing doubled, nothing open."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def soak() -> ModuleType:
+    """The soak script, whose ways to start, kill and check a suite are used here."""
+    spec = importlib.util.spec_from_file_location("soak", ROOT / "benchmarks" / "soak.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def arguments(soak: ModuleType, tiny_llama: Path, corpus_file: Path) -> list[str]:
+    return list(soak.command(str(tiny_llama), str(corpus_file), workers=2))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    soak: ModuleType, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], float]:
+    """What each cell of an undisturbed suite came to, and the seconds that the suite took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    begin = time.monotonic()
+    assert soak.start(arguments, folder).wait() == 0, (folder / "suite.log").read_text()[-3000:]
+    return soak.digests(soak.all_runs(folder)), time.monotonic() - begin
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "Ctrl-C"])
+def test_killed_three_times_at_random_a_suite_comes_through(
+    soak: ModuleType, arguments: list[str], undisturbed: tuple[dict[str, Any], float], how: str
+) -> None:
+    digests, seconds = undisturbed
+    result = soak.soak([how], 3, arguments, seconds, digests, random.Random(1))
+    assert result["kills"] == {how: 3}
+    assert result["wrong"] == []
+
+
+def test_two_suites_at_once_on_a_new_store_do_everything_once(
+    soak: ModuleType,
+    arguments: list[str],
+    undisturbed: tuple[dict[str, Any], float],
+    tmp_path: Path,
+) -> None:
+    both = [soak.start(arguments, tmp_path) for _ in range(2)]
+    assert [suite.wait() for suite in both] == [0, 0], (tmp_path / "suite.log").read_text()[-3000:]
+    runs = soak.all_runs(tmp_path)
+    assert soak.faults(runs, undisturbed[0]) == []
+    finished = Counter(
+        (run.data.tags["mlflow.parentRunId"], run.info.run_name)
+        for run in runs
+        if "mlflow.parentRunId" in run.data.tags and run.info.status == "FINISHED"
+    )
+    assert len(finished) == 2 * (len(undisturbed[0]) + 1)
+    assert set(finished.values()) == {1}
+
+
+def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
+    soak: ModuleType, arguments: list[str], tmp_path: Path
+) -> None:
+    settings = [word.removeprefix("--") for word in arguments if word.startswith("--")]
+    mlflow = str(Path(sys.executable).with_name("mlflow"))
+    command = [mlflow, "run", str(ROOT), "-e", "suite", "--env-manager", "local"]
+    command += ["--experiment-name", "colazero"]
+    command += [word for setting in settings for word in ("-P", setting)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    environment |= {"MLFLOW_TRACKING_URI": store}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w") as log:
+        launcher = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    wait_until(lambda: any_run(soak, tmp_path, status="RUNNING", kind="cell"))
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert sum("colazero.execution.worker" in " ".join(p.cmdline()) for p in family) == 2
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    _, left = psutil.wait_procs(family, timeout=60)
+    assert left == []
+    runs = soak.all_runs(tmp_path)
+    assert "RUNNING" not in {run.info.status for run in runs}
+    suite = next(run for run in runs if run.data.tags.get("colazero.kind") == "suite")
+    assert suite.info.status == "KILLED"
+    told = status(tmp_path, suite.info.run_id)
+    assert told.returncode == 1
+    assert "lost" in told.stdout
+    assert "interrupted" in told.stdout
+
+
+def test_status_tells_from_another_shell_and_ends_what_is_dead(
+    soak: ModuleType, arguments: list[str], tmp_path: Path
+) -> None:
+    suite = soak.start(arguments, tmp_path)
+    wait_until(lambda: any_run(soak, tmp_path, status="RUNNING", kind="cell"))
+    run_id = any_run(soak, tmp_path, status="RUNNING", kind="suite")[0].info.run_id
+    told = status(tmp_path, run_id).stdout
+    assert "running" in told.splitlines()[0]
+    assert "missing" in told.splitlines()[0]
+    suite.kill()
+    suite.wait()
+    told = status(tmp_path, run_id).stdout
+    assert "running" not in told
+    assert "lost" in told
+    assert not any_run(soak, tmp_path, status="RUNNING")
+
+
+def test_lost_hung_and_failing_cells_cost_only_themselves(
+    soak: ModuleType, arguments: list[str], tmp_path: Path, in_workers: Callable[[str], None]
+) -> None:
+    in_workers(f"""
+        import os, resource, signal, time
+        from pathlib import Path
+        from colazero import pipeline
+
+        real = pipeline.quantize
+
+        def disturbed(config, *rest):
+            once = Path({str(tmp_path)!r}) / "killed_once"
+            if config.seed == 60 and not once.exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory is out
+            if config.seed == 61:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if config.seed == 62:
+                limit = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (1, limit[1]))
+                try:
+                    bytearray(10**10)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, limit)
+            if config.seed == 63:
+                time.sleep(10**6)
+            if config.seed == 64:
+                limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+                try:
+                    return real(config, *rest)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            return real(config, *rest)
+
+        pipeline.quantize = disturbed
+    """)
+    given = [word for word in arguments if not word.startswith(("--seeds", "--methods"))]
+    given += ["--methods=random", "--seeds=60-65", "--cell_time_limit=1"]
+    suite = soak.start(given, tmp_path, os.environ["PYTHONPATH"])
+    assert suite.wait() == 1
+    runs = {run.info.run_name.partition("seed")[2]: run for run in soak.all_runs(tmp_path)}
+    statuses = {seed: run.info.status for seed, run in runs.items() if seed}
+    assert statuses == {
+        "60": "FINISHED",
+        "61": "FAILED",
+        "62": "FAILED",
+        "63": "FAILED",
+        "64": "FAILED",
+        "65": "FINISHED",
+    }
+    said = {seed: run.data.tags.get("colazero.error", "") for seed, run in runs.items()}
+    assert "out of memory?" in said["61"]
+    assert "MemoryError" in said["62"]
+    assert "cell_time_limit=1" in said["63"]
+    assert "File too large" in said["64"]
+    assert said["60"] == said["65"] == ""
+    shutil.rmtree(tmp_path / "in_workers")
+    assert soak.start([*given[:-1], "--cell_time_limit=60"], tmp_path).wait() == 0
+    finished = [run.info.run_name for run in any_run(soak, tmp_path, "FINISHED", "cell")]
+    own = Counter(
+        run.info.run_name
+        for run in any_run(soak, tmp_path, "FINISHED", "cell")
+        if "colazero.source_run" not in run.data.tags
+    )
+    assert len(finished) == 2 + 6
+    assert set(own.values()) == {1}
+    assert len(own) == 6
+
+
+def test_a_damaged_model_is_refused_in_plain_words(
+    soak: ModuleType, arguments: list[str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_llama, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    given = [word for word in arguments if not word.startswith("--models")]
+    suite = soak.start([*given, f"--models={damaged}"], tmp_path)
+    assert suite.wait() == 1
+    failed = any_run(soak, tmp_path, "FAILED", "cell")
+    assert len(failed) == 6
+    assert all("is damaged" in run.data.tags["colazero.error"] for run in failed)
+    assert "Traceback" not in (tmp_path / "suite.log").read_text()
+
+
+def test_a_plan_runs_nothing_and_says_what_it_would(
+    soak: ModuleType, arguments: list[str], tmp_path: Path
+) -> None:
+    assert soak.start([*arguments, "--plan=true"], tmp_path).wait() == 0
+    told = (tmp_path / "suite.log").read_text()
+    assert "5 cells to run" in told
+    assert "1 cells to share" in told
+    assert "256 tokens needed" in told
+    (run,) = soak.all_runs(tmp_path)
+    assert run.data.tags["colazero.kind"] == "plan"
+    paths = {file.path for file in MlflowClient(store_of(tmp_path)).list_artifacts(run.info.run_id)}
+    assert "plan.json" in paths
+
+
+def store_of(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.3)
+
+
+def any_run(soak: ModuleType, folder: Path, status: str, kind: str = "") -> list[Run]:
+    """Return the runs of a status, and of a kind if one is named."""
+    return [
+        run
+        for run in soak.all_runs(folder)
+        if run.info.status == status and kind in ("", run.data.tags.get("colazero.kind"))
+    ]
+
+
+def status(folder: Path, run_id: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment |= {"MLFLOW_TRACKING_URI": store_of(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "entrypoints.suite", "--status", run_id]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
