@@ -1,0 +1,82 @@
+"""Where a suite's time goes: `python benchmarks/suite.py [--json] [any parameter of suite]`.
+
+Runs the suite, of preset demo unless said otherwise, in a store of its own, and prints its
+wall-clock time, the worker time spent in selection, quantization and evaluation, and the share of
+all worker time (wall-clock × workers) that went elsewhere: starting up, waiting, recording. Give
+`--workers=2` or `--executor=ray` to compare wall-clock times. Fetching and converting a model,
+which happens once a machine, is done before the clock starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlflow.tracking import MlflowClient
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from colazero import models
+from colazero.config import SuiteConfig, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = {
+    "selection": "selection_time_sec",
+    "quantization": "quant_time_sec",
+    "saving": "save_time_sec",
+    "evaluation": "eval_time_sec",
+}
+
+
+def measure(arguments: list[str]) -> dict[str, float]:
+    """Run a suite with these arguments; return seconds by stage, and the share of the rest."""
+    with tempfile.TemporaryDirectory() as folder:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        store = f"sqlite:///{folder}/mlflow.db"
+        environment = clean | {"MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "entrypoints.suite", *arguments]
+        given = dict(word.removeprefix("--").split("=", 1) for word in arguments)
+        for name in parse(SuiteConfig, given).models:
+            models.fetch(name)
+        begin = time.perf_counter()
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
+        wall = time.perf_counter() - begin
+        runs = MlflowClient(store).search_runs(["1"])
+    suite = next(run for run in runs if run.data.tags["colazero.kind"] == "suite")
+    own = [run for run in runs if run.data.tags["colazero.kind"] in ("cell", "baseline")]
+    own = [run for run in own if "colazero.source_run" not in run.data.tags]
+    found = {
+        stage: sum(run.data.metrics.get(metric, 0.0) for run in own)
+        for stage, metric in STAGES.items()
+    }
+    params = suite.data.params
+    workers = int(params.get("resolved.workers", params["workers"]))
+    elsewhere = workers * wall - sum(found.values())
+    return found | {
+        "elsewhere": elsewhere,
+        "wall_clock": wall,
+        "workers": workers,
+        "elsewhere_share": elsewhere / (workers * wall),
+    }
+
+
+def main() -> None:
+    arguments = [word for word in sys.argv[1:] if word != "--json"]
+    if not any(word.startswith(("--preset", "--models")) for word in arguments):
+        arguments.append("--preset=demo")
+    found = measure(arguments)
+    if "--json" in sys.argv:
+        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        return
+    for name in (*STAGES, "elsewhere", "wall_clock"):
+        print(f"{name:12} {found[name]:8.1f} s")
+    print(f"elsewhere: {100 * found['elsewhere_share']:.1f} % of {found['workers']:.0f} worker(s)")
+
+
+if __name__ == "__main__":
+    main()
