@@ -39,6 +39,7 @@ class Board:
 
     def __init__(self, total: int) -> None:
         self._live = sys.stderr.isatty()
+        self._total, self._ended = total, 0
         self._all = tqdm(total=total, desc="cells", unit="cell", disable=not self._live)
         self._bars: dict[str, Any] = {}
         self._stages: dict[str, str] = {}
@@ -67,11 +68,13 @@ class Board:
         if name in self._bars:
             self._bars.pop(name).close()
         if final:
+            self._ended += 1
             self._all.update()
+        words = f"{name}: {how} ({self._ended} of {self._total})"
         if self._live:
-            tqdm.write(f"{name}: {how}", file=sys.stderr)
+            tqdm.write(words, file=sys.stderr)
         else:
-            log.info("%s: %s", name, how)
+            log.info(words)
 
     def close(self) -> None:
         """Take all lines away."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import mlflow
 import psutil
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -82,6 +82,11 @@ def alive(run: Run) -> bool:
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call, and while the store is away or refuses, call again for up to COLAZERO_PATIENCE minutes.
 
@@ -99,7 +104,7 @@ def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
                 log.warning(
                     "the tracking store refuses; it is asked again for %.0f minutes: %s",
                     patience / 60,
-                    str(error).splitlines()[0],
+                    first_line(error),
                 )
         time.sleep(pause)
         pause = min(2 * pause, 15.0)
@@ -121,6 +126,12 @@ def create_child(suite: str, name: str, kind: str) -> str:
         parent.info.experiment_id, tags=resolve_tags() | tags, run_name=name
     )
     return str(created.info.run_id)
+
+
+def log_params(run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters of a run that another process works on."""
+    values = [Param(name, value) for name, value in params.items()]
+    MlflowClient().log_batch(run_id, params=values)
 
 
 def children(suite: str) -> list[Run]:

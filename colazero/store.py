@@ -13,6 +13,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from colazero import runs
 from colazero.errors import UserError
 
 SQLITE = "sqlite:///"
@@ -70,5 +71,5 @@ def write_now(value: object, name: str) -> None:
     except (MlflowException, OSError) as error:
         raise UserError(
             f"the artifact store {mlflow.get_artifact_uri()} cannot be written: "
-            f"{str(error).splitlines()[0]}"
+            f"{runs.first_line(error)}"
         ) from error

@@ -1,36 +1,20 @@
-"""A grid of cells: what is to be done, and how it fared, whatever happens to the workers."""
+"""A grid of cells: what is to be done, and where, before the supervisor sees to it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 
 from mlflow.exceptions import MlflowException
 
 from colazero import cell, models, pipeline, plan, publishing, runs, store, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
-from colazero.execution import EXECUTORS, Event, Executor, Job
-from colazero.progress import Board
+from colazero.execution import EXECUTORS, Job
+from colazero.supervisor import Report, Supervisor
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 2
-"""How often a cell is begun whose worker is lost. One that fails by itself is not tried again."""
-DEFERRED_SEC = 5.0
-"""After this time, or once any other is done, a cell is tried again that waits for another run."""
-HEARTBEAT_SEC = 30.0
-
-
-@dataclass
-class Report:
-    """What came of a suite: cells that are done, and the reasons of those that failed."""
-
-    done: list[str] = field(default_factory=list)
-    reused: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 def check(config: SuiteConfig) -> None:
@@ -65,7 +49,7 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
     executor = EXECUTORS.get(config.executor)(config, environment)
     try:
-        _Supervisor(config, suite, executor, report).run(jobs)
+        Supervisor(config, suite, executor, report).run(jobs)
     finally:
         executor.close()
         _end_open_runs(suite)
@@ -79,7 +63,7 @@ def _end_open_runs(suite: str) -> None:
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
     except MlflowException as error:
-        log.error("runs stay open, for the next suite to end: %s", str(error).splitlines()[0])
+        log.error("runs stay open, for the next suite to end: %s", runs.first_line(error))
 
 
 def plan_suite(config: SuiteConfig) -> str:
@@ -127,122 +111,3 @@ def _fail_model(
         with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):
             tracking.log_config(one)
             raise error
-
-
-class _Supervisor:
-    """Gives jobs to an executor until none is left, and keeps the record of those it lost."""
-
-    def __init__(self, config: SuiteConfig, suite: str, executor: Executor, report: Report) -> None:
-        self._config, self._suite, self._executor, self._report = config, suite, executor, report
-        self._waiting: list[Job] = []
-        self._running: dict[str, Job] = {}
-        self._begun: dict[str, float] = {}
-        self._attempts: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
-        self._seconds: list[float] = []
-        self._last_beat = 0.0
-
-    def run(self, jobs: list[Job]) -> None:
-        """Do all jobs."""
-        self._waiting = list(jobs)
-        self._board = Board(len(jobs))
-        try:
-            while self._waiting or self._running:
-                self._beat()
-                self._dispatch()
-                for event in self._executor.events(timeout=1.0):
-                    self._handle(event)
-                self._end_overdue()
-        finally:
-            self._board.close()
-        self._beat(at_once=True)
-
-    def _dispatch(self) -> None:
-        now = time.monotonic()
-        while True:
-            ready = [job for job in self._waiting if self._not_before.get(job.name, 0) <= now]
-            job = self._executor.accepts(ready)
-            if job is None:
-                return
-            self._waiting.remove(job)
-            if not job.run_id:
-                job = replace(job, run_id=self._new_run(job))
-            self._running[job.name], self._begun[job.name] = job, now
-            self._executor.start(job)
-
-    def _new_run(self, job: Job) -> str:
-        return runs.patiently(runs.create_child, self._suite, job.name, job.kind)
-
-    def _handle(self, event: Event) -> None:
-        if event.kind == "stage":
-            if event.data["stage"] == "select":  # its worker has started up and has begun
-                self._begun[event.job] = time.monotonic()
-            self._board.stage(event.job, **event.data)
-            return
-        job = self._running.pop(event.job)
-        seconds = time.monotonic() - self._begun[job.name]
-        if event.kind == "done":
-            self._done(job, seconds, event.data["source_run"])
-        elif event.kind == "failed":
-            self._failed(job, event.data["reason"])
-        elif event.kind == "deferred":
-            self._not_before[job.name] = time.monotonic() + DEFERRED_SEC
-            self._waiting.append(job)
-        else:
-            self._lost(job, event.data["reason"])
-
-    def _done(self, job: Job, seconds: float, source_run: str | None) -> None:
-        self._not_before.clear()
-        if job.kind == "cell":
-            self._report.done.append(job.name)
-            if source_run:
-                self._report.reused.append(job.name)
-            else:
-                self._seconds.append(seconds)
-        how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
-        self._board.ended(job.name, how)
-        self._beat(at_once=True)
-
-    def _failed(self, job: Job, reason: str) -> None:
-        self._report.failed[job.name] = reason
-        self._board.ended(job.name, f"FAILED: {reason}")
-        self._beat(at_once=True)
-
-    def _lost(self, job: Job, reason: str) -> None:
-        self._attempts[job.name] = self._attempts.get(job.name, 0) + 1
-        if self._attempts[job.name] < ATTEMPTS:
-            self._waiting.insert(0, job)
-            self._board.ended(job.name, f"{reason}; it is tried again", final=False)
-        else:
-            runs.end(job.run_id, "FAILED", reason)
-            self._failed(job, reason)
-
-    def _end_overdue(self) -> None:
-        limit = self._config.cell_time_limit
-        for job in list(self._running.values()):
-            if time.monotonic() - self._begun[job.name] > 60 * limit:
-                self._executor.stop(job)
-                del self._running[job.name]
-                reason = f"not done after cell_time_limit={limit:g} minutes: ended as hung"
-                runs.end(job.run_id, "FAILED", reason)
-                self._failed(job, reason)
-
-    def _beat(self, *, at_once: bool = False) -> None:
-        """Leave a sign of life with the counts every 30 seconds, or `at_once`."""
-        if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
-            return
-        self._last_beat = time.monotonic()
-        left = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
-        metrics = {
-            "cells_done": float(len(self._report.done)),
-            "cells_reused": float(len(self._report.reused)),
-            "cells_failed": float(len(self._report.failed)),
-            "cells_left": float(len(left)),
-        }
-        if self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
-            metrics["seconds_left"] = mean * len(left) / self._config.workers
-        try:
-            runs.heartbeat(self._suite, metrics)
-        except MlflowException as error:
-            log.warning("no sign of life could be left on the suite's run: %s", error)

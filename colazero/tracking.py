@@ -44,7 +44,7 @@ def connect() -> None:
             MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
         raise UserError(
-            f"the tracking store {uri!r} cannot be used: {str(error).splitlines()[0]}"
+            f"the tracking store {uri!r} cannot be used: {runs.first_line(error)}"
         ) from error
 
 
@@ -105,7 +105,7 @@ def _send(record: Record, status: str) -> None:
     except (MlflowException, OSError) as error:
         raise UserError(
             f"the tracking store {record.store!r} did not take the results of run {record.run_id} "
-            f"({str(error).splitlines()[0]}). They are in {record.folder}: the next suite on this "
+            f"({runs.first_line(error)}). They are in {record.folder}: the next suite on this "
             "store logs them."
         ) from error
 
@@ -255,7 +255,7 @@ def fetch_artifacts(uri: str, what: str) -> Path:
         )
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{uri} cannot be used as {what}: {str(error).splitlines()[0]} (tracking store "
+            f"{uri} cannot be used as {what}: {runs.first_line(error)} (tracking store "
             f"{mlflow.get_tracking_uri()})."
         ) from error
 

@@ -1,4 +1,7 @@
-"""The comparison: every model × method × seed. `python -m entrypoints.suite --seeds=42-46`."""
+"""The comparison: every model × method × seed. `python -m entrypoints.suite --seeds=42-46`.
+
+`python -m entrypoints.suite --status RUN_ID` tells from another shell how a suite is doing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def run(given: dict[str, str]) -> int:
 
     config = parse(SuiteConfig, given)
     from analysis.report import analyze
-    from colazero import suite, tracking
+    from colazero import runs, suite, tracking
 
     suite.check(config)
     tracking.connect()
@@ -25,7 +28,7 @@ def run(given: dict[str, str]) -> int:
         return 0
     with tracking.run("suite", "suite") as run_id:
         report = suite.run_suite(config, run_id)
-        table = analyze(run_id)
+        table = runs.patiently(analyze, run_id)
         tracking.describe(table)
     print(f"\n{table}\n")
     if report.reused:

@@ -140,7 +140,7 @@ def test_of_two_live_runs_that_do_the_same_work_one_withdraws(store: MlflowClien
 
 def test_the_store_is_asked_again_while_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    answers: list[Any] = [MlflowException("503"), ConnectionError(), "here"]
+    answers: list[Any] = [ConnectionError(), MlflowException("503"), "here"]
 
     def ask() -> Any:
         answer = answers.pop(0)
