@@ -81,12 +81,15 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
         raise
     except BaseException as error:  # Ctrl-C, SIGTERM
         status = "KILLED"
-        MlflowClient().set_tag(record.run_id, "colazero.error", type(error).__name__)
+        with suppress(MlflowException):
+            MlflowClient().set_tag(record.run_id, "colazero.error", type(error).__name__)
         raise
     finally:
         try:
             if status in ("FINISHED", "FAILED"):
-                _send(record, status)
+                status, earned = "FAILED", status  # a result that is not in the store is none yet
+                _send(record, earned)
+                status = earned
             record.discard()
         finally:
             _open.remove(record)

@@ -21,6 +21,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from colazero.store import prepare
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,8 +91,8 @@ def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
     command += ["--experiment-name", "colazero"]
     command += [word for setting in settings for word in ("-P", setting)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    environment |= {"MLFLOW_TRACKING_URI": store}
+    environment["MLFLOW_TRACKING_URI"] = store_of(tmp_path)
+    prepare(store_of(tmp_path))  # two that make a schema at once, `mlflow run` and we, destroy it
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (tmp_path / "log").open("w") as log:
         launcher = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)

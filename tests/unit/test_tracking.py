@@ -7,10 +7,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import provenance, runs, tracking
+from colazero import provenance, publishing, records, runs, tracking
 from colazero.config import RunConfig, canonical_key
+from colazero.errors import UserError
 
 
 @pytest.fixture
@@ -118,6 +120,32 @@ def test_a_dirty_tree_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(provenance, "git_state", lambda state=state: state)
         keys.add(canonical_key(RunConfig(), **provenance.code_context()))
     assert len(keys) == 3
+
+
+def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise MlflowException("no room")
+
+    monkeypatch.setenv("COLAZERO_PATIENCE", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuses)
+        with (
+            pytest.raises(UserError, match="did not take the results"),
+            tracking.run("a", "cell") as run_id,
+        ):
+            tracking.log_json({}, "result.json")
+    run = store.get_run(run_id)
+    assert run.info.status == "FAILED"
+    store.set_tag(run_id, "colazero.owner", f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00")
+    record = records.read(run_id)
+    assert record is not None
+    record.owner = f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00"  # as if this process were gone
+    record.seal("FINISHED")
+    publishing.recover(run.info.experiment_id)
+    assert store.get_run(run_id).info.status == "FINISHED"
+    assert "result.json" in {file.path for file in store.list_artifacts(run_id)}
 
 
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
