@@ -1,6 +1,6 @@
 """Kill suites at random moments and hold what comes of them against an undisturbed one.
 
-`python benchmarks/soak.py MODEL CORPUS [--kills=50] [--workers=2] [--rng=0] [--json]`
+`python benchmarks/soak.py MODEL CORPUS [--kills=50] [--workers=2] [--json]`
 
 MODEL is a directory with a tiny model, CORPUS a file. A suite is started and killed after a random
 time, by SIGKILL, SIGTERM and Ctrl-C in turn, again and again on one store, until it comes through;
@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rng", type=int, default=0)
+    parser.add_argument("--spread", type=float, default=0.95, help="latest kill, in whole suites")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     # A shell that starts this in the background has it ignored, here and in what is started here.
@@ -152,7 +153,8 @@ def main() -> int:
         whole = time.monotonic() - begin
         wanted = digests(all_runs(Path(name)))
     print(f"undisturbed: {len(wanted)} cells in {whole:.0f} s", flush=True)
-    result = soak(list(SIGNALS), 3 * given.kills, arguments, whole, wanted, rng)
+    latest = given.spread * whole
+    result = soak(list(SIGNALS), 3 * given.kills, arguments, latest, wanted, rng)
     print(json.dumps(result) if given.json else result)
     return int(bool(result["wrong"]))
 
@@ -161,11 +163,11 @@ def soak(
     signals: list[str],
     kills: int,
     arguments: list[str],
-    whole: float,
+    latest: float,
     wanted: dict[str, tuple[str, str, float]],
     rng: random.Random,
 ) -> dict[str, Any]:
-    """Kill `kills` times, by each signal in turn, at times within that of a `whole` suite.
+    """Kill `kills` times, by each signal in turn, each within `latest` seconds of a start.
 
     Returns how often each was sent, how many suites came through, and all that was wrong.
     """
@@ -176,7 +178,7 @@ def soak(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             process = start(arguments, folder)
-            while sent.total() < kills and not _ends_within(process, rng.uniform(0, 0.95) * whole):
+            while sent.total() < kills and not _ends_within(process, rng.uniform(0, latest)):
                 how = signals[sent.total() % len(signals)]
                 state = stages(all_runs(folder))
                 # A terminal sends Ctrl-C to all of the group.

@@ -70,6 +70,8 @@ class Record:
     def seal(self, status: str) -> None:
         """Write down everything, and what the files are; from here on the record counts."""
         self.status = status
+        manifest = self.artifact("manifest.json")
+        manifest.unlink(missing_ok=True)
         self.files = {
             str(file.relative_to(self.folder)): (file.stat().st_size, _sha256(file))
             for kind in ("artifacts", "model")
@@ -77,7 +79,6 @@ class Record:
             if file.is_file()
         }
         if self.files:
-            manifest = self.artifact("manifest.json")
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
             self.tags["colazero.manifest"] = _sha256(manifest)
         self._write()
