@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTAGE_SEC = float(os.environ.get("OUTAGE_SEC", "10"))
-"""How long the server stays dead; it refuses and answers 500 for a third of that."""
+"""How long the server stays dead; it refuses, and answers 500, for 4 seconds each."""
 
 
 class Server:
@@ -94,7 +94,7 @@ class Proxy(ThreadingHTTPServer):
         if not self.outages:
             return
         self.mode = self.outages.pop(0)
-        self.until = time.monotonic() + (OUTAGE_SEC if self.mode == "dead" else OUTAGE_SEC / 3)
+        self.until = time.monotonic() + (OUTAGE_SEC if self.mode == "dead" else 4)
         if self.mode == "dead":
             self.server.kill()
             self.until += 3600  # until it is up again
