@@ -95,6 +95,8 @@ class Supervisor:
         elif event.kind == "failed":
             self._failed(job, event.data["reason"])
         elif event.kind == "deferred":
+            if job.name not in self._not_before:
+                self._board.ended(job.name, "waits for a run that does the same", final=False)
             # Two suites in step would withdraw before each other for ever.
             share = 1 + int(job.run_id[:2], 16) / 255
             self._not_before[job.name] = time.monotonic() + DEFERRED_SEC * share
