@@ -94,6 +94,10 @@ img { width: 100%; max-width: 46rem; height: auto; }
 <h2>Comparisons</h2>
 {{ grid(comparisons) }}
 {%- endif %}
+{%- if measures.rows %}
+<h2>Calibration sets</h2>
+{{ grid(measures) }}
+{%- endif %}
 <h2>Figures</h2>
 {%- for name, image, alt in figures %}
 <figure id="{{ name }}">
@@ -133,7 +137,7 @@ def page(
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `comparisons`, `own` and `facts`. images: name → SVG and caption.
+    tables: `methods`, `comparisons`, `measures`, `own` and `facts`. images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)
     environment.filters["bold"] = _bold

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from analysis import html
 from analysis.latex import latex_table
+from analysis.measures import measures_table
 from analysis.numbers import number
 from analysis.plots import figures
 from analysis.results import key_lines, results_markdown, sections
@@ -77,12 +78,14 @@ def contents(
     facts = suite_facts(summary) | {"further_statistics": _own_numbers(summary)}
     lines = [line.removeprefix("- ") for line in key_lines(summary).splitlines()]
     tables = {"methods": methods, "comparisons": comparisons, "own": _own_table(summary)}
+    tables["measures"] = measures_table(summary)
+    printed = (methods, comparisons, tables["measures"])
     tables["facts"] = _facts_table(facts["settings"])
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary, results(windows))),
         "suite.json": _json(facts),
         "cells.csv": summary.cells.to_csv(index=False),
-        "table.md": f"{markdown(methods)}\n\n{markdown(comparisons)}\n",
+        "table.md": "\n\n".join(markdown(table) for table in printed if table.rows) + "\n",
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
         "results.md": results_markdown(words),

@@ -106,7 +106,7 @@ def _token_counts(model: Model, corpus: str) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4)
-def _test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
+def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
@@ -163,11 +163,12 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
             config.corpus,
         )
         seconds = time.perf_counter() - begin
-    return replace(chosen, notes={**chosen.notes, **_checked(config, model, chosen)}), seconds
+    return replace(chosen, notes={**chosen.notes, **checked(config, model, chosen)}), seconds
 
 
-def _checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
-    tests = {name: _test_ngrams(model, name) for name in config.eval_corpora}
+def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
+    """Return the measures of a calibration set; UserError if too much of it is evaluation text."""
+    tests = {name: test_ngrams(model, name) for name in config.eval_corpora}
     return {
         "tokens_asked": config.n_calibration_samples * config.seq_len,
         **calibration_check.measures(

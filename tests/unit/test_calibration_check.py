@@ -154,7 +154,7 @@ def test_a_leak_is_refused_with_its_place_and_size() -> None:
     calibration, test = split(LEAK_LIMIT + 0.02)
     with pytest.raises(UserError) as caught:
         overlap(calibration, {"toy": test, "other": np.zeros(0, dtype=np.uint64)})
-    for word in ("12.0 %", "'toy'", "at most 10 %", "Window 1", "training document 0"):
+    for word in ("22.0 %", "'toy'", "at most 20 %", "Window 1", "training document 0"):
         assert word in str(caught.value)
 
 

