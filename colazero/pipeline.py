@@ -27,7 +27,7 @@ from colazero.interfaces import (
     TokenPool,
 )
 from colazero.models import Model
-from colazero.pool import build_pool, need_tokens, tokenizer_digest
+from colazero.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
 from colazero.quantizers import QUANTIZERS
 from colazero.selection import select
 
@@ -97,7 +97,13 @@ def tokenizer(model: Model) -> Any:
 @lru_cache(maxsize=2)
 def token_pool(model: Model, corpus: str) -> TokenPool:
     """Return the corpus's training documents in the model's tokens, kept for reuse."""
-    return build_pool(corpora.load(corpus), tokenizer(model))
+    return open_pool(corpora.load(corpus), vocabulary(model), lambda: tokenizer(model))
+
+
+@lru_cache(maxsize=4)
+def vocabulary(model: Model) -> Vocabulary:
+    """Return what names the model's tokens, without loading the tokenizer where it is known."""
+    return kept_vocabulary(model.revision, lambda: tokenizer(model))
 
 
 @lru_cache(maxsize=2)
@@ -110,7 +116,8 @@ def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
-    return np.unique(calibration_check.ngrams(build_pool(test, tokenizer(model)).tokens))
+    tokens = open_pool(test, vocabulary(model), lambda: tokenizer(model)).tokens
+    return np.unique(calibration_check.ngrams(tokens))
 
 
 @lru_cache(maxsize=4)
@@ -256,7 +263,7 @@ def data_context(config: Settings, model: Model) -> dict[str, str]:
     }
     return {
         "model": model.revision,
-        "tokenizer": tokenizer_digest(tokenizer(model)),
+        "tokenizer": vocabulary(model).digest,
         **{f"corpus {name}": revision for name, revision in revisions.items()},
     }
 
@@ -291,7 +298,7 @@ def save_calibration(
         **origin,
         "digest": calibration.digest,
         "corpus_revision": corpus.revision,
-        "tokenizer_digest": tokenizer_digest(tokenizer(model)),
+        "tokenizer_digest": vocabulary(model).digest,
         "notes": dict(calibration.notes),
         "documents": len({span.document for spans in calibration.spans for span in spans}),
         "spans": [[list(asdict(s).values()) for s in spans] for spans in calibration.spans],
@@ -319,10 +326,10 @@ def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[s
     calibration = CalibrationSet(windows, spans, about["notes"])
     if calibration.digest != about["digest"]:
         raise UserError(f"the calibration set in {folder} is damaged: its digest does not match.")
-    if about["tokenizer_digest"] != tokenizer_digest(tokenizer(model)):
+    if about["tokenizer_digest"] != vocabulary(model).digest:
         raise UserError(
             f"the calibration set in {folder} was made with another tokenizer than that of model "
             f"{model.name!r}: select again with this model."
         )
-    calibration_check.refuse_unusable(windows, tokenizer(model).all_special_ids)
+    calibration_check.refuse_unusable(windows, vocabulary(model).special)
     return calibration, about

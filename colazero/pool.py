@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,22 +46,56 @@ def _plain(tokenizer: Any) -> Any:
     return plain
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a pool has to know of a tokenizer whose tokens are there: its digest, special ids."""
+
+    digest: str
+    special: frozenset[int]
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """Return what names the tokens of a tokenizer."""
+    return Vocabulary(tokenizer_digest(tokenizer), frozenset(tokenizer.all_special_ids))
+
+
+def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
+    """Return `vocabulary(load())` of the model at this revision, kept on disk from then on.
+
+    Loading a tokenizer takes seconds, most of them imports.
+    """
+    name = f"{revision}-{version('transformers')}-{version('tokenizers')}.json"
+    file = cache_dir() / "tokenizers" / name
+    try:
+        kept = json.loads(file.read_text())
+        return Vocabulary(str(kept["digest"]), frozenset(map(int, kept["special"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        found = vocabulary(load())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
+        json.dump({"digest": found.digest, "special": sorted(found.special)}, stream)
+    Path(stream.name).replace(file)
+    return found
+
+
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
     """Tokenise the corpus's training documents, or map the tokens kept from an earlier time.
 
     The cache entry is named by corpus, revision and tokenizer; one that is damaged or half
     written is built again.
     """
-    key = f"{corpus.name}|{corpus.revision}|{tokenizer_digest(tokenizer)}|{len(corpus.train)}"
+    return open_pool(corpus, vocabulary(tokenizer), lambda: tokenizer, cache)
+
+
+def open_pool(
+    corpus: Corpus, known: Vocabulary, load: Callable[[], Any], cache: Path | None = None
+) -> TokenPool:
+    """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise."""
+    key = f"{corpus.name}|{corpus.revision}|{known.digest}|{len(corpus.train)}"
     entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, tokenizer, draft))
+    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft))
     return TokenPool(
-        corpus.train,
-        arrays["tokens"],
-        arrays["starts"],
-        arrays["stops"],
-        frozenset(tokenizer.all_special_ids),
-        entry,
+        corpus.train, arrays["tokens"], arrays["starts"], arrays["stops"], known.special, entry
     )
 
 

@@ -158,6 +158,23 @@ def test_a_damaged_entry_is_built_again(tokenizer: Any, tmp_path: Path, damage: 
     assert cache._read(entry, module.ARRAYS) is not None
 
 
+def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenise(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
+    first = build_pool(CORPUS, tokenizer)
+    known = module.kept_vocabulary("revision", lambda: tokenizer)
+    assert known == module.kept_vocabulary("revision", never) == module.vocabulary(tokenizer)
+    again = module.open_pool(CORPUS, known, never)
+    assert np.array_equal(again.tokens, first.tokens)
+    assert again.forbidden == first.forbidden
+    (file,) = (tmp_path / "tokenizers").iterdir()
+    file.write_text('{"digest": ')
+    assert module.kept_vocabulary("revision", lambda: tokenizer) == known
+    with pytest.raises(AssertionError):
+        module.kept_vocabulary("another revision", never)
+
+
 def test_files_are_read_through_only_where_they_changed_since_they_were_found_good(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
