@@ -94,6 +94,13 @@ img { width: 100%; max-width: 46rem; height: auto; }
 <h2>Comparisons</h2>
 {{ grid(comparisons) }}
 {%- endif %}
+{%- if items.rows %}
+<h2>Downstream tasks, item by item</h2>
+<p>Each two models on the same items: McNemar's exact test of how often only one of them is right,
+Holm-adjusted over this table. It is about these checkpoints, the first seed of each method; what
+other seeds would give is not in it.</p>
+{{ grid(items) }}
+{%- endif %}
 <h2>Figures</h2>
 {%- for name, image, alt in figures %}
 <figure id="{{ name }}">
@@ -133,7 +140,7 @@ def page(
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `comparisons`, `own` and `facts`. images: name → SVG and caption.
+    tables: `methods`, `comparisons`, `items`, `own` and `facts`. images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)
     environment.filters["bold"] = _bold

@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from analysis import html
+from analysis.items import item_facts, item_pairs, item_table
 from analysis.latex import latex_table
 from analysis.numbers import number
 from analysis.plots import figures
@@ -74,15 +75,19 @@ def contents(
     images = {name: (html.svg(figure), caption_of(figure)) for name, figure in drawn.items()}
     methods, comparisons = result_table(summary), comparison_table(summary)
     words = sections(summary, windows)
+    items = item_pairs(summary)
     facts = suite_facts(summary) | {"further_statistics": _own_numbers(summary)}
+    facts["downstream_items"] = item_facts(items)
     lines = [line.removeprefix("- ") for line in key_lines(summary).splitlines()]
     tables = {"methods": methods, "comparisons": comparisons, "own": _own_table(summary)}
+    tables["items"] = item_table(items)
     tables["facts"] = _facts_table(facts["settings"])
+    written = [methods, comparisons, *([tables["items"]] if items else [])]
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary, results(windows))),
         "suite.json": _json(facts),
         "cells.csv": summary.cells.to_csv(index=False),
-        "table.md": f"{markdown(methods)}\n\n{markdown(comparisons)}\n",
+        "table.md": "\n\n".join(map(markdown, written)) + "\n",
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
         "results.md": results_markdown(words),
