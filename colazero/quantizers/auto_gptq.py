@@ -14,6 +14,7 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
+    Quantized,
 )
 from colazero.quantizers import QUANTIZERS
 
@@ -29,7 +30,7 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> QuantizationReport:
+) -> Quantized:
     """Quantize as a nested MLflow project; the checkpoint has AutoGPTQ's format (v1).
 
     AutoGPTQ takes the first CUDA device. Its log by module does not leave its process: the report
@@ -61,4 +62,4 @@ def quantize(
     seconds = float(json.loads((out_dir / "seconds.json").read_text())["quant_time_sec"])
     (out_dir / "seconds.json").unlink()
     progress(1, 1)
-    return QuantizationReport(seconds, time.perf_counter() - begin - seconds, [])
+    return Quantized(QuantizationReport(seconds, time.perf_counter() - begin - seconds, []))

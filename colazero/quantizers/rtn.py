@@ -10,6 +10,7 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
+    Quantized,
 )
 from colazero.quantizers import QUANTIZERS
 from colazero.quantizers.gptqmodel import contained, warm_up
@@ -23,7 +24,7 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> QuantizationReport:
+) -> Quantized:
     """Round the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
 
     `calibration`, damp and the order of columns play no part. Nothing is scaled or clipped
@@ -60,4 +61,4 @@ def quantize(
         }
         for row in rows
     ]
-    return QuantizationReport(quantized - begin, saved - quantized, modules)
+    return Quantized(QuantizationReport(quantized - begin, saved - quantized, modules))
