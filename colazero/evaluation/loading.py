@@ -134,7 +134,12 @@ def dequantized(
     from gptqmodel.utils.model_dequant import _correct_gptq_v1_qzeros, unpack_cols
 
     # GPTQModel's own unpacking, also of the 3 bit zero points that cross word borders.
-    zeros = _correct_gptq_v1_qzeros(qzeros.cpu(), bits) if v1 else qzeros.cpu()
+    zeros = qzeros.cpu()
+    if v1 and bits == 3:
+        zeros = _correct_gptq_v1_qzeros(zeros, bits)
+    elif v1:  # its writer takes 1 from each code of a whole word, borrowing from the next one
+        ones = torch.tensor(sum(1 << at for at in range(0, 32, bits)), dtype=torch.int32)
+        zeros = zeros + ones
     zeros = unpack_cols(zeros, bits)[:, : scales.shape[1]].to(scales.device, torch.int16)
     codes = _codes(qweight, bits)
     if g_idx is None:
