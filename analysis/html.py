@@ -98,6 +98,13 @@ img { width: 100%; max-width: 46rem; height: auto; }
 <h2>Calibration sets</h2>
 {{ grid(measures) }}
 {%- endif %}
+{%- if items.rows %}
+<h2>Downstream tasks, item by item</h2>
+<p>Each two models on the same items: McNemar's exact test of how often only one of them is right,
+Holm-adjusted over this table. It is about these checkpoints, the first seed of each method; what
+other seeds would give is not in it.</p>
+{{ grid(items) }}
+{%- endif %}
 <h2>Figures</h2>
 {%- for name, image, alt in figures %}
 <figure id="{{ name }}">
@@ -137,7 +144,8 @@ def page(
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `comparisons`, `measures`, `own` and `facts`. images: name → SVG and caption.
+    tables: `methods`, `comparisons`, `measures`, `items`, `own` and `facts`.
+    images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)
     environment.filters["bold"] = _bold

@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.tracking import MlflowClient
 
 from analysis import html
+from analysis.items import item_facts, item_pairs, item_table
 from analysis.latex import latex_table
 from analysis.measures import measures_table
 from analysis.numbers import number
@@ -75,17 +76,20 @@ def contents(
     images = {name: (html.svg(figure), caption_of(figure)) for name, figure in drawn.items()}
     methods, comparisons = result_table(summary), comparison_table(summary)
     words = sections(summary, windows)
+    items = item_pairs(summary)
     facts = suite_facts(summary) | {"further_statistics": _own_numbers(summary)}
+    facts["downstream_items"] = item_facts(items)
     lines = [line.removeprefix("- ") for line in key_lines(summary).splitlines()]
     tables = {"methods": methods, "comparisons": comparisons, "own": _own_table(summary)}
     tables["measures"] = measures_table(summary)
-    printed = (methods, comparisons, tables["measures"])
+    tables["items"] = item_table(items)
     tables["facts"] = _facts_table(facts["settings"])
+    written = [methods, comparisons, tables["measures"], tables["items"]]
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary, results(windows))),
         "suite.json": _json(facts),
         "cells.csv": summary.cells.to_csv(index=False),
-        "table.md": "\n\n".join(markdown(table) for table in printed if table.rows) + "\n",
+        "table.md": "\n\n".join(markdown(table) for table in written if table.rows) + "\n",
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
         "results.md": results_markdown(words),

@@ -25,10 +25,11 @@ from analysis.checks import (
 )
 
 PAGE = 1000
+KINDS = ("cell", "baseline", "control")
 COUNTS = ("seed", "n_calibration_samples", "seq_len", "quant_bits", "group_size")
 FLAGS = ("desc_act", "sym", "act_group_aware", "do_downstream")
 NUMBERS = ("damp_percent",)
-WORDS = ("corpus", "eval_corpora", "eval_windows", "downstream_tasks", "device")
+WORDS = ("corpus", "eval_corpora", "eval_windows", "downstream_tasks", "device", "quantizer")
 ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
 TAGS = {
     "source_run": "colazero.source_run",
@@ -47,10 +48,11 @@ def load_suite(
 ) -> pd.DataFrame:
     """Read the runs of a suite: a row a cell, and a row with method `unquantized` a model.
 
-    Columns: model, method, seed, kind (cell, baseline), status, error, run_id, experiment_id,
-    source_run, observation, the parameters and every metric under its name (perplexity, …_sec in
-    seconds, downstream.TASK.METRIC). Rows with the same model, method and `observation` are one
-    independent observation. A cell that failed, is missing or gave no finite number has its reason
+    Columns: model, method, seed, kind (cell, baseline, control), status, error, run_id,
+    experiment_id, source_run, observation, the parameters and every metric under its name
+    (perplexity, …_sec in seconds, downstream.TASK.METRIC). Rows with the same model, method and
+    `observation` are one independent observation. A cell that failed, is missing or gave no finite
+    number has its reason
     in `error`, which is '' otherwise, and no metrics.
 
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
@@ -155,7 +157,7 @@ def _search(client: MlflowClient, experiment: str, filter: str, page_size: int) 
             )
         except MlflowException as error:
             raise RunsError(f"filter {filter!r}: {str(error).splitlines()[0]}") from error
-        yield from (r for r in page if r.data.tags.get("colazero.kind") in ("cell", "baseline"))
+        yield from (r for r in page if r.data.tags.get("colazero.kind") in KINDS)
         token = page.token
         if not token:
             return

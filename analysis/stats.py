@@ -8,6 +8,7 @@ of a difference, so for perplexity a negative one favours a.
 from __future__ import annotations
 
 from analysis.comparison import Comparison, TTest, Verdict, compare, holm_family, verdict
+from analysis.mcnemar import PairedItems, mcnemar
 from analysis.multiplicity import holm, stars
 from analysis.paired import PairedWindows, paired_windows
 from analysis.pooling import PooledModels, log_difference, pool_models
@@ -18,6 +19,7 @@ from analysis.spread import SpreadComparison, compare_spread, seeds_to_find_halv
 __all__ = [
     "Comparison",
     "Description",
+    "PairedItems",
     "PairedWindows",
     "PooledModels",
     "SpreadComparison",
@@ -29,6 +31,7 @@ __all__ = [
     "holm",
     "holm_family",
     "log_difference",
+    "mcnemar",
     "mde80",
     "n_for_80",
     "paired_windows",

@@ -194,6 +194,14 @@ def summarize(cells: pd.DataFrame, options: Options) -> Summary:
     )
 
 
+def controls_of(summary: Summary, model: str) -> dict[str, pd.Series[float]]:
+    """Return the rows of what was run beside the grid, such as rounding (`rtn`), by name."""
+    cells = summary.cells
+    rows = cells[(cells["model"] == model) & (cells["kind"] == "control") & (cells["error"] == "")]
+    rows = rows[rows[summary.metric].notna()]
+    return {str(row["method"]): row for _, row in rows.iterrows()}
+
+
 def column_of(metric: str, cells: pd.DataFrame) -> str:
     """Return the column that `metric` names; `arc_easy` is short for downstream.arc_easy.acc."""
     for name in (metric, f"downstream.{metric}", f"downstream.{metric}.acc"):

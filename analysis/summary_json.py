@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.checks import UNQUANTIZED, keys
 from analysis.stats import Description, PairedWindows, describe, stars
-from analysis.summary import Method, Pair, Summary
+from analysis.summary import Method, Pair, Summary, controls_of
 
 Windows = Mapping[tuple[str, str, str], PairedWindows]
 """(model, method a, method b) → the comparison on the same evaluation windows."""
@@ -30,8 +30,9 @@ def _model(summary: Summary, model: str, windows: Windows) -> dict[str, Any]:
         method.name: _method(summary, method) for method in summary.methods if method.model == model
     }
     rows = summary.cells[(summary.cells["model"] == model) & (summary.cells["error"] == "")]
-    plain = rows[rows["method"] == UNQUANTIZED]
-    found[UNQUANTIZED] = {"ppl": _numbers(describe(plain["perplexity"].to_list()))}
+    for name in (UNQUANTIZED, *controls_of(summary, model)):
+        values = rows.loc[rows["method"] == name, "perplexity"]
+        found[name] = {"ppl": _numbers(describe(values.to_list()))}
     for pair in summary.pairs:
         if pair.model == model:
             found[f"ttest_{pair.a}_vs_{pair.b}"] = _test(summary, pair, windows)
@@ -125,7 +126,7 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
 
 SETTINGS = (
     *("corpus", "n_calibration_samples", "seq_len", "quant_bits", "group_size", "desc_act", "sym"),
-    *("damp_percent", "act_group_aware", "eval_corpora", "eval_windows", "device"),
+    *("quantizer", "damp_percent", "act_group_aware", "eval_corpora", "eval_windows", "device"),
     *("model_revision", "git_commit", "git_dirty"),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )

@@ -7,10 +7,12 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
+
 from analysis.numbers import NONE, interval, mean_std, number, p_text, percent
 from analysis.stats import stars
 from analysis.style import label
-from analysis.summary import OURS, Method, Pair, Summary
+from analysis.summary import OURS, Method, Pair, Summary, controls_of
 
 
 class Table(NamedTuple):
@@ -22,7 +24,7 @@ class Table(NamedTuple):
 
 
 def result_table(summary: Summary) -> Table:
-    """Return the table of the methods: a row a method, the unquantized model first."""
+    """Return the table of the methods: a row a method, the unquantized model and controls first."""
     several = len(summary.models) > 1
     metric = summary.metric_name
     header = [
@@ -36,8 +38,17 @@ def result_table(summary: Summary) -> Table:
         if model in summary.unquantized:
             value = number(summary.unquantized[model], 3)
             rows.append([*name, "unquantized", "1", value, "–", "–", "–", "–"])
+        for control, row in controls_of(summary, model).items():
+            rows.append([*name, control, *_control(row, summary, model)])
         rows += [[*name, *_cells(m)] for m in summary.methods if m.model == model]
     return Table(header, rows, left=2 if several else 1)
+
+
+def _control(row: pd.Series[float], summary: Summary, model: str) -> list[str]:
+    plain = summary.unquantized.get(model)
+    change = None if not plain else 100 * (row[summary.metric] / plain - 1)
+    seconds = number(row["quant_time_sec"], 1)
+    return ["1", number(row[summary.metric], 3), "–", percent(change), "–", seconds]
 
 
 def _cells(method: Method) -> list[str]:

@@ -101,7 +101,7 @@ def _mean_nll(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Switch off MLflow's progress bars, one a file, as long as it lasts."""
     before = os.environ.get(BARS)
     os.environ[BARS] = "false"
@@ -116,7 +116,7 @@ def _quiet() -> Iterator[None]:
 
 def _read(run_id: str, artifact: str) -> pd.DataFrame | None:
     try:
-        with _quiet():
+        with quiet():
             file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact)
         return pd.read_parquet(Path(file), columns=["start", "nll", "tokens"])
     except (MlflowException, OSError, ValueError):

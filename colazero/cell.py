@@ -17,6 +17,7 @@ from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
+from colazero.quantizers import UNQUANTIZED
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -75,9 +76,9 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     be resolved.
     """
     begin = time.perf_counter()
+    tracking.log_config(config)  # first: a cell that fails at anything below still has its name
     context = work_context(config, model)
     key = canonical_key(config, **context, **pipeline.method_context(config))
-    tracking.log_config(config)
     tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
@@ -89,6 +90,12 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     else:
         tracking.set_tags({"colazero.work_key": shared_key})
     source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
+    if config.do_downstream:
+        plain = config.model_copy(update={"do_downstream": False})
+        plain_key = work_key(plain, work_context(plain, model), calibration)
+        tracking.set_tags({"colazero.work_key_without_downstream": plain_key})
+    elif reuse and source is None:  # a cell that did the same work, and downstream tasks too
+        source = tracking.find_finished("colazero.work_key_without_downstream", shared_key)
     if source is not None:
         same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
         return _take_over(config, source, same | selected)
@@ -101,7 +108,11 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
 
 def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
     calibration, seconds = pipeline.calibrate(config, model)
-    return calibration, log_calibration(config, model, calibration, seconds)
+    if len(calibration.windows):
+        return calibration, log_calibration(config, model, calibration, seconds)
+    tracking.log_metrics({"selection_time_sec": seconds})
+    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    return calibration, {"selection_time_sec": seconds}
 
 
 def log_calibration(
@@ -130,6 +141,8 @@ def log_calibration(
 def _quantize_and_evaluate(
     config: RunConfig, model: Model, calibration: CalibrationSet, show: Show
 ) -> dict[str, float]:
+    if config.quantizer == UNQUANTIZED:
+        return _evaluate_unquantized(config, model, show)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
         done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
@@ -146,6 +159,15 @@ def _quantize_and_evaluate(
         "save_time_sec": report.save_time_sec,
         "verify_time_sec": verify_time,
     }
+
+
+def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[str, float]:
+    evaluation = pipeline.evaluate(config, model, model.path, show("evaluate"))
+    nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
+    tracking.log_metrics(nothing)
+    tracking.set_tags({"colazero.checkpoint_digest": model.revision})
+    tracking.log_datasets(None, None, *evaluation.perplexities)
+    return tracking.log_evaluation(evaluation) | nothing
 
 
 def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
@@ -171,6 +193,8 @@ def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Out
     for name in ("colazero.calibration_digest", "colazero.checkpoint_digest"):
         tags[name] = source.data.tags[name]
     tracking.set_tags(tags)
+    if not config.do_downstream:
+        metrics = {name: v for name, v in metrics.items() if not name.startswith("downstream.")}
     tracking.log_metrics(metrics)
     _log_result(config, metrics, source_run=source.info.run_id)
     return Outcome(tracking.active_run_id(), metrics, source.info.run_id)

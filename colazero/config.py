@@ -59,6 +59,12 @@ def _seeds(value: object) -> object:
     return seeds
 
 
+def _controls(value: object) -> object:
+    """Leave `none` out: the unquantized model is in every suite."""
+    items = _items(value)
+    return [item for item in items if item != "none"] if isinstance(items, list | tuple) else items
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values or any(v == "" for v in values):
         raise ValueError("the list is empty or has an empty item")
@@ -77,6 +83,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
+Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_controls)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
 
@@ -123,6 +130,9 @@ class Settings(BaseModel):
     downstream_tasks: Names = Field(
         ("arc_easy", "hellaswag", "piqa", "winogrande"), description="lm-eval task names"
     )
+    quantizer: Name = Field(
+        "gptqmodel", description="gptqmodel, auto-gptq, rtn (rounds, no calibration) or none"
+    )
     save_model: Literal["artifact", "local", "none"] = Field(
         "artifact", description="where the quantized model stays"
     )
@@ -158,12 +168,24 @@ class SuiteConfig(Settings):
     )
     system_metrics: bool = Field(False, description="log each cell's use of CPU, memory and GPU")
     plan: bool = Field(False, description="say what the suite would do and needs, and stop")
+    downstream_seeds: Literal["first", "all"] = Field(
+        "first", description="downstream tasks for the first seed of each method, or for all"
+    )
+    controls: Controls = Field(
+        (), description="rtn: each model rounded to nearest too, beside the grid; or none"
+    )
 
     def cells(self) -> list[RunConfig]:
         """Return the runs in order: model by model, method by method, seed by seed."""
         shared = {name: getattr(self, name) for name in Settings.model_fields}
+        downstream = self.seeds if self.downstream_seeds == "all" else self.seeds[:1]
         return [
-            RunConfig(**shared, model=model, method=method, seed=seed)
+            RunConfig(
+                **shared | {"do_downstream": self.do_downstream and seed in downstream},
+                model=model,
+                method=method,
+                seed=seed,
+            )
             for model in self.models
             for method in self.methods
             for seed in self.seeds

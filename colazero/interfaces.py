@@ -155,6 +155,14 @@ class Quantizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Downstream:
+    """Results of downstream tasks: `TASK.METRIC` → value, and a row an item (JSON values)."""
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
 

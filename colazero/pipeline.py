@@ -19,6 +19,7 @@ from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
     Corpus,
+    Downstream,
     Perplexity,
     Progress,
     QuantizationSettings,
@@ -28,19 +29,18 @@ from colazero.interfaces import (
 )
 from colazero.models import Model
 from colazero.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
-from colazero.quantizers import QUANTIZERS
+from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, check_quantizer
 from colazero.selection import select
 
 C = TypeVar("C", bound=Settings)
-QUANTIZER = "gptqmodel"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexities by corpus, in the order asked for; downstream results by `TASK.METRIC`."""
+    """Perplexities by corpus, in the order asked for, and downstream results."""
 
     perplexities: Sequence[Perplexity]
-    downstream: Mapping[str, float] = field(default_factory=dict)
+    downstream: Downstream = field(default_factory=Downstream)
     eval_time_sec: float = 0.0
 
 
@@ -57,7 +57,7 @@ def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> Non
         downstream.check(config.downstream_tasks)
     for name in names:
         models.check(name)
-    resolve_device(config.device)
+    check_quantizer(config.quantizer, resolve_device(config.device))
 
 
 def resolve_device(device: str) -> str:
@@ -81,7 +81,8 @@ def resolve_device(device: str) -> str:
 def resolve(config: C, model: Model) -> C:
     """Replace every `auto` that depends on the model and the machine by what it means here."""
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    gar = not config.desc_act if config.act_group_aware == "auto" else config.act_group_aware
+    able = config.quantizer == "gptqmodel" and not config.desc_act
+    gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = resolve_device(config.device)
     return config.model_copy(
         update={"group_size": group_size, "act_group_aware": gar, "device": device}
@@ -152,8 +153,11 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
     """Choose the calibration windows; return them and the seconds that choosing took.
 
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
-    after it stopped: its measures join the notes. UserError if it is not fit to calibrate on.
+    after it stopped: its measures join the notes. UserError if it is not fit to calibrate on. A
+    quantizer that needs no calibration gets no windows.
     """
+    if config.quantizer in WITHOUT_CALIBRATION:
+        return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), 0.0
     pool = replace(
         token_pool(model, config.corpus),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
@@ -199,7 +203,7 @@ def quantize(
         config.damp_percent,
         bool(config.act_group_aware),
     )
-    return QUANTIZERS.get(QUANTIZER)(
+    return QUANTIZERS.get(config.quantizer)(
         model.path, calibration, settings, out_dir, config.device, progress
     )
 
@@ -227,7 +231,7 @@ def evaluate(
     for corpus in config.eval_corpora:
         windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
         results.append(perplexity(loaded, corpus, windows, starts, progress))
-    downstream: dict[str, float] = {}
+    downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
 
@@ -261,11 +265,16 @@ def data_context(config: Settings, model: Model) -> dict[str, str]:
     revisions = {
         name: corpora.load(name).revision for name in (config.corpus, *config.eval_corpora)
     }
-    return {
+    found = {
         "model": model.revision,
         "tokenizer": vocabulary(model).digest,
         **{f"corpus {name}": revision for name, revision in revisions.items()},
     }
+    if config.do_downstream:
+        from colazero.evaluation import downstream
+
+        found |= downstream.context(config.downstream_tasks)
+    return found
 
 
 def method_context(config: RunConfig) -> dict[str, str]:
@@ -273,6 +282,8 @@ def method_context(config: RunConfig) -> dict[str, str]:
 
     These are no part of what decides the work done on a calibration set that is there already.
     """
+    if config.quantizer in WITHOUT_CALIBRATION:
+        return {}
     facts = {"method source": selection.source_digest(config.method)}
     if selection.uses_proxy(config.method):
         facts["proxy model"] = models.fetch(config.proxy_model).revision

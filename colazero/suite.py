@@ -12,6 +12,7 @@ from colazero import cell, models, pipeline, plan, publishing, runs, store, trac
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
 from colazero.execution import EXECUTORS, Job
+from colazero.models import Model
 from colazero.supervisor import Report, Supervisor
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def plan_suite(config: SuiteConfig) -> str:
 
 
 def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
-    """Return a model's baseline and cells; none, all recorded as failed, if it cannot be used."""
+    """Return a model's jobs; none, its cells recorded as failed, if it cannot be used."""
     try:
         return _usable(config, model_name)
     except Exception as error:
@@ -96,7 +97,15 @@ def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
     resolved = [pipeline.resolve(one, model) for one in config.cells() if one.model == model_name]
     pipeline.check_data(resolved[0], model)
     baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
-    return [baseline, *(Job(cell.name_of(one, model), "cell", one, model) for one in resolved)]
+    controls = [_control(name, resolved[0], model) for name in config.controls]
+    cells = [Job(cell.name_of(one, model), "cell", one, model) for one in resolved]
+    return [baseline, *controls, *cells]
+
+
+def _control(quantizer: str, config: RunConfig, model: Model) -> Job:
+    """Return a cell whose quantizer needs no calibration, named after it in the method's place."""
+    config = config.model_copy(update={"method": quantizer, "quantizer": quantizer})
+    return Job(f"{model.label}__{quantizer}", "control", config, model)
 
 
 def _fail_model(

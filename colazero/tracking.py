@@ -5,8 +5,10 @@ Beside this file only `runs.py`, `publishing.py` and `records.py` deal with MLfl
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import provenance, publishing, runs, store
@@ -130,9 +132,9 @@ def log_params(values: Mapping[str, str]) -> None:
 
 
 def as_text(value: object) -> str:
-    """Write a value as a command line would: lists with commas, booleans in lower case."""
+    """Write a value as a command line would: lists with commas, `none` for an empty one."""
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -163,6 +165,8 @@ def log_quantization(report: QuantizationReport) -> None:
             "rtn_fallbacks": report.rtn_fallbacks,
         }
     )
+    if not report.modules:
+        return
     import pandas as pd
 
     table = pd.DataFrame(list(report.modules))
@@ -189,6 +193,7 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     """Log perplexities, per-window sums and downstream results; return the metrics.
 
     `perplexity` is that of the first corpus; each has its own as `perplexity.CORPUS` too.
+    Downstream items go to `evaluation/downstream.jsonl.gz`, a JSON object a line.
     """
     import pandas as pd
 
@@ -202,7 +207,13 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
             _open[-1].artifact(f"evaluation/windows_{name}.parquet")
         )
-    metrics |= {f"downstream.{key}": value for key, value in evaluation.downstream.items()}
+    items = evaluation.downstream.samples
+    if items:
+        file = _open[-1].artifact("evaluation/downstream.jsonl.gz")
+        with gzip.open(file, "wt", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(item) + "\n" for item in items)
+    scores = evaluation.downstream.scores
+    metrics |= {f"downstream.{metric_name(key)}": value for key, value in scores.items()}
     log_metrics(metrics)
     return metrics
 
@@ -266,6 +277,22 @@ def fetch_artifacts(uri: str, what: str) -> Path:
 def _param(run: Run, name: str) -> str:
     params = run.data.params
     return str(params.get(f"resolved.{name}", params.get(name, "unknown")))
+
+
+def run_project(project: Path, entry_point: str, parameters: Mapping[str, str]) -> None:
+    """Run another MLflow project as a nested run, in an environment of its own.
+
+    UserError if nothing here can build one, or if it fails.
+    """
+    manager = next((name for name in ("uv", "conda") if shutil.which(name)), None)
+    if manager is None:
+        raise UserError(f"{project.name} needs an environment of its own: install uv (or conda).")
+    try:
+        mlflow.projects.run(  # type: ignore[no-untyped-call]
+            str(project), entry_point, parameters=dict(parameters), env_manager=manager
+        )
+    except (MlflowException, ExecutionException) as error:
+        raise UserError(f"the project {project} failed: {error}") from error
 
 
 def describe(markdown: str) -> None:

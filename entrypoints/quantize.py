@@ -8,7 +8,7 @@ from pathlib import Path
 from entrypoints._command_line import described, main
 
 QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
-PARAMETERS = ("model", *QUANTIZATION, "save_model", "device")
+PARAMETERS = ("model", *QUANTIZATION, "quantizer", "save_model", "device")
 CALIBRATION = "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files"
 
 
@@ -17,22 +17,27 @@ def run(given: dict[str, str]) -> int:
     from colazero.errors import UserError
 
     source = given.pop("calibration")
-    if source == "auto":
-        raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     config = parse(RunConfig, given)
     from colazero import cell, models, pipeline, tracking
     from colazero.progress import stage_bar
+    from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 
     pipeline.check(config, [], [config.model])
+    if config.quantizer == UNQUANTIZED:
+        raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
+    free = config.quantizer in WITHOUT_CALIBRATION
+    if source == "auto" and not free:
+        raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     tracking.connect()
-    folder = (
-        tracking.fetch_artifacts(source, "calibration")
-        if source.startswith("runs:/")
-        else Path(source)
-    )
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
-    calibration, about = pipeline.load_calibration(folder, model)
+    if free:
+        calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
+    else:
+        folder = Path(source)
+        if source.startswith("runs:/"):
+            folder = tracking.fetch_artifacts(source, "calibration")
+        calibration, about = pipeline.load_calibration(folder, model)
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})

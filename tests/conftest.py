@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import textwrap
@@ -158,6 +159,40 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
     return run_there
+
+
+OWN_TASK = """
+task: colazero_own_task
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+"""
+
+
+@pytest.fixture
+def own_task(paragraphs: list[str], tmp_path: Path) -> Path:
+    """A downstream task in lm-eval's format, its data beside it in items.jsonl."""
+    rng = random.Random(3)
+    rows = []
+    for i in range(24):
+        words = paragraphs[i].split()
+        others = [" ".join(rng.choice(paragraphs).split()[:n]) for n in (2, 5)]
+        rows.append({"question": " ".join(words[:3]), "choices": others, "answer": i % 2})
+    data = tmp_path / "task" / "items.jsonl"
+    data.parent.mkdir()
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = data.with_name("mine.yaml")
+    file.write_text(OWN_TASK.format(data=data))
+    return file
 
 
 def _move_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:

@@ -34,6 +34,8 @@ def load_dense(model_dir: Path, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
+        if is_compressed(model_dir):
+            return _decompressed(model_dir, device)
         if is_quantized(model_dir):
             tensors: dict[str, Any] = {}
             for file in sorted(model_dir.glob("*.safetensors")):
@@ -49,6 +51,26 @@ def load_dense(model_dir: Path, device: str) -> Any:
             f"model directory {str(model_dir)!r} cannot be loaded: {type(error).__name__}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    return model.to(device).eval()
+
+
+def is_compressed(model_dir: Path) -> bool:
+    """Tell whether the checkpoint is llm-compressor's (compressed-tensors)."""
+    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config", {})
+    return bool(config.get("quant_method") == "compressed-tensors")
+
+
+def _decompressed(model_dir: Path, device: str) -> Any:
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        model_dir,
+        dtype=eval_dtype(model_dir, device),
+        quantization_config=CompressedTensorsConfig(run_compressed=False),
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    _complete(loading)
     return model.to(device).eval()
 
 
@@ -68,7 +90,8 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     inside = {prefix + part for prefix in packed for part in ending}
     weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
     for prefix in packed:
-        parts = {part: tensors[prefix + part].to(device) for part in ending}
+        there = [part for part in ending if prefix + part in tensors]
+        parts = {part: tensors[prefix + part].to(device) for part in there}
         weights[prefix + "weight"] = dequantized(**parts, **settings).to(dtype).T.contiguous()
     config = AutoConfig.from_pretrained(model_dir)
     config.__dict__.pop("quantization_config", None)
@@ -87,7 +110,10 @@ def _complete(loading: Mapping[str, Any]) -> None:
 
 
 def quantization_settings(model_dir: Path) -> dict[str, Any]:
-    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint."""
+    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint.
+
+    `checkpoint_format` alone counts: optimum 2.3 writes v1 and `format: gptq_v2`.
+    """
     config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
     if config is None:
         config = json.loads((model_dir / "quantize_config.json").read_text())
@@ -99,20 +125,30 @@ def quantization_settings(model_dir: Path) -> dict[str, Any]:
     return {"bits": config["bits"], "v1": form == "gptq"}
 
 
-def dequantized(qweight: Any, qzeros: Any, scales: Any, g_idx: Any, *, bits: int, v1: bool) -> Any:
+def dequantized(
+    qweight: Any, qzeros: Any, scales: Any, g_idx: Any = None, *, bits: int, v1: bool
+) -> Any:
     """Return (code − zero point) · scale in float32, [inputs, outputs].
 
     `qweight`: int32 [inputs · bits / 32, outputs]; `qzeros`: int32 [groups, outputs · bits / 32];
-    `scales`: [groups, outputs]; `g_idx`: each input's group.
+    `scales`: [groups, outputs]; `g_idx`: each input's group, in order where it is None.
     """
     import torch
     from gptqmodel.utils.model_dequant import _correct_gptq_v1_qzeros, unpack_cols
 
     # GPTQModel's own unpacking, also of the 3 bit zero points that cross word borders.
-    zeros = _correct_gptq_v1_qzeros(qzeros.cpu(), bits) if v1 else qzeros.cpu()
+    zeros = qzeros.cpu()
+    if v1 and bits == 3:
+        zeros = _correct_gptq_v1_qzeros(zeros, bits)
+    elif v1:  # its writer takes 1 from each code of a whole word, borrowing from the next one
+        ones = torch.tensor(sum(1 << at for at in range(0, 32, bits)), dtype=torch.int32)
+        zeros = zeros + ones
     zeros = unpack_cols(zeros, bits)[:, : scales.shape[1]].to(scales.device, torch.int16)
+    codes = _codes(qweight, bits)
+    if g_idx is None:
+        g_idx = torch.arange(len(codes), device=codes.device) // (len(codes) // len(scales))
     groups = g_idx.int()
-    return (_codes(qweight, bits) - zeros[groups]).float() * scales.float()[groups]
+    return (codes - zeros[groups]).float() * scales.float()[groups]
 
 
 def _codes(qweight: Any, bits: int) -> Any:

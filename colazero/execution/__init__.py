@@ -19,13 +19,13 @@ from colazero.registry import Registry
 
 @dataclass(frozen=True)
 class Job:
-    """One cell, or one model's unquantized baseline, to be done inside the run `run_id`.
+    """One cell, or one model's unquantized baseline or other control, done in the run `run_id`.
 
     `config` is resolved; `name` is unique in its suite.
     """
 
     name: str
-    kind: Literal["baseline", "cell"]
+    kind: Literal["baseline", "control", "cell"]
     config: RunConfig
     model: Model
     run_id: str = ""

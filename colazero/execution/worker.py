@@ -41,7 +41,7 @@ def run_job(job: Job, send: Send) -> None:
         return progress
 
     send(Event(job.name, "stage", {"stage": "select", "done": 0, "total": 0}))
-    work = {"cell": cell.run_cell, "baseline": cell.run_baseline}[job.kind]
+    work = cell.run_baseline if job.kind == "baseline" else cell.run_cell
     try:
         left = runs.patiently(publishing.publish_left_behind, job.run_id)
         if left is not None and left.status == "FINISHED":

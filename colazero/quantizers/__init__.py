@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from colazero.errors import UserError, unknown
 from colazero.interfaces import Quantizer
 from colazero.registry import Registry
 
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "colazero.quantizers")
+
+UNQUANTIZED = "none"
+"""The quantizer that leaves a model as it is: a control."""
+WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
+"""Quantizers that look at no calibration set: whatever method and seed, they do the same."""
+CUDA_ONLY = frozenset({"auto-gptq"})
+
+
+def check_quantizer(name: str, device: str) -> None:
+    """Raise UserError if there is no such quantizer, or it cannot work on this device."""
+    names = [*QUANTIZERS.names(), UNQUANTIZED]
+    if name not in names:
+        raise unknown("quantizer", name, names)
+    if name in CUDA_ONLY and not device.startswith("cuda"):
+        raise UserError(
+            f"quantizer={name!r} needs a CUDA device, and this run has device={device!r}. Use "
+            "quantizer=gptqmodel, its successor, which works on a CPU too."
+        )

@@ -168,6 +168,9 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "eval_corpora", "sotu,", ["'sotu,'", "empty item"]),
     (RunConfig, "eval_corpora", "c4,c4", ["'c4,c4'", "named twice: c4"]),
     (RunConfig, "downstream_tasks", "piqa, piqa", ["'piqa, piqa'", "named twice: piqa"]),
+    (RunConfig, "quantizer", "", ["''", "at least 1 character"]),
+    (SuiteConfig, "downstream_seeds", "some", ["'some'", "first, all"]),
+    (SuiteConfig, "controls", "rtm", ["'rtm'", "rtn"]),
     (RunConfig, "save_model", "yes", ["'yes'", "artifact, local, none"]),
     (RunConfig, "device", "gpu", ["'gpu'", "auto|cpu|cuda"]),
     (RunConfig, "device", "cuda:", ["'cuda:'", "auto|cpu|cuda"]),
@@ -267,6 +270,7 @@ OTHER: dict[str, Any] = {
     "eval_windows": 4,
     "do_downstream": True,
     "downstream_tasks": ("piqa",),
+    "quantizer": "rtn",
     "save_model": "none",
     "device": "cuda",
     "model": "a/b",
@@ -315,3 +319,18 @@ def test_the_key_is_the_same_in_another_process() -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().seed = 3  # type: ignore[misc]
+
+
+def test_downstream_tasks_run_for_the_first_seed_alone_unless_asked_for_all() -> None:
+    config = SuiteConfig(do_downstream=True, seeds="7,8", methods="random,cola_zero")
+    assert [c.do_downstream for c in config.cells()] == [True, False, True, False]
+    every = config.model_copy(update={"downstream_seeds": "all"})
+    assert all(c.do_downstream for c in every.cells())
+    assert not any(c.do_downstream for c in SuiteConfig(downstream_seeds="all").cells())
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("rtn", ("rtn",)), ("none", ()), ("none,rtn", ("rtn",))]
+)
+def test_the_unquantized_control_needs_no_asking(value: str, expected: tuple[str, ...]) -> None:
+    assert parse(SuiteConfig, {"preset": "demo", "controls": value}).controls == expected

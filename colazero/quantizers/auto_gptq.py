@@ -1,0 +1,65 @@
+"""GPTQ by AutoGPTQ 0.7.1, GPTQModel's predecessor, in the environment of backends/auto_gptq."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from colazero.errors import UserError
+from colazero.interfaces import (
+    CalibrationSet,
+    Progress,
+    QuantizationReport,
+    QuantizationSettings,
+    Quantized,
+)
+from colazero.quantizers import QUANTIZERS
+
+PROJECT = Path(__file__).resolve().parents[2] / "backends" / "auto_gptq"
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.jinja")
+
+
+@QUANTIZERS.register("auto-gptq")
+def quantize(
+    model_dir: Path,
+    calibration: CalibrationSet,
+    settings: QuantizationSettings,
+    out_dir: Path,
+    device: str,
+    progress: Progress,
+) -> Quantized:
+    """Quantize as a nested MLflow project; the checkpoint has AutoGPTQ's format (v1).
+
+    AutoGPTQ takes the first CUDA device. Its log by module does not leave its process: the report
+    has none.
+    """
+    from safetensors.numpy import save_file
+
+    from colazero import tracking
+
+    if settings.act_group_aware:
+        raise UserError("quantizer='auto-gptq' has no act_group_aware: set it to false or auto.")
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        windows = Path(folder) / "windows.safetensors"
+        save_file({"input_ids": calibration.windows}, windows)
+        parameters = {
+            "model": str(model_dir.absolute()),
+            "calibration": str(windows),
+            "out": str(out_dir.absolute()),
+            "bits": str(settings.quant_bits),
+            "group_size": str(settings.group_size),
+            "desc_act": str(settings.desc_act).lower(),
+            "sym": str(settings.sym).lower(),
+            "damp_percent": str(settings.damp_percent),
+        }
+        tracking.run_project(PROJECT, "quantize", parameters)
+    for file in (f for kind in TOKENIZER for f in model_dir.glob(kind)):
+        shutil.copy(file, out_dir / file.name)
+    seconds = float(json.loads((out_dir / "seconds.json").read_text())["quant_time_sec"])
+    (out_dir / "seconds.json").unlink()
+    progress(1, 1)
+    return Quantized(QuantizationReport(seconds, time.perf_counter() - begin - seconds, []))

@@ -1,0 +1,68 @@
+"""Checkpoints of other libraries evaluate as their own library says they do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_quantizer import WINDOWS, quantize
+
+from colazero.evaluation.loading import load_dense
+from colazero.evaluation.perplexity import perplexity
+
+FOREIGN = os.environ.get("COLAZERO_FOREIGN_CHECKPOINTS")
+KINDS = ("auto-gptq", "auto-gptq-desc_act", "auto-gptq-asymmetric", "llm-compressor")
+
+
+def nll(model: Any, ids: np.ndarray[Any, Any]) -> float:
+    return perplexity(model, "c", ids.astype(np.int64), np.zeros(len(ids))).nll_per_token
+
+
+@pytest.mark.skipif(FOREIGN is None, reason="made by tests/fixtures/foreign_checkpoints.py")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_another_library(kind: str) -> None:
+    from safetensors.numpy import load_file
+
+    folder = Path(str(FOREIGN))
+    ids = load_file(folder / "windows.safetensors")["input_ids"]
+    reference = json.loads((folder / kind / "reference.json").read_text())["nll"]
+    found = nll(load_dense(folder / kind, "cpu").float(), ids)
+    original = nll(load_dense(folder / "model", "cpu").float(), ids)
+    assert found == pytest.approx(reference, rel=1e-5)  # weights are rounded to bfloat16 here
+    assert found != pytest.approx(original, rel=1e-6)
+
+
+@torch._dynamo.config.patch(disable=True)  # half a minute of compiling
+def test_a_checkpoint_of_optimum(tiny_llama: Path, tokenizer: Any, tmp_path: Path) -> None:
+    from optimum.gptq import GPTQQuantizer
+    from transformers import AutoModelForCausalLM
+
+    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"
+    texts = [tokenizer.decode(row) for row in WINDOWS[:4]]
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float16)
+    quantizer = GPTQQuantizer(bits=4, group_size=64, dataset=texts, model_seqlen=64)
+    quantized = quantizer.quantize_model(model, tokenizer)
+    # Held against the model in memory: optimum 2.3 saves format v1 and calls it gptq_v2, so that
+    # transformers reads it with every zero point one off.
+    reference = nll(quantized, WINDOWS[:2])
+    quantizer.save(quantized, str(tmp_path))
+    assert nll(load_dense(tmp_path, "cpu"), WINDOWS[:2]) == pytest.approx(reference, rel=1e-4)
+
+
+def test_settings_in_quantize_config_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    quantize(tiny_llama, tmp_path / "new")
+    old = tmp_path / "old"
+    shutil.copytree(tmp_path / "new", old)
+    config = json.loads((old / "config.json").read_text())
+    del config["quantization_config"]
+    (old / "config.json").write_text(json.dumps(config))
+    (file,) = old.glob("*.safetensors")
+    file.rename(old / "gptq_model-4bit-128g.safetensors")  # AutoGPTQ's name for it
+    same = nll(load_dense(tmp_path / "new", "cpu"), WINDOWS[:2])
+    assert nll(load_dense(old, "cpu"), WINDOWS[:2]) == same
