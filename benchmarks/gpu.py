@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 4096}
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-2-7b": LLAMA

@@ -49,6 +49,7 @@ def _grid(suite: Run) -> list[str]:
     for model in config.models:
         label = models.label(model)
         found.append(f"{label}__unquantized")
+        found += [f"{label}__{control}" for control in config.controls]
         mine = [one for one in config.cells() if one.model == model]
         found += [f"{label}__{one.method}__seed{one.seed}" for one in mine]
     return found

@@ -77,7 +77,7 @@ class Supervisor:
         """Create a job's run, with what tells it from others even if its worker never reports."""
         run_id = runs.patiently(runs.create_child, self._suite, job.name, job.kind)
         params = {"model": job.config.model, "method": "unquantized"}
-        if job.kind == "cell":
+        if job.kind != "baseline":
             params |= {"method": job.config.method, "seed": str(job.config.seed)}
         runs.patiently(runs.log_params, run_id, params)
         return run_id

@@ -90,8 +90,8 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     inside = {prefix + part for prefix in packed for part in ending}
     weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
     for prefix in packed:
-        there = [part for part in ending if prefix + part in tensors]
-        parts = {part: tensors[prefix + part].to(device) for part in there}
+        needed = ending if prefix + "g_idx" in tensors else ending[:-1]
+        parts = {part: tensors[prefix + part].to(device) for part in needed}
         weights[prefix + "weight"] = dequantized(**parts, **settings).to(dtype).T.contiguous()
     config = AutoConfig.from_pretrained(model_dir)
     config.__dict__.pop("quantization_config", None)

@@ -74,8 +74,11 @@ def test_what_is_in_memory_is_what_was_saved(tiny_llama: Path, tmp_path: Path) -
     assert all(torch.equal(memory[name], disk[name]) for name in memory)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("v1", [True, False])
+# Of v1 only 3 bits: for others this function of GPTQModel adds 1 inside each code, and not to the
+# words as its own writer and kernels do (tests/unit/test_loading.py holds us against the writer).
+@pytest.mark.parametrize(
+    ("bits", "v1"), [(2, False), (3, False), (3, True), (4, False), (8, False)]
+)
 def test_dequantizing_agrees_with_gptqmodels_own(bits: int, v1: bool, tmp_path: Path) -> None:
     from gptqmodel.utils.model_dequant import convert_gptq_file
     from safetensors.torch import save_file
