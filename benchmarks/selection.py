@@ -3,7 +3,7 @@
 --json          one JSON object, with the ratios that issue and documentation quote
 --growth=1,10   besides, time a document and peak memory at so many times the corpus
 --methods       besides, a row for every method (those with a model take minutes on a CPU)
---save=FILE     keep what was found, for benchmarks/selection_figure.py
+--figure=FILE   draw the growth curve
 
 Ratios of times hold within one run alone. Each measurement has a process and a cache of its own.
 """
@@ -200,6 +200,32 @@ def method(name: str) -> dict[str, Any]:
     }
 
 
+def draw(sizes: Sequence[dict[str, float]], file: Path) -> None:
+    """Draw time a document and peak memory against the number of tokens."""
+    from matplotlib.figure import Figure
+
+    tokens = [size["tokens"] / 1e6 for size in sizes]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for name, label in (
+        ("first_seed", "first seed, nothing cached"),
+        ("tokenise", "of it, tokenising"),
+        ("next_seed", "a further seed"),
+    ):
+        values = [size[f"{name}_us_per_document"] for size in sizes]
+        time_axes.plot(tokens, values, marker="o", label=label)
+    time_axes.set(ylabel="µs a document", ylim=(0, None), title="Time")
+    time_axes.legend(loc="center right", frameon=False)
+    memory_axes.plot(tokens, [size["peak_rss_mib"] / 1024 for size in sizes], marker="o")
+    memory_axes.axhline(3, color="grey", linestyle="--", linewidth=1)
+    memory_axes.annotate("limit", (tokens[0], 3), textcoords="offset points", xytext=(0, 4))
+    memory_axes.set(ylabel="peak resident memory, GiB", ylim=(0, 3.4), title="Memory")
+    for axes in (time_axes, memory_axes):
+        axes.set(xlabel="tokens of the corpus, millions", xscale="log")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+
+
 PARTS = {"ratios": lambda _: ratios(), "second": second_process, "growth": growth, "method": method}
 
 
@@ -219,7 +245,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="?", const="all", default="")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--argument", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--save", type=Path)
+    parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     if given.part:
         print(json.dumps(PARTS[given.part](given.argument)))
@@ -235,8 +261,8 @@ def main() -> None:
 
         names = METHODS.names() if given.methods == "all" else given.methods.split(",")
         found["methods"] = [apart("method", name) for name in names]
-    if given.save:
-        given.save.write_text(json.dumps(found, indent=1) + "\n")
+    if given.figure:
+        draw(found["growth"], given.figure)
     if given.json:
         print(json.dumps(found))
         return

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,30 @@ def load(path: str) -> Corpus:
         )
     held_out = max(1, round(len(documents) * TEST_SHARE))
     train, test = documents[:-held_out], documents[-held_out:]
-    # JSON keeps the borders between documents unambiguous.
-    digest = hashlib.sha256(json.dumps(documents).encode()).hexdigest()[:16]
-    return Corpus(f"file:{source.name}", digest, train, test)
+    return Corpus(f"file:{source.name}", _digest(documents), train, test)
 
 
-def _read(source: Path) -> list[str]:
+def _digest(documents: Sequence[str]) -> str:
+    """Return 16 hex digits over the documents as a JSON list, which keeps their borders apart."""
+    digest = hashlib.sha256()
+    for number, document in enumerate(documents):
+        digest.update((("[", ", ")[number > 0] + json.dumps(document)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
+
+
+def _read(source: Path) -> Iterable[str]:
+    """Return what may be documents; .txt and .jsonl are never held whole beside them."""
     if source.is_dir():
         files = sorted(source.glob("*.txt"))
         if not files:
             raise UserError(f"corpus folder {str(source)!r} holds no .txt file.")
         return [_text(file) for file in files]
-    readers = {".txt": _paragraphs, ".jsonl": _json_lines, ".parquet": _parquet}
+    readers: dict[str, Callable[[Path], Iterable[str]]] = {
+        ".txt": _paragraphs,
+        ".jsonl": _json_lines,
+        ".parquet": _parquet,
+    }
     suffix = source.suffix.lower()
     if suffix not in readers:
         raise UserError(
@@ -68,16 +81,30 @@ def _text(file: Path) -> str:
         raise UserError(f"corpus file {str(file)!r} cannot be read: {error.strerror}.") from error
 
 
-def _paragraphs(file: Path) -> list[str]:
-    return re.split(r"\n\s*\n", _text(file))
+def _lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            yield from stream
+    except (UnicodeDecodeError, OSError):
+        _text(file)  # tells what is wrong, and where
+        raise
 
 
-def _json_lines(file: Path) -> list[str]:
-    return [
-        _field(file, number, line)
-        for number, line in enumerate(_text(file).split("\n"), start=1)
-        if line.strip()
-    ]
+def _paragraphs(file: Path) -> Iterator[str]:
+    paragraph: list[str] = []
+    for line in _lines(file):
+        if line.isspace():
+            yield "".join(paragraph)
+            paragraph = []
+        else:
+            paragraph.append(line)
+    yield "".join(paragraph)
+
+
+def _json_lines(file: Path) -> Iterator[str]:
+    for number, line in enumerate(_lines(file), start=1):
+        if line.strip():
+            yield _field(file, number, line)
 
 
 def _field(file: Path, number: int, line: str) -> str:
