@@ -161,8 +161,16 @@ class SuiteConfig(Settings):
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
     seeds: Seeds = Field((42, 43, 44, 45, 46), description="42,43 or 42-46")
-    executor: Name = Field("local", description="where cells run: local")
-    workers: int = Field(1, ge=1, description="cells at once, each in a process of its own")
+    executor: Name = Field("local", description="where cells run: local or ray")
+    workers: int = Field(
+        1, ge=1, description="cells at once, each in a process of its own; Ray decides by itself"
+    )
+    ray_address: Name = Field(
+        "local", description="HOST:PORT of a Ray cluster; local: start one on this machine"
+    )
+    cpus_per_cell: float = Field(
+        1.0, gt=0, description="CPUs a cell takes of a Ray node, beside a GPU where there is one"
+    )
     cell_time_limit: float = Field(
         720.0, gt=0, description="minutes after which a cell counts as hung and is ended"
     )

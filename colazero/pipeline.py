@@ -44,8 +44,13 @@ class Evaluation:
     eval_time_sec: float = 0.0
 
 
-def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> None:
-    """Raise UserError for any name or device that does not exist, before anything is loaded."""
+def check(
+    config: Settings, methods: Sequence[str], names: Sequence[str], *, here: bool = True
+) -> None:
+    """Raise UserError for any name or device that does not exist, before anything is loaded.
+
+    What is not computed `here` names, resolved, a device that this machine may lack.
+    """
     for method in methods:
         if selection.uses_proxy(method):
             models.check(config.proxy_model)
@@ -57,7 +62,7 @@ def check(config: Settings, methods: Sequence[str], names: Sequence[str]) -> Non
         downstream.check(config.downstream_tasks)
     for name in names:
         models.check(name)
-    check_quantizer(config.quantizer, resolve_device(config.device))
+    check_quantizer(config.quantizer, resolve_device(config.device) if here else config.device)
 
 
 def resolve_device(device: str) -> str:
@@ -78,12 +83,15 @@ def resolve_device(device: str) -> str:
     return f"cuda:{index}"
 
 
-def resolve(config: C, model: Model) -> C:
-    """Replace every `auto` that depends on the model and the machine by what it means here."""
+def resolve(config: C, model: Model, device: str = "") -> C:
+    """Replace every `auto` that depends on the model and the machine by what it means here.
+
+    `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`.
+    """
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer == "gptqmodel" and not config.desc_act
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
-    device = resolve_device(config.device)
+    device = device or resolve_device(config.device)
     return config.model_copy(
         update={"group_size": group_size, "act_group_aware": gar, "device": device}
     )

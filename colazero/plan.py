@@ -130,7 +130,9 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], to_run: int) -> list[Need]:
     shapes = {job.model: Weights.of(job.model) for job in jobs}
     device = jobs[0].config.device if jobs else "cpu"
     dense = max((weights.dense for weights in shapes.values()), default=0.0)
-    return [*found, _memory(device, dense, config.workers), *_disk(config, shapes, to_run)]
+    if config.executor == "local":
+        found.append(_memory(device, dense, config.workers))
+    return [*found, *_disk(config, shapes, to_run)]
 
 
 def _memory(device: str, dense: float, workers: int) -> Need:

@@ -17,6 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
+from colazero import store
+from colazero.errors import UserError
+
 log = logging.getLogger(__name__)
 
 SILENT_SEC = 600
@@ -30,6 +33,9 @@ PERMANENT = (
 """MLflow's error codes that no waiting will cure."""
 
 T = TypeVar("T")
+
+PROOF = "executor.json"
+"""The artifact of a suite by which its workers know that they share its store."""
 
 
 class Claimed(Exception):
@@ -216,3 +222,24 @@ def experiment_of(run_id: str) -> str:
 def worker_environment(experiment: str) -> dict[str, str]:
     """Return what lets another process find the store and the experiment."""
     return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}
+
+
+def leave_proof(suite: str, about: dict[str, Any]) -> None:
+    """Leave, as an artifact of the suite's run, what `refuse_unless_shared` looks for."""
+    MlflowClient().log_dict(suite, about, PROOF)
+
+
+def refuse_unless_shared(suite: str) -> None:
+    """Raise UserError unless this process sees the suite's run, and its artifacts, in the store."""
+    uri = store.shown(mlflow.get_tracking_uri())
+    try:
+        names = [file.path for file in MlflowClient().list_artifacts(suite)]
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"it cannot use the tracking store {uri!r}: {str(error).splitlines()[0]}"
+        ) from error
+    if PROOF not in names:
+        raise UserError(
+            f"it sees no artifacts of the suite: the store {uri!r} keeps them where this machine "
+            "has no access. Use `mlflow server --serve-artifacts`, a bucket or a shared folder."
+        )

@@ -12,19 +12,70 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from colazero import runs
 from colazero.errors import UserError
 
 SQLITE = "sqlite:///"
+SERVERS = ("http", "https", "databricks")
+DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+
+
+def refuse_unshareable(*, several_machines: bool = False) -> None:
+    """Raise UserError unless MLFLOW_TRACKING_URI names what several processes can write to.
+
+    That is a server or a database; a database in one file not from `several_machines`.
+    """
+    uri = mlflow.get_tracking_uri()
+    ways = (
+        "Name a tracking server (http://HOST:PORT, started with mlflow server) or a database "
+        "server (postgresql://…) in MLFLOW_TRACKING_URI"
+    )
+    if _in_memory(uri):
+        raise UserError(
+            f"the tracking store {uri} is kept in memory, where the workers of a suite cannot "
+            f"reach it. {ways}, or a file: sqlite:///mlflow.db."
+        )
+    if _kind(uri) == "sqlite" and several_machines:
+        raise UserError(
+            f"the tracking store {uri} is a file of this machine, and the suite would run on "
+            f"several. {ways}."
+        )
+    if _kind(uri) not in (*SERVERS, *DATABASE_SERVERS, "sqlite"):
+        raise UserError(
+            f"the tracking store {shown(uri)} is neither a server nor a database, and several "
+            f"processes write to it. {ways}, or a file: sqlite:///mlflow.db."
+        )
 
 
 def prepare(uri: str) -> None:
     """Make sure that a server answers; create a file's schema, whole or not at all."""
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
-    elif uri.startswith(SQLITE):
+    elif _kind(uri) in DATABASE_SERVERS:
+        create_engine(uri).connect().close()  # at once; MLflow would try for minutes
+    elif uri.startswith(SQLITE) and not _in_memory(uri):
         _create(Path(uri.removeprefix(SQLITE)))
+
+
+def shown(uri: str) -> str:
+    """Return a store's URI as it may be shown: without a password."""
+    try:
+        return make_url(uri).render_as_string(hide_password=True)
+    except ArgumentError:
+        return uri
+
+
+def _kind(uri: str) -> str:
+    """Return `postgresql` of `postgresql+psycopg://…`."""
+    return uri.partition(":")[0].partition("+")[0]
+
+
+def _in_memory(uri: str) -> bool:
+    return uri in ("sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:")
 
 
 def _check_server(uri: str) -> None:

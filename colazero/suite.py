@@ -27,8 +27,9 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
-    EXECUTORS.get(config.executor)
-    pipeline.check(config, config.methods, config.models)
+    executor = EXECUTORS.get(config.executor)
+    executor.check(config)
+    pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
 
 
 def run_suite(config: SuiteConfig, suite: str) -> Report:
@@ -42,6 +43,7 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     tracking.log_config(config)
     tracking.flush()
     publishing.recover(experiment)
+    config = EXECUTORS.get(config.executor).resolve(config)
     jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
     needed = plan.needs(config, jobs, len(jobs))
     plan.check(needed)
@@ -73,6 +75,7 @@ def plan_suite(config: SuiteConfig) -> str:
     UserError if it cannot be done.
     """
     tracking.log_config(config)
+    config = EXECUTORS.get(config.executor).resolve(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
     made = plan.make(config, jobs)
     store.write_now(made.as_json(), "plan.json")
@@ -94,7 +97,8 @@ def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> l
 def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
     model = models.fetch(model_name)
     plan.Weights.of(model)
-    resolved = [pipeline.resolve(one, model) for one in config.cells() if one.model == model_name]
+    mine = [one for one in config.cells() if one.model == model_name]
+    resolved = [pipeline.resolve(one, model, config.device) for one in mine]
     pipeline.check_data(resolved[0], model)
     baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
     controls = [_control(name, resolved[0], model) for name in config.controls]

@@ -154,7 +154,7 @@ class Supervisor:
         }
         if self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
-            metrics["seconds_left"] = mean * len(left) / self._config.workers
+            metrics["seconds_left"] = mean * len(left) / max(1, len(self._running))
         try:
             runs.heartbeat(self._suite, metrics)
         except MlflowException as error:

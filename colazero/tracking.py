@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import provenance, publishing, runs, store
 from colazero.config import Settings
@@ -44,9 +45,13 @@ def connect() -> None:
             mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
         else:
             MlflowClient().search_experiments(max_results=1)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        hint = ""
+        if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+            hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         raise UserError(
-            f"the tracking store {uri!r} cannot be used: {runs.first_line(error)}"
+            f"the tracking store {store.shown(uri)!r} cannot be used: "
+            f"{runs.first_line(error)}{hint}"
         ) from error
 
 

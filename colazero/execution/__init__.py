@@ -8,7 +8,7 @@ library, a kill) costs one attempt at one cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -69,7 +69,21 @@ class Executor(Protocol):
         ...
 
 
-EXECUTORS: Registry[Callable[[SuiteConfig, Mapping[str, str]], Executor]] = Registry(
-    "executor", "colazero.execution"
-)
-"""Name → what makes an executor of the configuration and the environment that workers need."""
+class ExecutorType(Protocol):
+    """What makes an executor of the configuration and the environment that workers need."""
+
+    def __call__(self, config: SuiteConfig, environment: Mapping[str, str], /) -> Executor:
+        """Return the executor, its workers starting."""
+        ...
+
+    def check(self, config: SuiteConfig) -> None:
+        """Raise UserError, before anything starts, if cells cannot be executed so."""
+        ...
+
+    def resolve(self, config: SuiteConfig) -> SuiteConfig:
+        """Return the configuration with the number of workers that there will be, and what each
+        computes on: `cpu`, or `cuda:N` as it is seen there."""
+        ...
+
+
+EXECUTORS: Registry[ExecutorType] = Registry("executor", "colazero.execution")

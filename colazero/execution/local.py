@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colazero import pipeline, store
 from colazero.config import SuiteConfig
 from colazero.execution import EXECUTORS, Event, Job
-from colazero.execution.worker import to_event, to_line
+from colazero.execution.worker import thread_limits, to_event, to_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -34,6 +35,17 @@ class LocalExecutor:
         self._config, self._given = config, environment
         self._said: queue.SimpleQueue[tuple[_Worker, Event | None]] = queue.SimpleQueue()
         self._workers = [self._launch(index) for index in range(config.workers)]
+
+    @staticmethod
+    def check(config: SuiteConfig) -> None:
+        """Raise UserError if this machine has no such device, or the store is not for several."""
+        pipeline.resolve_device(config.device)
+        store.refuse_unshareable()
+
+    @staticmethod
+    def resolve(config: SuiteConfig) -> SuiteConfig:
+        """Say which device of this machine `device` means."""
+        return config.model_copy(update={"device": pipeline.resolve_device(config.device)})
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
         """Return the first job of the model that a free worker has loaded, else the first."""
@@ -125,10 +137,7 @@ class LocalExecutor:
         path = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{path}{os.pathsep}{ROOT}" if path else str(ROOT)
         if self._config.workers > 1:
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-                environment[name] = str(threads)
-            environment["GPTQMODEL_CPU_WORKERS"] = str(max(2, min(12, threads // 2)))
-            environment |= self._gpu(index)
+            environment |= thread_limits(threads) | self._gpu(index)
         return environment
 
     def _gpu(self, index: int) -> dict[str, str]:

@@ -101,6 +101,19 @@ def _read_jobs(jobs: SimpleQueue[Job]) -> None:
     os._exit(1)  # the suite's process is gone
 
 
+def thread_limits(threads: int) -> dict[str, str]:
+    """Return the environment of a worker that is to use so many threads and no more."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    gptqmodel = {"GPTQMODEL_CPU_WORKERS": str(max(2, min(12, threads // 2)))}
+    return dict.fromkeys(names, str(threads)) | gptqmodel
+
+
+def quieten() -> None:
+    """Let a worker say no more than warnings; torchao warns of kernels for other machines."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+
+
 def die_with_parent() -> None:
     """Have Linux kill this process when its parent dies, even while a library holds the GIL."""
     if sys.platform == "linux":
@@ -111,8 +124,7 @@ def main() -> None:
     """Do the jobs that come on stdin."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite's process to answer
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    quieten()
     jobs: SimpleQueue[Job] = SimpleQueue()
     with _own_channel() as send:
         threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()

@@ -183,6 +183,8 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "seed", str(2**32), [f"'{2**32}'", f"less than {2**32}"]),
     (SuiteConfig, "executor", "", ["''", "at least 1 character"]),
     (SuiteConfig, "workers", "0", ["'0'", "greater than or equal to 1"]),
+    (SuiteConfig, "ray_address", "", ["''", "at least 1 character"]),
+    (SuiteConfig, "cpus_per_cell", "0", ["'0'", "greater than 0"]),
     (SuiteConfig, "cell_time_limit", "0", ["'0'", "greater than 0"]),
     (SuiteConfig, "system_metrics", "some", ["'some'", "boolean"]),
     (SuiteConfig, "plan", "maybe", ["'maybe'", "boolean"]),
