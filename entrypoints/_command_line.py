@@ -40,7 +40,8 @@ def main(
         level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
     )
     logging.getLogger("colazero").setLevel(logging.INFO)
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of kernels for other machines
+    for name in ("torchao", "torch.utils._pytree"):  # of other machines' kernels, of their future
+        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     if "MLFLOW_RUN_ID" in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()

@@ -109,9 +109,15 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 def quieten() -> None:
-    """Let a worker say no more than warnings; torchao warns of kernels for other machines."""
+    """Let a worker say no more than warnings, and draw no bars: the suite shows its progress.
+
+    torchao and torch warn of other machines' kernels and of their own future.
+    """
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    logging.getLogger("torchao").setLevel(logging.ERROR)
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def die_with_parent() -> None:

@@ -11,7 +11,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -48,14 +51,42 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
     if pool.entry is None:
         return compute(pool, documents)
 
+    computed = False
+
     def build(draft: Path) -> None:
+        nonlocal computed
+        computed = True
         with one_thread():
+            begin = time.perf_counter()
             np.save(draft / "features.npy", compute(pool, documents))
+            np.save(draft / "seconds.npy", time.perf_counter() - begin)
 
     definition = json.dumps([name, *facts(pool), *_code(compute)]).encode()
     key = hashlib.sha256(definition + documents.tobytes()).hexdigest()[:16]
     entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
-    return kept_arrays(entry, ["features"], build)["features"]
+    kept = kept_arrays(entry, ["features", "seconds"], build)
+    reader = _reader.get()
+    if reader is not None and not computed:
+        reader.append(float(kept["seconds"]))
+    return kept["features"]
+
+
+_reader: ContextVar[list[float] | None] = ContextVar("reader", default=None)
+
+
+@contextmanager
+def spared() -> Iterator[list[float]]:
+    """Yield a list that gets the seconds which features took when they were put into the cache.
+
+    One number for each group that is taken from there inside the block. Without them, whichever
+    method came first would seem to cost what all share.
+    """
+    seconds: list[float] = []
+    token = _reader.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _reader.reset(token)
 
 
 @cache

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from colazero import corpora, models, pipeline
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Span
+from colazero.interfaces import CalibrationSet, Span, TokenPool
 from colazero.models import Model
-from colazero.selection import METHODS
+from colazero.selection import METHODS, features
 
 N, SEQ_LEN = 4, 128
 
@@ -41,6 +44,24 @@ def test_every_calibration_set_is_measured(method: str, model: Model, corpus_fil
     assert 0 < notes["documents_share"] < 1
     assert 0 < notes["kl_from_corpus_bits"] < notes["entropy_bits"] < np.log2(N * SEQ_LEN)
     assert notes["test_13gram_overlap"] <= notes["test_13gram_overlap_worst_window"] < 0.1
+
+
+def test_features_cost_every_seed_what_they_took(
+    model: Model, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def slow(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
+        calls.append(len(documents))
+        time.sleep(1)
+        return features.length(pool, documents)
+
+    this_test = str(uuid4())
+    monkeypatch.setitem(features.GROUPS, "tfidf", features.Group(slow, lambda _: [this_test]))
+    config = config_of(corpus_file, model, method="cola_zero")
+    assert 1 < pipeline.calibrate(config, model)[1] < 2  # computed, and not counted twice
+    assert 1 < pipeline.calibrate(config.model_copy(update={"seed": 7}), model)[1] < 2
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("method", METHODS.names())
