@@ -6,6 +6,7 @@ of preset demo (unless said otherwise) and measures, in one run:
 - `eval_speed_ratio`: tokens a second of the quantized model / of the unquantized one, evaluated in
   turns; the best of N each.
 - `perplexity_relative_difference`: from GPTQModel's own kernels on the same checkpoint and windows.
+- `perplexity_in_float32`: of the same weights, what bfloat16's arithmetic costs being left out.
 - `quantize_ratio_to_default_call`: seconds to load and quantize / GPTQModel's default call on the
   same calibration set (fresh process each, after one warm-up), and both perplexities.
 """
@@ -141,6 +142,7 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
         dtype = eval_dtype(ours, config.device)
         kernels = np.exp(sum(kernel_nll(ours, config.device, some, dtype)) / dense.tokens.sum())
         by_default = perplexity(load_dense(default, config.device), corpus, windows, starts)
+        exact = {n: perplexity(m.float(), corpus, windows, starts) for n, m in both.items()}
     return {
         "eval_speed_ratio": best["unquantized"] / best["quantized"],
         "perplexity_relative_difference": abs(dense.perplexity / float(kernels) - 1),
@@ -148,6 +150,8 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
         "perplexity": results["quantized"].perplexity,
         "perplexity_default_call": by_default.perplexity,
         "perplexity_unquantized": results["unquantized"].perplexity,
+        "perplexity_in_float32": exact["quantized"].perplexity,
+        "perplexity_unquantized_in_float32": exact["unquantized"].perplexity,
         "tokens_per_sec": windows.size / best["quantized"],
         "tokens_per_sec_unquantized": windows.size / best["unquantized"],
         **seconds,

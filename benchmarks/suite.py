@@ -54,6 +54,9 @@ def measure(arguments: list[str]) -> dict[str, float]:
         stage: sum(run.data.metrics.get(metric, 0.0) for run in own)
         for stage, metric in STAGES.items()
     }
+    # counted by every seed that used them, but spent once
+    reused = sum(run.data.metrics.get("selection.features_reused_sec", 0.0) for run in own)
+    found["selection"] -= reused
     params = suite.data.params
     workers = int(params.get("resolved.workers", params["workers"]))
     elsewhere = workers * wall - sum(found.values())

@@ -162,8 +162,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
 
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
     after it stopped: its measures join the notes. Features count also where they come from the
-    cache, with the seconds that they took then. UserError if it is not fit to calibrate on. A
-    quantizer that needs no calibration gets no windows.
+    cache, with the seconds that they took then, which the notes name. UserError if the set is not
+    fit to calibrate on. A quantizer that needs no calibration gets no windows.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), 0.0
@@ -184,7 +184,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
             config.corpus,
         )
         seconds = time.perf_counter() - begin + sum(spared)
-    return replace(chosen, notes={**chosen.notes, **checked(config, model, chosen)}), seconds
+    notes = {**chosen.notes, "features_reused_sec": sum(spared), **checked(config, model, chosen)}
+    return replace(chosen, notes=notes), seconds
 
 
 def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
