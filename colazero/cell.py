@@ -149,7 +149,9 @@ def _quantize_and_evaluate(
         report = done.report
         tracking.log_quantization(report)
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
-        verify_time = pipeline.verify(config, model, checkpoint, evaluation)
+        verify_time = 0.0
+        if done.tensors is not None:  # else the checkpoint is what was evaluated
+            verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
         metrics = tracking.log_evaluation(evaluation)

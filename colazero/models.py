@@ -55,7 +55,7 @@ def label(name: str) -> str:
 def is_quantized(path: Path) -> bool:
     """Tell whether a model directory holds quantized weights (of any method)."""
     config = json.loads((path / "config.json").read_text())
-    return "quantization_config" in config or (path / "quantize_config.json").exists()
+    return bool(config.get("quantization_config")) or (path / "quantize_config.json").exists()
 
 
 def check(name: str) -> None:

@@ -46,7 +46,7 @@ def load_dense(model_dir: Path, device: str) -> Any:
             model_dir, dtype=dtype, trust_remote_code=False, output_loading_info=True
         )
         _complete(loading)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"model directory {str(model_dir)!r} cannot be loaded: {type(error).__name__}: "
             f"{str(error).splitlines()[0]}"
@@ -56,7 +56,7 @@ def load_dense(model_dir: Path, device: str) -> Any:
 
 def is_compressed(model_dir: Path) -> bool:
     """Tell whether the checkpoint is llm-compressor's (compressed-tensors)."""
-    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config", {})
+    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
     return bool(config.get("quant_method") == "compressed-tensors")
 
 
@@ -92,7 +92,10 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     for prefix in packed:
         needed = ending if prefix + "g_idx" in tensors else ending[:-1]
         parts = {part: tensors[prefix + part].to(device) for part in needed}
-        weights[prefix + "weight"] = dequantized(**parts, **settings).to(dtype).T.contiguous()
+        if "g_idx" in parts:  # layers may have other bits than the configuration's
+            settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
+        weight = dequantized(**parts, **settings).to(dtype).T.contiguous()
+        weights[prefix + "weight"] = weight.cpu()  # else a GPU would hold the model twice
     config = AutoConfig.from_pretrained(model_dir)
     config.__dict__.pop("quantization_config", None)
     model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(

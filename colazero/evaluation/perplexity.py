@@ -16,7 +16,10 @@ from colazero.pool import SEPARATOR
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
 LOGITS_A_SLICE = 2**25
-"""Logits computed at once (tokens × vocabulary): 128 MiB in float32, however large either is."""
+"""Logits computed at once (tokens × vocabulary): 128 MiB in float32, however large either is.
+
+Only of a model that does something unknown to its logits, those of a whole window are.
+"""
 
 
 def eval_windows(
@@ -58,7 +61,7 @@ def perplexity(
     import torch
 
     hidden_of, logits_of = _halves(model)
-    batch = max(1, TOKENS_A_BATCH // windows.shape[1])
+    batch = max(1, TOKENS_A_BATCH // windows.shape[1]) if logits_of else 1
     nll: list[float] = []
     with torch.inference_mode():
         while len(nll) < len(windows):
@@ -78,11 +81,12 @@ def perplexity(
     return Perplexity(corpus, starts, sums, tokens, digest)
 
 
-def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None]:
     """Return two functions: token ids → what the head sees, and slices of that → logits.
 
-    For most models: the decoder and the output embeddings. Where a model does more to its logits
-    than that (a cap, a scale), which one short input tells, the whole model and nothing.
+    For most models: the decoder and the output embeddings, with Gemma's cap where the model has
+    one. Where it does something else to its logits, which one short input tells: the whole model
+    and None.
     """
     import torch
 
@@ -93,22 +97,28 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     head = model.get_output_embeddings()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def capped(hidden: Any) -> Any:
+        return torch.tanh(head(hidden) / cap) * cap if cap else head(hidden)
+
     probe = torch.arange(8, device=model.device)[None]
     with torch.inference_mode():
-        if torch.equal(head(decoder(probe)), whole(probe)):
-            return decoder, head
-    return whole, lambda logits: logits
+        if torch.equal(capped(decoder(probe)), whole(probe)):
+            return decoder, capped
+    return whole, None
 
 
-def _window_nll(logits_of: Callable[[Any], Any], hidden: Any, ids: Any) -> float:
-    """Return the sum of one window; `hidden` [tokens, width], `ids` [tokens]."""
+def _window_nll(logits_of: Callable[[Any], Any] | None, hidden: Any, ids: Any) -> float:
+    """Return the sum of one window; `ids` [tokens]. `hidden` [tokens, width]: logits if None."""
     from torch.nn import functional as F
 
-    vocabulary = logits_of(hidden[:1]).shape[-1]
+    vocabulary = (logits_of(hidden[:1]) if logits_of else hidden).shape[-1]
     rows = max(1, LOGITS_A_SLICE // vocabulary)
     total = 0.0
     for first in range(0, len(ids) - 1, rows):
-        predicted = logits_of(hidden[:-1][first : first + rows]).float()
+        some = hidden[:-1][first : first + rows]
+        predicted = (logits_of(some) if logits_of else some).float()
         actual = ids[1:][first : first + rows]
         total += F.cross_entropy(predicted, actual, reduction="none").double().sum().item()
     return total

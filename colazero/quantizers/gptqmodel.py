@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from colazero.interfaces import (
     CalibrationSet,
     Progress,
@@ -60,8 +62,22 @@ def quantize(
     report = QuantizationReport(
         quantized - begin, saved - quantized, [_module(row) for row in log["gptq"]]
     )
-    tensors = model.model.state_dict()
-    return Quantized(report, None if any(t.is_meta for t in tensors.values()) else tensors)
+    return Quantized(report, in_memory(model))
+
+
+def in_memory(model: Any) -> dict[str, Any] | None:
+    """Return a quantized model's tensors by name; None if GPTQModel keeps some on disk."""
+    tensors: dict[str, Any] = model.model.state_dict()
+    return None if any(tensor.is_meta for tensor in tensors.values()) else tensors
+
+
+def fits_in_memory(model_dir: Path) -> bool:
+    """Tell whether the model can stay in main memory while it is quantized.
+
+    If not, GPTQModel writes finished layers to disk, and the cell reads its checkpoint back.
+    """
+    weights = [file for kind in ("*.safetensors", "*.bin") for file in model_dir.glob(kind)]
+    return 2 * sum(file.stat().st_size for file in weights) < psutil.virtual_memory().available
 
 
 class _Layers:
@@ -85,8 +101,7 @@ def _load(model_dir: Path, settings: QuantizationSettings, device: str) -> Any:
         sym=settings.sym,
         damp_percent=settings.damp_percent,
         act_group_aware=settings.act_group_aware,
-        # On CUDA finished layers go to disk, so that 13B fits; on a CPU it only costs time.
-        offload_to_disk=device != "cpu",
+        offload_to_disk=not fits_in_memory(model_dir),
     )
     return GPTQModel.load(str(model_dir), config, device=device, trust_remote_code=False)
 

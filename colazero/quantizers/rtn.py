@@ -13,7 +13,7 @@ from colazero.interfaces import (
     Quantized,
 )
 from colazero.quantizers import QUANTIZERS
-from colazero.quantizers.gptqmodel import contained, warm_up
+from colazero.quantizers.gptqmodel import contained, fits_in_memory, in_memory, warm_up
 
 
 @QUANTIZERS.register("rtn")
@@ -40,7 +40,7 @@ def quantize(
             bits=settings.quant_bits,
             group_size=settings.group_size,
             sym=settings.sym,
-            offload_to_disk=device != "cpu",
+            offload_to_disk=not fits_in_memory(model_dir),
         )
         begin = time.perf_counter()
         model = GPTQModel.load(str(model_dir), config, device=device, trust_remote_code=False)
@@ -61,4 +61,5 @@ def quantize(
         }
         for row in rows
     ]
-    return Quantized(QuantizationReport(quantized - begin, saved - quantized, modules))
+    report = QuantizationReport(quantized - begin, saved - quantized, modules)
+    return Quantized(report, in_memory(model))

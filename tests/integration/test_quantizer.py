@@ -7,7 +7,9 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,17 @@ WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int
 CALIBRATION = CalibrationSet(WINDOWS, [], {})
 
 
-def quantize(model: Path, out: Path, settings: QuantizationSettings = SETTINGS) -> Any:
+def quantize(
+    model: Path,
+    out: Path,
+    settings: QuantizationSettings = SETTINGS,
+    quantizer: str = "gptqmodel",
+) -> Any:
     steps: list[tuple[int, int]] = []
-    done = QUANTIZERS.get("gptqmodel")(
+    done = QUANTIZERS.get(quantizer)(
         model, CALIBRATION, settings, out, "cpu", lambda done, total: steps.append((done, total))
     )
-    assert steps[-1] == (2, 2), "progress ends with the last layer"
+    assert steps[-1][0] == steps[-1][1], "progress ends with the last layer"
     return done
 
 
@@ -65,13 +72,41 @@ def test_dense_weights_are_near_the_originals(
         assert 0.01 < error < 0.25, f"{name}: 4 bits should lose a tenth, not {error}"
 
 
-def test_what_is_in_memory_is_what_was_saved(tiny_llama: Path, tmp_path: Path) -> None:
-    done = quantize(tiny_llama, tmp_path / "checkpoint")
+@pytest.mark.parametrize("quantizer", ["gptqmodel", "rtn"])
+def test_what_is_in_memory_is_what_was_saved(
+    quantizer: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    done = quantize(tiny_llama, tmp_path / "checkpoint", quantizer=quantizer)
     assert done.tensors is not None
     memory = dense(done.tensors, tmp_path / "checkpoint", "cpu").state_dict()
     disk = load_dense(tmp_path / "checkpoint", "cpu").state_dict()
     assert memory.keys() == disk.keys()
     assert all(torch.equal(memory[name], disk[name]) for name in memory)
+
+
+def test_layers_may_have_bits_of_their_own(tiny_llama: Path, tmp_path: Path) -> None:
+    """As with GPTQModel's `dynamic`, which config.json names by patterns."""
+    fine = replace(SETTINGS, quant_bits=8)
+    eight = quantize(tiny_llama, tmp_path / "8", fine, "rtn").tensors
+    four = quantize(tiny_llama, tmp_path / "4", quantizer="rtn").tensors
+    layer = "model.layers.1.mlp.up_proj."
+    mixed = {name: (eight if name.startswith(layer) else four)[name] for name in four}
+    found = dense(mixed, tmp_path / "4", "cpu").state_dict()
+    expected = load_dense(tmp_path / "8", "cpu").state_dict()[f"{layer}weight"]
+    assert torch.equal(found[f"{layer}weight"], expected)
+
+
+def test_a_model_that_does_not_fit_is_read_back(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SimpleNamespace(available=1000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: small)
+    done = quantize(tiny_llama, tmp_path / "checkpoint")
+    assert done.tensors is None
+    monkeypatch.undo()
+    whole = quantize(tiny_llama, tmp_path / "whole")
+    assert whole.tensors is not None
+    assert digest(tmp_path / "checkpoint") == digest(tmp_path / "whole")
 
 
 # Of v1 only 3 bits: for others this function of GPTQModel adds 1 inside each code, and not to the

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    CohereConfig,
+    CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
 )
@@ -46,26 +50,41 @@ def test_batches_and_slices_change_nothing(
     np.testing.assert_allclose(parts.nll, whole.nll, rtol=1e-6)
 
 
-def test_a_model_that_caps_its_logits_is_asked_for_them() -> None:
-    config = Gemma2Config(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        final_logit_softcapping=0.05,
-        initializer_range=1.0,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+
+
+def capped() -> Any:
+    more = {"head_dim": 16, "final_logit_softcapping": 0.05, "initializer_range": 1.0}
+    return Gemma2ForCausalLM(Gemma2Config(**SMALL, **more)).eval()
+
+
+def scaled() -> Any:
+    return CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.25, initializer_range=1.0)).eval()
+
+
+@pytest.mark.parametrize(("make", "in_slices"), [(capped, True), (scaled, False)])
+def test_models_that_do_more_to_their_logits(
+    make: Callable[[], Any], in_slices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
+    asked: list[tuple[int, ...]] = []
+    model.register_forward_hook(lambda _m, _i, out: asked.append(tuple(out.logits.shape)))
     windows = np.random.default_rng(0).integers(0, 300, size=(3, 48))
     found = perplexity(model, "c", windows, windows[:, 0])
+    assert asked == [(1, 8, 300)] + [(1, 48, 300)] * (0 if in_slices else 3)
     for window, nll in zip(torch.from_numpy(windows), found.nll, strict=True):
         with torch.no_grad():
             loss = model(window[None], labels=window[None]).loss.item()
         assert nll == pytest.approx(47 * loss, rel=1e-5)
-    assert found.perplexity == pytest.approx(300, rel=0.1), "capped, so nearly uniform"
+    if in_slices:
+        assert found.perplexity == pytest.approx(300, rel=0.1), "capped, so nearly uniform"
 
 
 def test_the_first_window_alone_gives_the_same_bits(tiny_llama: Path) -> None:
