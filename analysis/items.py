@@ -21,7 +21,7 @@ from analysis.windows import quiet
 
 ARTIFACT = "evaluation/downstream.jsonl.gz"
 METRICS = ("acc_norm", "acc", "exact_match")
-"""What an item is judged by: the first of these that its task has."""
+"""What an item is judged by: the first of these that its task has, of each filter of answers."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,32 @@ def compare(
     found = []
     for task, rows_a in first.groupby("task", sort=True):
         rows_b = second[second["task"] == task]
-        metric = next((m for m in METRICS if m in first and rows_a[m].notna().all()), None)
-        if metric is None or metric not in second:
-            continue
-        joined = rows_a.merge(rows_b, on=["doc_id", "doc_hash"], suffixes=("_a", "_b"))
-        right = joined[[f"{metric}_a", f"{metric}_b"]]
-        if len(joined) == len(rows_a) == len(rows_b) and right.isin((0, 1)).all(axis=None):
-            result = mcnemar(right.iloc[:, 0], right.iloc[:, 1])
-            found.append(ItemPair(model, a, b, str(task), metric, result))
+        for metric in _metrics(rows_a):
+            if metric not in rows_b:
+                continue
+            known_a, known_b = (rows[rows[metric].notna()] for rows in (rows_a, rows_b))
+            joined = known_a.merge(known_b, on=["doc_id", "doc_hash"], suffixes=("_a", "_b"))
+            right = joined[[f"{metric}_a", f"{metric}_b"]]
+            if len(joined) == len(known_a) == len(known_b) and right.isin((0, 1)).all(axis=None):
+                result = mcnemar(right.iloc[:, 0], right.iloc[:, 1])
+                found.append(ItemPair(model, a, b, str(task), metric, result))
     return found
+
+
+def _metrics(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that judge every item of a task: one a filter, as METRICS orders them.
+
+    A task that filters answers in several ways (gsm8k: strict-match, flexible-extract) has a row
+    an item and filter, and METRIC.FILTER for METRIC.
+    """
+    items = rows["doc_id"].nunique()
+    found: dict[str, str] = {}
+    for name in METRICS:
+        for column in rows.columns:
+            metric, _, answers = str(column).partition(".")
+            if metric == name and rows[column].notna().sum() == items:
+                found.setdefault(answers, str(column))
+    return list(found.values())
 
 
 def read_items(run_id: str) -> pd.DataFrame | None:

@@ -62,7 +62,8 @@ def check(
         downstream.check(config.downstream_tasks)
     for name in names:
         models.check(name)
-    check_quantizer(config.quantizer, resolve_device(config.device) if here else config.device)
+    device = resolve_device(config.device) if here else config.device
+    check_quantizer(config.quantizer, device, config.act_group_aware)
 
 
 def resolve_device(device: str) -> str:

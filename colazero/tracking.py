@@ -18,6 +18,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import ExecutionException, MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.process import ShellCommandException
 from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import provenance, publishing, runs, store
@@ -161,17 +162,14 @@ def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -
 
 
 def log_quantization(report: QuantizationReport) -> None:
-    """Log what quantizing took, and by module what damp it needed and where it fell back."""
-    log_metrics(
-        {
-            "quant_time_sec": report.quant_time_sec,
-            "save_time_sec": report.save_time_sec,
-            "damp_percent_max": report.damp_max,
-            "rtn_fallbacks": report.rtn_fallbacks,
-        }
-    )
+    """Log what quantizing took, and by module what damp it needed and where it fell back.
+
+    A quantizer that tells nothing of its modules has seconds only.
+    """
+    log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if not report.modules:
         return
+    log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
     import pandas as pd
 
     table = pd.DataFrame(list(report.modules))
@@ -296,7 +294,7 @@ def run_project(project: Path, entry_point: str, parameters: Mapping[str, str]) 
         mlflow.projects.run(  # type: ignore[no-untyped-call]
             str(project), entry_point, parameters=dict(parameters), env_manager=manager
         )
-    except (MlflowException, ExecutionException) as error:
+    except (MlflowException, ExecutionException, ShellCommandException) as error:
         raise UserError(f"the project {project} failed: {error}") from error
 
 

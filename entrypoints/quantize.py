@@ -47,7 +47,8 @@ def run(given: dict[str, str]) -> int:
         report = pipeline.quantize(config, model, calibration, checkpoint, bar).report
         tracking.log_quantization(report)
         cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
-    print(f"quantized in {report.quant_time_sec:.1f} s, {report.rtn_fallbacks} layers rounded")
+    rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""
+    print(f"quantized in {report.quant_time_sec:.1f} s{rounded}")
     print(f"model: runs:/{run_id}")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -34,8 +35,17 @@ def copy_with_older_config(model: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(older_config(config)))
 
 
-def quantize(options: argparse.Namespace) -> float:
-    """Write the checkpoint to `options.out` and return the seconds that quantizing took."""
+def visible(device: str, before: str | None) -> str:
+    """Return the CUDA_VISIBLE_DEVICES that leaves of those visible `before` only `cuda:N`.
+
+    AutoGPTQ takes the first device, whatever it is told.
+    """
+    index = device.partition(":")[2] or "0"
+    return before.split(",")[int(index)] if before else index
+
+
+def quantize(options: argparse.Namespace) -> dict[str, float]:
+    """Write the checkpoint to `options.out` and return the seconds that it took."""
     import torch
     from auto_gptq import AutoGPTQForCausalLM, BaseQuantizeConfig
     from safetensors.torch import load_file
@@ -54,29 +64,32 @@ def quantize(options: argparse.Namespace) -> float:
         begin = time.perf_counter()
         model = AutoGPTQForCausalLM.from_pretrained(folder, config)
         model.quantize(examples)
-        seconds = time.perf_counter() - begin
+        quantized = time.perf_counter()
         model.save_quantized(str(options.out))
+        saved = time.perf_counter()
     # The model's own config, which AutoGPTQ read in an older form.
     written = json.loads((options.model / "config.json").read_text())
     about = json.loads((options.out / "quantize_config.json").read_text())
     written["quantization_config"] = about | {"quant_method": "gptq"}
     (options.out / "config.json").write_text(json.dumps(written, indent=2) + "\n")
-    return seconds
+    return {"quant_time_sec": quantized - begin, "save_time_sec": saved - quantized}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("model", "calibration", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("bits", "group_size", "desc_act", "sym", "damp_percent"):
+    for name in ("bits", "group_size", "desc_act", "sym", "damp_percent", "device"):
         parser.add_argument(f"--{name}", required=True)
     options = parser.parse_args()
-    import torch
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible(options.device, before)
+    import torch  # only now: it looks at that variable once
 
     if not torch.cuda.is_available():
         sys.exit("AutoGPTQ quantizes on a CUDA device only, and torch finds none here.")
     seconds = quantize(options)
-    (options.out / "seconds.json").write_text(json.dumps({"quant_time_sec": seconds}) + "\n")
+    (options.out / "seconds.json").write_text(json.dumps(seconds) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from colazero.errors import UserError, unknown
+from colazero.evaluation import task_files
 from colazero.interfaces import Downstream
 
 BATCH = 16
@@ -20,11 +18,32 @@ BATCH = 16
 
 
 def check(tasks: Sequence[str]) -> None:
-    """Raise UserError for a task that lm-eval does not know, with the nearest one."""
-    known = _manager(tuple(tasks)).all_tasks
-    for name in map(_name, tasks):
-        if name not in known:
+    """Raise UserError for a task that lm-eval does not know, or that cannot be loaded.
+
+    Tasks are loaded with their data, so that no cell is computed first and lost then.
+    """
+    manager = _manager(tuple(tasks))
+    known = manager.all_tasks
+    for name in tasks:
+        if not task_files.is_file(name) and name not in known:
             raise unknown("downstream task", name, known, listing="`lm-eval ls tasks` lists them")
+    loaded: dict[str, str] = {}
+    for task in tasks:
+        try:
+            members = manager.load(_found_as(task, manager))["tasks"]
+        except Exception as error:  # whatever `datasets` raises, or code of the user's own
+            raise UserError(
+                f"downstream task {task!r} cannot be loaded: {_reason(error)}. Mend its file and "
+                f"the paths in it (relative ones begin at {Path.cwd()}); for data from the Hugging "
+                "Face Hub, see that the Hub can be reached, or load them once while it can."
+            ) from error
+        for name in members:
+            if name in loaded:
+                raise UserError(
+                    f"downstream_tasks: {loaded[name]!r} and {task!r} both hold task {name!r}: "
+                    "leave one of them out."
+                )
+            loaded[name] = task
 
 
 def context(tasks: Sequence[str]) -> dict[str, str]:
@@ -32,15 +51,8 @@ def context(tasks: Sequence[str]) -> dict[str, str]:
 
     Those are the task files, the code beside them and the local data that they name.
     """
-    found = {"lm_eval": version("lm_eval")}
-    for task in filter(_is_file, tasks):
-        beside = (f for f in Path(task).resolve().parent.iterdir() if f.suffix in _TASK_CODE)
-        files = {*beside, *map(Path, _local_data(_read(task).get("dataset_kwargs")))}
-        digest = hashlib.sha256()
-        for file in sorted(files):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-        found[f"task {task}"] = digest.hexdigest()[:16]
-    return found
+    files = {f"task {task}": task_files.digest(task) for task in tasks if task_files.is_file(task)}
+    return {"lm_eval": version("lm_eval"), **files}
 
 
 def evaluate(model: Any, tokenizer: Any, tasks: Sequence[str]) -> Downstream:
@@ -52,12 +64,12 @@ def evaluate(model: Any, tokenizer: Any, tasks: Sequence[str]) -> Downstream:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    names = [_name(task) for task in tasks]
+    manager = _manager(tuple(tasks))
     found = lm_eval.simple_evaluate(
         # In bfloat16, log-likelihoods would be rounded to halves, and choices would tie.
         HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, softmax_dtype=torch.float32),
-        tasks=names,
-        task_manager=_manager(tuple(tasks)),
+        tasks=[_found_as(task, manager) for task in tasks],
+        task_manager=manager,
     )
     scores = {
         f"{task}.{_metric(key)}": float(value)
@@ -70,7 +82,7 @@ def evaluate(model: Any, tokenizer: Any, tasks: Sequence[str]) -> Downstream:
         for task, all_of_task in sorted(found["samples"].items())
         for one in all_of_task
     ]
-    return Downstream(scores | averages(scores, names), samples)
+    return Downstream(scores | averages(scores, [_name(task) for task in tasks]), samples)
 
 
 def averages(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
@@ -118,46 +130,36 @@ def _sample(task: str, one: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_TASK_CODE = (".yaml", ".yml", ".py")
+def _reason(error: BaseException) -> str:
+    """Return an error's first line, and that of its cause, which often is what a user can mend."""
+    words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": .")
+    return f"{words} ({_reason(error.__cause__)})" if error.__cause__ else words
+
+
+def _manager(tasks: tuple[str, ...]) -> Any:
+    """Return lm-eval's index of tasks, its own left out where all tasks are files."""
+    files = [task for task in tasks if task_files.is_file(task)]
+    folders = sorted({str(Path(file).resolve().parent) for file in files})
+    alone = len(files) == len(tasks) and all("group" not in task_files.read(f) for f in files)
+    return _index(tuple(folders), alone)
 
 
 @lru_cache
-def _manager(tasks: tuple[str, ...]) -> Any:
-    """Return lm-eval's index of tasks; reading that of its own 14,000 takes half a minute."""
+def _index(folders: tuple[str, ...], alone: bool) -> Any:
+    """Keep the index: reading that of lm-eval's own 14,000 tasks takes half a minute."""
     from lm_eval.tasks import TaskManager
 
-    own = sorted({str(Path(task).resolve().parent) for task in tasks if _is_file(task)})
-    alone = all(_is_file(task) and "group" not in _read(task) for task in tasks)
-    return TaskManager(include_path=own or None, include_defaults=not alone)
+    return TaskManager(include_path=list(folders) or None, include_defaults=not alone)
 
 
-def _is_file(task: str) -> bool:
-    return task.endswith((".yaml", ".yml"))
+def _found_as(task: str, manager: Any) -> str:
+    """Return what lm-eval finds a task by: its name, or its file where the index has it not."""
+    name = _name(task)
+    return name if name in manager.all_tasks else task
 
 
 def _name(task: str) -> str:
-    if not _is_file(task):
+    if not task_files.is_file(task):
         return task
-    found = _read(task)
+    found = task_files.read(task)
     return str(found.get("group", found.get("task")))
-
-
-def _read(task: str) -> dict[str, Any]:
-    try:
-        found = yaml.load(Path(task).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"downstream task file {task!r} cannot be read: {error}") from error
-    if not isinstance(found, dict) or not {"task", "group"} & found.keys():
-        raise UserError(f"downstream task file {task!r} names no `task` and no `group`.")
-    return found
-
-
-def _local_data(value: Any) -> Iterator[str]:
-    """Find the paths of files among whatever a task hands to `datasets`."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _local_data(item)
-    elif isinstance(value, str) and Path(value).is_file():
-        yield value

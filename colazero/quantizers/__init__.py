@@ -15,11 +15,13 @@ WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
 CUDA_ONLY = frozenset({"auto-gptq"})
 
 
-def check_quantizer(name: str, device: str) -> None:
-    """Raise UserError if there is no such quantizer, or it cannot work on this device."""
+def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto") -> None:
+    """Raise UserError if there is no such quantizer, or it cannot work so or on this device."""
     names = [*QUANTIZERS.names(), UNQUANTIZED]
     if name not in names:
         raise unknown("quantizer", name, names)
+    if name == "auto-gptq" and act_group_aware is True:
+        raise UserError("quantizer='auto-gptq' has no act_group_aware: set it to false or auto.")
     if name in CUDA_ONLY and not device.startswith("cuda"):
         raise UserError(
             f"quantizer={name!r} needs a CUDA device, and this run has device={device!r}. Use "

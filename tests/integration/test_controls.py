@@ -116,7 +116,7 @@ def test_no_quantizer_is_the_model_itself(cell: dict[str, str]) -> None:
 
 
 def test_an_unknown_quantizer_and_one_without_its_gpu(cell: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"quantizer 'gptq'.*Did you mean 'auto-gptq'|gptqmodel"):
+    with pytest.raises(UserError, match=r"unknown quantizer 'gptq'\. Did you mean 'gptqmodel'\?"):
         single.run(cell | {"quantizer": "gptq"})
     with pytest.raises(UserError, match=r"needs a CUDA device.*device='cpu'"):
         single.run(cell | {"quantizer": "auto-gptq"})

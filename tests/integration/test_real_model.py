@@ -49,7 +49,7 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
 
     assert 25 < original.perplexity < 36, "a real language model on real text"
     assert original.perplexity * 1.02 < quantized.perplexity
-    # Rounding costs several times what GPTQ costs; the margin is for the few windows evaluated.
-    assert quantized.perplexity < rounded.perplexity * 1.02
+    # 36.56 against 40.26 where it was measured, 9 % less; half of that is left to other machines.
+    assert quantized.perplexity < rounded.perplexity * 0.955
     assert np.array_equal(original.starts, quantized.starts)
     assert original.digest == quantized.digest

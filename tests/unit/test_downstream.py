@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 from colazero.errors import UserError
@@ -70,17 +71,98 @@ def test_averages_are_of_the_tasks_named() -> None:
     assert averages({"a.acc": 1.0, "b.exact_match": 1.0}, ["a", "b"]) == {}
 
 
+def changed(file: Path) -> None:
+    file.write_text(file.read_text().replace('"answer": 0', '"answer": 1'))
+
+
 def test_changed_data_are_another_context(own_task: Path) -> None:
     before = downstream.context([str(own_task)])
     assert before == downstream.context([str(own_task)])
-    data = own_task.with_name("items.jsonl")
-    data.write_text(data.read_text().replace('"answer": 0', '"answer": 1'))
+    changed(own_task.with_name("items.jsonl"))
     assert downstream.context([str(own_task)]) != before
+
+
+WAYS = {
+    "pattern": "{dataset_path: json, dataset_kwargs: {data_files: {test: 'DATA/*.jsonl'}}}",
+    "folder": "{dataset_path: json, dataset_kwargs: {data_dir: DATA}}",
+    "pattern in a folder": "{dataset_path: json, dataset_kwargs: {data_dir: DATA, data_files: "
+    "{test: '*.jsonl'}}}",
+    "dataset": "{dataset_path: DATA}",
+    "pattern in a dataset": "{dataset_path: DATA, dataset_kwargs: {data_files: {test: '*.jsonl'}}}",
+}
+"""How a task can name the data in the folder DATA."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("included", [False, True])
+def test_changed_data_are_another_context_however_they_are_named(
+    way: str, included: bool, own_task: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data" / "test.jsonl"
+    data.parent.mkdir()
+    own_task.with_name("items.jsonl").rename(data)
+    config = yaml.safe_load(own_task.read_text())
+    for key in ("dataset_path", "dataset_kwargs"):
+        del config[key]
+    named = yaml.safe_load(WAYS[way].replace("DATA", str(data.parent)))
+    if included:
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "base.yaml").write_text(yaml.safe_dump(named))
+        config |= {"include": "../base/base.yaml"}
+    else:
+        config |= named
+    own_task.write_text(yaml.safe_dump(config))
+    downstream.check([str(own_task)])  # lm-eval finds the data there too
+    before = downstream.context([str(own_task)])
+    changed(data)
+    assert downstream.context([str(own_task)]) != before
+
+
+def test_the_code_and_the_members_of_a_group_are_part_of_it(own_task: Path) -> None:
+    group = own_task.with_name("group.yaml")
+    group.write_text("group: both\ntask: [colazero_own_task]\n")
+    member = own_task.parent / "member" / "mine.yaml"
+    member.parent.mkdir()
+    own_task.rename(member)
+    seen = [downstream.context([str(group)])]
+    changed(own_task.with_name("items.jsonl"))
+    seen.append(downstream.context([str(group)]))
+    (member.parent / "code.py").write_text("x = 1\n")
+    seen.append(downstream.context([str(group)]))
+    assert len({str(context) for context in seen}) == 3
 
 
 def test_unknown_task_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'helaswag'. Did you mean 'hellaswag'"):
         downstream.check(["arc_easy", "helaswag"])
+
+
+def test_data_that_are_not_there_are_found_out_before_any_work(own_task: Path) -> None:
+    own_task.with_name("items.jsonl").unlink()
+    with pytest.raises(UserError, match=r"mine\.yaml' cannot be loaded: .*items\.jsonl") as found:
+        downstream.check([str(own_task)])
+    assert "\n" not in str(found.value)
+
+
+def test_data_from_a_hub_that_cannot_be_reached(own_task: Path, no_hub: None) -> None:
+    config = yaml.safe_load(own_task.read_text())
+    del config["dataset_kwargs"]
+    own_task.write_text(yaml.safe_dump(config | {"dataset_path": "nobody/has-this"}))
+    with pytest.raises(UserError, match=r"cannot be loaded: .*nobody/has-this.*Hub can be reached"):
+        downstream.check([str(own_task)])
+
+
+def test_an_included_file_that_is_not_there(own_task: Path) -> None:
+    own_task.write_text(own_task.read_text() + "include: nothing.yaml\n")
+    with pytest.raises(UserError, match=r"mine\.yaml' cannot be loaded: .*nothing\.yaml"):
+        downstream.check([str(own_task)])
+
+
+def test_a_task_named_twice(own_task: Path) -> None:
+    other = own_task.with_name("other.yaml")
+    other.write_text(own_task.read_text())
+    with pytest.raises(UserError, match="both hold task 'colazero_own_task'"):
+        downstream.check([str(own_task), str(other)])
 
 
 def test_a_task_file_that_is_none(tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ def log_items(suites, run_id, right, **change):
         for task in ("norm", "plain")
         for i, r in enumerate(right)
     ]
+    write_rows(suites, run_id, rows)
+
+
+def write_rows(suites, run_id, rows):
     folder = Path(suites.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     with gzip.open(folder / "evaluation/downstream.jsonl.gz", "wt") as file:
@@ -63,6 +67,27 @@ def test_every_two_models_are_compared_on_each_task(summary):
         right = [[1 - r if pair.task == "norm" else r for r in RIGHT[m]] for m in (pair.a, pair.b)]
         assert pair.result == mcnemar(*right)
     assert [p.p_adjusted for p in pairs] == holm([p.result.p_value for p in pairs])
+
+
+def test_each_filter_of_the_answers_is_compared(suites):
+    """As gsm8k has it: a row an item and filter, each with a metric of its own name."""
+    right = {"strict-match": ([1, 0, 1, 0], [0, 0, 1, 1]), "other": ([1, 1, 1, 0], [1, 0, 0, 0])}
+    runs = []
+    for which in (0, 1):
+        run_id = suites.run("evaluate", {})
+        rows = [
+            {"task": "gsm8k", "doc_id": i, "doc_hash": f"h{i}", f"exact_match.{name}": float(r)}
+            for name, answers in right.items()
+            for i, r in enumerate(answers[which])
+        ]
+        write_rows(suites, run_id, rows)
+        runs.append(read_items(run_id))
+    pairs = compare(*runs)
+    assert [(p.metric, p.result) for p in pairs] == [
+        (f"exact_match.{name}", mcnemar(*answers)) for name, answers in right.items()
+    ]
+    assert compare(runs[0], runs[1][:-1])[0].metric == "exact_match.strict-match"
+    assert len(compare(runs[0], runs[1][:-1])) == 1, "an item that one run has not"
 
 
 def test_the_report_shows_them(summary):
