@@ -48,7 +48,7 @@ def measure(arguments: list[str]) -> dict[str, float]:
         wall = time.perf_counter() - begin
         runs = MlflowClient(store).search_runs(["1"])
     suite = next(run for run in runs if run.data.tags["colazero.kind"] == "suite")
-    own = [run for run in runs if run.data.tags["colazero.kind"] in ("cell", "baseline")]
+    own = [run for run in runs if run.data.tags["colazero.kind"] != "suite"]
     own = [run for run in own if "colazero.source_run" not in run.data.tags]
     found = {
         stage: sum(run.data.metrics.get(metric, 0.0) for run in own)

@@ -56,6 +56,12 @@ def work_context(config: Settings, model: Model) -> dict[str, str]:
     return pipeline.data_context(config, model) | provenance.code_context()
 
 
+def key_of(config: RunConfig, model: Model) -> str:
+    """Return the key that cells share which are the same from selection to evaluation."""
+    context = work_context(config, model) | pipeline.method_context(config)
+    return canonical_key(config, **context)
+
+
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
     """Return the key that cells share whose quantization and evaluation are the same work.
 
@@ -77,8 +83,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     """
     begin = time.perf_counter()
     tracking.log_config(config)  # first: a cell that fails at anything below still has its name
-    context = work_context(config, model)
-    key = canonical_key(config, **context, **pipeline.method_context(config))
+    context, key = work_context(config, model), key_of(config, model)
     tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:

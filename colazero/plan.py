@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import json
 import math
 import shutil
@@ -12,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora, pipeline, runs, store, tracking
+from colazero import cell, corpora, pipeline, runs, selection, store, tracking
 from colazero.cache import cache_dir
-from colazero.config import SuiteConfig, canonical_key
+from colazero.config import SuiteConfig
 from colazero.errors import UserError
-from colazero.execution import Job
+from colazero.execution import Job, local
 from colazero.models import Model
+from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 
 GB = 1e9
 
@@ -70,39 +72,68 @@ class Plan:
         return asdict(self)
 
 
-def make(config: SuiteConfig, jobs: Sequence[Job]) -> Plan:
-    """Plan a suite inside an open run. It takes seconds: two selections a method and model."""
-    run: list[Job] = []
-    reuse: list[str] = []
-    share: list[str] = []
-    for model in dict.fromkeys(job.model for job in jobs):
-        mine = [job for job in jobs if job.model == model and job.kind == "cell"]
-        context = cell.work_context(mine[0].config, model)
-        done = {
-            job.name: tracking.find_finished("colazero.key", canonical_key(job.config, **context))
-            for job in mine
-        }
-        reuse += [name for name, found in done.items() if found is not None]
-        for method in config.methods:
-            of_method = [job for job in mine if job.config.method == method]
-            new = [job for job in of_method if done[job.name] is None]
-            first = len(new) == len(of_method)
-            if len(of_method) > 1 and _same_for_all_seeds(of_method):
-                run += new[:1] if first else []
-                share += [job.name for job in (new[1:] if first else new)]
-            else:
-                run += new
-    names = [job.name for job in run]
-    return Plan(names, reuse, share, needs(config, jobs, len(run)), _seconds(config, run))
+def make(config: SuiteConfig, jobs: Sequence[Job], workers: int) -> Plan:
+    """Plan a suite inside an open run: `config` as it was given, `workers` as many as there are.
+
+    It takes seconds: nothing is selected.
+    """
+    run, reuse, share = divide(jobs)
+    needed, seconds = needs(config, jobs, run), _seconds(run, workers)
+    return Plan(_names(run), _names(reuse), _names(share), needed, seconds)
 
 
-def _same_for_all_seeds(jobs: Sequence[Job]) -> bool:
-    """Tell whether a method chooses the same windows with two seeds, and so with all."""
-    chosen = [pipeline.calibrate(job.config, job.model)[0].digest for job in jobs[:2]]
-    return chosen[0] == chosen[1]
+def _names(jobs: Sequence[Job]) -> list[str]:
+    return [job.name for job in jobs if job.kind == "cell"]
 
 
-def _seconds(config: SuiteConfig, run: Sequence[Job]) -> float | None:
+def divide(jobs: Sequence[Job]) -> tuple[list[Job], list[Job], list[Job]]:
+    """Divide all but baselines into those to run, to reuse and to share, as workers will.
+
+    A finished run has done those to reuse. One to run or to reuse has the calibration set of each
+    of those to share, and at least as much is evaluated there.
+    """
+    cells = [job for job in jobs if job.kind != "baseline"]
+    reuse = [job for job in cells if _finished(job)]
+    given = {(_calibration_set(job), job.config.do_downstream) for job in reuse}
+    run, share = [], []
+    for job in cells:
+        same = _calibration_set(job)
+        if job in reuse:
+            continue
+        if given & {(same, True), (same, job.config.do_downstream)}:
+            share.append(job)
+        else:
+            run.append(job)
+            given.add((same, job.config.do_downstream))
+    return run, reuse, share
+
+
+def _finished(job: Job) -> bool:
+    key = cell.key_of(job.config, job.model)
+    return tracking.find_finished("colazero.key", key) is not None
+
+
+def _calibration_set(job: Job) -> tuple[Model, str, str, int]:
+    """Return what stands for a job's calibration set before that is chosen."""
+    method, seed = job.config.method, job.config.seed
+    if job.config.quantizer in WITHOUT_CALIBRATION:
+        return job.model, job.config.quantizer, "", 0
+    return job.model, job.config.quantizer, method, 0 if _ignores_seed(method) else seed
+
+
+def _ignores_seed(method: str) -> bool:
+    """Tell whether a method has no use for the random numbers that are its fourth argument.
+
+    The instructions of its function tell. To choose with two seeds and compare may take hours,
+    and a GPU that only the workers' machines have. In doubt it counts as one that has.
+    """
+    code = getattr(selection.find(method), "__code__", None)
+    if code is None or code.co_argcount < 4:
+        return False
+    return all(step.argval != code.co_varnames[3] for step in dis.get_instructions(code))
+
+
+def _seconds(run: Sequence[Job], workers: int) -> float | None:
     """Estimate the suite's duration from finished cells: of the same method where there are any."""
     total = 0.0
     experiment = runs.experiment_of(tracking.active_run_id())
@@ -114,11 +145,15 @@ def _seconds(config: SuiteConfig, run: Sequence[Job]) -> float | None:
         if not known:
             return None
         total += sum(known) / len(known)
-    return total / config.workers
+    return total / workers
 
 
-def needs(config: SuiteConfig, jobs: Sequence[Job], to_run: int) -> list[Need]:
-    """Return what the suite needs of tokens, memory and disk against what there is."""
+def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[Need]:
+    """Return what the suite needs of tokens, memory and disk against what there is.
+
+    `config` as it was given; `run`: those of `jobs` that are to run. Memory and disk of other
+    machines are not known here, and so not counted.
+    """
     found = []
     for model in dict.fromkeys(job.model for job in jobs):
         pool = pipeline.token_pool(model, config.corpus)
@@ -127,37 +162,46 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], to_run: int) -> list[Need]:
         found.append(
             Need(f"calibration tokens of {name}, {model.label}", tokens, len(pool.tokens), "tokens")
         )
-    shapes = {job.model: Weights.of(job.model) for job in jobs}
-    device = jobs[0].config.device if jobs else "cpu"
-    dense = max((weights.dense for weights in shapes.values()), default=0.0)
-    if config.executor == "local":
-        found.append(_memory(device, dense, config.workers))
-    return [*found, *_disk(config, shapes, to_run)]
+    weights = [Weights.of(job.model) for job in run]
+    sizes = [
+        one.quantized(config.quant_bits)
+        for one, job in zip(weights, run, strict=True)
+        if job.config.quantizer != UNQUANTIZED
+    ]
+    here = min(config.workers, len(run)) if config.executor == "local" else 0
+    if here:
+        largest = max(one.dense for one in weights)
+        found.append(_memory(config.device, run[0].config.device, largest, here))
+    return [*found, *_disk(config, sizes, here)]
 
 
-def _memory(device: str, dense: float, workers: int) -> Need:
-    """Hold the model's weights in half precision, the least a cell needs, against what is free."""
+def _memory(asked: str, device: str, dense: float, workers: int) -> Need:
+    """Hold the model's weights in half precision, the least a cell needs, against what is free.
+
+    `asked`: the device as the suite was given it, which decides whether GPUs are divided.
+    """
     if device == "cpu":
         import psutil
 
         return Need("memory", workers * dense / GB, psutil.virtual_memory().available / GB, "GB")
     import torch
 
-    on_one = math.ceil(workers / torch.cuda.device_count())
+    on_one = math.ceil(workers / local.gpus(asked))
     return Need("CUDA memory", on_one * dense / GB, torch.cuda.mem_get_info(device)[0] / GB, "GB")
 
 
-def _disk(config: SuiteConfig, shapes: dict[Model, Weights], to_run: int) -> list[Need]:
+def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:
     """Sum up, by file system, what stays for ever and what is there while cells are at work."""
-    sizes = [weights.quantized(config.quant_bits) for weights in shapes.values()]
-    largest, mean = max(sizes, default=0.0), sum(sizes) / max(1, len(sizes))
-    places = {Path(tempfile.gettempdir()): config.workers * largest}
-    places[cache_dir()] = config.workers * largest if config.save_model == "artifact" else 0.0
-    kept = store.artifact_folder() if config.save_model == "artifact" else Path.cwd()
-    if kept is not None and config.save_model != "none":
-        places[kept] = places.get(kept, 0.0) + to_run * mean
+    at_work = workers * max(sizes, default=0.0)
+    places = [(Path(tempfile.gettempdir()), at_work)]
+    if config.save_model == "artifact":
+        places.append((cache_dir(), at_work))
+        if kept := store.artifact_folder():
+            places.append((kept, sum(sizes)))
+    elif config.save_model == "local" and config.executor == "local":
+        places.append((Path.cwd(), sum(sizes)))
     by_system: dict[int, tuple[Path, float]] = {}
-    for place, size in places.items():
+    for place, size in places:
         there = next(folder for folder in (place, *place.parents) if folder.exists())
         path, sum_so_far = by_system.get(there.stat().st_dev, (there, 0.0))
         by_system[there.stat().st_dev] = (path, sum_so_far + size)

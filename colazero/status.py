@@ -10,6 +10,7 @@ from mlflow.entities import Run
 from colazero import models, runs
 from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
+from colazero.suite import name_of
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing")
 
@@ -51,7 +52,7 @@ def _grid(suite: Run) -> list[str]:
         found.append(f"{label}__unquantized")
         found += [f"{label}__{control}" for control in config.controls]
         mine = [one for one in config.cells() if one.model == model]
-        found += [f"{label}__{one.method}__seed{one.seed}" for one in mine]
+        found += [name_of(one) for one in mine]
     return found
 
 

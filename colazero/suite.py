@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
@@ -40,23 +41,29 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     """
     report = Report()
     experiment = runs.experiment_of(suite)
+    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
     tracking.flush()
     publishing.recover(experiment)
-    config = EXECUTORS.get(config.executor).resolve(config)
     jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
-    needed = plan.needs(config, jobs, len(jobs))
+    run, _, _ = plan.divide(jobs)
+    needed = plan.needs(asked, jobs, run)
     plan.check(needed)
     store.write_now([asdict(need) for need in needed], "needs.json")
     environment = runs.worker_environment(experiment)
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
-    executor = EXECUTORS.get(config.executor)(config, environment)
+    executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
     try:
         Supervisor(config, suite, executor, report).run(jobs)
     finally:
         executor.close()
         _end_open_runs(suite)
     return report
+
+
+def name_of(one: RunConfig) -> str:
+    """Return a cell's name, also where its model is not at hand."""
+    return cell.name_of(one, Model(one.model, Path(), revision=""))
 
 
 def _end_open_runs(suite: str) -> None:
@@ -74,10 +81,10 @@ def plan_suite(config: SuiteConfig) -> str:
 
     UserError if it cannot be done.
     """
+    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
-    config = EXECUTORS.get(config.executor).resolve(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
-    made = plan.make(config, jobs)
+    made = plan.make(asked, jobs, config.workers)
     store.write_now(made.as_json(), "plan.json")
     tracking.describe(f"```\n{made.text()}\n```")
     plan.check(made.needs)
@@ -118,7 +125,7 @@ def _fail_model(
     """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
     log.error("model %s: %s", name, error)
     for one in cells:
-        label = f"{models.label(name)}__{one.method}__seed{one.seed}"
+        label = name_of(one)
         report.failed[label] = str(error)
         run_id = runs.create_child(suite, label, "cell")
         with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):

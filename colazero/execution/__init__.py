@@ -72,8 +72,14 @@ class Executor(Protocol):
 class ExecutorType(Protocol):
     """What makes an executor of the configuration and the environment that workers need."""
 
-    def __call__(self, config: SuiteConfig, environment: Mapping[str, str], /) -> Executor:
-        """Return the executor, its workers starting."""
+    def __call__(
+        self, config: SuiteConfig, device: str, environment: Mapping[str, str], /
+    ) -> Executor:
+        """Return the executor, its workers starting.
+
+        `config` is resolved; `device` is what the user asked for, which tells a GPU that was named
+        from one that was found.
+        """
         ...
 
     def check(self, config: SuiteConfig) -> None:

@@ -31,8 +31,8 @@ class _Worker:
 class LocalExecutor:
     """`config.workers` processes on this machine, started at once and again when one is lost."""
 
-    def __init__(self, config: SuiteConfig, environment: Mapping[str, str]) -> None:
-        self._config, self._given = config, environment
+    def __init__(self, config: SuiteConfig, device: str, environment: Mapping[str, str]) -> None:
+        self._config, self._given, self._gpus = config, environment, gpus(device)
         self._said: queue.SimpleQueue[tuple[_Worker, Event | None]] = queue.SimpleQueue()
         self._workers = [self._launch(index) for index in range(config.workers)]
 
@@ -141,14 +141,20 @@ class LocalExecutor:
         return environment
 
     def _gpu(self, index: int) -> dict[str, str]:
-        """Show each worker one GPU, in turn, unless the suite names the one to use."""
-        import torch
-
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count < 2 or self._config.device not in ("auto", "cuda"):
+        """Show each worker one GPU, in turn, where several are divided: it is `cuda:0` there."""
+        if self._gpus < 2:
             return {}
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index % count]}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self._gpus)))
+        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index % self._gpus]}
+
+
+def gpus(device: str) -> int:
+    """Return among how many GPUs workers are divided if `device` is asked for: 1 if it is named."""
+    import torch
+
+    if device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return 1
+    return torch.cuda.device_count()
 
 
 def _how_it_ended(worker: _Worker) -> str:

@@ -26,6 +26,8 @@ from colazero.execution.worker import thread_limits
 
 log = logging.getLogger(__name__)
 
+PASSED_ON = ("MLFLOW_", "HF_TOKEN", "COLAZERO_PATIENCE")
+"""What the names of variables begin with that workers get from the suite's environment."""
 LOOK_SEC = 5.0
 """How often the cluster is asked for room that has no worker yet."""
 STARTS = 3
@@ -49,10 +51,10 @@ class _Worker:
 class RayExecutor:
     """As many workers as the cluster has room for, also where nodes join it later."""
 
-    def __init__(self, config: SuiteConfig, environment: Mapping[str, str]) -> None:
+    def __init__(self, config: SuiteConfig, _device: str, environment: Mapping[str, str]) -> None:
         self._needs = ray_cluster.needs(config)
         self._setting = {
-            **{k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "HF_TOKEN"))},
+            **{k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)},
             **environment,
             **thread_limits(max(1, int(config.cpus_per_cell))),
             "COLAZERO_CODE": json.dumps(provenance.git_state()),
@@ -88,6 +90,7 @@ class RayExecutor:
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
         """Return the first job of the model that a free worker has loaded, else the first."""
+        self._forget_gone()
         free = self._free()
         if not free or not ready:
             return None
@@ -134,6 +137,14 @@ class RayExecutor:
 
     def _free(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.ready and worker.job is None]
+
+    def _forget_gone(self) -> None:
+        """Remove free workers whose node is gone: they have nothing to say that could tell it."""
+        there = {node["NodeID"] for node in ray_cluster.nodes()}
+        for worker in self._free():
+            if worker.node not in there:
+                log.warning("node %s is gone, and with it a worker that was free", worker.where)
+                self._remove(worker)
 
     def _understand(self, worker: _Worker) -> list[Event]:
         """Take what a worker says next, and keep account of who is free."""
@@ -187,6 +198,7 @@ class RayExecutor:
     def _fill(self) -> None:
         """Start workers where there is room."""
         self._next_look = time.monotonic() + LOOK_SEC
+        self._forget_gone()
         used = Counter(worker.node for worker in self._workers)
         for node in ray_cluster.nodes():
             name = node["NodeID"]

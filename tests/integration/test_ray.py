@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -58,16 +59,23 @@ def start(arguments: dict[str, Any], folder: Path) -> subprocess.Popen[str]:
 def kill_a_node_at_work(
     cluster: Any, client: MlflowClient, experiment: str, suite: subprocess.Popen[str]
 ) -> Run:
-    """Once a cell is done, kill a node, not the head, that computes another; return its run."""
+    """Once a cell is done, kill a node, not the head, that has begun another; return its run.
+
+    One that was at work at the last look too may be at its end: it would be sent, not repeated.
+    """
     others = [node for node in cluster.list_all_nodes() if node is not cluster.head_node]
     nodes = {node.all_processes["raylet"][0].process.pid: node for node in others}
+    at_work: set[tuple[str, int]] = set()
     while suite.poll() is None:
         time.sleep(0.3)
+        before = at_work
         cells = client.search_runs([experiment], "tags.`colazero.kind` = 'cell'")
+        running = {run.info.run_id: run for run in cells if run.info.status == "RUNNING"}
+        at_work = {(run_id, worker_of(run)) for run_id, run in running.items()}
         if not any(run.info.status == "FINISHED" for run in cells):
             continue
-        for run in cells:
-            if run.info.status == "RUNNING" and psutil.pid_exists(worker_of(run)):
+        for run in (running[run_id] for run_id, _ in at_work - before):
+            if psutil.pid_exists(worker_of(run)):
                 raylet = psutil.Process(worker_of(run)).ppid()
                 if raylet in nodes:
                     cluster.remove_node(nodes[raylet], allow_graceful=False)
@@ -137,3 +145,33 @@ def test_what_a_cluster_has_no_room_for_is_refused(
     ray.shutdown()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_suite_on_a_cluster_of_its_own_counts_its_workers(
+    tiny_llama: Path, corpus_file: Path
+) -> None:
+    """`ray_address=local`, by way of the benchmark, which needs to know how many there were."""
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "suite.py")
+    assert spec
+    assert spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    share = (os.cpu_count() or 1) / 2
+    arguments = {
+        "models": tiny_llama,
+        "methods": "random",
+        "seeds": 1,
+        "corpus": f"file:{corpus_file}",
+        "eval_corpora": f"file:{corpus_file}",
+        "n_calibration_samples": 4,
+        "seq_len": 64,
+        "eval_windows": 4,
+        "device": "cpu",
+        "executor": "ray",
+        "ray_address": "local",
+        "cpus_per_cell": share,
+    }
+    found = bench.measure([f"--{name}={value}" for name, value in arguments.items()])
+    assert found["workers"] == 2
+    assert found["quantization"] > 0
+    assert 0 < found["elsewhere_share"] < 1

@@ -166,6 +166,32 @@ def test_the_parents_description_is_the_table(first: Run) -> None:
         assert word in table
 
 
+def test_the_parent_tells_how_far_the_suite_is(first: Run) -> None:
+    counts = {"cells_done": 6, "cells_reused": 1, "cells_failed": 0, "cells_left": 0}
+    assert counts.items() <= first.data.metrics.items()
+    assert first.data.metrics["seconds_left"] == 0
+
+    def told(name: str) -> list[float]:
+        history = MlflowClient().get_metric_history(first.info.run_id, name)
+        return [metric.value for metric in sorted(history, key=lambda metric: metric.timestamp)]
+
+    left = told("cells_left")
+    assert left == sorted(left, reverse=True)
+    assert left[0] == 6
+    assert set(left) >= {5, 4, 3, 2, 1}
+    assert max(told("seconds_left")) > 0
+
+
+def test_a_plan_after_the_suite_has_nothing_left_to_run(
+    first: Run, grid: dict[str, str], capsys: Any
+) -> None:
+    assert entry.run({**grid, "plan": "true"}) == 0
+    told = capsys.readouterr().out
+    for line in ("0 cells to run\n", "5 cells to reuse:\n", "1 cells to share:\n"):
+        assert line in told
+    assert "gptq_default__seed43" in told.partition("to share:")[2]
+
+
 def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, str]) -> None:
     assert entry.run(dict(grid)) == 0
     again = latest_suite()
@@ -178,10 +204,14 @@ def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, 
 
 
 def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
-    store: Path, grid: dict[str, str], in_workers: Callable[[str], None], capsys: Any
+    store: Path,
+    grid: dict[str, str],
+    in_workers: Callable[[str], None],
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     in_workers("""
-        
         from colazero import pipeline
 
         real = pipeline.quantize
@@ -193,13 +223,20 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
 
         pipeline.quantize = broken
     """)
-    assert entry.run({**grid, "methods": "random", "seeds": "52,53"}) == 1
-    runs = children(latest_suite())
+    measured = {"system_metrics": "true"}
+    assert entry.run({**grid, "methods": "random", "seeds": "52,53", **measured}) == 1
+    suite = latest_suite()
+    runs = children(suite)
     failed = [run for run in runs.values() if run.info.status == "FAILED"]
     assert [run.data.params["seed"] for run in failed] == ["53"]
     assert "MemoryError: no room" in failed[0].data.tags["colazero.error"]
     assert sum(run.info.status == "FINISHED" for run in runs.values()) == 2
     assert "seed53: MemoryError: no room" in capsys.readouterr().err
+    counts = {"cells_done": 1, "cells_failed": 1, "cells_left": 0}
+    assert counts.items() <= suite.data.metrics.items()
+    for run in runs.values():
+        if run.data.tags["colazero.kind"] == "cell":
+            assert "system/cpu_utilization_percentage" in run.data.metrics
 
 
 def test_a_perplexity_that_is_no_number_fails_the_cell(
