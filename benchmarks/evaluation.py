@@ -13,6 +13,7 @@ of preset demo (unless said otherwise) and measures, in one run:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -168,7 +169,8 @@ def main() -> None:
         print(f"seconds {quantize_by_default(given, given.pop('default'))}")
         return
     repeats = int(given.pop("repeats", 3))
-    found = measure(given, repeats)
+    with contextlib.redirect_stdout(sys.stderr):  # GPTQModel greets at import
+        found = measure(given, repeats)
     if "--json" in sys.argv:
         print(json.dumps({name: round(value, 6) for name, value in found.items()}))
         return

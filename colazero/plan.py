@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dis
+import inspect
 import json
 import math
 import shutil
@@ -122,15 +122,13 @@ def _calibration_set(job: Job) -> tuple[Model, str, str, int]:
 
 
 def _ignores_seed(method: str) -> bool:
-    """Tell whether a method has no use for the random numbers that are its fourth argument.
+    """Tell whether a method says that it has no use for random numbers: it calls them `_rng`.
 
-    The instructions of its function tell. To choose with two seeds and compare may take hours,
-    and a GPU that only the workers' machines have. In doubt it counts as one that has.
+    To choose with two seeds and compare may take hours, and a GPU that only the workers'
+    machines have. In doubt it counts as one that uses them.
     """
-    code = getattr(selection.find(method), "__code__", None)
-    if code is None or code.co_argcount < 4:
-        return False
-    return all(step.argval != code.co_varnames[3] for step in dis.get_instructions(code))
+    names = list(inspect.signature(selection.find(method)).parameters)
+    return len(names) > 3 and names[3].startswith("_")
 
 
 def _seconds(run: Sequence[Job], workers: int) -> float | None:
