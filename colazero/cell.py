@@ -36,6 +36,10 @@ CHOOSING = (
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
 
+WIDER = "colazero.work_key_without_downstream"
+"""The tag of a cell with downstream tasks: the work key of the same cell without."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a cell ended: its run, its numbers, and the run they come from if not its own."""
@@ -90,17 +94,12 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
         return _take_over(config, source, dict(source.data.metrics))
     calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
-    if reuse:
-        runs.patiently(runs.claim, "colazero.work_key", shared_key, tracking.active_run_id())
-    else:
-        tracking.set_tags({"colazero.work_key": shared_key})
-    source = tracking.find_finished("colazero.work_key", shared_key) if reuse else None
+    more = {}
     if config.do_downstream:
         plain = config.model_copy(update={"do_downstream": False})
-        plain_key = work_key(plain, work_context(plain, model), calibration)
-        tracking.set_tags({"colazero.work_key_without_downstream": plain_key})
-    elif reuse and source is None:  # a cell that did the same work, and downstream tasks too
-        source = tracking.find_finished("colazero.work_key_without_downstream", shared_key)
+        more[WIDER] = work_key(plain, work_context(plain, model), calibration)
+    tracking.set_tags({"colazero.work_key": shared_key, **more})
+    source = _claim(shared_key, more) if reuse else None
     if source is not None:
         same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
         return _take_over(config, source, same | selected)
@@ -109,6 +108,14 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     tracking.log_metrics({"total_time_sec": metrics["total_time_sec"]})
     _log_result(config, metrics)
     return Outcome(tracking.active_run_id(), metrics)
+
+
+def _claim(key: str, more: Mapping[str, str]) -> Run | None:
+    """Claim the open run's work; return a finished run that did it, or did it and more."""
+    run_id = tracking.active_run_id()
+    runs.patiently(runs.claim, "colazero.work_key", key, run_id, wider=WIDER, more=more)
+    found = tracking.find_finished("colazero.work_key", key)
+    return found or tracking.find_finished(WIDER, key)
 
 
 def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:

@@ -36,6 +36,8 @@ def publish(record: Record) -> None:
     client = MlflowClient()
     run = client.get_run(record.run_id)
     send_values(record, run, _send_model(record, run))
+    if record.status == "FINISHED" and "colazero.error" in run.data.tags:  # of an earlier attempt
+        client.delete_tag(record.run_id, "colazero.error")
     if (record.folder / "artifacts").is_dir():
         client.log_artifacts(record.run_id, str(record.folder / "artifacts"))
     client.set_terminated(record.run_id, record.status)
@@ -92,51 +94,74 @@ def _send_model(record: Record, run: Run) -> str | None:
 
 
 def intact(run: Run) -> bool:
-    """Tell whether a finished run's files are all in the store, each in its size."""
+    """Tell whether a finished run's files are all in the store, each in its size.
+
+    Raises what asking again later may cure: a store that is away has damaged nothing.
+    """
     if "colazero.manifest" not in run.data.tags:
         return True
-    client = MlflowClient()
     try:
-        manifest = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/manifest.json"))
-        there: dict[str, int | None] = {}
-        folders = {"", *(name.rpartition("/")[0] for name in manifest)}
-        for folder in sorted(f.removeprefix("artifacts").strip("/") for f in folders):
-            if folder != "model" and not folder.startswith("model/"):
-                listed = client.list_artifacts(run.info.run_id, folder)
-                there |= {f"artifacts/{file.path}": file.file_size for file in listed}
-        for output in run.outputs.model_outputs if run.outputs else []:
-            listed = client.list_logged_model_artifacts(output.model_id)
-            there |= {f"model/{file.path}": file.file_size for file in listed}
-    except (MlflowException, OSError, ValueError) as error:
-        log.warning("run %s is not reused, its files cannot be read: %s", run.info.run_id, error)
-        return False
-    damaged = sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)
+        damaged = _damaged(run)
+    except FileNotFoundError as error:
+        damaged = [str(error)]
+    except MlflowException as error:
+        if error.error_code not in runs.PERMANENT:
+            raise
+        damaged = [runs.first_line(error)]
     if damaged:
         log.warning("run %s is not reused, files are damaged: %s", run.info.run_id, damaged)
     return not damaged
 
 
-def publish_left_behind(run_id: str) -> Record | None:
-    """Send the record that a worker left sealed when it was lost, and return it if there is one."""
+def _damaged(run: Run) -> list[str]:
+    client = MlflowClient()
+    there = {f.path: f.file_size for f in client.list_artifacts(run.info.run_id)}
+    if "manifest.json" not in there:  # to load it would raise what an outage does
+        return ["manifest.json"]
+    try:
+        manifest = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/manifest.json"))
+    except json.JSONDecodeError:
+        return ["manifest.json"]
+    folders = {name.rpartition("/")[0] for name in manifest if name.startswith("artifacts/")}
+    for folder in sorted(folders - {"artifacts"}):
+        listed = client.list_artifacts(run.info.run_id, folder.removeprefix("artifacts/"))
+        there |= {file.path: file.file_size for file in listed}
+    there = {f"artifacts/{path}": size for path, size in there.items()}
+    for output in run.outputs.model_outputs if run.outputs else []:
+        listed = client.list_logged_model_artifacts(output.model_id)
+        there |= {f"model/{file.path}": file.file_size for file in listed}
+    return sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)
+
+
+def settle(run_id: str) -> Run | None:
+    """Return a run that is over: FINISHED, or now that the record is sent that it had sealed.
+
+    None if it must be done. A FINISHED run takes nothing more: a record that there is of it, from
+    an attempt whose sending nobody saw the end of, is dropped.
+    """
+    run = MlflowClient().get_run(run_id)
+    over = run.info.status == "FINISHED"
     record = records.read(run_id)
-    if record is None or not record.whole():
-        return None
-    publish(record)
-    record.discard()
-    return record
+    if record is not None:
+        if not over and record.whole():
+            publish(record)
+            run, over = MlflowClient().get_run(run_id), True
+        record.discard()
+    return run if over else None
 
 
 def recover(experiment: str) -> None:
     """Put right what processes left that are gone: send what they had sealed, end their runs."""
     store = mlflow.get_tracking_uri()
     for record in records.left_behind():
-        if record.store != store or runs.owner_alive(record.owner) is not False:
+        if record.store != store or runs.owner_alive(record.owner):
             continue
         try:
-            if publish_left_behind(record.run_id):
+            if runs.alive(MlflowClient().get_run(record.run_id)):  # on another machine, or again
+                continue
+            if settle(record.run_id):
                 log.info("results of run %s, left on disk, are now logged", record.run_id)
-            else:
-                record.discard()
-        except MlflowException as error:
-            log.warning("results in %s cannot be logged: %s", record.folder, error)
-    runs.bury_the_dead(experiment)
+        except (MlflowException, OSError) as error:
+            reason = runs.first_line(error)
+            log.warning("results in %s cannot be logged now: %s", record.folder, reason)
+    runs.patiently(runs.bury_the_dead, experiment)

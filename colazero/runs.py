@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -82,10 +82,27 @@ def alive(run: Run) -> bool:
     if here is not None:
         return here
     parent = run.data.tags.get("mlflow.parentRunId")
-    suite = MlflowClient().get_run(parent) if parent else run
-    if suite.info.status != "RUNNING":
+    suite = get(parent) if parent else run
+    if suite is None or suite.info.status != "RUNNING":
         return False
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
+
+
+def cared_for(run: Run) -> bool:
+    """Tell whether an open run is somebody's: its process lives, or that of the suite above it.
+
+    A suite that lives tries the cell of a lost worker again, or ends its run itself.
+    """
+    if alive(run):
+        return True
+    parent = run.data.tags.get("mlflow.parentRunId")
+    suite = get(parent) if parent else None
+    return (
+        suite is not None
+        and suite.info.status == "RUNNING"
+        and "colazero.owner" in suite.data.tags
+        and alive(suite)
+    )
 
 
 def first_line(error: Exception) -> str:
@@ -142,54 +159,82 @@ def log_params(run_id: str, params: Mapping[str, str]) -> None:
 
 def children(suite: str) -> list[Run]:
     """Return all runs below a suite's."""
-    return _search(experiment_of(suite), f"tags.mlflow.parentRunId = '{suite}'")
+    return list(search(experiment_of(suite), f"tags.mlflow.parentRunId = '{suite}'"))
 
 
-def end(run_id: str, status: str, reason: str) -> None:
-    """End a run whose process cannot do it: with its reason in the tag `colazero.error`."""
+def end(run_id: str, status: str, reason: str) -> Run | None:
+    """End a run whose process cannot do it: with its reason in the tag `colazero.error`.
+
+    One that is FINISHED, its result having come to the store all the same, is left as it is and
+    returned.
+    """
     client = MlflowClient()
+    run = client.get_run(run_id)
+    if run.info.status == "FINISHED":
+        return run
     client.set_tag(run_id, "colazero.error", reason)
     client.set_terminated(run_id, status)
+    return None
+
+
+def give_up(run_id: str, reason: str) -> Run | None:
+    """End a run as FAILED, or return it, as `end` does, but with patience and without raising.
+
+    If the store stays away the run stays open, for the suite's end or the next suite to end.
+    """
+    try:
+        return patiently(end, run_id, "FAILED", reason)
+    except (MlflowException, OSError) as error:
+        log.error("run %s stays open (%s): %s", run_id, reason, first_line(error))
+        return None
 
 
 def bury_the_dead(experiment: str) -> list[str]:
-    """End as KILLED all open runs of an experiment whose process is gone; return their names."""
+    """End as KILLED all open runs of an experiment that nobody cares for; return their names."""
     opened = [
         run
         for status in ("RUNNING", "SCHEDULED")
-        for run in _search(experiment, f"attributes.status = '{status}'")
+        for run in search(experiment, f"attributes.status = '{status}'")
     ]
-    dead = [run for run in opened if not alive(run)]
+    dead = [run for run in opened if not cared_for(run)]
     for run in dead:
         end(run.info.run_id, "KILLED", "its process was gone when a later suite looked")
     return [str(run.info.run_name) for run in dead]
 
 
-def claim(tag: str, value: str, run_id: str) -> None:
+def claim(
+    tag: str, value: str, run_id: str, *, wider: str = "", more: Mapping[str, str] | None = None
+) -> None:
     """Claim the work that `tag` = `value` stands for; Claimed if another live run has it.
+
+    So has one whose tag `wider` is `value`: its work includes this. Such tags are written by a
+    run as `more`, with its claim; it waits for no run that does only a part of its work.
 
     The claim is the tag itself, written before anybody looks: of two runs that claim at once, at
     least one sees the other and withdraws, so never do both go on. It holds for all processes
     that use one store, on whatever machine, until the run ends or its process dies.
     """
     client = MlflowClient()
-    client.set_tag(run_id, tag, value)
-    condition = f"tags.`{tag}` = '{value}' and attributes.status = 'RUNNING'"
-    rivals = _search(experiment_of(run_id), condition)
-    if any(rival.info.run_id != run_id and alive(rival) for rival in rivals):
-        client.delete_tag(run_id, tag)
-        raise Claimed
+    mine = {tag: value, **(more or {})}
+    client.log_batch(run_id, tags=[RunTag(*item) for item in mine.items()])
+    experiment = experiment_of(run_id)
+    for name in filter(None, (tag, wider)):
+        held = f"tags.`{name}` = '{value}' and attributes.status = 'RUNNING'"
+        if any(run.info.run_id != run_id and alive(run) for run in search(experiment, held)):
+            for given in mine:
+                client.delete_tag(run_id, given)
+            raise Claimed
 
 
-def _search(experiment: str, condition: str) -> list[Run]:
+def search(experiment: str, condition: str) -> Iterator[Run]:
+    """Yield all runs of an experiment that meet a condition, those that began last first."""
     client, token = MlflowClient(), None
-    found: list[Run] = []
     while True:
         page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        found += page
+        yield from page
         token = page.token
         if not token:
-            return found
+            return
 
 
 def get(run_id: str) -> Run | None:
@@ -207,7 +252,7 @@ def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list
     conditions = [f"params.{name} = '{value}'" for name, value in params.items()]
     conditions += ["tags.`colazero.kind` = 'cell'", "attributes.status = 'FINISHED'"]
     times: dict[str, list[float]] = {}
-    for run in _search(experiment, " and ".join(conditions)):
+    for run in search(experiment, " and ".join(conditions)):
         if "colazero.source_run" not in run.data.tags:
             seconds = run.data.metrics["total_time_sec"]
             times.setdefault(run.data.params["method"], []).append(seconds)
@@ -220,8 +265,10 @@ def experiment_of(run_id: str) -> str:
 
 
 def worker_environment(experiment: str) -> dict[str, str]:
-    """Return what lets another process find the store and the experiment."""
-    return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}
+    """Return what lets another process find the store and the experiment, and be as patient."""
+    patience = {k: v for k, v in os.environ.items() if k == "COLAZERO_PATIENCE"}
+    store = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}
+    return store | patience
 
 
 def leave_proof(suite: str, about: dict[str, Any]) -> None:

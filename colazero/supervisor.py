@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from mlflow.exceptions import MlflowException
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """How often a cell is begun whose worker is lost. One that fails by itself is not tried again."""
+NEVER_BEGUN = 5
+"""How often a cell is given to a worker that is lost before it begins, which is not the cell's
+doing: where no worker lives long enough to begin one, the suite must still come to an end."""
 DEFERRED_SEC = 5.0
 """A cell that waits for another run is tried again after one to two times this, or once any other
 cell is done."""
@@ -40,7 +44,9 @@ class Supervisor:
         self._waiting: list[Job] = []
         self._running: dict[str, Job] = {}
         self._begun: dict[str, float] = {}
-        self._attempts: dict[str, int] = {}
+        self._at_work: set[str] = set()
+        self._attempts: Counter[str] = Counter()
+        self._never_begun: Counter[str] = Counter()
         self._not_before: dict[str, float] = {}
         self._seconds: list[float] = []
         self._last_beat = 0.0
@@ -71,6 +77,7 @@ class Supervisor:
             if not job.run_id:
                 job = replace(job, run_id=self._new_run(job))
             self._running[job.name], self._begun[job.name] = job, now
+            self._at_work.discard(job.name)
             self._executor.start(job)
 
     def _new_run(self, job: Job) -> str:
@@ -84,6 +91,7 @@ class Supervisor:
 
     def _handle(self, event: Event) -> None:
         if event.kind == "stage":
+            self._at_work.add(event.job)
             if event.data["stage"] == "select":  # its worker has started up and has begun
                 self._begun[event.job] = time.monotonic()
             self._board.stage(event.job, **event.data)
@@ -122,23 +130,32 @@ class Supervisor:
         self._beat(at_once=True)
 
     def _lost(self, job: Job, reason: str) -> None:
-        self._attempts[job.name] = self._attempts.get(job.name, 0) + 1
-        if self._attempts[job.name] < ATTEMPTS:
+        begun = job.name in self._at_work
+        losses, most = (self._attempts, ATTEMPTS) if begun else (self._never_begun, NEVER_BEGUN)
+        losses[job.name] += 1
+        if losses[job.name] < most:
             self._waiting.insert(0, job)
             self._board.ended(job.name, f"{reason}; it is tried again", final=False)
         else:
-            runs.end(job.run_id, "FAILED", reason)
+            self._give_up(job, reason)
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """End the run of a job whose worker is gone, unless its result had come to the store."""
+        run = runs.give_up(job.run_id, reason)
+        if run is None:
             self._failed(job, reason)
+        else:
+            seconds = time.monotonic() - self._begun[job.name]
+            self._done(job, seconds, run.data.tags.get("colazero.source_run"))
 
     def _end_overdue(self) -> None:
-        limit = self._config.cell_time_limit
+        limit, now = self._config.cell_time_limit, time.monotonic()
         for job in list(self._running.values()):
-            if time.monotonic() - self._begun[job.name] > 60 * limit:
+            if now - self._begun[job.name] > 60 * limit:
                 self._executor.stop(job)
                 del self._running[job.name]
                 reason = f"not done after cell_time_limit={limit:g} minutes: ended as hung"
-                runs.end(job.run_id, "FAILED", reason)
-                self._failed(job, reason)
+                self._give_up(job, reason)
 
     def _beat(self, *, at_once: bool = False) -> None:
         """Leave a sign of life with the counts every 30 seconds, or `at_once`."""
@@ -157,5 +174,5 @@ class Supervisor:
             metrics["seconds_left"] = mean * len(left) / max(1, len(self._running))
         try:
             runs.heartbeat(self._suite, metrics)
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             log.warning("no sign of life could be left on the suite's run: %s", error)

@@ -236,15 +236,12 @@ def find_finished(tag: str, value: str) -> Run | None:
 
     One whose files are no longer whole is passed over.
     """
-    client = MlflowClient()
-    experiment = client.get_run(active_run_id()).info.experiment_id
-    found = runs.patiently(
-        client.search_runs,
-        [experiment],
-        f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",
-        max_results=20,
-        order_by=["attributes.start_time DESC"],
-    )
+    return runs.patiently(_find_finished, f"tags.`{tag}` = '{value}'")
+
+
+def _find_finished(condition: str) -> Run | None:
+    experiment = runs.experiment_of(active_run_id())
+    found = runs.search(experiment, f"{condition} and attributes.status = 'FINISHED'")
     own = (run for run in found if "colazero.source_run" not in run.data.tags)
     return next((run for run in own if publishing.intact(run)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,7 @@ class Remote:
         def work() -> None:
             try:
                 run_job(_with_model_here(job), said.put)
-            except UserError as error:
+            except BaseException as error:  # else the events end, and nobody learns why
                 _fail(job, error, said.put)
             finally:
                 said.put(None)
@@ -78,9 +79,11 @@ def _with_model_here(job: Job) -> Job:
     return replace(job, model=model)
 
 
-def _fail(job: Job, error: UserError, send: Send) -> None:
+def _fail(job: Job, error: BaseException, send: Send) -> None:
     from colazero import runs
 
+    if not isinstance(error, UserError):
+        logging.getLogger(__name__).error("%s failed", job.name, exc_info=error)
     reason = f"{type(error).__name__}: {error}"
-    runs.end(job.run_id, "FAILED", reason)
+    runs.give_up(job.run_id, reason)
     send(Event(job.name, "failed", {"reason": reason}))

@@ -43,12 +43,15 @@ def run_job(job: Job, send: Send) -> None:
     send(Event(job.name, "stage", {"stage": "select", "done": 0, "total": 0}))
     work = cell.run_baseline if job.kind == "baseline" else cell.run_cell
     try:
-        left = runs.patiently(publishing.publish_left_behind, job.run_id)
-        if left is not None and left.status == "FINISHED":
-            source: str | None = left.tags.get("colazero.source_run")
-        else:
+        over = runs.patiently(publishing.settle, job.run_id)
+        if over is None:
             with tracking.run(job.name, job.kind, job.run_id):
                 source = work(job.config, job.model, show, reuse=True).source_run
+        elif over.info.status == "FINISHED":
+            source = over.data.tags.get("colazero.source_run")
+        else:  # it had failed by itself before its worker was lost
+            send(Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]}))
+            return
     except runs.Claimed:
         send(Event(job.name, "deferred"))
     except Exception as error:

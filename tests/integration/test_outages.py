@@ -23,7 +23,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTAGE_SEC = float(os.environ.get("OUTAGE_SEC", "10"))
+OUTAGE_SEC = float(os.environ.get("OUTAGE_SEC", "30"))
 """How long the server stays dead; it refuses, and answers 500, for 4 seconds each."""
 
 

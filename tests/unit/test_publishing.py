@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -16,27 +18,24 @@ from colazero.config import RunConfig
 from colazero.records import Record
 
 DEAD = f"{runs._host()} 1 0.00"
+ELSEWHERE = "another-machine/pid:[1] 7 0.00"
 CALLS = ("log_batch", "log_inputs", "log_artifacts", "create_logged_model", "log_model_artifacts")
 CALLS += ("finalize_logged_model", "log_outputs", "set_terminated")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowClient]:
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        mlflow.set_experiment("test")
-        yield MlflowClient()
-        mlflow.set_tracking_uri(before)
+@pytest.fixture
+def store(shared_store: MlflowClient) -> MlflowClient:
+    return shared_store
 
 
-def sealed(client: MlflowClient, folder: Path) -> Record:
-    """Seal the record of a run whose process is dead."""
+def sealed(
+    client: MlflowClient, folder: Path, owner: str = DEAD, suite: str | None = None
+) -> Record:
+    """Seal the record of a run whose process is dead, or on another machine."""
     experiment = mlflow.get_experiment_by_name("test").experiment_id
-    run = client.create_run(experiment, tags={"colazero.owner": DEAD}, run_name="cell")
-    record = Record(run.info.run_id, mlflow.get_tracking_uri(), DEAD)
+    tags = {"colazero.owner": owner} | ({"mlflow.parentRunId": suite} if suite else {})
+    run = client.create_run(experiment, tags=tags, run_name="cell")
+    record = Record(run.info.run_id, mlflow.get_tracking_uri(), owner)
     record.begin()
     record.params["seed"] = "42"
     record.add_metrics({"perplexity": 30.5})
@@ -125,6 +124,113 @@ def test_a_finished_run_with_damaged_files_is_not_reused(
     file.unlink()
     assert not publishing.intact(run)
     record.discard()
+
+
+def test_a_finished_run_takes_no_second_result(store: MlflowClient, tmp_path: Path) -> None:
+    record = sealed(store, tmp_path)
+    store.log_metric(record.run_id, "perplexity", 30.5)  # another worker did it, and all of it
+    store.set_terminated(record.run_id, "FINISHED")
+    publishing.recover(store.get_run(record.run_id).info.experiment_id)
+    assert len(store.get_metric_history(record.run_id, "perplexity")) == 1
+    assert store.get_run(record.run_id).info.status == "FINISHED"
+    assert not record.folder.exists()
+
+
+def test_a_record_that_cannot_be_sent_keeps_no_suite_from_starting(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, other = sealed(store, tmp_path), sealed(store, tmp_path)
+    experiment = store.get_run(refused.run_id).info.experiment_id
+    real = MlflowClient.log_artifacts
+
+    def refuses(client: MlflowClient, run_id: str, folder: str) -> None:
+        if run_id == refused.run_id:
+            raise requests.HTTPError("507 Insufficient Storage")
+        real(client, run_id, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuses)
+        publishing.recover(experiment)
+    assert_there_once(store, other.run_id)
+    assert refused.folder.exists()
+    publishing.recover(experiment)
+    assert_there_once(store, refused.run_id)
+
+
+def test_a_record_from_another_machine_is_sent_once_its_suite_gives_no_sign_of_life(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    tags = {"colazero.owner": ELSEWHERE, "colazero.heartbeat": f"{time.time():.0f}"}
+    suite = store.create_run(experiment, tags=tags).info.run_id
+    record = sealed(store, tmp_path, ELSEWHERE, suite)
+    publishing.recover(experiment)
+    assert store.get_run(record.run_id).info.status == "RUNNING"
+    assert record.folder.exists()
+    store.set_tag(suite, "colazero.heartbeat", f"{time.time() - 3600:.0f}")
+    publishing.recover(experiment)
+    assert_there_once(store, record.run_id)
+    assert not record.folder.exists()
+    assert store.get_run(suite).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("call", ["list_artifacts", "list_logged_model_artifacts"])
+@pytest.mark.parametrize("error", [MlflowException("503"), requests.HTTPError("503")])
+def test_files_are_not_damaged_because_the_store_is_away(
+    store: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    error: Exception,
+) -> None:
+    record = sealed(store, tmp_path)
+    publishing.publish(record)
+    record.discard()
+    run = store.get_run(record.run_id)
+
+    def away(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, away)
+        with pytest.raises(type(error)):
+            publishing.intact(run)
+    assert publishing.intact(run)
+
+
+def test_a_run_without_its_manifest_is_not_reused(store: MlflowClient, tmp_path: Path) -> None:
+    record = sealed(store, tmp_path)
+    publishing.publish(record)
+    record.discard()
+    run = store.get_run(record.run_id)
+    manifest = Path(run.info.artifact_uri.removeprefix("file://")) / "manifest.json"
+    manifest.write_text("{")
+    assert not publishing.intact(run)
+    manifest.unlink()
+    assert not publishing.intact(run)
+
+
+def test_a_lost_cell_of_a_living_suite_is_left_to_it(store: MlflowClient) -> None:
+    with tracking.run("suite", "suite") as suite:
+        experiment = store.get_run(suite).info.experiment_id
+        lost = runs.create_child(suite, "lost", "cell")
+        store.set_tag(lost, "colazero.owner", DEAD)
+        runs.bury_the_dead(experiment)
+        assert store.get_run(lost).info.status == "RUNNING"
+        assert "colazero.error" not in store.get_run(lost).data.tags
+        store.set_tag(suite, "colazero.owner", DEAD)
+        runs.bury_the_dead(experiment)
+        assert store.get_run(lost).info.status == "KILLED"
+
+
+def test_a_run_that_is_finished_is_never_ended_otherwise(store: MlflowClient) -> None:
+    with tracking.run("done", "cell") as done:
+        pass
+    left = runs.end(done, "FAILED", "lost")
+    assert left is not None
+    run = store.get_run(done)
+    assert run.info.status == "FINISHED"
+    assert "colazero.error" not in run.data.tags
 
 
 def test_of_two_live_runs_that_do_the_same_work_one_withdraws(store: MlflowClient) -> None:

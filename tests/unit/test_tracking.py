@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -78,6 +79,62 @@ def test_finished_runs_are_found_by_tag_but_not_those_that_only_took_over(
         assert found is not None
         assert found.info.run_id == done
         assert tracking.find_finished("colazero.key", "other") is None
+
+
+def test_a_source_is_found_behind_any_number_of_runs_that_took_it_over(
+    store: MlflowClient,
+) -> None:
+    tags = {"colazero.key": "k"}
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags(tags)
+    experiment = store.get_run(done).info.experiment_id
+    for _ in range(25):
+        taker = store.create_run(experiment, tags=tags | {"colazero.source_run": done})
+        store.set_terminated(taker.info.run_id, "FINISHED")
+    with tracking.run("now", "cell"):
+        found = tracking.find_finished("colazero.key", "k")
+    assert found is not None
+    assert found.info.run_id == done
+
+
+@pytest.mark.parametrize("call", ["get_run", "search_runs", "list_artifacts"])
+def test_looking_for_a_source_waits_for_a_store_that_is_away(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags({"colazero.key": "k"})
+        tracking.log_json({}, "result.json")
+    real, refusals = getattr(MlflowClient, call), [ConnectionError(), MlflowException("503")]
+
+    def sometimes(*arguments: Any, **named: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments, **named)
+
+    with tracking.run("now", "cell"), monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, sometimes)
+        found = tracking.find_finished("colazero.key", "k")
+    assert refusals == []
+    assert found is not None
+    assert found.info.run_id == done
+
+
+def test_the_reason_of_a_failed_attempt_goes_when_the_next_succeeds(store: MlflowClient) -> None:
+    with tracking.run("suite", "suite") as suite:
+        run_id = runs.create_child(suite, "cell", "cell")
+        runs.end(run_id, "KILLED", "its process was gone")
+        assert store.get_run(run_id).data.tags["colazero.error"] == "its process was gone"
+        with tracking.run("cell", "cell", run_id):
+            pass
+    assert "colazero.error" not in store.get_run(run_id).data.tags
+
+
+def test_workers_are_as_patient_as_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLAZERO_PATIENCE", raising=False)
+    assert "COLAZERO_PATIENCE" not in runs.worker_environment("1")
+    monkeypatch.setenv("COLAZERO_PATIENCE", "7")
+    assert runs.worker_environment("1")["COLAZERO_PATIENCE"] == "7"
 
 
 def test_a_dirty_tree_is_marked_with_what_differs(
