@@ -85,10 +85,10 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
         model=str(folder), n_calibration_samples=samples, seq_len=seq_len, device=device
     )
     config = pipeline.resolve(config, model)
-    calibration, select = pipeline.calibrate(config, model)
+    calibration, times = pipeline.calibrate(config, model)
     done = pipeline.quantize(config, model, calibration, folder / "out", lambda *_: None)
     found = {
-        "select": select,
+        "select": times["selection_time_sec"],
         "quantize": done.report.quant_time_sec,
         "save": done.report.save_time_sec,
     }

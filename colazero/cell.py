@@ -119,16 +119,16 @@ def _claim(key: str, more: Mapping[str, str]) -> Run | None:
 
 
 def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
-    calibration, seconds = pipeline.calibrate(config, model)
+    calibration, times = pipeline.calibrate(config, model)
     if len(calibration.windows):
-        return calibration, log_calibration(config, model, calibration, seconds)
-    tracking.log_metrics({"selection_time_sec": seconds})
+        return calibration, log_calibration(config, model, calibration, times)
+    tracking.log_metrics(times)
     tracking.set_tags({"colazero.calibration_digest": calibration.digest})
-    return calibration, {"selection_time_sec": seconds}
+    return calibration, times
 
 
 def log_calibration(
-    config: RunConfig, model: Model, calibration: CalibrationSet, seconds: float
+    config: RunConfig, model: Model, calibration: CalibrationSet, times: Mapping[str, float]
 ) -> dict[str, float]:
     """Log a calibration set: the windows, how they were chosen, its picture; return its metrics."""
     corpus = corpora.load(config.corpus)
@@ -139,7 +139,7 @@ def log_calibration(
     with tempfile.TemporaryDirectory() as folder:
         selection_report.write(Path(folder), config, model, calibration)
         tracking.log_files(Path(folder), "selection")
-    metrics = {"selection_time_sec": seconds} | {
+    metrics = dict(times) | {
         f"selection.{name}": float(value)
         for name, value in calibration.notes.items()
         if isinstance(value, bool | int | float)

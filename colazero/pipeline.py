@@ -158,16 +158,18 @@ def check_evaluation(config: Settings, model: Model) -> None:
         evaluation_text(model, corpus, config.seq_len, config.eval_windows)
 
 
-def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
-    """Choose the calibration windows; return them and the seconds that choosing took.
+def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
+    """Choose the calibration windows; return them and, as metrics, the seconds that it took.
 
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
     after it stopped: its measures join the notes. Features count also where they come from the
-    cache, with the seconds that they took then, which the notes name. UserError if the set is not
-    fit to calibrate on. A quantizer that needs no calibration gets no windows.
+    cache, with the seconds that they took then, which a metric of their own names. UserError if the
+    set is not fit to calibrate on. A quantizer that needs no calibration gets no windows.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
-        return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), 0.0
+        return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), {
+            "selection_time_sec": 0.0
+        }
     pool = replace(
         token_pool(model, config.corpus),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
@@ -185,8 +187,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, float]:
             config.corpus,
         )
         seconds = time.perf_counter() - begin + sum(spared)
-    notes = {**chosen.notes, "features_reused_sec": sum(spared), **checked(config, model, chosen)}
-    return replace(chosen, notes=notes), seconds
+    times = {"selection_time_sec": seconds, "selection.features_reused_sec": sum(spared)}
+    return replace(chosen, notes={**chosen.notes, **checked(config, model, chosen)}), times
 
 
 def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:

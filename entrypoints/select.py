@@ -25,10 +25,11 @@ def run(given: dict[str, str]) -> int:
     tracking.connect()
     with tracking.run(f"select__{config.method}__seed{config.seed}", "select") as run_id:
         model = models.fetch(config.model)
-        calibration, seconds = pipeline.calibrate(config, model)
+        calibration, times = pipeline.calibrate(config, model)
         tracking.log_params({name: tracking.as_text(getattr(config, name)) for name in PARAMETERS})
-        cell.log_calibration(config, model, calibration, seconds)
+        cell.log_calibration(config, model, calibration, times)
     n, seq_len = calibration.windows.shape
+    seconds = times["selection_time_sec"]
     print(f"{n} windows of {seq_len} tokens, digest {calibration.digest}, {seconds:.2f} s")
     print(sentence(calibration.notes))
     print(f"calibration set: runs:/{run_id}")
