@@ -12,9 +12,18 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, provenance, runs, selection_report, tracking
+from colazero import (
+    calibration_files,
+    corpora,
+    pipeline,
+    provenance,
+    runs,
+    selection_report,
+    tracking,
+)
 from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
+from colazero.context import data_context, method_context
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
 from colazero.quantizers import UNQUANTIZED
@@ -57,12 +66,12 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return pipeline.data_context(config, model) | provenance.code_context()
+    return data_context(config, model) | provenance.code_context()
 
 
 def key_of(config: RunConfig, model: Model) -> str:
     """Return the key that cells share which are the same from selection to evaluation."""
-    context = work_context(config, model) | pipeline.method_context(config)
+    context = work_context(config, model) | method_context(config)
     return canonical_key(config, **context)
 
 
@@ -134,7 +143,7 @@ def log_calibration(
     corpus = corpora.load(config.corpus)
     origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.save_calibration(Path(folder), calibration, model, corpus, origin)
+        calibration_files.save_calibration(Path(folder), calibration, model, corpus, origin)
         tracking.log_files(Path(folder), "calibration")
     with tempfile.TemporaryDirectory() as folder:
         selection_report.write(Path(folder), config, model, calibration)

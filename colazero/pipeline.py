@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +18,11 @@ from colazero.config import RunConfig, Settings
 from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
-    Corpus,
     Downstream,
     Perplexity,
     Progress,
     QuantizationSettings,
     Quantized,
-    Span,
     TokenPool,
 )
 from colazero.models import Model
@@ -272,89 +270,3 @@ def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluati
             f"the model in memory gave {expected}: it was not saved as it was evaluated."
         )
     return time.perf_counter() - begin
-
-
-def data_context(config: Settings, model: Model) -> dict[str, str]:
-    """Return what decides a result beside the parameters: revisions of model and data."""
-    revisions = {
-        name: corpora.load(name).revision for name in (config.corpus, *config.eval_corpora)
-    }
-    found = {
-        "model": model.revision,
-        "tokenizer": vocabulary(model).digest,
-        **{f"corpus {name}": revision for name, revision in revisions.items()},
-    }
-    if config.do_downstream:
-        from colazero.evaluation import downstream
-
-        found |= downstream.context(config.downstream_tasks)
-    return found
-
-
-def method_context(config: RunConfig) -> dict[str, str]:
-    """Return what decides a selection beside parameters and data: the method's source, its proxy.
-
-    These are no part of what decides the work done on a calibration set that is there already.
-    """
-    if config.quantizer in WITHOUT_CALIBRATION:
-        return {}
-    facts = {"method source": selection.source_digest(config.method)}
-    if selection.uses_proxy(config.method):
-        facts["proxy model"] = models.fetch(config.proxy_model).revision
-    return facts
-
-
-def save_calibration(
-    folder: Path,
-    calibration: CalibrationSet,
-    model: Model,
-    corpus: Corpus,
-    origin: Mapping[str, Any],
-) -> None:
-    """Write `windows.safetensors` (`input_ids`, int32 [n, seq_len]) and `selection.json`.
-
-    `origin` says how the set came about (method, seed, corpus name).
-    """
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"input_ids": calibration.windows}, folder / "windows.safetensors")
-    about = {
-        **origin,
-        "digest": calibration.digest,
-        "corpus_revision": corpus.revision,
-        "tokenizer_digest": vocabulary(model).digest,
-        "notes": dict(calibration.notes),
-        "documents": len({span.document for spans in calibration.spans for span in spans}),
-        "spans": [[list(asdict(s).values()) for s in spans] for spans in calibration.spans],
-    }
-    (folder / "selection.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[str, Any]]:
-    """Read a calibration set back, and what `save_calibration` wrote about it.
-
-    UserError if `folder` holds none, a damaged or unusable one, or one in another model's tokens.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        windows = load_file(folder / "windows.safetensors")["input_ids"].astype(np.int32)
-        about = json.loads((folder / "selection.json").read_text())
-        spans = [[Span(*span) for span in spans] for spans in about["spans"]]
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} holds no calibration set (windows.safetensors and selection.json, as the "
-            f"entry point select logs them under calibration/): {error}"
-        ) from error
-    calibration = CalibrationSet(windows, spans, about["notes"])
-    if calibration.digest != about["digest"]:
-        raise UserError(f"the calibration set in {folder} is damaged: its digest does not match.")
-    if about["tokenizer_digest"] != vocabulary(model).digest:
-        raise UserError(
-            f"the calibration set in {folder} was made with another tokenizer than that of model "
-            f"{model.name!r}: select again with this model."
-        )
-    calibration_check.refuse_unusable(windows, vocabulary(model).special)
-    return calibration, about

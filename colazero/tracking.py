@@ -1,6 +1,6 @@
 """Tracking as the rest of the project sees it: connect, log, find.
 
-Beside this file only `runs.py`, `publishing.py` and `records.py` deal with MLflow's store.
+Beside this file only `fetching.py`, `runs.py`, `publishing.py` and `records.py` deal with MLflow's store.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from mlflow.exceptions import ExecutionException, MlflowException
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.process import ShellCommandException
 from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import provenance, publishing, runs, store
@@ -244,55 +242,6 @@ def _find_finished(condition: str) -> Run | None:
     found = runs.search(experiment, f"{condition} and attributes.status = 'FINISHED'")
     own = (run for run in found if "colazero.source_run" not in run.data.tags)
     return next((run for run in own if publishing.intact(run)), None)
-
-
-def fetch_artifacts(uri: str, what: str) -> Path:
-    """Resolve `runs:/RUN_ID` to a local folder with its `what` (`calibration` or `model`).
-
-    UserError if there is no such run or it has none. A run that shares another's results is
-    followed to its source.
-    """
-    run_id = uri.removeprefix("runs:/").strip("/").split("/")[0]
-    client = MlflowClient()
-    try:
-        found = client.get_run(run_id)
-        source = found.data.tags.get("colazero.source_run")
-        if source:
-            found = client.get_run(source)
-        if what == "calibration":
-            return Path(mlflow.artifacts.download_artifacts(f"runs:/{found.info.run_id}/{what}"))
-        outputs = found.outputs.model_outputs if found.outputs else []
-        if outputs:
-            return Path(mlflow.artifacts.download_artifacts(f"models:/{outputs[0].model_id}"))
-        raise UserError(
-            f"{uri} has no model: it was run with save_model={_param(found, 'save_model')}."
-        )
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"{uri} cannot be used as {what}: {runs.first_line(error)} (tracking store "
-            f"{mlflow.get_tracking_uri()})."
-        ) from error
-
-
-def _param(run: Run, name: str) -> str:
-    params = run.data.params
-    return str(params.get(f"resolved.{name}", params.get(name, "unknown")))
-
-
-def run_project(project: Path, entry_point: str, parameters: Mapping[str, str]) -> None:
-    """Run another MLflow project as a nested run, in an environment of its own.
-
-    UserError if nothing here can build one, or if it fails.
-    """
-    manager = next((name for name in ("uv", "conda") if shutil.which(name)), None)
-    if manager is None:
-        raise UserError(f"{project.name} needs an environment of its own: install uv (or conda).")
-    try:
-        mlflow.projects.run(  # type: ignore[no-untyped-call]
-            str(project), entry_point, parameters=dict(parameters), env_manager=manager
-        )
-    except (MlflowException, ExecutionException, ShellCommandException) as error:
-        raise UserError(f"the project {project} failed: {error}") from error
 
 
 def describe(markdown: str) -> None:

@@ -12,14 +12,14 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
 
     config = parse(RunConfig, given)
-    from colazero import models, pipeline, tracking
+    from colazero import fetching, models, pipeline, tracking
     from colazero.progress import stage_bar
 
     pipeline.check(config, [], [] if config.model.startswith("runs:/") else [config.model])
     tracking.connect()
     path = config.model
     if path.startswith("runs:/"):
-        path = str(tracking.fetch_artifacts(path, "model"))
+        path = str(fetching.fetch_artifacts(path, "model"))
     model = models.fetch(path)
     config = config.model_copy(update={"device": pipeline.resolve_device(config.device)})
     pipeline.check_evaluation(config, model)

@@ -18,7 +18,7 @@ def run(given: dict[str, str]) -> int:
 
     source = given.pop("calibration")
     config = parse(RunConfig, given)
-    from colazero import cell, models, pipeline, tracking
+    from colazero import calibration_files, cell, fetching, models, pipeline, tracking
     from colazero.progress import stage_bar
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 
@@ -36,8 +36,8 @@ def run(given: dict[str, str]) -> int:
     else:
         folder = Path(source)
         if source.startswith("runs:/"):
-            folder = tracking.fetch_artifacts(source, "calibration")
-        calibration, about = pipeline.load_calibration(folder, model)
+            folder = fetching.fetch_artifacts(source, "calibration")
+        calibration, about = calibration_files.load_calibration(folder, model)
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})

@@ -36,7 +36,7 @@ def quantize(
     """
     from safetensors.numpy import save_file
 
-    from colazero import tracking
+    from colazero import nested
 
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.safetensors"
@@ -52,7 +52,7 @@ def quantize(
             "damp_percent": str(settings.damp_percent),
             "device": device,
         }
-        tracking.run_project(PROJECT, "quantize", parameters)
+        nested.run_project(PROJECT, "quantize", parameters)
     for file in (f for kind in TOKENIZER for f in model_dir.glob(kind)):
         shutil.copy(file, out_dir / file.name)
     seconds = json.loads((out_dir / "seconds.json").read_text())

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np, torch
 model_path, corpus, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(number)
-from colazero import corpora, models, pipeline
+from colazero import calibration_files, corpora, models, pipeline
 from colazero.config import RunConfig
 from colazero.selection import METHODS
 model = models.fetch(model_path)
@@ -29,7 +29,7 @@ for method in METHODS.names():
     calibration, _ = pipeline.calibrate(RunConfig(**given, method=method, seed=42), model)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        pipeline.save_calibration(files, calibration, model, corpora.load(corpus), {})
+        calibration_files.save_calibration(files, calibration, model, corpora.load(corpus), {})
         found = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files.iterdir())]
     print("DIGESTS", method, *found)
 """

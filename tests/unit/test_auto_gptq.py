@@ -19,7 +19,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
-from colazero import pipeline, tracking
+from colazero import nested, pipeline, tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
@@ -51,7 +51,7 @@ def test_seconds_are_those_of_the_nested_project(
         Path(parameters["out"]).mkdir()
         (Path(parameters["out"]) / "seconds.json").write_text(json.dumps(SECONDS))
 
-    monkeypatch.setattr(tracking, "run_project", project)
+    monkeypatch.setattr(nested, "run_project", project)
     done = auto_gptq.quantize(
         tiny_llama,
         CalibrationSet(np.zeros((1, 16), dtype=np.int32), (), {}),
@@ -132,7 +132,7 @@ def test_an_environment_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(mlflow.projects, "run", fail)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     with pytest.raises(UserError, match=r"auto_gptq failed: Non-zero exit code: 2"):
-        tracking.run_project(auto_gptq.PROJECT, "quantize", {})
+        nested.run_project(auto_gptq.PROJECT, "quantize", {})
 
 
 def test_group_aware_order_is_refused_before_any_work() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from colazero import corpora, models, pipeline
+from colazero import calibration_files, corpora, models, pipeline
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Span, TokenPool
@@ -90,7 +90,7 @@ def test_a_set_of_ones_own_with_padding_is_refused(
     spans = [[Span(0, 0, SEQ_LEN)]] * N
     corpus = corpora.load(f"file:{corpus_file}")
     own = CalibrationSet(windows, spans, {})
-    pipeline.save_calibration(tmp_path, own, model, corpus, {"method": "own"})
+    calibration_files.save_calibration(tmp_path, own, model, corpus, {"method": "own"})
     assert json.loads((tmp_path / "selection.json").read_text())["digest"] == own.digest
     with pytest.raises(UserError, match="12 of the set's 512 tokens are special"):
-        pipeline.load_calibration(tmp_path, model)
+        calibration_files.load_calibration(tmp_path, model)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import cell, models, pipeline, runs, tracking
+from colazero import cell, models, runs, tracking
 from colazero.config import RunConfig
 from colazero.execution import Event, Job
 from colazero.execution.ray_actor import Remote
@@ -102,7 +102,7 @@ def test_a_cell_waits_for_one_that_does_the_same_work_and_downstream_tasks(
 ) -> None:
     chosen = CalibrationSet(np.zeros((1, 8), dtype=np.int32), (), {})
     monkeypatch.setattr(cell, "work_context", lambda *_: {})
-    monkeypatch.setattr(pipeline, "method_context", lambda _: {})
+    monkeypatch.setattr(cell, "method_context", lambda _: {})
     monkeypatch.setattr(cell, "_select", lambda *_: (chosen, {"selection_time_sec": 1.0}))
     monkeypatch.setattr(cell, "work_key", lambda config, *_: f"downstream {config.do_downstream}")
     quantized: list[bool] = []
