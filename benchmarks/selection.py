@@ -67,8 +67,11 @@ def peak_rss_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def materials(times: int) -> tuple[Any, Any, Any]:
-    """Return model, tokenizer and corpus, with the libraries loaded: imports are no selecting."""
+def materials(times: int = 0) -> tuple[Any, Any, Any]:
+    """Return model, tokenizer and corpus, with the libraries loaded: imports are no selecting.
+
+    With `times`, the corpus is so many varied copies of itself; 0 leaves it as it is.
+    """
     import sklearn.cluster
     import sklearn.decomposition
     import sklearn.feature_extraction.text  # noqa: F401
@@ -77,7 +80,7 @@ def materials(times: int) -> tuple[Any, Any, Any]:
 
     model = models.fetch(MODEL)
     corpus = corpora.load(CORPUS)
-    if times > 1:
+    if times:
         corpus = replace(
             corpus, name=f"{CORPUS}x{times}", train=Repeated(corpus.train, times), test=[]
         )
@@ -99,33 +102,38 @@ def floor(corpus: Any, tokenizer: Any) -> float:
     return timed(tokenise)[0]
 
 
-def ratios(seeds: int = 4) -> dict[str, float]:
-    """Measure cola_zero's first and further seeds against the floor, and its k-means."""
+def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
+    """Measure cola_zero's first and further seeds against the floor, and its k-means.
+
+    Floor and first seed take turns, and each ratio is the median of the rounds: a machine that
+    is busy for a second then spoils one of them.
+    """
     from colazero.pool import build_pool
     from colazero.selection import select
 
-    _, tokenizer, corpus = materials(1)
-    begin = floor(corpus, tokenizer)
-    with tempfile.TemporaryDirectory() as cache:
+    _, tokenizer, corpus = materials()
 
-        def seed(number: int) -> Any:
-            pool = build_pool(corpus, tokenizer, Path(cache))
-            return pool, select("cola_zero", pool, N, SEQ_LEN, number, CORPUS)
+    def seed(number: int, cache: str) -> Any:
+        pool = build_pool(corpus, tokenizer, Path(cache))
+        return pool, select("cola_zero", pool, N, SEQ_LEN, number, CORPUS)
 
-        first, (pool, chosen) = timed(lambda: seed(0))
-        further = [timed(lambda i=i: seed(i)) for i in range(1, seeds)]
-        rss = peak_rss_mib()
-        bottom = min(begin, floor(corpus, tokenizer))
-        inertias = [chosen.notes["inertia"], *(c.notes["inertia"] for _, (_, c) in further)]
-        best = best_of_fifty(pool)
-    following = median(seconds for seconds, _ in further)
+    floors, firsts, nexts, inertias = [], [], [], []
+    for _ in range(rounds):
+        floors.append(floor(corpus, tokenizer))
+        with tempfile.TemporaryDirectory() as cache:
+            first, (pool, chosen) = timed(lambda c=cache: seed(0, c))
+            further = [timed(lambda i=i, c=cache: seed(i, c)) for i in range(1, seeds)]
+            rss = peak_rss_mib()
+        firsts.append(first)
+        nexts.append(median(seconds for seconds, _ in further))
+        inertias += [chosen.notes["inertia"], *(c.notes["inertia"] for _, (_, c) in further)]
     return {
-        "floor_sec": bottom,
-        "first_seed_sec": first,
-        "next_seed_sec": following,
-        "first_seed_over_floor": first / bottom,
-        "next_seed_over_floor": following / bottom,
-        "inertia_ratio": max(inertias) / best,
+        "floor_sec": median(floors),
+        "first_seed_sec": median(firsts),
+        "next_seed_sec": median(nexts),
+        "first_seed_over_floor": median(b / a for a, b in zip(floors, firsts, strict=True)),
+        "next_seed_over_floor": median(b / a for a, b in zip(floors, nexts, strict=True)),
+        "inertia_ratio": max(inertias) / best_of_fifty(pool),
         "peak_rss_mib": rss,
     }
 
@@ -182,7 +190,7 @@ def method(name: str) -> dict[str, Any]:
     from colazero.pool import build_pool
     from colazero.selection import select
 
-    model, tokenizer, corpus = materials(1)
+    model, tokenizer, corpus = materials()
     with tempfile.TemporaryDirectory() as cache:
         pool = build_pool(corpus, tokenizer, Path(cache))
         pool = replace(pool, model=model, config=Settings.model_validate({"device": "cpu"}))

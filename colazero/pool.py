@@ -28,19 +28,26 @@ ARRAYS = ("tokens", "starts", "stops")
 
 def tokenizer_digest(tokenizer: Any) -> str:
     """Return 16 hex digits that change with anything that changes what the tokenizer does."""
-    return hashlib.sha256(_plain(tokenizer).to_str().encode()).hexdigest()[:16]
+    backend = _backend(tokenizer)
+    if backend.truncation or backend.padding:  # a copy takes a tenth of a second: only if needed
+        backend = _plain(tokenizer)
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
 
 
-def _plain(tokenizer: Any) -> Any:
-    """Return a copy of the fast tokenizer that neither cuts nor pads, whoever used it before."""
+def _backend(tokenizer: Any) -> Any:
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise UserError(
             f"the tokenizer {type(tokenizer).__name__} has no fast version (tokenizer.json), which "
             "colazero needs; convert it once with transformers."
         )
+    return tokenizer.backend_tokenizer
+
+
+def _plain(tokenizer: Any) -> Any:
+    """Return a copy of the fast tokenizer that neither cuts nor pads, whoever used it before."""
     from tokenizers import Tokenizer
 
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain = Tokenizer.from_str(_backend(tokenizer).to_str())
     plain.no_truncation()
     plain.no_padding()
     return plain

@@ -1,6 +1,7 @@
 """Tracking as the rest of the project sees it: connect, log, find.
 
-Beside this file only `fetching.py`, `runs.py`, `publishing.py` and `records.py` deal with MLflow's store.
+Beside this file only `fetching.py`, `runs.py`, `publishing.py` and `records.py` deal with MLflow's
+store.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from colazero.cache import kept_arrays
 from colazero.interfaces import TokenPool
 from colazero.selection import forward, one_thread
+from colazero.selection.terms import Terms
 
 TERMS = 5_000
 COMPONENTS = 100
@@ -105,33 +106,25 @@ def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
     documents, so many, evenly spread, decide which terms and which components there are.
     """
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import TfidfTransformer
 
     reduced = np.zeros((len(documents), 1), np.float32)
     count = min(len(documents), pool.config.exact_documents)
     sample = documents[np.arange(count) * len(documents) // count]
     if not any(pool.texts[d].strip() for d in sample):
         return reduced  # blanks: tokens, but no terms
-    # scikit-learn's default pattern finds no word of one letter, and none in punctuation.
-    vectorizer = TfidfVectorizer(
-        max_features=TERMS,
-        ngram_range=(1, 2),
-        sublinear_tf=True,
-        token_pattern=r"\w+|[^\w\s]+",
-        dtype=np.float32,
-    )
-    terms = vectorizer.fit_transform(pool.texts[d] for d in sample)
-    components = min(COMPONENTS, terms.shape[0] - 1, terms.shape[1] - 1)
+    terms, weights = Terms(), TfidfTransformer(sublinear_tf=True)
+    weighed = weights.fit_transform(terms.fit((pool.texts[d] for d in sample), TERMS))
+    components = min(COMPONENTS, weighed.shape[0] - 1, weighed.shape[1] - 1)
     if components < 1:
         return reduced
     svd = TruncatedSVD(components, random_state=0)
     with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance, which we ignore
-        reduced = svd.fit_transform(terms)
+        reduced = svd.fit_transform(weighed)
     if count < len(documents):
         chunks = [documents[i : i + CHUNK] for i in range(0, len(documents), CHUNK)]
-        reduced = np.concatenate(
-            [svd.transform(vectorizer.transform(pool.texts[d] for d in part)) for part in chunks]
-        )
+        counts = (terms.counts(pool.texts[d] for d in part) for part in chunks)
+        reduced = np.concatenate([svd.transform(weights.transform(part)) for part in counts])
     return reduced
 
 
@@ -142,11 +135,8 @@ def length(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]
 
 def diversity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return distinct tokens / tokens of each document, [documents, 1]."""
-    shares = [
-        len(np.unique(pool.tokens[pool.starts[d] : pool.stops[d]]))
-        / max(1, pool.stops[d] - pool.starts[d])
-        for d in documents
-    ]
+    spans = zip(pool.starts[documents].tolist(), pool.stops[documents].tolist(), strict=True)
+    shares = [len(set(pool.tokens[a:b].tolist())) / max(1, b - a) for a, b in spans]
     return np.array(shares)[:, None]
 
 

@@ -108,7 +108,7 @@ def test_the_second_time_nothing_is_tokenised_and_the_disk_is_mapped(
     monkeypatch.setattr(module, "_tokenise", never)
     second = build_pool(CORPUS, tokenizer, tmp_path)
     for pool in (first, second):
-        assert isinstance(pool.tokens, np.memmap)
+        assert isinstance(pool.tokens.base, np.memmap)
         assert not pool.tokens.flags.writeable
     assert np.array_equal(first.tokens, second.tokens)
 
