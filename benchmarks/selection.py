@@ -185,26 +185,25 @@ def growth(times: str) -> dict[str, float]:
 
 def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
-    from colazero import calibration_check
-    from colazero.config import Settings
+    from colazero import pipeline
+    from colazero.config import RunConfig, parse
     from colazero.pool import build_pool
     from colazero.selection import select
 
+    size = {"n_calibration_samples": str(N), "seq_len": str(SEQ_LEN)}
+    config = parse(RunConfig, {"preset": "demo", "device": "cpu", **size})
     model, tokenizer, corpus = materials()
     with tempfile.TemporaryDirectory() as cache:
-        pool = build_pool(corpus, tokenizer, Path(cache))
-        pool = replace(pool, model=model, config=Settings.model_validate({"device": "cpu"}))
+        pool = replace(build_pool(corpus, tokenizer, Path(cache)), model=model, config=config)
         first, chosen = timed(lambda: select(name, pool, N, SEQ_LEN, 0, CORPUS))
         again, _ = timed(lambda: select(name, pool, N, SEQ_LEN, 1, CORPUS))
         rss = peak_rss_mib()
-        counts = calibration_check.token_counts(pool.tokens)
-        measures = calibration_check.measures(chosen, pool, counts)
     return {
         "method": name,
         "first_seed_sec": first,
         "next_seed_sec": again,
         "peak_rss_mib": rss,
-        **measures,
+        **pipeline.checked(config, model, chosen),
     }
 
 
@@ -221,15 +220,18 @@ def draw(sizes: Sequence[dict[str, float]], file: Path) -> None:
         ("next_seed", "a further seed"),
     ):
         values = [size[f"{name}_us_per_document"] for size in sizes]
-        time_axes.plot(tokens, values, marker="o", label=label)
-    time_axes.set(ylabel="µs a document", ylim=(0, None), title="Time")
-    time_axes.legend(loc="center right", frameon=False)
+        (line,) = time_axes.plot(tokens, values, marker="o")
+        place = {"xytext": (6, 6), "textcoords": "offset points", "color": line.get_color()}
+        time_axes.annotate(label, (tokens[0], values[0]), **place)
+    time_axes.set(ylabel="µs a document", ylim=(0, 1.15 * time_axes.get_ylim()[1]), title="Time")
     memory_axes.plot(tokens, [size["peak_rss_mib"] / 1024 for size in sizes], marker="o")
     memory_axes.axhline(3, color="grey", linestyle="--", linewidth=1)
     memory_axes.annotate("limit", (tokens[0], 3), textcoords="offset points", xytext=(0, 4))
     memory_axes.set(ylabel="peak resident memory, GiB", ylim=(0, 3.4), title="Memory")
     for axes in (time_axes, memory_axes):
         axes.set(xlabel="tokens of the corpus, millions", xscale="log")
+        axes.set_xticks(tokens, [f"{count:.3g}" for count in tokens])
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
 

@@ -114,9 +114,7 @@ def faults(runs: list[Run], wanted: dict[str, tuple[str, str, float]]) -> list[s
         wrong.append(f"cells of the last suite: {dict(names)}")
     if digests(runs) != wanted:
         wrong.append("digests differ from the undisturbed suite's")
-    open_runs = [run.info.run_name for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
-    if open_runs:
-        wrong.append(f"still open: {open_runs}")
+    wrong += _still_open(runs, "at the end")
     own = Counter(
         run.data.tags.get("colazero.work_key")
         for run in runs
@@ -127,6 +125,11 @@ def faults(runs: list[Run], wanted: dict[str, tuple[str, str, float]]) -> list[s
     if set(own.values()) != {1}:
         wrong.append(f"work done twice: {dict(own)}")
     return wrong
+
+
+def _still_open(runs: list[Run], when: str) -> list[str]:
+    names = [run.info.run_name for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
+    return [f"still open {when}: {names}"] if names else []
 
 
 def main() -> int:
@@ -187,6 +190,8 @@ def soak(
                 sent[how] += 1
                 print(f"{how} {sent[how]}: {state}", flush=True)
                 process.wait(timeout=120)
+                if how != "SIGKILL":  # of which nothing can be left open
+                    wrong += _still_open(all_runs(folder), f"after {how}")
                 process = start(arguments, folder)
             code = process.wait()
             suites += 1

@@ -22,9 +22,12 @@ PARAGRAPHS = 900
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep converted models and token pools out of the user's cache."""
+    """Keep converted models and token pools out of the user's cache, and share them."""
     before = os.environ.get("COLAZERO_CACHE")
-    os.environ["COLAZERO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all of pytest's processes
+    os.environ["COLAZERO_CACHE"] = str(base / "cache")
     yield
     if before is None:
         del os.environ["COLAZERO_CACHE"]

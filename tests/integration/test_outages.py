@@ -190,4 +190,6 @@ def test_results_reach_a_server_that_was_away_once(
         assert len(client.get_metric_history(run.info.run_id, "perplexity")) == 1
         (model,) = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
         assert model.status == "READY"
+        names = {file.path for file in client.list_logged_model_artifacts(model.model_id)}
+        assert {"sha256.json", "config.json", "model.safetensors"} <= names
     assert list((tmp_path / "cache" / "records").iterdir()) == []

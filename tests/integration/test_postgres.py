@@ -78,6 +78,7 @@ def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
         f"database_uri = sqlite:///{folder}/auth.db\n"
         f"admin_username = {USER}\nadmin_password = {PASSWORD}\n"
+        "auth_cache_ttl_seconds = 600\n"
     )
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -253,48 +247,3 @@ def test_a_perplexity_that_is_no_number_fails_the_cell(
     ]
     assert failed[0].info.status == "FAILED"
     assert "not finite" in failed[0].data.tags["colazero.error"]
-
-
-def wait_for_cells(store: Path, count: int) -> None:
-    """Wait until `count` cells have begun. Reads the file itself: MLflow would make a schema."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        if store.exists():
-            with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as connection:
-                try:
-                    query = "select count(*) from tags where key='colazero.kind' and value='cell'"
-                    if connection.execute(query).fetchone()[0] >= count:
-                        return
-                except sqlite3.OperationalError:
-                    continue  # no such table yet
-    raise TimeoutError(f"no {count} cells began")
-
-
-def test_sigterm_leaves_no_run_running_and_the_next_suite_completes(
-    grid: dict[str, str], tmp_path: Path
-) -> None:
-    arguments = [f"--{name}={value}" for name, value in grid.items()]
-    root = Path(entry.__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "entrypoints.suite", *arguments]
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    # mlflow tells children of this process its own store and experiment: not these children.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    environment |= {"PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": store}
-    how: dict[str, Any] = {"cwd": tmp_path, "env": environment}
-    with subprocess.Popen(command, **how, stderr=subprocess.PIPE) as worker:
-        wait_for_cells(tmp_path / "mlflow.db", 3)
-        worker.send_signal(signal.SIGTERM)
-        worker.communicate(timeout=60)
-    assert worker.returncode != 0
-    client = MlflowClient(store)
-    statuses = [run.info.status for run in client.search_runs(["1"])]
-    assert "RUNNING" not in statuses
-    assert "KILLED" in statuses
-    done = subprocess.run(command, **how, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    suite = client.search_runs(["1"], "tags.`colazero.kind` = 'suite'", max_results=1)[0]
-    cells = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{suite.info.run_id}'")
-    assert len(cells) == 7
-    assert {run.info.status for run in cells} == {"FINISHED"}
-    assert "share the results of another run" in done.stdout

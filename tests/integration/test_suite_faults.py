@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import psutil
 import pytest
@@ -42,44 +41,37 @@ def arguments(soak: ModuleType, tiny_llama: Path, corpus_file: Path) -> list[str
     return list(soak.command(str(tiny_llama), str(corpus_file), workers=2))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(
-    soak: ModuleType, arguments: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], float]:
-    """What each cell of an undisturbed suite came to, and the seconds that the suite took."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    begin = time.monotonic()
-    assert soak.start(arguments, folder).wait() == 0, (folder / "suite.log").read_text()[-3000:]
-    return soak.digests(soak.all_runs(folder)), time.monotonic() - begin
-
-
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "Ctrl-C"])
-def test_killed_three_times_at_random_a_suite_comes_through(
-    soak: ModuleType, arguments: list[str], undisturbed: tuple[dict[str, Any], float], how: str
+def test_killed_nine_times_at_random_suites_come_through(
+    soak: ModuleType, arguments: list[str], tmp_path: Path
 ) -> None:
-    digests, seconds = undisturbed
-    result = soak.soak([how], 3, arguments, 0.95 * seconds, digests, random.Random(1))
-    assert result["kills"] == {how: 3}
+    begin = time.monotonic()
+    assert soak.start(arguments, tmp_path).wait() == 0, log_of(tmp_path)
+    seconds = time.monotonic() - begin
+    wanted = soak.digests(soak.all_runs(tmp_path))
+    result = soak.soak(list(soak.SIGNALS), 9, arguments, 0.95 * seconds, wanted, random.Random(1))
+    assert result["kills"] == dict.fromkeys(soak.SIGNALS, 3)
     assert result["wrong"] == []
 
 
 def test_two_suites_at_once_on_a_new_store_do_everything_once(
-    soak: ModuleType,
-    arguments: list[str],
-    undisturbed: tuple[dict[str, Any], float],
-    tmp_path: Path,
+    soak: ModuleType, tiny_llama: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
+    arguments = soak.command(str(tiny_llama), str(corpus_file), workers=1)
     both = [soak.start(arguments, tmp_path) for _ in range(2)]
-    assert [suite.wait() for suite in both] == [0, 0], (tmp_path / "suite.log").read_text()[-3000:]
+    assert [suite.wait() for suite in both] == [0, 0], log_of(tmp_path)
     runs = soak.all_runs(tmp_path)
-    assert soak.faults(runs, undisturbed[0]) == []
+    newest, other = (r for r in runs if r.data.tags.get("colazero.kind") == "suite")
+    newer = newest.info.run_id
+    older = [r for r in runs if newer not in (r.info.run_id, r.data.tags.get("mlflow.parentRunId"))]
+    assert soak.faults(runs, soak.digests(older)) == []
     finished = Counter(
         (run.data.tags["mlflow.parentRunId"], run.info.run_name)
         for run in runs
         if "mlflow.parentRunId" in run.data.tags and run.info.status == "FINISHED"
     )
-    assert len(finished) == 2 * (len(undisturbed[0]) + 1)
+    assert len(finished) == 2 * (len(soak.METHODS) * len(soak.SEEDS) + 1)
     assert set(finished.values()) == {1}
+    assert {parent for parent, _ in finished} == {newest.info.run_id, other.info.run_id}
 
 
 def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
@@ -168,7 +160,7 @@ def test_lost_hung_and_failing_cells_cost_only_themselves(
         pipeline.quantize = disturbed
     """)
     given = [word for word in arguments if not word.startswith(("--seeds", "--methods"))]
-    given += ["--methods=random", "--seeds=60-65", "--cell_time_limit=1.5"]
+    given += ["--methods=random", "--seeds=60-65", "--cell_time_limit=1"]
     suite = soak.start(given, tmp_path, os.environ["PYTHONPATH"])
     assert suite.wait() == 1
     runs = {run.info.run_name.partition("seed")[2]: run for run in soak.all_runs(tmp_path)}
@@ -184,7 +176,7 @@ def test_lost_hung_and_failing_cells_cost_only_themselves(
     said = {seed: run.data.tags.get("colazero.error", "") for seed, run in runs.items()}
     assert "out of memory?" in said["61"]
     assert "MemoryError" in said["62"]
-    assert "cell_time_limit=1.5" in said["63"]
+    assert "cell_time_limit=1" in said["63"]
     assert "File too large" in said["64"]
     assert said["60"] == said["65"] == ""
     shutil.rmtree(tmp_path / "in_workers")
@@ -228,6 +220,10 @@ def test_a_plan_runs_nothing_and_says_what_it_would(
     assert run.data.tags["colazero.kind"] == "plan"
     paths = {file.path for file in MlflowClient(store_of(tmp_path)).list_artifacts(run.info.run_id)}
     assert "plan.json" in paths
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "suite.log").read_text()[-3000:]
 
 
 def store_of(folder: Path) -> str:
