@@ -174,6 +174,7 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     with mpl.rc_context(RC):
         figure.savefig(out, format=kind, **options)
+        figure.set_layout_engine("none")  # it is laid out; once more takes as long as drawing
     return out.getvalue()
 
 

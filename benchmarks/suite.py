@@ -1,10 +1,11 @@
 """Where a suite's time goes: `python benchmarks/suite.py [--json] [any parameter of suite]`.
 
 Runs the suite, of preset demo unless said otherwise, in a store of its own, and prints its
-wall-clock time, the worker time spent in selection, quantization and evaluation, and the share of
-all worker time (wall-clock × workers) that went elsewhere: starting up, waiting, recording. Give
-`--workers=2` or `--executor=ray` to compare wall-clock times. Fetching and converting a model,
-which happens once a machine, is done before the clock starts.
+wall-clock time, the worker time spent in selection, quantization and evaluation (of which
+verification is that of the saved checkpoint), and the share of all worker time (wall-clock ×
+workers) that went elsewhere: starting up, waiting, recording. Give `--workers=2` or
+`--executor=ray` to compare wall-clock times. Fetching and converting a model, which happens once a
+machine, is done before the clock starts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ STAGES = {
     "quantization": "quant_time_sec",
     "saving": "save_time_sec",
     "evaluation": "eval_time_sec",
+    "verification": "verify_time_sec",
 }
 
 

@@ -65,6 +65,19 @@ def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]
     return arrays
 
 
+def kept_json(name: str, compute: Callable[[], Any]) -> Any:
+    """Return what the cache's file `name` holds; else what `compute` returns, kept from then on."""
+    file = cache_dir() / name
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text())
+    found = compute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
+        json.dump(found, stream)
+    Path(stream.name).replace(file)
+    return found
+
+
 def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
     """Map the arrays of an entry; None if it is not there or not what was written.
 

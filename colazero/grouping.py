@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
+from colazero.cache import kept_json
 from colazero.errors import UserError
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -12,7 +15,17 @@ DEFAULT = 128
 
 
 def layer_inputs(model_dir: Path) -> set[int]:
-    """Return the input sizes of the linear layers inside the model's blocks, without weights."""
+    """Return the input sizes of the linear layers inside the model's blocks, without weights.
+
+    They are kept on disk by the model's configuration: to find them, seconds of imports are needed.
+    """
+    file = model_dir / "config.json"
+    digest = hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()[:24]
+    name = f"layers/{digest}-{version('transformers')}.json"
+    return set(kept_json(name, lambda: sorted(_layer_inputs(model_dir))))
+
+
+def _layer_inputs(model_dir: Path) -> set[int]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import calibration_check, corpora, grouping, models, selection
+from colazero.cache import cache_dir, kept_arrays
 from colazero.config import RunConfig, Settings
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -66,13 +69,13 @@ def check(
 
 def resolve_device(device: str) -> str:
     """Return `cpu` or `cuda:N` for what was asked; UserError if there is no such CUDA device."""
+    if device == "cpu":
+        return device
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
         return "cuda:0" if count else "cpu"
-    if device == "cpu":
-        return device
     index = int(device.partition(":")[2] or 0)
     if index >= count:
         raise UserError(
@@ -132,10 +135,18 @@ def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
 def evaluation_text(
     model: Model, corpus: str, seq_len: int, count: int | str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the corpus's evaluation windows in the model's tokens, kept for reuse."""
-    from colazero.evaluation.perplexity import eval_windows
+    """Return the corpus's evaluation windows in the model's tokens, which are kept on disk."""
+    from colazero.evaluation.perplexity import eval_windows, evaluation_tokens
 
-    return eval_windows(corpora.load(corpus), tokenizer(model), seq_len, count)
+    loaded = corpora.load(corpus)
+    parts = (corpus, loaded.revision, vocabulary(model).digest, version("transformers"))
+    entry = cache_dir() / "evaluation" / hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+
+    def build(draft: Path) -> None:
+        np.save(draft / "tokens.npy", evaluation_tokens(loaded, tokenizer(model)))
+
+    ids = kept_arrays(entry, ["tokens"], build)["tokens"]
+    return eval_windows(ids, seq_len, count, loaded.name)
 
 
 def check_data(config: Settings, model: Model) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from colazero.cache import cache_dir, kept_arrays
+from colazero.cache import cache_dir, kept_arrays, kept_json
 from colazero.calibration_check import refuse_unusable
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
@@ -71,18 +69,14 @@ def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
 
     Loading a tokenizer takes seconds, most of them imports.
     """
-    name = f"{revision}-{version('transformers')}-{version('tokenizers')}.json"
-    file = cache_dir() / "tokenizers" / name
-    try:
-        kept = json.loads(file.read_text())
-        return Vocabulary(str(kept["digest"]), frozenset(map(int, kept["special"])))
-    except (OSError, ValueError, KeyError, TypeError):
+    name = f"tokenizers/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+
+    def compute() -> dict[str, Any]:
         found = vocabulary(load())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
-        json.dump({"digest": found.digest, "special": sorted(found.special)}, stream)
-    Path(stream.name).replace(file)
-    return found
+        return {"digest": found.digest, "special": sorted(found.special)}
+
+    kept = kept_json(name, compute)
+    return Vocabulary(kept["digest"], frozenset(kept["special"]))
 
 
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:

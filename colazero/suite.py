@@ -42,18 +42,19 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     report = Report()
     experiment = runs.experiment_of(suite)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
-    tracking.log_config(config)
-    tracking.flush()
-    publishing.recover(experiment)
-    jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
-    run, _, _ = plan.divide(jobs)
-    needed = plan.needs(asked, jobs, run)
-    plan.check(needed)
-    store.write_now([asdict(need) for need in needed], "needs.json")
     environment = runs.worker_environment(experiment)
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
+    # Workers import for seconds; meanwhile here is planned.
     executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
     try:
+        tracking.log_config(config)
+        tracking.flush()
+        publishing.recover(experiment)
+        jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
+        run, _, _ = plan.divide(jobs)
+        needed = plan.needs(asked, jobs, run)
+        plan.check(needed)
+        store.write_now([asdict(need) for need in needed], "needs.json")
         Supervisor(config, suite, executor, report).run(jobs)
     finally:
         executor.close()

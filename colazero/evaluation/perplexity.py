@@ -22,22 +22,29 @@ Only of a model that does something unknown to its logits, those of a whole wind
 """
 
 
-def eval_windows(
-    corpus: Corpus, tokenizer: Any, seq_len: int, count: int | str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut the test text into windows: token ids [windows, seq_len], and where each begins.
+def evaluation_tokens(corpus: Corpus, tokenizer: Any) -> NDArray[np.int64]:
+    """Return the token ids of the test text.
 
     The test documents are joined by blank lines and tokenised once, with the tokenizer's own
-    special tokens at the ends, as the papers' code does; the rest that fills no window is
-    dropped. `count` windows, or `all`; fewer than all are spread evenly over the text.
+    special tokens at the ends, as the papers' code does.
     """
     text = SEPARATOR.join(corpus.test)
-    ids = np.array(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
+    return np.array(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
+
+
+def eval_windows(
+    ids: NDArray[np.int64], seq_len: int, count: int | str, corpus: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins.
+
+    The rest that fills no window is dropped. `count` windows, or `all`; fewer than all are spread
+    evenly over the text. UserError, which names the `corpus`, if there are fewer.
+    """
     available = len(ids) // seq_len
     wanted = available if count == "all" else int(count)
     if wanted > available or available == 0:
         raise UserError(
-            f"the test split of corpus {corpus.name!r} has {len(ids):,} tokens, which is "
+            f"the test split of corpus {corpus!r} has {len(ids):,} tokens, which is "
             f"{available} windows of {seq_len}; eval_windows={count}. Ask for fewer or shorter."
         )
     chosen = np.arange(wanted) * available // wanted

@@ -32,6 +32,7 @@ def call(
     def run(entry: str, *arguments: str) -> tuple[int, str, float]:
         begin = time.monotonic()
         monkeypatch.setattr(sys, "argv", [entry, *arguments])
+        monkeypatch.delitem(sys.modules, f"entrypoints.{entry}", raising=False)
         with pytest.raises(SystemExit) as caught:
             runpy.run_module(f"entrypoints.{entry}", run_name="__main__", alter_sys=True)
         assert isinstance(caught.value.code, int)

@@ -42,8 +42,9 @@ def arguments(soak: ModuleType, tiny_llama: Path, corpus_file: Path) -> list[str
 
 
 def test_killed_nine_times_at_random_suites_come_through(
-    soak: ModuleType, arguments: list[str], tmp_path: Path
+    soak: ModuleType, tiny_llama: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
+    arguments = soak.command(str(tiny_llama), str(corpus_file), workers=1)
     begin = time.monotonic()
     assert soak.start(arguments, tmp_path).wait() == 0, log_of(tmp_path)
     seconds = time.monotonic() - begin
