@@ -46,6 +46,29 @@ def test_every_calibration_set_is_measured(method: str, model: Model, corpus_fil
     assert notes["test_13gram_overlap"] <= notes["test_13gram_overlap_worst_window"] < 0.1
 
 
+def test_the_evaluation_text_is_tokenised_once_for_all_processes(
+    model: Model, paragraphs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n\n".join(paragraphs))
+    windows, starts = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+
+    def never(_model: Model) -> None:
+        raise AssertionError("it was tokenised again")
+
+    monkeypatch.setattr(pipeline, "tokenizer", never)
+    pipeline.evaluation_text.cache_clear()  # as another process
+    again, places = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+    assert np.array_equal(windows, again)
+    assert np.array_equal(starts, places)
+    file.write_text("\n\n".join(paragraphs[::-1]))
+    for kept in (corpora.load, pipeline.evaluation_text):
+        kept.cache_clear()
+    with pytest.raises(AssertionError):
+        pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+
+
 def test_features_cost_every_seed_what_they_took(
     model: Model, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
