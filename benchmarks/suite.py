@@ -3,9 +3,9 @@
 Runs the suite, of preset demo unless said otherwise, in a store of its own, and prints its
 wall-clock time, the worker time spent in selection, quantization and evaluation (of which
 verification is that of the saved checkpoint), and the share of all worker time (wall-clock ×
-workers) that went elsewhere: starting up, waiting, recording. Give `--workers=2` or
-`--executor=ray` to compare wall-clock times. Fetching and converting a model, which happens once a
-machine, is done before the clock starts.
+workers) that went elsewhere: starting up, waiting, recording. Give `--workers=1` or
+`--executor=ray` to compare wall-clock times. Fetching and converting a model and making a store,
+which happen once, are done before the clock starts; warm-up is GPTQModel's, once a worker.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from colazero import models
 from colazero.config import SuiteConfig, parse
+from colazero.store import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {
     "selection": "selection_time_sec",
+    "warm-up": "warm_up_time_sec",
     "quantization": "quant_time_sec",
     "saving": "save_time_sec",
     "evaluation": "eval_time_sec",
@@ -45,6 +47,7 @@ def measure(arguments: list[str]) -> dict[str, float]:
         given = dict(word.removeprefix("--").split("=", 1) for word in arguments)
         for name in parse(SuiteConfig, given).models:
             models.fetch(name)
+        prepare(store)
         begin = time.perf_counter()
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
         wall = time.perf_counter() - begin

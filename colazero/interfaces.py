@@ -103,11 +103,15 @@ CorpusLoader = Callable[[str], Corpus]
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What quantizing took and did. `modules`: one row a quantized linear layer."""
+    """What quantizing took and did. `modules`: one row a quantized linear layer.
+
+    `warm_up_time_sec` is what the library took to start, once a process, before the clock ran.
+    """
 
     quant_time_sec: float
     save_time_sec: float
     modules: Sequence[Mapping[str, Any]]
+    warm_up_time_sec: float = 0.0
 
     @property
     def rtn_fallbacks(self) -> int:

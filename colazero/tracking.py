@@ -165,7 +165,8 @@ def log_quantization(report: QuantizationReport) -> None:
 
     A quantizer that tells nothing of its modules has seconds only.
     """
-    log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
+    names = ("warm_up_time_sec", "quant_time_sec", "save_time_sec")
+    log_metrics({name: getattr(report, name) for name in names})
     if not report.modules:
         return
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})

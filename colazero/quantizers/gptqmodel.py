@@ -45,7 +45,9 @@ def quantize(
     """
     import torch
 
+    started = time.perf_counter()
     warm_up(device)
+    warm_up_time_sec = time.perf_counter() - started
     rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in calibration.windows]
     seq_len = calibration.windows.shape[1]
     model_dir, out_dir = model_dir.absolute(), out_dir.absolute()  # contained() goes elsewhere
@@ -60,7 +62,10 @@ def quantize(
         model.save(str(out_dir))
         saved = time.perf_counter()
     report = QuantizationReport(
-        quantized - begin, saved - quantized, [_module(row) for row in log["gptq"]]
+        quantized - begin,
+        saved - quantized,
+        [_module(row) for row in log["gptq"]],
+        warm_up_time_sec,
     )
     return Quantized(report, in_memory(model))
 

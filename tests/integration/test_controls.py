@@ -55,7 +55,7 @@ def scores(run: Run) -> dict[str, float]:
 def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_task: Path) -> None:
     cell["models"] = cell.pop("model")
     more = {"methods": "gptq_default,random", "seeds": "42,43", "controls": "rtn"}
-    more |= {"do_downstream": "true", "downstream_tasks": str(own_task)}
+    more |= {"workers": "1", "do_downstream": "true", "downstream_tasks": str(own_task)}
     assert suite.run(cell | more) == 0
     cells, baselines = runs("cell"), runs("baseline") | runs("control")
     assert set(baselines) == {"unquantized", "rtn"}

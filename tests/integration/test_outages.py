@@ -161,6 +161,7 @@ def test_results_reach_a_server_that_was_away_once(
         "seq_len": 64,
         "eval_windows": 4,
         "device": "cpu",
+        "workers": 1,
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment |= {

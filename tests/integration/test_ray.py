@@ -101,6 +101,7 @@ def test_a_node_killed_in_the_middle_costs_no_cell(
         "seq_len": 64,
         "eval_windows": 4,
         "device": "cpu",
+        "workers": 1,
     }
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.create_experiment("colazero")

@@ -35,6 +35,7 @@ def grid(tiny_llama: Path, corpus_file: Path) -> dict[str, str]:
         "seq_len": "128",
         "eval_windows": "6",
         "device": "cpu",
+        "workers": "1",
     }
 
 

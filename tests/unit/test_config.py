@@ -68,6 +68,7 @@ def test_demo_is_what_the_readme_says() -> None:
     assert demo.n_calibration_samples * demo.seq_len >= 8 * 512
     assert demo.eval_windows == "all" or demo.eval_windows * demo.seq_len >= 16 * 512
     assert len(demo.cells()) == 15
+    assert demo.workers == 2
 
 
 @pytest.mark.parametrize(
