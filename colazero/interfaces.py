@@ -105,13 +105,14 @@ CorpusLoader = Callable[[str], Corpus]
 class QuantizationReport:
     """What quantizing took and did. `modules`: one row a quantized linear layer.
 
-    `warm_up_time_sec` is what the library took to start, once a process, before the clock ran.
+    `warm_up_time_sec` is what the library took to start, once a process, before the clock ran;
+    None where nobody measured it.
     """
 
     quant_time_sec: float
     save_time_sec: float
     modules: Sequence[Mapping[str, Any]]
-    warm_up_time_sec: float = 0.0
+    warm_up_time_sec: float | None = None
 
     @property
     def rtn_fallbacks(self) -> int:

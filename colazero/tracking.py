@@ -165,8 +165,9 @@ def log_quantization(report: QuantizationReport) -> None:
 
     A quantizer that tells nothing of its modules has seconds only.
     """
-    names = ("warm_up_time_sec", "quant_time_sec", "save_time_sec")
-    log_metrics({name: getattr(report, name) for name in names})
+    log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
+    if report.warm_up_time_sec is not None:
+        log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
     if not report.modules:
         return
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})

@@ -60,10 +60,15 @@ def source_digest(method: str) -> str:
 
     The source is the module of its function and what that imports from its own package.
     """
-    function = find(method)
+    function = inspect.unwrap(find(method))
+    return sources_digest(inspect.getmodule(function), sys.modules.get(method.partition(":")[0]))
+
+
+def sources_digest(*modules: ModuleType | None) -> str:
+    """Return 16 hex digits over the source of modules and what they import from their package."""
     files: set[str] = set()
-    _sources(inspect.getmodule(inspect.unwrap(function)), files)
-    _sources(sys.modules.get(method.partition(":")[0]), files)
+    for module in modules:
+        _sources(module, files)
     digest = hashlib.sha256()
     for content in sorted(Path(file).read_bytes() for file in files):
         digest.update(hashlib.sha256(content).digest())

@@ -7,7 +7,6 @@ makes of them.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import sys
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from colazero.cache import kept_arrays
 from colazero.interfaces import TokenPool
-from colazero.selection import forward, one_thread
+from colazero.selection import forward, one_thread, sources_digest
 from colazero.selection.terms import Terms
 
 TERMS = 5_000
@@ -92,9 +91,9 @@ def spared() -> Iterator[list[float]]:
 
 @cache
 def _code(compute: Compute) -> list[str]:
-    """Return the source of the module that computes a group, and the libraries' versions."""
+    """Return a digest of the source that computes a group, and the libraries' versions."""
     libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-    return [inspect.getsource(sys.modules[compute.__module__]), *libraries]
+    return [sources_digest(sys.modules[compute.__module__]), *libraries]
 
 
 def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:

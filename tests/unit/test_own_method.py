@@ -12,7 +12,7 @@ import pytest
 
 from colazero.errors import UserError
 from colazero.interfaces import TokenPool
-from colazero.selection import METHODS, select, source_digest
+from colazero.selection import METHODS, features, select, source_digest, sources_digest
 
 LAST = """
 import numpy as np
@@ -100,3 +100,16 @@ def test_what_cannot_be_found_is_told_in_a_sentence(
     with pytest.raises(UserError) as caught:
         select(method, POOL, 2, 10, 0, "toy")
     assert message in str(caught.value)
+
+
+def test_features_are_kept_under_the_source_of_all_that_computes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = sources_digest(features)
+    real = Path.read_bytes
+
+    def edited(path: Path) -> bytes:
+        return real(path) + (b"#" if path.name == "terms.py" else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    assert sources_digest(features) != before
