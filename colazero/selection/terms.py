@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -29,7 +28,7 @@ class Terms:
     """
 
     def __init__(self) -> None:
-        self._numbers: defaultdict[str, int] = defaultdict()
+        self._numbers: dict[str, int] = {}
         self._keys: Keys = np.empty(0, np.int64)
 
     def fit(self, texts: Iterable[str], limit: int) -> csr_array:
@@ -38,9 +37,7 @@ class Terms:
         Of equally frequent ones at the limit, those with the smaller keys are taken.
         """
         numbers = self._numbers
-        numbers.default_factory = numbers.__len__
-        totals, keys = self._occurrences(texts, numbers.__getitem__)
-        numbers.default_factory = None
+        totals, keys = self._occurrences(texts, lambda word: numbers.setdefault(word, len(numbers)))
         distinct, counts = np.unique(keys, return_counts=True)
         self._keys = np.sort(distinct[np.argsort(-counts, kind="stable")[:limit]])
         return self._matrix(totals, keys)
