@@ -71,9 +71,7 @@ def resolve_device(device: str) -> str:
     """Return `cpu` or `cuda:N` for what was asked; UserError if there is no such CUDA device."""
     if device == "cpu":
         return device
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = cuda_devices()
     if device == "auto":
         return "cuda:0" if count else "cpu"
     index = int(device.partition(":")[2] or 0)
@@ -83,6 +81,18 @@ def resolve_device(device: str) -> str:
             "Use device=cpu, or device=auto to take what there is."
         )
     return f"cuda:{index}"
+
+
+def cuda_devices() -> int:
+    """Return how many CUDA devices torch can use on this machine.
+
+    A torch that is built for CPUs says so in its version, and need not be imported, for seconds.
+    """
+    if version("torch").endswith("+cpu"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def resolve(config: C, model: Model, device: str = "") -> C:

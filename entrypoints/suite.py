@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from threading import Thread
 
 from colazero.config import SuiteConfig
 from entrypoints._command_line import described, main
@@ -17,7 +19,6 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import parse
 
     config = parse(SuiteConfig, given)
-    from analysis.report import analyze
     from colazero import runs, suite, tracking
 
     suite.check(config)
@@ -27,7 +28,11 @@ def run(given: dict[str, str]) -> int:
             print(suite.plan_suite(config))
         return 0
     with tracking.run("suite", "suite") as run_id:
+        # Seconds, which would else be lost at the end; meanwhile the workers start.
+        Thread(target=importlib.import_module, args=["analysis.report"], daemon=True).start()
         report = suite.run_suite(config, run_id)
+        from analysis.report import analyze
+
         table = runs.patiently(analyze, run_id)
         tracking.describe(table)
     print(f"\n{table}\n")

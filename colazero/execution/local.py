@@ -150,11 +150,7 @@ class LocalExecutor:
 
 def gpus(device: str) -> int:
     """Return among how many GPUs workers are divided if `device` is asked for: 1 if it is named."""
-    import torch
-
-    if device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return 1
-    return torch.cuda.device_count()
+    return max(1, pipeline.cuda_devices()) if device in ("auto", "cuda") else 1
 
 
 def _how_it_ended(worker: _Worker) -> str:

@@ -23,8 +23,7 @@ from colazero.interfaces import (
     QuantizationSettings,
     Quantized,
 )
-from colazero.quantizers import QUANTIZERS, block_update
-from colazero.quantizers.replay import nothing_twice
+from colazero.quantizers import QUANTIZERS
 
 TOKENS_A_BATCH = 16_384
 """Calibration tokens run at once. Windows are of one length: it does not change the result."""
@@ -44,6 +43,8 @@ def quantize(
     `quant_time_sec` begins after warm-up and covers GPTQModel's load and quantize, not its save.
     """
     import torch
+
+    from colazero.quantizers.on_cpu.replay import nothing_twice
 
     started = time.perf_counter()
     warm_up(device)
@@ -175,6 +176,8 @@ def warm_up(device: str) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from colazero.quantizers.on_cpu import block_update
 
     size = 64
     config = LlamaConfig(

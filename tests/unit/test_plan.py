@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from colazero import cell, plan, selection, suite, tracking
+from colazero import cell, pipeline, plan, selection, suite, tracking
 from colazero.config import SuiteConfig
 from colazero.execution import EXECUTORS, Job
 
@@ -145,8 +145,7 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(pipeline, "cuda_devices", lambda: 4)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 

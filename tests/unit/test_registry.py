@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,17 @@ def test_a_new_file_is_found_without_editing_another(
 
     assert colours_of_a_test.COLOURS.names() == ["blue", "red"]
     assert colours_of_a_test.COLOURS.get("red")() == "painted red"
+
+
+def test_names_are_listed_and_a_suite_is_checked_without_the_seconds_of_heavy_imports() -> None:
+    code = """if True:
+        import sys
+        from colazero import corpora, execution, quantizers, selection, suite
+        for registry in (selection.METHODS, corpora.CORPORA, quantizers.QUANTIZERS):
+            assert registry.names()
+        assert execution.EXECUTORS.names()
+        quantizers.check_quantizer("gptqmodel", "cpu")
+        print(*sorted({"torch", "transformers", "gptqmodel", "numba", "ray"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

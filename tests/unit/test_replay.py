@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from colazero.quantizers.replay import Remembered
+from colazero.quantizers.on_cpu.replay import Remembered
 
 
 class Counted(torch.overrides.TorchFunctionMode):

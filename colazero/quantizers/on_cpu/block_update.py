@@ -97,7 +97,7 @@ def install() -> bool:
     changes = {
         'and W.device.type == "cuda"': 'and W.device.type == "cpu"',
         "from .gptq_cuda import block_update_available, gptq_block_update": (
-            "from colazero.quantizers.block_update import update_block as gptq_block_update"
+            "from colazero.quantizers.on_cpu.block_update import update_block as gptq_block_update"
         ),
         "if block_update_available():": "if True:",
         # The kernel for CUDA is for whole blocks only.
