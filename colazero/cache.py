@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from colazero.digests import of_file
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,7 +57,7 @@ def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]
         return arrays
     with new_entry(entry) as draft:
         build(draft)
-        digests = {name: _sha256(draft / f"{name}.npy") for name in names}
+        digests = {name: of_file(draft / f"{name}.npy") for name in names}
         (draft / "digests.json").write_text(json.dumps(digests))
         _remember(draft, names)
         arrays = _map(draft, names)  # stays valid if another process was faster
@@ -87,7 +88,7 @@ def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
     try:
         if _stamps(entry, names) != _found_good(entry):
             digests = json.loads((entry / "digests.json").read_text())
-            if any(_sha256(entry / f"{name}.npy") != digests[name] for name in names):
+            if any(of_file(entry / f"{name}.npy") != digests[name] for name in names):
                 return None
             with suppress(OSError):  # a cache that may only be read
                 _remember(entry, names)
@@ -99,11 +100,6 @@ def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
 def _map(entry: Path, names: Sequence[str]) -> Arrays:
     # As plain arrays: every index into a np.memmap costs microseconds that add up.
     return {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stamps(entry: Path, names: Sequence[str]) -> dict[str, list[int]]:

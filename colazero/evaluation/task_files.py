@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from colazero.digests import of_files
 from colazero.errors import UserError
 
 CODE = (".yaml", ".yml", ".py")
@@ -49,11 +49,7 @@ def digest(task: str) -> str:
         if "group" in config:
             waiting += _members(file, set(_under(config.get("task"))))
     found |= set(_data(list(configs.values())))
-    whole = hashlib.sha256()
-    for file in sorted(found):
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return whole.hexdigest()[:16]
+    return of_files(sorted(found))
 
 
 def _parsed(file: str | Path) -> dict[str, Any]:

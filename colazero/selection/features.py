@@ -7,7 +7,6 @@ makes of them.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.cache import kept_arrays
+from colazero.digests import of_facts
 from colazero.interfaces import TokenPool
 from colazero.selection import forward, one_thread, sources_digest
 from colazero.selection.terms import Terms
@@ -61,8 +61,8 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
             np.save(draft / "features.npy", compute(pool, documents))
             np.save(draft / "seconds.npy", time.perf_counter() - begin)
 
-    definition = json.dumps([name, *facts(pool), *_code(compute)]).encode()
-    key = hashlib.sha256(definition + documents.tobytes()).hexdigest()[:16]
+    chosen = hashlib.sha256(documents.tobytes()).hexdigest()
+    key = of_facts(name, *facts(pool), *_code(compute), chosen)
     entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
     kept = kept_arrays(entry, ["features", "seconds"], build)
     reader = _reader.get()

@@ -181,8 +181,8 @@ def test_files_are_read_through_only_where_they_changed_since_they_were_found_go
     build_pool(CORPUS, tokenizer, tmp_path)
     (entry,) = entries(tmp_path)
     read: list[str] = []
-    digest = cache._sha256
-    monkeypatch.setattr(cache, "_sha256", lambda file: read.append(file.name) or digest(file))
+    digest = cache.of_file
+    monkeypatch.setattr(cache, "of_file", lambda file: read.append(file.name) or digest(file))
     build_pool(CORPUS, tokenizer, tmp_path)
     assert read == []
     (entry / "stops.npy").touch()  # unchanged, but who can know
@@ -202,7 +202,7 @@ def test_an_interrupted_build_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_sha256", stop)
+        patch.setattr(cache, "of_file", stop)
         with pytest.raises(KeyboardInterrupt):
             build_pool(CORPUS, tokenizer, tmp_path)
     assert entries(tmp_path) == []
