@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 SILENT_SEC = 600
 """A suite on another machine that gave no sign of life for so long counts as dead."""
 
+
 PERMANENT = (
     *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
     *("BAD_REQUEST", "INVALID_STATE"),
@@ -174,15 +175,6 @@ def end(run_id: str, status: str, reason: str) -> Run | None:
     client.set_tag(run_id, "colazero.error", reason)
     client.set_terminated(run_id, status)
     return None
-
-
-def end_own(reason: str) -> None:
-    """End as KILLED whatever runs of this process are open."""
-    client = MlflowClient()
-    mine = f"tags.`colazero.owner` = '{owner()}' and attributes.status = 'RUNNING'"
-    for experiment in client.search_experiments():
-        for run in search(experiment.experiment_id, mine):
-            end(run.info.run_id, "KILLED", reason)
 
 
 def give_up(run_id: str, reason: str) -> Run | None:

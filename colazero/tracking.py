@@ -64,21 +64,6 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
     an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
     """
-    try:
-        with _run(name, kind, run_id) as opened:
-            yield opened
-    except Exception:
-        raise
-    except BaseException as error:  # it may have come inside MLflow's start or end of the run
-        with suppress(MlflowException, OSError):
-            runs.end_own(type(error).__name__)
-            if active := mlflow.active_run():  # which MLflow would end at exit, as FINISHED
-                mlflow.end_run(MlflowClient().get_run(active.info.run_id).info.status)
-        raise
-
-
-@contextmanager
-def _run(name: str, kind: str, run_id: str | None) -> Iterator[str]:
     new_name = None if run_id or "MLFLOW_RUN_ID" in os.environ else name
     tags = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
     opened = runs.patiently(

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from types import FrameType
 from typing import NoReturn
 
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError, unknown
+from entrypoints import _interrupts
 
 EXIT_USER_ERROR = 2
 
@@ -42,7 +42,7 @@ def main(
     logging.getLogger("colazero").setLevel(logging.INFO)
     for name in ("torchao", "torch.utils._pytree"):  # of other machines' kernels, of their future
         logging.getLogger(name).setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _terminate)
+    _interrupts.install()
     if "MLFLOW_RUN_ID" in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -54,21 +54,11 @@ def main(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except Terminated:
+    except _interrupts.Terminated:
         sys.stdout.flush()
         os._exit(128 + signal.SIGTERM)  # threads that still compute would abort an orderly exit
     sys.stdout.flush()
     sys.exit(code)
-
-
-class Terminated(BaseException):
-    """SIGTERM came."""
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Unwind on SIGTERM, so that every open run is ended on the way out."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
 
 
 def _end_with_launcher() -> None:

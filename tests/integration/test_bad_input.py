@@ -26,7 +26,8 @@ def call(
     """Return what runs an entry point as `python -m` would, but without its imports' seconds."""
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    logger, terminate = logging.getLogger("colazero"), signal.getsignal(signal.SIGTERM)
+    logger = logging.getLogger("colazero")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     level = logger.level
 
     def run(entry: str, *arguments: str) -> tuple[int, str, float]:
@@ -40,7 +41,8 @@ def call(
 
     yield run
     logger.setLevel(level)
-    signal.signal(signal.SIGTERM, terminate)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 CASES = {

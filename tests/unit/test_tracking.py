@@ -42,35 +42,6 @@ def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClie
 
 
 @pytest.mark.parametrize(
-    ("function", "before", "status"),
-    [("start_run", False, "KILLED"), ("end_run", True, "FINISHED"), ("end_run", False, "FINISHED")],
-)
-def test_an_interrupt_inside_mlflows_own_calls_leaves_nothing_running(
-    store: MlflowClient,
-    monkeypatch: pytest.MonkeyPatch,
-    function: str,
-    before: bool,
-    status: str,
-) -> None:
-    real = getattr(mlflow, function)
-
-    def interrupted(*arguments: Any, **named: Any) -> None:
-        monkeypatch.setattr(mlflow, function, real)
-        if not before:
-            real(*arguments, **named)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mlflow, function, interrupted)
-    with pytest.raises(KeyboardInterrupt), tracking.run("suite", "suite"):
-        pass
-    mlflow.end_run()  # as at exit
-    experiment = store.get_experiment_by_name("test").experiment_id
-    (run,) = store.search_runs([experiment])
-    assert run.info.status == status, "FINISHED where the results had arrived"
-    assert ("colazero.error" in run.data.tags) == (status == "KILLED")
-
-
-@pytest.mark.parametrize(
     ("error", "status", "reason"),
     [
         (ValueError("too bad"), "FAILED", "ValueError: too bad"),

@@ -1,0 +1,88 @@
+"""Signals raise in the main thread, but not in the middle of what MLflow does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from entrypoints import _interrupts
+
+BOTH = [(signal.SIGTERM, _interrupts.Terminated), (signal.SIGINT, KeyboardInterrupt)]
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number, _ in BOTH}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _interrupts.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def inside(module: str, number: int, steps: list[str]) -> None:
+    """Send the signal from a function of `module` that needs a while for its two steps."""
+    code = """if True:
+        def work():
+            os.kill(os.getpid(), number)
+            steps.append("one")
+            time.sleep(0.3)
+            steps.append("two")
+    """
+    names: dict[str, Any] = {"__name__": module, "os": os, "time": time}
+    names |= {"number": number, "steps": steps}
+    exec(code, names)
+    names["work"]()
+
+
+@pytest.mark.parametrize(("number", "error"), BOTH)
+@pytest.mark.parametrize("module", ["mlflow.store.tracking", "sqlalchemy.engine.base"])
+def test_a_call_of_mlflow_is_finished_first(
+    number: int, error: type[BaseException], module: str
+) -> None:
+    steps: list[str] = []
+
+    def work() -> None:
+        inside(module, number, steps)
+        time.sleep(5)
+        steps.append("three")
+
+    with pytest.raises(error):
+        work()
+    assert steps == ["one", "two"]
+
+
+@pytest.mark.parametrize(("number", "error"), BOTH)
+def test_elsewhere_it_comes_at_once(number: int, error: type[BaseException]) -> None:
+    steps: list[str] = []
+    with pytest.raises(error):
+        inside("colazero.runs", number, steps)
+    assert "two" not in steps
+
+
+def test_a_call_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_interrupts, "PATIENCE_SEC", 0.1)
+    steps: list[str] = []
+    with pytest.raises(_interrupts.Terminated):
+        inside("mlflow.tracking", signal.SIGTERM, steps)
+    assert steps == ["one"]
+
+
+def test_the_way_out_is_not_terminated_again_but_a_second_ctrl_c_breaks_it_off() -> None:
+    for number, error in BOTH:
+        with pytest.raises(error):
+            os.kill(os.getpid(), number)
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_the_shell_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _interrupts.install()
+    os.kill(os.getpid(), signal.SIGINT)
