@@ -30,7 +30,7 @@ def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
 
 @pytest.mark.slow
 def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
-    config = parse(RunConfig, {"method": "random", "device": "cpu"})
+    config = parse(RunConfig, {"method": "random", "device": "cpu", "eval_windows": "8"})
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     assert config.group_size == 64
@@ -42,14 +42,14 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     quantized = evaluation.perplexities[0]
 
     dense = load_dense(model.path, "cpu")
-    windows, starts = pipeline.evaluation_text(model, "sotu", 512, 16)
+    windows, starts = pipeline.evaluation_text(model, "sotu", 512, 8)
     original = perplexity(dense, "sotu", windows, starts)
     round_to_nearest(dense, 64, 4)
     rounded = perplexity(dense, "sotu", windows, starts)
 
     assert 25 < original.perplexity < 36, "a real language model on real text"
     assert original.perplexity * 1.02 < quantized.perplexity
-    # 36.56 against 40.26 where it was measured, 9 % less; half of that is left to other machines.
+    # 37.90 against 41.94 where it was measured, 10 % less; half of that is left to other machines.
     assert quantized.perplexity < rounded.perplexity * 0.955
     assert np.array_equal(original.starts, quantized.starts)
     assert original.digest == quantized.digest

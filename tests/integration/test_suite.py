@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,21 @@ def test_the_parent_tells_how_far_the_suite_is(first: Run) -> None:
     assert max(told("seconds_left")) > 0
 
 
+def test_a_plan_runs_nothing_and_says_what_it_would(
+    first: Run, grid: dict[str, str], capsys: Any
+) -> None:
+    before = len(children(first))
+    assert entry.run({**grid, "seeds": "142,143", "plan": "true"}) == 0
+    told = capsys.readouterr().out
+    for words in ("5 cells to run", "1 cells to share", "512 tokens needed"):
+        assert words in told
+    experiment = first.info.experiment_id
+    (plan,) = MlflowClient().search_runs([experiment], "tags.`colazero.kind` = 'plan'")
+    assert "plan.json" in {file.path for file in MlflowClient().list_artifacts(plan.info.run_id)}
+    newest = MlflowClient().search_runs([experiment])
+    assert len(newest) == before + 2, "the suite, its cells and the plan"
+
+
 def test_a_plan_after_the_suite_has_nothing_left_to_run(
     first: Run, grid: dict[str, str], capsys: Any
 ) -> None:
@@ -248,3 +264,19 @@ def test_a_perplexity_that_is_no_number_fails_the_cell(
     ]
     assert failed[0].info.status == "FAILED"
     assert "not finite" in failed[0].data.tags["colazero.error"]
+
+
+def test_a_damaged_model_is_refused_in_plain_words(
+    store: Path, grid: dict[str, str], tiny_llama: Path, tmp_path: Path, caplog: Any
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_llama, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert entry.run({**grid, "models": str(damaged)}) == 1
+    failed = children(latest_suite()).values()
+    assert len(failed) == 6
+    assert {run.info.status for run in failed} == {"FAILED"}
+    assert all("is damaged" in run.data.tags["colazero.error"] for run in failed)
+    assert "damaged" in caplog.text
+    assert "Traceback" not in caplog.text

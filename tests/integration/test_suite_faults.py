@@ -18,7 +18,6 @@ from types import ModuleType
 import psutil
 import pytest
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
 from colazero.store import prepare
 
@@ -49,7 +48,7 @@ def test_killed_nine_times_at_random_suites_come_through(
     assert soak.start(arguments, tmp_path).wait() == 0, log_of(tmp_path)
     seconds = time.monotonic() - begin
     wanted = soak.digests(soak.all_runs(tmp_path))
-    result = soak.soak(list(soak.SIGNALS), 9, arguments, 0.95 * seconds, wanted, random.Random(1))
+    result = soak.soak(list(soak.SIGNALS), 9, arguments, 0.7 * seconds, wanted, random.Random(1))
     assert result["kills"] == dict.fromkeys(soak.SIGNALS, 3)
     assert result["wrong"] == []
 
@@ -191,36 +190,6 @@ def test_lost_hung_and_failing_cells_cost_only_themselves(
     assert len(finished) == 2 + 6
     assert set(own.values()) == {1}
     assert len(own) == 6
-
-
-def test_a_damaged_model_is_refused_in_plain_words(
-    soak: ModuleType, arguments: list[str], tiny_llama: Path, tmp_path: Path
-) -> None:
-    damaged = tmp_path / "damaged"
-    shutil.copytree(tiny_llama, damaged)
-    weights = damaged / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    given = [word for word in arguments if not word.startswith("--models")]
-    suite = soak.start([*given, f"--models={damaged}"], tmp_path)
-    assert suite.wait() == 1
-    failed = any_run(soak, tmp_path, "FAILED", "cell")
-    assert len(failed) == 6
-    assert all("is damaged" in run.data.tags["colazero.error"] for run in failed)
-    assert "Traceback" not in (tmp_path / "suite.log").read_text()
-
-
-def test_a_plan_runs_nothing_and_says_what_it_would(
-    soak: ModuleType, arguments: list[str], tmp_path: Path
-) -> None:
-    assert soak.start([*arguments, "--plan=true"], tmp_path).wait() == 0
-    told = (tmp_path / "suite.log").read_text()
-    assert "5 cells to run" in told
-    assert "1 cells to share" in told
-    assert "256 tokens needed" in told
-    (run,) = soak.all_runs(tmp_path)
-    assert run.data.tags["colazero.kind"] == "plan"
-    paths = {file.path for file in MlflowClient(store_of(tmp_path)).list_artifacts(run.info.run_id)}
-    assert "plan.json" in paths
 
 
 def log_of(folder: Path) -> str:

@@ -132,11 +132,6 @@ def test_the_code_and_the_members_of_a_group_are_part_of_it(own_task: Path) -> N
     assert len({str(context) for context in seen}) == 3
 
 
-def test_unknown_task_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"'helaswag'. Did you mean 'hellaswag'"):
-        downstream.check(["arc_easy", "helaswag"])
-
-
 def test_data_that_are_not_there_are_found_out_before_any_work(own_task: Path) -> None:
     own_task.with_name("items.jsonl").unlink()
     with pytest.raises(UserError, match=r"mine\.yaml' cannot be loaded: .*items\.jsonl") as found:
