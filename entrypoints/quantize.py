@@ -30,7 +30,7 @@ def run(given: dict[str, str]) -> int:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     tracking.connect()
     folder = Path(source)
-    if source.startswith("runs:/"):  # before the model, which may be gigabytes away
+    if source.startswith("runs:/") and not free:  # before the model, which may be gigabytes away
         folder = fetching.fetch_artifacts(source, "calibration")
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
