@@ -19,9 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from colazero import calibration_check, corpora, models, pipeline, selection_report
+from colazero import corpora, models, pipeline
+from colazero.calibration import check as calibration_check
+from colazero.calibration import report as selection_report
 from colazero.config import RunConfig
-from colazero.pool import build_pool
+from colazero.corpora.pool import build_pool
 
 DRAWS = 4_000
 SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))

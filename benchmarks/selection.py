@@ -89,7 +89,7 @@ def materials(times: int = 0) -> tuple[Any, Any, Any]:
 
 def floor(corpus: Any, tokenizer: Any) -> float:
     """Return the seconds of tokenising the corpus once, in the pool's batches, keeping nothing."""
-    from colazero import pool
+    from colazero.corpora import pool
 
     plain = pool._plain(tokenizer)
 
@@ -108,7 +108,7 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
     Floor and first seed take turns, and each ratio is the median of the rounds: a machine that
     is busy for a second then spoils one of them.
     """
-    from colazero.pool import build_pool
+    from colazero.corpora.pool import build_pool
     from colazero.selection import select
 
     _, tokenizer, corpus = materials()
@@ -161,7 +161,7 @@ def second_process(_: str = "") -> dict[str, float]:
 
 def growth(times: str) -> dict[str, float]:
     """Measure one size: seconds by stage, and peak memory."""
-    from colazero.pool import build_pool
+    from colazero.corpora.pool import build_pool
     from colazero.selection import select
 
     _, tokenizer, corpus = materials(int(times))
@@ -187,7 +187,7 @@ def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
     from colazero import pipeline
     from colazero.config import RunConfig, parse
-    from colazero.pool import build_pool
+    from colazero.corpora.pool import build_pool
     from colazero.selection import select
 
     size = {"n_calibration_samples": str(N), "seq_len": str(SEQ_LEN)}

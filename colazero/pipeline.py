@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import calibration_check, corpora, grouping, models, selection
+from colazero import corpora, models, selection
 from colazero.cache import cache_dir, kept_arrays
+from colazero.calibration import check as calibration_check
 from colazero.config import RunConfig, Settings
+from colazero.corpora.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
 from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -28,8 +30,7 @@ from colazero.interfaces import (
     Quantized,
     TokenPool,
 )
-from colazero.models import Model
-from colazero.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
+from colazero.models import Model, grouping
 from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, check_quantizer
 from colazero.selection import features, select
 

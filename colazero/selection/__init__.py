@@ -18,9 +18,9 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.corpora.pool import cut, need_tokens
 from colazero.errors import UserError, unknown
 from colazero.interfaces import CalibrationSet, Selector, Span, TokenPool
-from colazero.pool import cut, need_tokens
 from colazero.registry import Registry
 
 METHODS: Registry[Selector] = Registry("method", "colazero.selection")

@@ -55,7 +55,7 @@ def command(store, *arguments):
 
 
 def test_into_the_open_run_of_a_suite_with_a_failed_cell(suite, tmp_path):
-    from analysis.report import analyze
+    from analysis.report.write import analyze
 
     client = MlflowClient()
     assert client.get_run(suite).info.status == "RUNNING"

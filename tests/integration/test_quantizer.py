@@ -20,9 +20,9 @@ import torch._dynamo
 from colazero.errors import UserError
 from colazero.evaluation.loading import dense, dequantized, load_dense
 from colazero.interfaces import CalibrationSet, QuantizationSettings
-from colazero.provenance import manifest, weights_digest
 from colazero.quantizers import QUANTIZERS
 from colazero.quantizers.on_cpu import block_update
+from colazero.tracking.provenance import manifest, weights_digest
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int32)

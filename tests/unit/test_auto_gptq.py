@@ -19,11 +19,11 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
-from colazero import nested, pipeline, tracking
+from colazero import pipeline, tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
-from colazero.quantizers import auto_gptq
+from colazero.quantizers import auto_gptq, nested
 
 SECONDS = {"quant_time_sec": 7.0, "save_time_sec": 2.0}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colazero.calibration_check import (
+from colazero.calibration.check import (
     LEAK_LIMIT,
     NGRAM,
     documents_of,
@@ -108,7 +108,7 @@ def test_a_document_is_used_if_one_of_its_tokens_is(
 def test_counting_in_pieces_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = np.array([3, 0, 9, 3, 1, 1, 2, 40, 3], dtype=np.int32)
     whole = np.bincount(tokens)
-    monkeypatch.setattr("colazero.calibration_check.CHUNK", 2)
+    monkeypatch.setattr("colazero.calibration.check.CHUNK", 2)
     assert token_counts(tokens).tolist() == whole.tolist()
     assert token_counts(tokens, 50).tolist() == [*whole.tolist(), *[0] * 9]
 

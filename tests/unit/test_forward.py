@@ -11,12 +11,12 @@ import pytest
 
 from colazero import corpora
 from colazero.config import Settings
+from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
 from colazero.interfaces import TokenPool
 from colazero.models import Model
-from colazero.pool import build_pool
 from colazero.selection import cola, features, forward, select
 
 

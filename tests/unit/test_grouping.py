@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from colazero import grouping
 from colazero.errors import UserError
+from colazero.models import grouping
 
 
 @pytest.mark.parametrize(

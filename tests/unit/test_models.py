@@ -19,8 +19,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from colazero import models, packaged
+from colazero import models
 from colazero.errors import UserError
+from colazero.models import packaged
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +219,7 @@ def with_code(folder: Path, model_type: str, mark: Path) -> Path:
 def test_code_that_comes_with_a_model_is_never_run(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
 ) -> None:
-    from colazero import grouping
+    from colazero.models import grouping
 
     # Whoever is asked on a terminal whether to run it says yes.
     monkeypatch.setattr("builtins.input", lambda *_: "y")

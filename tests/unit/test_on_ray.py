@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from colazero import runs, tracking
+from colazero import tracking
 from colazero.config import SuiteConfig
-from colazero.execution import on_ray, ray_cluster
-from colazero.execution.on_ray import RayExecutor
+from colazero.suite.execution import on_ray, ray_cluster
+from colazero.suite.execution.on_ray import RayExecutor
+from colazero.tracking import runs
 
 ray = pytest.importorskip("ray")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from colazero import calibration_files, corpora, models, pipeline
+from colazero import corpora, models, pipeline
+from colazero.calibration import files as calibration_files
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Span, TokenPool

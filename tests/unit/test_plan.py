@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from colazero import cell, pipeline, plan, selection, suite, tracking
+from colazero import cell, pipeline, selection, tracking
 from colazero.config import SuiteConfig
-from colazero.execution import EXECUTORS, Job
+from colazero.suite import plan
+from colazero.suite import run as suite
+from colazero.suite.execution import EXECUTORS, Job
 
 GIVEN = {
     "methods": "gptq_default,random",

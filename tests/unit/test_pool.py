@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from colazero import cache
-from colazero import pool as module
 from colazero.cache import new_entry
+from colazero.corpora import pool as module
+from colazero.corpora.pool import SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Selection, Span, TokenPool
-from colazero.pool import SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
 
 DOCUMENTS = ["Bado kemi.", "Zora <s> fin</s> <pad>", "", "Größe: 東京 🙂", "x" * 300, "last"]
 CORPUS = Corpus("toy", "1", DOCUMENTS, ["held out"])

@@ -13,9 +13,10 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import publishing, records, runs, tracking
+from colazero import tracking
 from colazero.config import RunConfig
-from colazero.records import Record
+from colazero.tracking import publishing, records, runs
+from colazero.tracking.records import Record
 
 DEAD = f"{runs._host()} 1 0.00"
 ELSEWHERE = "another-machine/pid:[1] 7 0.00"

@@ -16,9 +16,9 @@ import pytest
 from scipy.stats import kstest
 
 from colazero import corpora
+from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
-from colazero.pool import build_pool
 from colazero.selection import METHODS, cola_zero, features, select, stratified, zipcal
 from colazero.selection.clusters import Clusters
 from colazero.selection.dealing import deal, pack

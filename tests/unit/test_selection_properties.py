@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colazero.calibration_check import measures, overlap, token_counts
+from colazero.calibration.check import measures, overlap, token_counts
+from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
-from colazero.pool import build_pool
 from colazero.selection import METHODS, select
 
 WORDS = [

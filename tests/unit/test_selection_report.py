@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.style import caption_of
-from colazero import models, pipeline, selection_map, selection_report
-from colazero.calibration_check import documents_of
+from analysis.report.style import caption_of
+from colazero import models, pipeline
+from colazero.calibration import map as selection_map
+from colazero.calibration import report as selection_report
+from colazero.calibration.check import documents_of
+from colazero.calibration.map import document_map, shown
+from colazero.calibration.page import CHARACTERS, beginning, page
+from colazero.calibration.plots import draw
 from colazero.config import RunConfig
+from colazero.corpora.pool import build_pool
 from colazero.interfaces import CalibrationSet, Corpus, Span, TokenPool
 from colazero.models import Model
-from colazero.pool import build_pool
 from colazero.selection import select
-from colazero.selection_map import document_map, shown
-from colazero.selection_page import CHARACTERS, beginning, page
-from colazero.selection_plots import draw
 
 N, SEQ_LEN = 8, 128
 

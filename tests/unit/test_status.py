@@ -8,9 +8,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from colazero import runs, status, suite, tracking
+from colazero import tracking
 from colazero.config import SuiteConfig
-from colazero.supervisor import Report
+from colazero.suite import run as suite
+from colazero.suite import status
+from colazero.suite.supervisor import Report
+from colazero.tracking import runs
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,9 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import runs, store, tracking
+from colazero import tracking
 from colazero.errors import UserError
+from colazero.tracking import runs, store
 
 ROOT = Path(__file__).resolve().parents[2]
 

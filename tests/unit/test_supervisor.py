@@ -10,11 +10,12 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import supervisor, tracking
+from colazero import tracking
 from colazero.config import RunConfig, SuiteConfig
-from colazero.execution import Event, Job
 from colazero.models import Model
-from colazero.supervisor import Report, Supervisor
+from colazero.suite import supervisor
+from colazero.suite.execution import Event, Job
+from colazero.suite.supervisor import Report, Supervisor
 
 Kind = Literal["stage", "done", "failed", "deferred", "lost"]
 DATA: dict[Kind, dict[str, Any]] = {

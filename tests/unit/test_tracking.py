@@ -11,9 +11,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import provenance, publishing, records, runs, tracking
+from colazero import tracking
 from colazero.config import RunConfig, canonical_key
 from colazero.errors import UserError
+from colazero.tracking import provenance, publishing, records, runs
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import cell, models, runs, tracking
+from colazero import cell, models, tracking
 from colazero.config import RunConfig
-from colazero.execution import Event, Job
-from colazero.execution.ray_actor import Remote
-from colazero.execution.worker import run_job
 from colazero.interfaces import CalibrationSet
 from colazero.models import Model
-from colazero.records import Record
+from colazero.suite.execution import Event, Job
+from colazero.suite.execution.ray_actor import Remote
+from colazero.suite.execution.worker import run_job
+from colazero.tracking import runs
+from colazero.tracking.records import Record
 
 MODEL = Model("m", Path("m"), "1")
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.measures import measures_table
-from analysis.report import contents
+from analysis.report.measures import measures_table
+from analysis.report.write import contents
 from analysis.summary import Options, summarize
 
 

@@ -9,11 +9,11 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
-from analysis import html
-from analysis.comparison_plots import differences, window_histograms
-from analysis.method_plots import cv_bands, pareto_front, seeds, time_against_change
-from analysis.plots import figures
-from analysis.style import KNOWN, caption_of, spread_out
+from analysis.report import html
+from analysis.report.comparison_plots import differences, window_histograms
+from analysis.report.method_plots import cv_bands, pareto_front, seeds, time_against_change
+from analysis.report.plots import figures
+from analysis.report.style import KNOWN, caption_of, spread_out
 
 MODEL = "smollm2-135m"
 ROWS = ["gptq_default", "random", "cola_zero"]
@@ -86,7 +86,7 @@ def test_differences_shows_each_comparison_with_both_intervals_and_the_band(demo
 
 
 def test_differences_marks_where_no_test_applies(suites):
-    from analysis.runs import load_suite
+    from analysis.reading.runs import load_suite
     from analysis.summary import Options, summarize
 
     summary = summarize(load_suite(suites.suite(seeds=1, windows=False)), Options())

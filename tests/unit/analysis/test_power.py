@@ -7,7 +7,7 @@ import pytest
 from scipy import special, stats
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
-from analysis.power import mde80, n_for_80, noncentral_t_cdf, noncentrality_interval, t_power
+from analysis.stats.power import mde80, n_for_80, noncentral_t_cdf, noncentrality_interval, t_power
 
 # P(T <= t) by integration with 25 digits (mpmath): (t, df, nc, probability).
 PRECISE = [

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis.checks import RunsError
-from analysis.latex import escape, latex_table
-from analysis.numbers import p_text
-from analysis.report import analyze, contents
-from analysis.results import key_lines, results_markdown, sections
-from analysis.runs import load_suite
+from analysis.reading.checks import RunsError
+from analysis.reading.runs import load_suite
+from analysis.report.latex import escape, latex_table
+from analysis.report.numbers import p_text
+from analysis.report.sentences import key_lines, results_markdown, sections
+from analysis.report.tables import Table, comparison_table, markdown, methods_csv, result_table
+from analysis.report.write import analyze, contents
 from analysis.summary import Options, summarize
-from analysis.tables import Table, comparison_table, markdown, methods_csv, result_table
 
 MODEL = "smollm2-135m"
 DOCS = Path(__file__).parents[3] / "docs/analysis.md"
@@ -249,7 +249,7 @@ def test_the_documented_example_is_what_the_snippet_prints(capsys):
 
 
 def test_the_analysis_never_imports_torch():
-    code = "import analysis.report, sys; assert 'torch' not in sys.modules"
+    code = "import analysis.report.write, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=DOCS.parents[1])
 
 

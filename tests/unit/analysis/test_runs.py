@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from analysis.checks import RunsError
-from analysis.runs import latest_suite, load_experiment, load_folder, load_suite
+from analysis.reading.checks import RunsError
+from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
 
 MODEL = "smollm2-135m"
 

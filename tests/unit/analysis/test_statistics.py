@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis import statistics
-from analysis.statistics.worst_seed import worst_seed
+from analysis import custom as statistics
+from analysis.custom.worst_seed import worst_seed
 
 
 def test_every_file_of_the_folder_can_be_used():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.checks import RunsError
-from analysis.runs import load_suite
+from analysis.reading.checks import RunsError
+from analysis.reading.runs import load_suite
+from analysis.report.summary_json import plain, suite_facts, summary_stats
 from analysis.stats import paired_windows
 from analysis.summary import Options, pairs_of, summarize
-from analysis.summary_json import plain, suite_facts, summary_stats
-from analysis.windows import results
+from analysis.summary.windows import results
 
 MODEL = "smollm2-135m"
 PPL = ["mean", "std", "cv_percent", "min", "max"]
@@ -206,6 +206,6 @@ def test_windows_are_paired_over_the_mean_of_the_checkpoints(demo):
 
 def test_runs_without_window_sums_are_left_out(suites):
     summary = summarize(load_suite(suites.suite(windows=False, seeds=2)), Options())
-    from analysis.windows import window_pairs
+    from analysis.summary.windows import window_pairs
 
     assert window_pairs(summary) == {}
