@@ -10,7 +10,7 @@ import pytest
 from analysis.stats import compare, describe, holm, mde80, n_for_80, t_power
 
 REFERENCE = json.loads(
-    (Path(__file__).parents[2] / "golden" / "statistics.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[3] / "golden" / "statistics.json").read_text(encoding="utf-8")
 )
 MARGIN = REFERENCE["meta"]["margin_raw_ppl"]
 CASES = REFERENCE["cases"]
