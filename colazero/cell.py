@@ -34,7 +34,7 @@ RESULT = (
 
 CHOOSING = (
     *("model", "method", "seed", "corpus", "n_calibration_samples"),
-    *("exact_documents", "document_tokens", "proxy_model"),
+    *("exact_documents", "document_tokens", "proxy_model", "corpus_share", "replicate"),
 )
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
@@ -53,9 +53,10 @@ class Outcome:
 
 
 def name_of(config: RunConfig, model: Model) -> str:
-    """Return the run's name, as in `smollm2-135m__cola_zero__seed42`."""
+    """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`)."""
     method = config.method.replace(":", ".")  # which MLflow takes in no name of a model
-    return f"{model.label}__{method}__seed{config.seed}"
+    again = f"__replicate{config.replicate}" if config.replicate > 1 else ""
+    return f"{model.label}__{method}__seed{config.seed}{again}"
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -72,12 +73,14 @@ def key_of(config: RunConfig, model: Model) -> str:
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
     """Return the key that cells share whose quantization and evaluation are the same work.
 
-    It holds the calibration set itself in the place of the method and seed that led to it.
+    It holds the calibration set itself, in its order, in the place of what led to it.
     """
     same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
     facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
     facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
-    return canonical_key(config.model_copy(update=same), **facts, calibration=calibration.digest)
+    return canonical_key(
+        config.model_copy(update=same), **facts, calibration=calibration.order_digest
+    )
 
 
 def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Outcome:
@@ -126,7 +129,7 @@ def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, 
     if len(calibration.windows):
         return calibration, log_calibration(config, model, calibration, times)
     tracking.log_metrics(times)
-    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    tag_calibration(calibration)
     return calibration, times
 
 
@@ -148,9 +151,19 @@ def log_calibration(
         if isinstance(value, bool | int | float)
     }
     tracking.log_metrics(metrics)
-    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    tag_calibration(calibration)
     tracking.log_datasets(calibration, corpus)
     return metrics
+
+
+def tag_calibration(calibration: CalibrationSet) -> None:
+    """Name the set, and the order in which its windows reach the quantizer."""
+    tracking.set_tags(
+        {
+            "colazero.calibration_digest": calibration.digest,
+            "colazero.order_digest": calibration.order_digest,
+        }
+    )
 
 
 def _quantize_and_evaluate(
@@ -207,8 +220,8 @@ def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str)
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
     tags = {"colazero.source_run": source.info.run_id}
-    for name in ("colazero.calibration_digest", "colazero.checkpoint_digest"):
-        tags[name] = source.data.tags[name]
+    for name in ("calibration_digest", "order_digest", "checkpoint_digest"):
+        tags[f"colazero.{name}"] = source.data.tags[f"colazero.{name}"]
     tracking.set_tags(tags)
     if not config.do_downstream:
         metrics = {name: v for name, v in metrics.items() if not name.startswith("downstream.")}
