@@ -7,7 +7,9 @@ of a difference, so for perplexity a negative one favours a.
 
 from __future__ import annotations
 
+from analysis.stats.budget import Source, VarianceBudget, variance_budget
 from analysis.stats.comparison import Comparison, TTest, Verdict, compare, holm_family, verdict
+from analysis.stats.estimate import Estimate, PooledVariance, pooled_variance
 from analysis.stats.mcnemar import PairedItems, mcnemar
 from analysis.stats.multiplicity import holm, stars
 from analysis.stats.paired import PairedWindows, paired_windows
@@ -15,17 +17,24 @@ from analysis.stats.pooling import PooledModels, log_difference, pool_models
 from analysis.stats.power import mde80, n_for_80, t_power
 from analysis.stats.samples import Description, describe
 from analysis.stats.spread import SpreadComparison, compare_spread, seeds_to_find_halving
+from analysis.stats.text import TextComparison, compare_on_text
 
 __all__ = [
     "Comparison",
     "Description",
+    "Estimate",
     "PairedItems",
     "PairedWindows",
     "PooledModels",
+    "PooledVariance",
+    "Source",
     "SpreadComparison",
     "TTest",
+    "TextComparison",
+    "VarianceBudget",
     "Verdict",
     "compare",
+    "compare_on_text",
     "compare_spread",
     "describe",
     "holm",
@@ -36,8 +45,10 @@ __all__ = [
     "n_for_80",
     "paired_windows",
     "pool_models",
+    "pooled_variance",
     "seeds_to_find_halving",
     "stars",
     "t_power",
+    "variance_budget",
     "verdict",
 ]
