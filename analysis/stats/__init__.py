@@ -8,21 +8,25 @@ of a difference, so for perplexity a negative one favours a.
 from __future__ import annotations
 
 from analysis.stats.budget import Source, VarianceBudget, variance_budget
-from analysis.stats.comparison import Comparison, TTest, Verdict, compare, holm_family, verdict
+from analysis.stats.comparison import Comparison, TTest, compare, holm_family
 from analysis.stats.estimate import Estimate, PooledVariance, pooled_variance
 from analysis.stats.mcnemar import PairedItems, mcnemar
 from analysis.stats.multiplicity import holm, stars
 from analysis.stats.paired import PairedWindows, paired_windows
+from analysis.stats.planning import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
-from analysis.stats.power import mde80, n_for_80, t_power
+from analysis.stats.power import equivalence_power, mde80, t_power
 from analysis.stats.samples import Description, describe
 from analysis.stats.spread import SpreadComparison, compare_spread, seeds_to_find_halving
 from analysis.stats.text import TextComparison, compare_on_text
+from analysis.stats.verdicts import Judgement, Verdict, judge, verdict
 
 __all__ = [
     "Comparison",
     "Description",
+    "Design",
     "Estimate",
+    "Judgement",
     "PairedItems",
     "PairedWindows",
     "PooledModels",
@@ -37,15 +41,18 @@ __all__ = [
     "compare_on_text",
     "compare_spread",
     "describe",
+    "equivalence_power",
     "holm",
     "holm_family",
+    "judge",
     "log_difference",
     "mcnemar",
     "mde80",
-    "n_for_80",
     "paired_windows",
     "pool_models",
     "pooled_variance",
+    "seeds_for_difference",
+    "seeds_for_equivalence",
     "seeds_to_find_halving",
     "stars",
     "t_power",
