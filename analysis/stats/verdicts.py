@@ -10,7 +10,8 @@ from analysis.stats.estimate import Estimate
 from analysis.stats.multiplicity import holm, holm_levels
 from analysis.stats.samples import Interval, check_alpha
 
-Verdict = Literal["different", "equivalent", "inconclusive", "undefined"]
+Verdict = Literal["different", "equivalent", "open", "inconclusive", "undefined"]
+"""'open' is for `judge_looks`: not settled, and seeds are left."""
 SMALL = "a difference is shown, and shown to be smaller than the margin"
 
 
