@@ -41,7 +41,7 @@ def test_the_two_agree(effect):
     second = [theirs(a, b, k) for k, (a, b) in enumerate(pairs)]
     agreed = np.mean([x[0] == y[0] for x, y in zip(first, second, strict=True)])
     assert agreed >= 10 / 12
-    assert np.mean([x[0] for x in first]) == pytest.approx(effect > 0, abs=0.2)
+    assert np.mean([x[0] for x in first]) == pytest.approx(float(effect > 0), abs=0.2)
     if effect > 2:
         seeds = [np.mean([n for _, n in found]) for found in (first, second)]
         assert seeds[0] == pytest.approx(seeds[1], rel=0.5)
