@@ -18,8 +18,7 @@ from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import data_context, method_context
-from colazero.interfaces import CalibrationSet, Progress
-from colazero.models import Model
+from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED
 from colazero.tracking import provenance, runs
 

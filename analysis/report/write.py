@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.tracking import MlflowClient
 
 from analysis.custom import all_statistics, evaluate
+from analysis.reading import artifacts
 from analysis.reading.runs import load_suite
 from analysis.report import html
+from analysis.report.items import item_facts, item_table
 from analysis.report.latex import latex_table
 from analysis.report.measures import measures_table
 from analysis.report.numbers import number
@@ -22,7 +23,7 @@ from analysis.report.style import caption_of
 from analysis.report.summary_json import plain, suite_facts, summary_stats
 from analysis.report.tables import Table, comparison_table, markdown, methods_csv, result_table
 from analysis.summary import Options, Summary, summarize
-from analysis.summary.items import item_facts, item_pairs, item_table
+from analysis.summary.items import item_pairs
 from analysis.summary.windows import Key, WindowPair, results, window_pairs
 
 FOLDER = "analysis"
@@ -64,7 +65,7 @@ def report(
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content if isinstance(content, bytes) else content.encode())
         if into is not None:
-            MlflowClient().log_artifacts(into, folder, FOLDER)
+            artifacts.leave(into, Path(folder), FOLDER)
     return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
 
 

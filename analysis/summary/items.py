@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from analysis.reading.checks import UNQUANTIZED
-from analysis.report.numbers import interval, number, p_text
-from analysis.report.style import label
-from analysis.report.tables import Table
-from analysis.stats import PairedItems, holm, mcnemar, stars
+from analysis.reading.items import read_items
+from analysis.stats import PairedItems, holm, mcnemar
 from analysis.summary import Summary
-from analysis.summary.windows import quiet
 
-ARTIFACT = "evaluation/downstream.jsonl.gz"
 METRICS = ("acc_norm", "acc", "exact_match")
 """What an item is judged by: the first of these that its task has, of each filter of answers."""
 
@@ -85,51 +77,6 @@ def _metrics(rows: pd.DataFrame) -> list[str]:
             if metric == name and rows[column].notna().sum() == items:
                 found.setdefault(answers, str(column))
     return list(found.values())
-
-
-def read_items(run_id: str) -> pd.DataFrame | None:
-    """Read a run's items: task, doc_id, doc_hash, target, response, metrics; None without any."""
-    try:
-        with quiet():
-            file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=ARTIFACT)
-        return pd.read_json(file, lines=True)
-    except (MlflowException, OSError, ValueError):
-        return None
-
-
-def item_table(pairs: Sequence[ItemPair]) -> Table:
-    """Return the table of the comparisons: a row a task and pair; accuracies and limits in %."""
-    several = len({pair.model for pair in pairs}) > 1
-    header = [
-        *(["model"] if several else []),
-        *("comparison", "task", "metric", "items", "accuracy %", "only first", "only second"),
-        *("difference (points)", "95 % CI", "p (McNemar)", "p (Holm)"),
-    ]
-    rows = [[*([p.model] if several else []), *_cells(p)] for p in pairs]
-    return Table(header, rows, left=4 if several else 3)
-
-
-def item_facts(pairs: Sequence[ItemPair]) -> list[dict[str, Any]]:
-    """Return the comparisons as JSON objects with unrounded numbers."""
-    return [asdict(pair) for pair in pairs]
-
-
-def _cells(pair: ItemPair) -> list[str]:
-    r = pair.result
-    low, high = r.diff_ci95
-    return [
-        f"{label(pair.a)} vs {label(pair.b)}",
-        pair.task,
-        pair.metric,
-        f"{r.n_items:,}",
-        f"{number(100 * r.accuracy_a, 1)}, {number(100 * r.accuracy_b, 1)}",
-        str(r.only_a),
-        str(r.only_b),
-        number(100 * r.diff, 1, sign=True),
-        interval((100 * low, 100 * high), 1, sign=True),
-        p_text(r.p_value),
-        p_text(pair.p_adjusted) + stars(pair.p_adjusted),
-    ]
 
 
 def _methods(summary: Summary, model: str) -> list[str]:

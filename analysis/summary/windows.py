@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
+from analysis.reading.windows import read_windows
 from analysis.stats import PairedWindows, paired_windows
 from analysis.stats.samples import FloatArray
 from analysis.summary import Summary
@@ -21,7 +17,6 @@ from analysis.summary import Summary
 # Windows lie side by side in a text, and neighbours of one document are alike: up to so many
 # stretches of neighbouring windows are taken as the independent ones.
 STRETCHES = 50
-BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def window_pairs(summary: Summary) -> dict[Key, WindowPair]:
 
     @cache
     def mean_nll(model: str, method: str) -> tuple[pd.DataFrame, int] | None:
-        return _mean_nll(summary, model, method, f"evaluation/windows_{name}.parquet")
+        return _mean_nll(summary, model, method, name)
 
     found: dict[Key, WindowPair] = {}
     for pair in summary.pairs:
@@ -83,14 +78,14 @@ def _corpus(summary: Summary) -> str | None:
 
 
 def _mean_nll(
-    summary: Summary, model: str, method: str, artifact: str
+    summary: Summary, model: str, method: str, corpus: str
 ) -> tuple[pd.DataFrame, int] | None:
     """Per-window sums averaged over the independent observations, and how many those are."""
     cells = summary.cells
     rows = cells[(cells["model"] == model) & (cells["method"] == method) & (cells["error"] == "")]
     once = rows.drop_duplicates("observation")
     runs = once["source_run"].where(once["source_run"] != "", once["run_id"])
-    tables = [_read(str(run_id), artifact) for run_id in runs]
+    tables = [read_windows(str(run_id), corpus) for run_id in runs]
     known = [table for table in tables if table is not None]
     if not known or len(known) < len(tables):
         return None
@@ -98,29 +93,6 @@ def _mean_nll(
         return None
     mean = np.mean([table["nll"].to_numpy(np.float64) for table in known], axis=0)
     return known[0].assign(nll=mean), len(known)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Switch off MLflow's progress bars, one a file, as long as it lasts."""
-    before = os.environ.get(BARS)
-    os.environ[BARS] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[BARS]
-        else:
-            os.environ[BARS] = before
-
-
-def _read(run_id: str, artifact: str) -> pd.DataFrame | None:
-    try:
-        with quiet():
-            file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact)
-        return pd.read_parquet(Path(file), columns=["start", "nll", "tokens"])
-    except (MlflowException, OSError, ValueError):
-        return None
 
 
 def _same_windows(a: pd.DataFrame, b: pd.DataFrame) -> bool:

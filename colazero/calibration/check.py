@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.corpora.pool import token_counts
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, TokenPool
 
@@ -23,7 +24,6 @@ than 10.4 % at 8 × 512, where one quoted page is much of the set
 (benchmarks/calibration_check.py).
 """
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
-CHUNK = 2**22
 
 
 def refuse_unusable(windows: NDArray[np.int32], special: Collection[int]) -> None:
@@ -96,14 +96,6 @@ def overlap(
         "test_13gram_overlap": share,
         "test_13gram_overlap_worst_window": float(worst.max(initial=0.0)),
     }
-
-
-def token_counts(tokens: NDArray[np.int32], size: int = 0) -> NDArray[np.int64]:
-    """Count each token id, piece by piece: a mapped file is never in memory whole."""
-    counts = np.zeros(max(size, int(tokens.max(initial=-1)) + 1), dtype=np.int64)
-    for first in range(0, len(tokens), CHUNK):
-        counts += np.bincount(tokens[first : first + CHUNK], minlength=len(counts))
-    return counts
 
 
 def documents_of(calibration: CalibrationSet, pool: TokenPool) -> NDArray[np.int64]:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from colazero.calibration import check as calibration_check
+from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, Span
-from colazero.models import Model
-from colazero.pipeline import vocabulary
+from colazero.interfaces import CalibrationSet, Corpus, Model, Span
 
 
 def save_calibration(

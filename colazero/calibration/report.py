@@ -14,19 +14,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.report.style import RC, caption_of, label
-from colazero import pipeline
 from colazero.calibration.check import documents_of
 from colazero.calibration.map import DocumentMap, document_map, shown
 from colazero.calibration.page import page
 from colazero.calibration.plots import Picture, draw
 from colazero.config import RunConfig
-from colazero.interfaces import CalibrationSet, TokenPool
-from colazero.models import Model
+from colazero.corpora import tokens
+from colazero.interfaces import CalibrationSet, Model, TokenPool
 
 
 def write(folder: Path, config: RunConfig, model: Model, calibration: CalibrationSet) -> None:
     """Write `selection.png` and `.svg`, and `windows.html` with the picture and every window."""
-    pool, tokenizer = pipeline.token_pool(model, config.corpus), pipeline.tokenizer(model)
+    pool, tokenizer = tokens.token_pool(model, config.corpus), tokens.tokenizer(model)
     documents, available, min_tokens = shown(pool, documents_of(calibration, pool))
     found = _map(model, config.corpus, documents.tobytes(), available, min_tokens)
     figure = draw(picture(title(config), config.method, calibration, pool, found))
@@ -77,7 +76,7 @@ def _map(
     model: Model, corpus: str, documents: bytes, available: int, min_tokens: int
 ) -> DocumentMap | None:
     """Return the map, the same for every method and seed that shows the same documents."""
-    pool = pipeline.token_pool(model, corpus)
+    pool = tokens.token_pool(model, corpus)
     return document_map(pool, np.frombuffer(documents, dtype=np.int64), available, min_tokens)
 
 

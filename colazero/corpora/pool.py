@@ -1,4 +1,4 @@
-"""Documents → tokens, in one pass, cached on disk and memory-mapped; windows out of tokens."""
+"""Documents → tokens, in one pass, cached on disk and memory-mapped."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from colazero.cache import cache_dir, kept_arrays, kept_json
-from colazero.calibration.check import refuse_unusable
 from colazero.digests import of_facts
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, Selection, TokenPool
+from colazero.interfaces import Corpus, TokenPool
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
 BATCH = 10_000
 """Documents tokenised at a time: bounds the memory of the intermediate lists."""
+CHUNK = 2**22
+"""Tokens counted at a time."""
 ARRAYS = ("tokens", "starts", "stops")
 
 
@@ -153,21 +155,9 @@ def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None
         )
 
 
-def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> CalibrationSet:
-    """Cut the windows a method chose out of the pool.
-
-    ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
-    of exactly `seq_len` tokens. UserError for a special token in one, or if two are the same.
-    """
-    windows = [
-        np.concatenate([pool.tokens[s.start : s.stop] for s in spans])
-        for spans in selection.windows
-    ]
-    if len(windows) != n or any(len(window) != seq_len for window in windows):
-        lengths = sorted({len(window) for window in windows})
-        raise ValueError(
-            f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}"
-        )
-    stacked = np.stack(windows).astype(np.int32)
-    refuse_unusable(stacked, pool.forbidden)
-    return CalibrationSet(stacked, selection.windows, dict(selection.notes))
+def token_counts(tokens: NDArray[np.int32], size: int = 0) -> NDArray[np.int64]:
+    """Count each token id, piece by piece: a mapped file is never in memory whole."""
+    counts = np.zeros(max(size, int(tokens.max(initial=-1)) + 1), dtype=np.int64)
+    for first in range(0, len(tokens), CHUNK):
+        counts += np.bincount(tokens[first : first + CHUNK], minlength=len(counts))
+    return counts

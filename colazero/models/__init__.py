@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from colazero.models.source import Model, check, fetch, is_quantized, label, load_tokenizer
+from colazero.interfaces import label
+from colazero.models.source import check, fetch, is_quantized, load_tokenizer
 
-__all__ = ["Model", "check", "fetch", "is_quantized", "label", "load_tokenizer"]
+__all__ = ["check", "fetch", "is_quantized", "label", "load_tokenizer"]

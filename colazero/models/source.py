@@ -6,11 +6,9 @@ import json
 import logging
 import os
 import pickle
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,38 +16,13 @@ from typing import Any
 from colazero.cache import cache_dir, new_entry
 from colazero.digests import of_files
 from colazero.errors import UserError, unknown
+from colazero.interfaces import HUB_ID, Model
 from colazero.models import packaged
 from colazero.models.packaged import PACKAGED
 
 log = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 WAYS = "a Hub id (org/name[@revision]), a local directory, a .gguf file, or one of: "
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model at hand. `revision` changes whenever its weights, its config or its tokenizer do."""
-
-    name: str
-    path: Path
-    revision: str
-
-    @property
-    def label(self) -> str:
-        """Return a short name for run names: the last part of the name, without revision."""
-        return label(self.name)
-
-    @property
-    def quantized(self) -> bool:
-        """Tell whether the directory holds quantized weights."""
-        return is_quantized(self.path)
-
-
-def label(name: str) -> str:
-    """Return the last part of a model's name, without revision and ending."""
-    match = HUB_ID.fullmatch(name)
-    return Path(match["repository"] if match else name).name.removesuffix(".gguf") or "model"
 
 
 def is_quantized(path: Path) -> bool:

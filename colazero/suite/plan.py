@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora, pipeline, selection, tracking
+from colazero import cell, corpora, selection, tracking
 from colazero.cache import cache_dir
 from colazero.config import SuiteConfig
+from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
-from colazero.models import Model
+from colazero.interfaces import Model
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.suite.execution import Job, local
 from colazero.tracking import runs, store
@@ -155,7 +156,7 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[
     """
     found = []
     for model in dict.fromkeys(job.model for job in jobs):
-        pool = pipeline.token_pool(model, config.corpus)
+        pool = token_pool(model, config.corpus)
         tokens = config.n_calibration_samples * config.seq_len
         name = corpora.load(config.corpus).name
         found.append(

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from colazero import cell, models, pipeline, tracking
 from colazero.config import RunConfig, SuiteConfig
-from colazero.errors import UserError
-from colazero.models import Model
+from colazero.errors import UserError, first_line
+from colazero.interfaces import Model
 from colazero.suite import plan
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
@@ -76,7 +76,7 @@ def _end_open_runs(suite: str) -> None:
             if run.info.status in ("RUNNING", "SCHEDULED"):
                 runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
     except MlflowException as error:
-        log.error("runs stay open, for the next suite to end: %s", runs.first_line(error))
+        log.error("runs stay open, for the next suite to end: %s", first_line(error))
 
 
 def plan_suite(config: SuiteConfig) -> str:

@@ -9,8 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero.errors import UserError
-from colazero.tracking import runs
+from colazero.errors import UserError, first_line
 
 
 def fetch_artifacts(uri: str, what: str) -> Path:
@@ -36,7 +35,7 @@ def fetch_artifacts(uri: str, what: str) -> Path:
         )
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{uri} cannot be used as {what}: {runs.first_line(error)} (tracking store "
+            f"{uri} cannot be used as {what}: {first_line(error)} (tracking store "
             f"{mlflow.get_tracking_uri()})."
         ) from error
 

@@ -21,9 +21,8 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from colazero.config import Settings
-from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, QuantizationReport
-from colazero.pipeline import Evaluation
+from colazero.errors import UserError, first_line
+from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
 from colazero.tracking import provenance, publishing, runs, store
 from colazero.tracking.records import Record
 
@@ -50,8 +49,7 @@ def connect() -> None:
         if getattr(error, "error_code", "") == "UNAUTHENTICATED":
             hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         raise UserError(
-            f"the tracking store {store.shown(uri)!r} cannot be used: "
-            f"{runs.first_line(error)}{hint}"
+            f"the tracking store {store.shown(uri)!r} cannot be used: {first_line(error)}{hint}"
         ) from error
 
 
@@ -115,7 +113,7 @@ def _send(record: Record, status: str) -> None:
     except (MlflowException, OSError) as error:
         raise UserError(
             f"the tracking store {record.store!r} did not take the results of run {record.run_id} "
-            f"({runs.first_line(error)}). They are in {record.folder}: the next suite on this "
+            f"({first_line(error)}). They are in {record.folder}: the next suite on this "
             "store logs them."
         ) from error
 

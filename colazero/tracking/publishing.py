@@ -21,6 +21,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from colazero.errors import first_line
 from colazero.tracking import records, runs
 from colazero.tracking.records import Record
 
@@ -107,7 +108,7 @@ def intact(run: Run) -> bool:
     except MlflowException as error:
         if error.error_code not in runs.PERMANENT:
             raise
-        damaged = [runs.first_line(error)]
+        damaged = [first_line(error)]
     if damaged:
         log.warning("run %s is not reused, files are damaged: %s", run.info.run_id, damaged)
     return not damaged
@@ -162,6 +163,6 @@ def recover(experiment: str) -> None:
             if settle(record.run_id):
                 log.info("results of run %s, left on disk, are now logged", record.run_id)
         except (MlflowException, OSError) as error:
-            reason = runs.first_line(error)
+            reason = first_line(error)
             log.warning("results in %s cannot be logged now: %s", record.folder, reason)
     runs.patiently(runs.bury_the_dead, experiment)

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
-from colazero.errors import UserError
+from colazero.errors import UserError, first_line
 from colazero.tracking import store
 
 log = logging.getLogger(__name__)
@@ -103,11 +103,6 @@ def cared_for(run: Run) -> bool:
         and "colazero.owner" in suite.data.tags
         and alive(suite)
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its name if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:

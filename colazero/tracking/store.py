@@ -16,8 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from colazero.errors import UserError
-from colazero.tracking import runs
+from colazero.errors import UserError, first_line
 
 SQLITE = "sqlite:///"
 SERVERS = ("http", "https", "databricks")
@@ -121,6 +120,5 @@ def write_now(value: object, name: str) -> None:
         mlflow.log_text(json.dumps(value, indent=1) + "\n", name)
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: "
-            f"{runs.first_line(error)}"
+            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: {first_line(error)}"
         ) from error

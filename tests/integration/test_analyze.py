@@ -9,13 +9,12 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from synthetic_suites import Suites
 
 from colazero.errors import UserError
 from entrypoints.analyze import run
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests/unit/analysis"))
-from synthetic_suites import Suites  # noqa: E402
 
 MODEL = "smollm2-135m"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from colazero.config import RunConfig, SuiteConfig
-from colazero.models import Model
+from colazero.interfaces import Model
 from colazero.registry import Registry
 
 

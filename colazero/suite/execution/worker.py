@@ -22,8 +22,7 @@ from typing import Any
 
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from colazero.interfaces import Progress
-from colazero.models import Model
+from colazero.interfaces import Model, Progress
 from colazero.suite.execution import Event, Job
 
 Send = Callable[[Event], None]

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from colazero import corpora
+from colazero.calibration.choose import select
 from colazero.config import Settings
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
-from colazero.interfaces import TokenPool
-from colazero.models import Model
-from colazero.selection import cola, features, forward, select
+from colazero.interfaces import Model, TokenPool
+from colazero.selection import cola, features, forward
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero import tracking
 from colazero.config import RunConfig, SuiteConfig
-from colazero.models import Model
+from colazero.interfaces import Model
 from colazero.suite import supervisor
 from colazero.suite.execution import Event, Job
 from colazero.suite.supervisor import Report, Supervisor

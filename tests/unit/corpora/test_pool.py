@@ -12,8 +12,9 @@ import pytest
 
 from colazero import cache
 from colazero.cache import new_entry
+from colazero.calibration.choose import cut
 from colazero.corpora import pool as module
-from colazero.corpora.pool import SEPARATOR, build_pool, cut, need_tokens, tokenizer_digest
+from colazero.corpora.pool import SEPARATOR, build_pool, need_tokens, tokenizer_digest
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Selection, Span, TokenPool
 

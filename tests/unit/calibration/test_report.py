@@ -16,14 +16,14 @@ from colazero import models, pipeline
 from colazero.calibration import map as selection_map
 from colazero.calibration import report as selection_report
 from colazero.calibration.check import documents_of
+from colazero.calibration.choose import select
 from colazero.calibration.map import document_map, shown
 from colazero.calibration.page import CHARACTERS, beginning, page
 from colazero.calibration.plots import draw
 from colazero.config import RunConfig
+from colazero.corpora import tokens
 from colazero.corpora.pool import build_pool
-from colazero.interfaces import CalibrationSet, Corpus, Span, TokenPool
-from colazero.models import Model
-from colazero.selection import select
+from colazero.interfaces import CalibrationSet, Corpus, Model, Span, TokenPool
 
 N, SEQ_LEN = 8, 128
 
@@ -41,7 +41,7 @@ def config_of(corpus: Path, method: str, seed: int = 42) -> RunConfig:
 
 def chosen_and_pool(config: RunConfig, model: Model) -> tuple[CalibrationSet, TokenPool]:
     calibration, _ = pipeline.calibrate(config, model)
-    return calibration, pipeline.token_pool(model, config.corpus)
+    return calibration, tokens.token_pool(model, config.corpus)
 
 
 class Cells(HTMLParser):
@@ -86,7 +86,7 @@ def test_the_files_hold_a_picture_and_every_window(
         assert once.read_bytes() == again.read_bytes(), "the same selection, the same file"
     html = (tmp_path / "once" / "windows.html").read_text(encoding="utf-8")
     cells = Cells(html)
-    decoded = pipeline.tokenizer(model).batch_decode(calibration.windows)
+    decoded = tokens.tokenizer(model).batch_decode(calibration.windows)
     assert cells.texts == [text[:CHARACTERS] for text in decoded]
     assert ("cluster" in html.split("<tbody>")[1]) == (method == "cola_zero")
     sources = [a["src"] for _, a in cells.tags if "src" in a]

@@ -63,7 +63,11 @@ def as_bin(folder: Path, state: Any = None) -> Path:
 def test_a_directory_is_used_where_it_lies(tiny_llama: Path) -> None:
     models.check(str(tiny_llama))
     model = models.fetch(str(tiny_llama))
-    assert (model.path, model.label, model.quantized) == (tiny_llama, "tiny-llama", False)
+    assert (model.path, model.label, models.is_quantized(model.path)) == (
+        tiny_llama,
+        "tiny-llama",
+        False,
+    )
     assert re.fullmatch("[0-9a-f]{16}", model.revision)
     assert models.load_tokenizer(model)("bado").input_ids
 
@@ -103,7 +107,7 @@ def test_the_revision_changes_with_what_decides_the_result(
 def test_a_quantized_directory_is_known_as_such(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
-    assert models.fetch(str(copy)).quantized
+    assert models.is_quantized(models.fetch(str(copy)).path)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +321,7 @@ def gguf_file(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_a_gguf_file_is_converted_to_safetensors(gguf_file: Path, tiny_llama: Path) -> None:
     model = models.fetch(str(gguf_file))
-    assert (model.label, model.quantized) == ("Tiny.Q4", False)
+    assert (model.label, models.is_quantized(model.path)) == ("Tiny.Q4", False)
     before = load_file(tiny_llama / "model.safetensors")
     after = load_file(model.path / "model.safetensors")
     for name in ("model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"):

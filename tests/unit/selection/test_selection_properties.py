@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colazero.calibration.check import measures, overlap, token_counts
-from colazero.corpora.pool import build_pool
+from colazero.calibration.check import measures, overlap
+from colazero.calibration.choose import select
+from colazero.corpora.pool import build_pool, token_counts
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
-from colazero.selection import METHODS, select
+from colazero.selection import METHODS
 
 WORDS = [
     *("bado", "kemi", "zora", "Größe", "1790", "a", "...", "<s>", "</s>", "<pad>"),

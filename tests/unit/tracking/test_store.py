@@ -17,7 +17,7 @@ from colazero import tracking
 from colazero.errors import UserError
 from colazero.tracking import runs, store
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ import pytest
 from scipy.stats import kstest
 
 from colazero import corpora
+from colazero.calibration.choose import select
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Corpus, TokenPool
-from colazero.selection import METHODS, cola_zero, features, select, stratified, zipcal
+from colazero.selection import METHODS, cola_zero, features, stratified, zipcal
 from colazero.selection.clusters import Clusters
 from colazero.selection.dealing import deal, pack
 

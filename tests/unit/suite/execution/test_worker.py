@@ -13,8 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero import cell, models, tracking
 from colazero.config import RunConfig
-from colazero.interfaces import CalibrationSet
-from colazero.models import Model
+from colazero.interfaces import CalibrationSet, Model
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.worker import run_job

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from analysis.reading.items import read_items
 from analysis.reading.runs import load_suite
+from analysis.report.items import item_table
 from analysis.report.write import contents
 from analysis.stats import holm, mcnemar
 from analysis.summary import Options, summarize
-from analysis.summary.items import compare, item_pairs, item_table, read_items
+from analysis.summary.items import compare, item_pairs
 
 MODEL = "smollm2-135m"
 METHODS = {"gptq_default": (24.0, 0.0), "random": (23.4, 0.35)}

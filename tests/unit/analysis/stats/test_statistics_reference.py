@@ -11,7 +11,7 @@ import pytest
 from analysis.stats import Design, compare, describe, holm, mde80, seeds_for_difference, t_power
 
 REFERENCE = json.loads(
-    (Path(__file__).parents[2] / "golden" / "statistics.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[3] / "golden" / "statistics.json").read_text(encoding="utf-8")
 )
 MARGIN = REFERENCE["meta"]["margin_raw_ppl"]
 CASES = REFERENCE["cases"]

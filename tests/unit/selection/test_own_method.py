@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from colazero.calibration.choose import select
 from colazero.errors import UserError
 from colazero.interfaces import TokenPool
-from colazero.selection import METHODS, features, select, source_digest, sources_digest
+from colazero.selection import METHODS, features, source_digest, sources_digest
 
 LAST = """
 import numpy as np

@@ -21,7 +21,7 @@ from analysis.report.write import analyze, contents
 from analysis.summary import Options, summarize
 
 MODEL = "smollm2-135m"
-DOCS = Path(__file__).parents[3] / "docs/analysis.md"
+DOCS = Path(__file__).parents[4] / "docs/analysis.md"
 FILES = {
     *("summary_stats.json", "suite.json", "cells.csv", "table.md", "table.csv", "table.tex"),
     *("results.md", "report.html"),
