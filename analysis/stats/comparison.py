@@ -12,7 +12,7 @@ from scipy import special
 
 from analysis.stats import power
 from analysis.stats.estimate import Estimate, PooledVariance, satterthwaite
-from analysis.stats.samples import Interval, Sample, Values, check_alpha, clean, finite
+from analysis.stats.samples import Interval, Sample, Values, check_alpha, clean
 from analysis.stats.verdicts import SMALL, Verdict, judge, verdict
 
 
@@ -30,7 +30,7 @@ class Comparison:
     """Group a against group b; every undefined number is None. See `compare`.
 
     test: 'welch'; 'lent-variance' when the variance of a group of one draw is that of other sets'
-        replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'; '' for none.
+        replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'.
     n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out.
     t_stat, df, p_value: the primary test. student: the pooled-variance test, beside 'welch' only.
     sd: the pooled standard deviation. cohens_d, cohens_d_ci95, hedges_g: diff in units of it.
@@ -54,7 +54,7 @@ class Comparison:
     diff: float | None
     verdict: Verdict
     reason: str | None
-    lent: str = ""
+    lent: str | None = None
     std_error: float | None = None
     t_stat: float | None = None
     df: float | None = None
@@ -140,7 +140,7 @@ def compare(
     )
     if untested.reason is not None or arms[0] is None or arms[1] is None:
         return untested
-    return _tested(replace(untested, lent=lent), arms[0], arms[1])
+    return _tested(replace(untested, lent=lent or None), arms[0], arms[1])
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -228,9 +228,7 @@ def _at_level(known: Comparison, level: float) -> Comparison:
     return replace(known, mde80=size / known.sd, mde80_diff=size)
 
 
-def _hedges_g(d: float, df: int) -> float | None:
+def _hedges_g(d: float, df: int) -> float:
     """d without its small-sample bias: J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
-    if df < 2:  # the mean of d does not exist, so no factor can correct it
-        return None
     log_ratio = special.gammaln(df / 2) - special.gammaln((df - 1) / 2)
-    return finite(d * np.exp(log_ratio) / math.sqrt(df / 2))
+    return float(d * np.exp(log_ratio) / math.sqrt(df / 2))

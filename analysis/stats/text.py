@@ -34,7 +34,7 @@ class TextComparison:
     """Method a against method b over seeds x windows; every undefined number is None.
 
     n_a, n_b: rows. n_windows, n_stretches, n_tokens: the text. lent: 'a', 'b' or 'ab', the arms of
-    one draw whose variance other sets lent; '' for none.
+    one draw whose variance other sets lent.
     log_ratio: log perplexity of a minus that of b; std_error, df, ci: of it, at 1 - alpha.
     percent, percent_ci: 100 * (perplexity of a / perplexity of b - 1).
     seed_variance, text_variance, overlap_variance: the components of std_error**2, the first two
@@ -48,7 +48,7 @@ class TextComparison:
     n_stretches: int
     n_tokens: float
     alpha: float
-    lent: str
+    lent: str | None
     log_ratio: float
     percent: float | None
     reason: str | None
@@ -114,7 +114,8 @@ def compare_on_text(
         n_stretches=size.size,
         n_tokens=float(size.sum()),
         alpha=float(alpha),
-        lent="".join(name for name, x in zip("ab", arms, strict=True) if x.rows == 1 and noise),
+        lent="".join(name for name, x in zip("ab", arms, strict=True) if x.rows == 1 and noise)
+        or None,
         log_ratio=ratio,
         percent=percent_change(ratio),
         reason=_why_undefined(arms, weight.size, size.size),
