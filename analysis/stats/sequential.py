@@ -12,7 +12,7 @@ from scipy import interpolate, special
 
 from analysis.stats.estimate import Estimate
 from analysis.stats.multiplicity import holm, holm_levels
-from analysis.stats.samples import FloatArray, check_alpha
+from analysis.stats.samples import check_alpha
 from analysis.stats.spending import nominal_levels
 from analysis.stats.verdicts import SMALL, Judgement, verdict
 
@@ -119,23 +119,24 @@ def sequential_p(
     """
     if not looks:
         return None
-    alphas, levels = _table(tuple(looks), maximum, sides)
     smallest = 1.0
-    for p, level in zip(p_values, levels, strict=True):
-        inside = level < 1
-        if p < level[inside][-1]:
-            x = np.log([max(p, level[0])])
-            found = interpolate.PchipInterpolator(np.log(level[inside]), np.log(alphas[inside]))(x)
-            smallest = min(smallest, float(np.exp(found[0])))
+    for p, alpha_of in zip(p_values, _curves(tuple(looks), maximum, sides), strict=True):
+        low, high = np.exp(alpha_of.x[[0, -1]])
+        if p < high:
+            smallest = min(smallest, float(np.exp(alpha_of(math.log(max(p, low))))))
     return smallest
 
 
 @lru_cache(maxsize=256)
-def _table(looks: tuple[int, ...], maximum: int, sides: int) -> tuple[FloatArray, list[FloatArray]]:
-    """Nominal levels of each look at a range of alphas: [alphas], and [alphas] a look."""
+def _curves(
+    looks: tuple[int, ...], maximum: int, sides: int
+) -> list[interpolate.PchipInterpolator]:
+    """For each look: log of its nominal level -> log of the alpha that gives it."""
     alphas = np.concatenate([np.geomspace(1e-9, 1e-3, 40), np.geomspace(1.2e-3, 0.99, 80)])
     levels = np.array([nominal_levels(looks, maximum, alpha=float(a), sides=sides) for a in alphas])
-    return alphas, list(levels.T)
+    return [
+        interpolate.PchipInterpolator(np.log(x[x < 1]), np.log(alphas[x < 1])) for x in levels.T
+    ]
 
 
 def _with_intervals(
