@@ -72,11 +72,9 @@ def _method(summary: Summary, method: Method) -> dict[str, Any]:
 
 
 def _described(rows: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Describe a metric with one value an observation, a deterministic method's one value twice."""
+    """Describe a metric with one value an observation."""
     values = rows.groupby("observation", sort=False)[metric].mean().dropna().to_list()
-    repeated = len(values) == 1 and len(rows) > 1
-    numbers = _numbers(describe(values * 2 if repeated else values))
-    return numbers | ({"n": 1} if repeated else {})
+    return _numbers(describe(values))
 
 
 def _test(summary: Summary, pair: Pair, windows: Windows) -> dict[str, Any]:
