@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.blocks import probe
-from colazero.blocks.record import Call, Form, embed, first, learn_form, record, run
+from colazero.blocks.record import Call, Form, embed, first, learn_form, parted, record, run
 from colazero.blocks.refusal import Refused
 from colazero.blocks.skeleton import build, decoder_blocks, fill_rest, holding
 from colazero.blocks.weights import Weights, eval_dtype
@@ -49,7 +49,7 @@ class Sequence:
         self.device, self.dtype = device, dtype
         self.model = build(model_dir, dtype)
         self.name, self.blocks = decoder_blocks(self.model)
-        self.weights = Weights(model_dir, self.model.base_model_prefix)
+        self.weights = Weights(model_dir, self.model)
         fill_rest(self.model, self.name, self.weights, device, dtype)
         for index, block in enumerate(self.blocks):
             absent = [n for n, _ in block.named_parameters() if self.at(index, n) not in self.weights]
@@ -135,7 +135,7 @@ class Sequence:
         last = hidden.to(self.device)[None]
 
         def act(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return self._form(last) if index == 0 else args[0] if args else kwargs["hidden_states"]
+            return self._form(last if index == 0 else parted(args, kwargs)[0])
 
         import torch
 

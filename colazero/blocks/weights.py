@@ -62,30 +62,39 @@ def quantization_settings(model_dir: Path) -> dict[str, Any]:
 class Weights:
     """The tensors of a directory's safetensors by the names that the model's modules have.
 
-    Files are mapped: a tensor takes memory while it is used. `prefix` is what the model puts before
-    the names of its decoder (`model`, `transformer`); some files leave it out.
+    Files are mapped: a tensor takes memory while it is used. transformers' own renaming of stored
+    names is applied; some files also leave out what the model puts before its decoder's names.
     """
 
-    def __init__(self, model_dir: Path, prefix: str) -> None:
+    def __init__(self, model_dir: Path, model: Any) -> None:
         from safetensors import SafetensorError, safe_open
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, apply_renamings
 
-        self._prefix = f"{prefix}." if prefix else ""
-        self._files: dict[str, Any] = {}
+        rules = get_model_conversion_mapping(model)
+        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self._prefix = f"{model.base_model_prefix}."
+        self._found: dict[str, tuple[Any, str]] = {}
         self._settings: dict[str, Any] = {}
         try:
-            for file in sorted(model_dir.glob("*.safetensors")):
-                opened = safe_open(file, framework="pt")
-                self._files |= dict.fromkeys(opened.keys(), opened)
+            for path in sorted(model_dir.glob("*.safetensors")):
+                file = safe_open(path, framework="pt")
+                for name in file.keys():  # noqa: SIM118 (no mapping)
+                    self._found[apply_renamings(name, renamings)] = (file, name)
             if is_quantized(model_dir):
                 self._settings = quantization_settings(model_dir)
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
 
-    def _find(self, name: str) -> str | None:
-        for known in (name, name.removeprefix(self._prefix)):
-            if known in self._files:
-                return known
-        return None
+    def _find(self, name: str) -> tuple[Any, str] | None:
+        return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
+
+    def stored_name(self, name: str) -> str:
+        """Return what the files call a tensor; KeyError if they have none of that name."""
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return found[1]
 
     def __contains__(self, name: str) -> bool:
         layer = name.removesuffix("weight")
@@ -93,10 +102,11 @@ class Weights:
 
     def stored(self, name: str) -> Any:
         """Return a tensor as it is stored, mapped; KeyError if there is none."""
-        known = self._find(name)
-        if known is None:
+        found = self._find(name)
+        if found is None:
             raise KeyError(name)
-        return self._files[known].get_tensor(known)
+        file, stored = found
+        return file.get_tensor(stored)
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
         """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.
