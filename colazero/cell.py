@@ -166,12 +166,12 @@ def _quantize_and_evaluate(
         return _evaluate_unquantized(config, model, show)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
-        report = done.report
+        rider = pipeline.evaluator(config, model)
+        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
         tracking.log_quantization(report)
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
         verify_time = 0.0
-        if done.tensors is not None:  # else the checkpoint is what was evaluated
+        if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))

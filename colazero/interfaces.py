@@ -137,16 +137,29 @@ class QuantizationSettings:
     act_group_aware: bool
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What a quantizer did, and the checkpoint's tensors by name where they are in memory too."""
+class Rider(Protocol):
+    """What goes through a model's blocks together with the quantization of each.
 
-    report: QuantizationReport
-    tensors: Mapping[str, Any] | None = None
+    `seconds` is what that took, which is no part of quantizing.
+    """
+
+    seconds: float
+
+    def board(self, sequence: Any) -> None:
+        """Begin, given the `colazero.blocks.Sequence` of the model."""
+
+    def advance(self, index: int) -> None:
+        """Pass the block of this index, which holds its quantized weights at the moment."""
+
+    def finish(self) -> None:
+        """End, after the last block."""
 
 
 class Quantizer(Protocol):
-    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory."""
+    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory.
+
+    One that goes a block at a time takes the `rider` along; for others it stays where it is.
+    """
 
     def __call__(
         self,
@@ -156,7 +169,8 @@ class Quantizer(Protocol):
         out_dir: Path,
         device: str,
         progress: Progress,
-    ) -> Quantized: ...
+        rider: Rider | None = None,
+    ) -> QuantizationReport: ...
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,15 @@ class Downstream:
 
     scores: Mapping[str, float] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus's evaluation text: token ids [windows, tokens], and where each window begins."""
+
+    corpus: str
+    windows: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def run(given: dict[str, str]) -> int:
         tracking.set_tags({"colazero.calibration_digest": calibration.digest})
         checkpoint = Path(work) / "checkpoint"
         bar = stage_bar(name)("quantize")
-        report = pipeline.quantize(config, model, calibration, checkpoint, bar).report
+        report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)
         cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""

@@ -149,7 +149,11 @@ def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) ->
     Refused if it cannot be run so, which a probe shows once a model and version; `to_quantize`:
     or if its blocks have weights that are in no `nn.Linear`, beyond norms and embeddings.
     """
-    sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
+    try:
+        sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        words = str(error).splitlines() or [""]
+        raise Refused(f"it cannot be built: {type(error).__name__}: {words[0]}") from error
     found = probe.kept(sequence)
     why = found["run"] or (found["quantize"] if to_quantize else "")
     if why:

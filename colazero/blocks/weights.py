@@ -98,7 +98,8 @@ class Weights:
 
     def __contains__(self, name: str) -> bool:
         layer = name.removesuffix("weight")
-        return self._find(name) is not None or self._find(f"{layer}qweight") is not None
+        packed = all(self._find(layer + part) for part in PACKED if part != "g_idx")
+        return self._find(name) is not None or packed
 
     def stored(self, name: str) -> Any:
         """Return a tensor as it is stored, mapped; KeyError if there is none."""

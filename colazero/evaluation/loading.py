@@ -7,21 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from colazero.blocks.weights import eval_dtype, quantization_settings
 from colazero.errors import UserError
 from colazero.models import is_quantized
-
-
-def eval_dtype(model_dir: Path, device: str) -> Any:
-    """Return the torch dtype to evaluate in: the model's own half precision on CUDA, else bfloat16.
-
-    CPUs compute float16 slowly or not at all. Quantized and unquantized models get the same.
-    """
-    import torch
-    from transformers import AutoConfig
-
-    own = AutoConfig.from_pretrained(model_dir).dtype
-    halves = (torch.float16, torch.bfloat16)
-    return own if device != "cpu" and own in halves else torch.bfloat16
 
 
 def load_dense(model_dir: Path, device: str) -> Any:
@@ -110,22 +98,6 @@ def _complete(loading: Mapping[str, Any]) -> None:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise KeyError(f"{len(missing)} weights are missing, {missing[0]!r} among them")
-
-
-def quantization_settings(model_dir: Path) -> dict[str, Any]:
-    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint.
-
-    `checkpoint_format` alone counts: optimum 2.3 writes v1 and `format: gptq_v2`.
-    """
-    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
-    if config is None:
-        config = json.loads((model_dir / "quantize_config.json").read_text())
-    method, form = config.get("quant_method", "gptq"), config.get("checkpoint_format", "gptq")
-    if method not in ("gptq", "gptqmodel") or form not in ("gptq", "gptq_v2"):
-        raise ValueError(f"quantized by {method!r}, format {form!r}: not GPTQ")
-    if config["bits"] not in (2, 3, 4, 8):
-        raise ValueError(f"{config['bits']} bits: not 2, 3, 4 or 8")
-    return {"bits": config["bits"], "v1": form == "gptq"}
 
 
 def dequantized(
