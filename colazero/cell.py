@@ -21,12 +21,13 @@ from colazero import (
     selection_report,
     tracking,
 )
+from colazero.blocks.weights import cpu_dtype
 from colazero.cache import new_entry
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import data_context, method_context
 from colazero.interfaces import CalibrationSet, Progress
 from colazero.models import Model
-from colazero.quantizers import UNQUANTIZED
+from colazero.quantizers import UNQUANTIZED, version_of
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -66,7 +67,11 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return data_context(config, model) | provenance.code_context()
+    arithmetic = {
+        "quantizer version": version_of(config.quantizer),
+        "dtype": cpu_dtype(config.device),
+    }
+    return data_context(config, model) | provenance.code_context() | arithmetic
 
 
 def key_of(config: RunConfig, model: Model) -> str:
@@ -238,6 +243,7 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
+    same["quantizer"] = UNQUANTIZED
     evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})

@@ -32,7 +32,12 @@ from colazero.interfaces import (
 )
 from colazero.models import Model
 from colazero.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
-from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, check_quantizer
+from colazero.quantizers import (
+    ACT_GROUP_AWARE,
+    QUANTIZERS,
+    WITHOUT_CALIBRATION,
+    check_quantizer,
+)
 from colazero.selection import features, select
 
 if TYPE_CHECKING:
@@ -106,7 +111,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`.
     """
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer == "gptqmodel" and not config.desc_act
+    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = device or resolve_device(config.device)
     return config.model_copy(
