@@ -10,5 +10,6 @@ class Refused(UserError):
 
     def __init__(self, why: str) -> None:
         self.why = why
-        super().__init__(f"the model cannot be quantized a block at a time: {why}. "
-                         "Use quantizer=gptqmodel.")
+        super().__init__(
+            f"the model cannot be quantized a block at a time: {why}. Use quantizer=gptqmodel."
+        )
