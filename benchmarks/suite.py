@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from colazero import models
 from colazero.config import SuiteConfig, parse
-from colazero.store import prepare
+from colazero.tracking.store import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {

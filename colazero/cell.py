@@ -12,22 +12,16 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import (
-    calibration_files,
-    corpora,
-    pipeline,
-    provenance,
-    runs,
-    selection_report,
-    tracking,
-)
+from colazero import corpora, pipeline, tracking
 from colazero.blocks.weights import cpu_dtype
 from colazero.cache import new_entry
+from colazero.calibration import files as calibration_files
+from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import data_context, method_context
-from colazero.interfaces import CalibrationSet, Progress
-from colazero.models import Model
+from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED, version_of
+from colazero.tracking import provenance, runs
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from colazero import corpora, models, selection
 from colazero.config import RunConfig, Settings
-from colazero.models import Model
-from colazero.pipeline import vocabulary
+from colazero.corpora.tokens import vocabulary
+from colazero.interfaces import Model
 from colazero.quantizers import WITHOUT_CALIBRATION
 
 

@@ -10,6 +10,11 @@ class UserError(Exception):
     """A mistake that the user can mend: says what was wrong, what is allowed, what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its name if it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def unknown(kind: str, value: str, allowed: Iterable[str], listing: str = "") -> UserError:
     """Return the error for a name that is not among `allowed`, with the nearest valid one.
 

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from colazero.config import Settings
 
-if TYPE_CHECKING:
-    from colazero.models import Model
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+"""A model on the Hugging Face Hub: `org/name`, with a revision behind an @."""
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) while a long step runs."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model at hand. `revision` changes whenever its weights, its config or its tokenizer do."""
+
+    name: str
+    path: Path
+    revision: str
+
+    @property
+    def label(self) -> str:
+        """Return a short name for run names: the last part of the name, without revision."""
+        return label(self.name)
+
+
+def label(name: str) -> str:
+    """Return the last part of a model's name, without revision and ending."""
+    match = HUB_ID.fullmatch(name)
+    return Path(match["repository"] if match else name).name.removesuffix(".gguf") or "model"
 
 
 @dataclass(frozen=True)
@@ -209,3 +230,12 @@ class Perplexity:
     def perplexity(self) -> float:
         """Return exp(ΣNLL / Σpredicted tokens)."""
         return float(np.exp(self.nll_per_token))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Perplexities by corpus, in the order asked for, and downstream results."""
+
+    perplexities: Sequence[Perplexity]
+    downstream: Downstream = field(default_factory=Downstream)
+    eval_time_sec: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,45 +14,39 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import calibration_check, corpora, grouping, models, selection
+from colazero import corpora, models, selection
 from colazero.cache import cache_dir, kept_arrays
+from colazero.calibration import check as calibration_check
+from colazero.calibration.choose import select
 from colazero.config import RunConfig, Settings
+from colazero.corpora.pool import need_tokens, open_pool
+from colazero.corpora.tokens import token_counts, token_pool, tokenizer, vocabulary
 from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
     Downstream,
-    Perplexity,
+    Evaluation,
+    Model,
     Progress,
     QuantizationReport,
     QuantizationSettings,
     Rider,
     Text,
-    TokenPool,
 )
-from colazero.models import Model
-from colazero.pool import Vocabulary, kept_vocabulary, need_tokens, open_pool
+from colazero.models import grouping
 from colazero.quantizers import (
     ACT_GROUP_AWARE,
     QUANTIZERS,
     WITHOUT_CALIBRATION,
     check_quantizer,
 )
-from colazero.selection import features, select
+from colazero.selection import features
 
 if TYPE_CHECKING:
     from colazero.evaluation.through_blocks import Evaluator
 
 C = TypeVar("C", bound=Settings)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Perplexities by corpus, in the order asked for, and downstream results."""
-
-    perplexities: Sequence[Perplexity]
-    downstream: Downstream = field(default_factory=Downstream)
-    eval_time_sec: float = 0.0
 
 
 def check(
@@ -117,29 +111,6 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     return config.model_copy(
         update={"group_size": group_size, "act_group_aware": gar, "device": device}
     )
-
-
-@lru_cache(maxsize=2)
-def tokenizer(model: Model) -> Any:
-    """Return the model's tokenizer, kept for reuse."""
-    return models.load_tokenizer(model)
-
-
-@lru_cache(maxsize=2)
-def token_pool(model: Model, corpus: str) -> TokenPool:
-    """Return the corpus's training documents in the model's tokens, kept for reuse."""
-    return open_pool(corpora.load(corpus), vocabulary(model), lambda: tokenizer(model))
-
-
-@lru_cache(maxsize=4)
-def vocabulary(model: Model) -> Vocabulary:
-    """Return what names the model's tokens, without loading the tokenizer where it is known."""
-    return kept_vocabulary(model.revision, lambda: tokenizer(model))
-
-
-@lru_cache(maxsize=2)
-def _token_counts(model: Model, corpus: str) -> NDArray[np.int64]:
-    return calibration_check.token_counts(token_pool(model, corpus).tokens)
 
 
 @lru_cache(maxsize=4)
@@ -226,7 +197,7 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     return {
         "tokens_asked": config.n_calibration_samples * config.seq_len,
         **calibration_check.measures(
-            chosen, token_pool(model, config.corpus), _token_counts(model, config.corpus)
+            chosen, token_pool(model, config.corpus), token_counts(model, config.corpus)
         ),
         **calibration_check.overlap(chosen, tests),
     }
@@ -244,7 +215,7 @@ def quantize(
 
     A quantizer that goes a block at a time takes the `rider` along.
     """
-    if model.quantized:
+    if models.is_quantized(model.path):
         raise UserError(f"model {model.name!r} is quantized already: name the original.")
     settings = QuantizationSettings(
         config.quant_bits,

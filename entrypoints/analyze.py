@@ -17,8 +17,8 @@ PARAMETERS = {
 
 
 def run(given: dict[str, str]) -> int:
-    from analysis.report import analyze, report
-    from analysis.runs import latest_suite, load_experiment
+    from analysis.reading.runs import latest_suite, load_experiment
+    from analysis.report.write import analyze, report
     from analysis.summary import Options
 
     chosen = {name: value for name, value in given.items() if value != "auto"}

@@ -12,8 +12,9 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
 
     config = parse(RunConfig, given)
-    from colazero import fetching, models, pipeline, tracking
-    from colazero.progress import stage_bar
+    from colazero import models, pipeline, tracking
+    from colazero.suite.progress import stage_bar
+    from colazero.tracking import fetching
 
     pipeline.check(config, [], [] if config.model.startswith("runs:/") else [config.model])
     tracking.connect()

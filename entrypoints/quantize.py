@@ -18,9 +18,11 @@ def run(given: dict[str, str]) -> int:
 
     source = given.pop("calibration")
     config = parse(RunConfig, given)
-    from colazero import calibration_files, cell, fetching, models, pipeline, tracking
-    from colazero.progress import stage_bar
+    from colazero import cell, models, pipeline, tracking
+    from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+    from colazero.suite.progress import stage_bar
+    from colazero.tracking import fetching
 
     pipeline.check(config, [], [config.model])
     if config.quantizer == UNQUANTIZED:

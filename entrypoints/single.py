@@ -13,7 +13,7 @@ def run(given: dict[str, str]) -> int:
 
     config = parse(RunConfig, given)
     from colazero import cell, models, pipeline, tracking
-    from colazero.progress import stage_bar
+    from colazero.suite.progress import stage_bar
 
     pipeline.check(config, [config.method], [config.model])
     tracking.connect()

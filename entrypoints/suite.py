@@ -19,7 +19,9 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import parse
 
     config = parse(SuiteConfig, given)
-    from colazero import runs, suite, tracking
+    from colazero import tracking
+    from colazero.suite import run as suite
+    from colazero.tracking import runs
 
     suite.check(config)
     tracking.connect()
@@ -29,9 +31,9 @@ def run(given: dict[str, str]) -> int:
         return 0
     with tracking.run("suite", "suite") as run_id:
         # Seconds, which would else be lost at the end; meanwhile the workers start.
-        Thread(target=importlib.import_module, args=["analysis.report"], daemon=True).start()
+        Thread(target=importlib.import_module, args=["analysis.report.write"], daemon=True).start()
         report = suite.run_suite(config, run_id)
-        from analysis.report import analyze
+        from analysis.report.write import analyze
 
         table = runs.patiently(analyze, run_id)
         tracking.describe(table)
@@ -46,7 +48,8 @@ def run(given: dict[str, str]) -> int:
 
 def show_status(given: dict[str, str]) -> int:
     """How a suite is doing, told from another shell."""
-    from colazero import status, tracking
+    from colazero import tracking
+    from colazero.suite import status
 
     tracking.connect()
     lines = status.of_suite(given["status"])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.corpora.pool import SEPARATOR
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Perplexity, Progress, Text
-from colazero.pool import SEPARATOR
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""

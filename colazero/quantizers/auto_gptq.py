@@ -37,7 +37,7 @@ def quantize(
     """
     from safetensors.numpy import save_file
 
-    from colazero import nested
+    from colazero.quantizers import nested
 
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.safetensors"

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError, unknown
-from colazero.interfaces import CalibrationSet, Selector, Span, TokenPool
-from colazero.pool import cut, need_tokens
+from colazero.interfaces import Selector, Span, TokenPool
 from colazero.registry import Registry
 
 METHODS: Registry[Selector] = Registry("method", "colazero.selection")
@@ -90,21 +89,6 @@ def _sources(module: ModuleType | None, files: set[str]) -> None:
             other = sys.modules.get(getattr(value, "__module__", None) or "")
         if package and other is not None and f"{other.__name__}.".startswith(f"{package}."):
             _sources(other, files)
-
-
-def select(
-    method: str, pool: TokenPool, n: int, seq_len: int, seed: int, corpus: str
-) -> CalibrationSet:
-    """Choose `n` windows of `seq_len` tokens with `method`.
-
-    The seed alone decides what is random, and one thread does the arithmetic. UserError if the
-    corpus has too few tokens.
-    """
-    need_tokens(len(pool.tokens), n, seq_len, corpus)
-    chosen = find(method)
-    with one_thread():
-        selection = chosen(pool, n, seq_len, np.random.default_rng(seed))
-    return cut(pool, selection, n, seq_len)
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from colazero import models
 from colazero.errors import UserError
-from colazero.interfaces import TokenPool
-from colazero.models import Model
+from colazero.interfaces import Model, TokenPool
 
 DIMENSIONS = 64
 """Of the random projection of activations."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.calibration_check import token_counts
+from colazero.corpora.pool import token_counts
 from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, windows_at
 from colazero.selection.grid import distinct_tokens, grid

@@ -18,8 +18,9 @@ def _cuda() -> None:
 
 def quantized(folder: Path) -> tuple[str, float]:
     """Run the demo's cell of `cola_zero`; return the digest of its weights and its perplexity."""
-    from colazero import models, pipeline, provenance
+    from colazero import models, pipeline
     from colazero.config import RunConfig, parse
+    from colazero.tracking import provenance
 
     config = parse(RunConfig, {"preset": "demo", "method": "cola_zero", "device": "cuda"})
     model = models.fetch(config.model)

@@ -9,13 +9,12 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from synthetic_suites import Suites
 
 from colazero.errors import UserError
 from entrypoints.analyze import run
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests/unit/analysis"))
-from synthetic_suites import Suites  # noqa: E402
 
 MODEL = "smollm2-135m"
 
@@ -55,7 +54,7 @@ def command(store, *arguments):
 
 
 def test_into_the_open_run_of_a_suite_with_a_failed_cell(suite, tmp_path):
-    from analysis.report import analyze
+    from analysis.report.write import analyze
 
     client = MlflowClient()
     assert client.get_run(suite).info.status == "RUNNING"

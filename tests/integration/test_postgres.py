@@ -187,8 +187,8 @@ def read_back(client: MlflowClient, run: Run, folder: Path) -> None:
     """Hold a cell's numbers, calibration set and checkpoint against each other."""
     from safetensors.numpy import load_file
 
-    from colazero import provenance
     from colazero.interfaces import CalibrationSet
+    from colazero.tracking import provenance
 
     result = json.loads(Path(client.download_artifacts(run.info.run_id, "result.json")).read_text())
     assert result["perplexity"] == pytest.approx(run.data.metrics["perplexity"])

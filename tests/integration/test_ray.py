@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero.config import SuiteConfig
 from colazero.errors import UserError
-from colazero.execution import EXECUTORS
+from colazero.suite.execution import EXECUTORS
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
-from colazero.store import prepare
+from colazero.tracking.store import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from colazero import calibration_files, corpora, models, pipeline
+from colazero import corpora, models, pipeline
+from colazero.calibration import files as calibration_files
 from colazero.config import RunConfig
+from colazero.corpora import tokens
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Span, TokenPool
-from colazero.models import Model
+from colazero.interfaces import CalibrationSet, Model, Span, TokenPool
 from colazero.selection import METHODS, features
 
 N, SEQ_LEN = 4, 128
@@ -109,7 +110,7 @@ def test_a_set_of_ones_own_with_padding_is_refused(
     model: Model, corpus_file: Path, tmp_path: Path
 ) -> None:
     windows = np.arange(10, 10 + N * SEQ_LEN, dtype=np.int32).reshape(N, SEQ_LEN)
-    windows[:, -3:] = pipeline.tokenizer(model).pad_token_id
+    windows[:, -3:] = tokens.tokenizer(model).pad_token_id
     spans = [[Span(0, 0, SEQ_LEN)]] * N
     corpus = corpora.load(f"file:{corpus_file}")
     own = CalibrationSet(windows, spans, {})

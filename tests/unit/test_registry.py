@@ -79,7 +79,9 @@ def test_a_new_file_is_found_without_editing_another(
 def test_names_are_listed_and_a_suite_is_checked_without_the_seconds_of_heavy_imports() -> None:
     code = """if True:
         import sys
-        from colazero import corpora, execution, quantizers, selection, suite
+        from colazero import corpora, quantizers, selection
+        from colazero.suite import execution
+        from colazero.suite import run as suite
         for registry in (selection.METHODS, corpora.CORPORA, quantizers.QUANTIZERS):
             assert registry.names()
         assert execution.EXECUTORS.names()

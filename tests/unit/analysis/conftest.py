@@ -5,9 +5,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from synthetic_suites import METHODS, Suites
 
-from analysis.runs import load_suite
+from analysis.reading.runs import load_suite
 from analysis.summary import Options, summarize
-from analysis.windows import window_pairs
+from analysis.summary.windows import window_pairs
 
 
 @pytest.fixture(scope="session")

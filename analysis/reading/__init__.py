@@ -1,0 +1,15 @@
+"""MLflow's search API → one tidy, typed table; holes and duplicates refused."""
+
+from __future__ import annotations
+
+from analysis.reading.checks import UNQUANTIZED, RunsError
+from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
+
+__all__ = [
+    "UNQUANTIZED",
+    "RunsError",
+    "latest_suite",
+    "load_experiment",
+    "load_folder",
+    "load_suite",
+]

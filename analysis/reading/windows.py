@@ -1,0 +1,20 @@
+"""What a run logged of every evaluation window: the sums that its perplexity is made of."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.reading.artifacts import read
+
+
+def read_windows(run_id: str, corpus: str) -> pd.DataFrame | None:
+    """Read a run's windows of a corpus, in order of the text; None if it logged none.
+
+    Columns: start (first token in the text), nll (summed over the window, nats), tokens
+    (predicted).
+    """
+    file = read(run_id, f"evaluation/windows_{corpus}.parquet")
+    try:
+        return None if file is None else pd.read_parquet(file, columns=["start", "nll", "tokens"])
+    except (OSError, ValueError):
+        return None

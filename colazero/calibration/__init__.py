@@ -1,0 +1,1 @@
+"""A chosen calibration set as a thing: what it must be, its files, and its pictures."""

@@ -1,0 +1,45 @@
+"""A method's choice → the calibration set that the quantizer gets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colazero.calibration.check import refuse_unusable
+from colazero.corpora.pool import need_tokens
+from colazero.interfaces import CalibrationSet, Selection, TokenPool
+from colazero.selection import find, one_thread
+
+
+def select(
+    method: str, pool: TokenPool, n: int, seq_len: int, seed: int, corpus: str
+) -> CalibrationSet:
+    """Choose `n` windows of `seq_len` tokens with `method`.
+
+    The seed alone decides what is random, and one thread does the arithmetic. UserError if the
+    corpus has too few tokens.
+    """
+    need_tokens(len(pool.tokens), n, seq_len, corpus)
+    chosen = find(method)
+    with one_thread():
+        selection = chosen(pool, n, seq_len, np.random.default_rng(seed))
+    return cut(pool, selection, n, seq_len)
+
+
+def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> CalibrationSet:
+    """Cut the windows a method chose out of the pool.
+
+    ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
+    of exactly `seq_len` tokens. UserError for a special token in one, or if two are the same.
+    """
+    windows = [
+        np.concatenate([pool.tokens[s.start : s.stop] for s in spans])
+        for spans in selection.windows
+    ]
+    if len(windows) != n or any(len(window) != seq_len for window in windows):
+        lengths = sorted({len(window) for window in windows})
+        raise ValueError(
+            f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}"
+        )
+    stacked = np.stack(windows).astype(np.int32)
+    refuse_unusable(stacked, pool.forbidden)
+    return CalibrationSet(stacked, selection.windows, dict(selection.notes))

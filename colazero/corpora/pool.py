@@ -1,0 +1,163 @@
+"""Documents → tokens, in one pass, cached on disk and memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero.cache import cache_dir, kept_arrays, kept_json
+from colazero.digests import of_facts
+from colazero.errors import UserError
+from colazero.interfaces import Corpus, TokenPool
+
+SEPARATOR = "\n\n"
+"""What stands between two documents, in calibration windows and in the evaluation text."""
+BATCH = 10_000
+"""Documents tokenised at a time: bounds the memory of the intermediate lists."""
+CHUNK = 2**22
+"""Tokens counted at a time."""
+ARRAYS = ("tokens", "starts", "stops")
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return 16 hex digits that change with anything that changes what the tokenizer does."""
+    backend = _backend(tokenizer)
+    if backend.truncation or backend.padding:  # a copy takes a tenth of a second: only if needed
+        backend = _plain(tokenizer)
+    return hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
+
+
+def _backend(tokenizer: Any) -> Any:
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UserError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast version (tokenizer.json), which "
+            "colazero needs; convert it once with transformers."
+        )
+    return tokenizer.backend_tokenizer
+
+
+def _plain(tokenizer: Any) -> Any:
+    """Return a copy of the fast tokenizer that neither cuts nor pads, whoever used it before."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(_backend(tokenizer).to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a pool has to know of a tokenizer whose tokens are there: its digest, special ids."""
+
+    digest: str
+    special: frozenset[int]
+
+
+def vocabulary(tokenizer: Any) -> Vocabulary:
+    """Return what names the tokens of a tokenizer."""
+    return Vocabulary(tokenizer_digest(tokenizer), frozenset(tokenizer.all_special_ids))
+
+
+def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
+    """Return `vocabulary(load())` of the model at this revision, kept on disk from then on.
+
+    Loading a tokenizer takes seconds, most of them imports.
+    """
+    name = f"tokenizers/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+
+    def compute() -> dict[str, Any]:
+        found = vocabulary(load())
+        return {"digest": found.digest, "special": sorted(found.special)}
+
+    kept = kept_json(name, compute)
+    return Vocabulary(kept["digest"], frozenset(kept["special"]))
+
+
+def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
+    """Tokenise the corpus's training documents, or map the tokens kept from an earlier time.
+
+    The cache entry is named by corpus, revision and tokenizer; one that is damaged or half
+    written is built again.
+    """
+    return open_pool(corpus, vocabulary(tokenizer), lambda: tokenizer, cache)
+
+
+def open_pool(
+    corpus: Corpus, known: Vocabulary, load: Callable[[], Any], cache: Path | None = None
+) -> TokenPool:
+    """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise."""
+    key = of_facts(corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
+    entry = (cache or cache_dir()) / "tokens" / key
+    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft))
+    return TokenPool(
+        corpus.train, arrays["tokens"], arrays["starts"], arrays["stops"], known.special, entry
+    )
+
+
+def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
+    """Write tokens.npy, starts.npy and stops.npy, holding the tokens of one batch at a time."""
+    plain = _plain(tokenizer)
+    plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
+    gap = np.array(plain.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
+    lengths: list[int] = []
+    with (folder / "tokens.npy").open("wb") as stream:
+        _write_header(stream, 0)
+        for first in range(0, len(corpus.train), BATCH):
+            batch = list(corpus.train[first : first + BATCH])
+            _refuse_half_characters(batch, first, corpus.name)
+            for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
+                if lengths:
+                    stream.write(gap.tobytes())
+                ids = np.array(encoding.ids, dtype=np.int32)
+                stream.write(ids.tobytes())
+                lengths.append(len(ids))
+        stream.seek(0)
+        _write_header(stream, sum(lengths) + len(gap) * max(0, len(lengths) - 1))
+    steps = np.array(lengths, dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
+    np.save(folder / "starts.npy", starts[: len(steps)])
+    np.save(folder / "stops.npy", starts[: len(steps)] + steps)
+
+
+def _refuse_half_characters(texts: Sequence[str], first: int, corpus: str) -> None:
+    for number, text in enumerate(texts, start=first):
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise UserError(
+                f"document {number} of corpus {corpus!r} (counted from 0) holds half of a "
+                "surrogate pair, which is no text: remove it."
+            )
+
+
+def _write_header(stream: BinaryIO, tokens: int) -> None:
+    """Write the head of a .npy file; numpy gives it room to grow, so its length stays the same."""
+    head = {"descr": "<i4", "fortran_order": False, "shape": (tokens,)}
+    np.lib.format.write_array_header_1_0(stream, head)  # type: ignore[no-untyped-call]
+
+
+def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None:
+    """Raise UserError unless `windows` windows of `seq_len` tokens can be cut from `available`."""
+    if available < windows * seq_len:
+        fitting = available // seq_len
+        ask = f"at most {fitting} windows of this length" if fitting else "shorter windows"
+        raise UserError(
+            f"corpus {corpus!r} is too small: {windows} windows of {seq_len} tokens need "
+            f"{windows * seq_len:,} tokens, it has {available:,}. Ask for {ask}, or take a larger "
+            "corpus."
+        )
+
+
+def token_counts(tokens: NDArray[np.int32], size: int = 0) -> NDArray[np.int64]:
+    """Count each token id, piece by piece: a mapped file is never in memory whole."""
+    counts = np.zeros(max(size, int(tokens.max(initial=-1)) + 1), dtype=np.int64)
+    for first in range(0, len(tokens), CHUNK):
+        counts += np.bincount(tokens[first : first + CHUNK], minlength=len(counts))
+    return counts

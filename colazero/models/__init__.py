@@ -1,0 +1,8 @@
+"""Models: a name → a local directory of safetensors and tokenizer, at a known revision."""
+
+from __future__ import annotations
+
+from colazero.interfaces import label
+from colazero.models.source import check, fetch, is_quantized, load_tokenizer
+
+__all__ = ["check", "fetch", "is_quantized", "label", "load_tokenizer"]

@@ -1,0 +1,233 @@
+"""Workers on a Ray cluster: actors, each with a GPU or a share of CPU, that keep models loaded.
+
+Every machine needs Ray and the project's libraries in the same versions. The code itself travels
+with the suite. An actor that dies, or whose node does, is one lost worker; nodes that join later
+get workers too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from colazero import tracking
+from colazero.config import SuiteConfig
+from colazero.errors import UserError
+from colazero.suite.execution import EXECUTORS, Event, Job, ray_cluster
+from colazero.suite.execution.ray_actor import Remote
+from colazero.suite.execution.worker import thread_limits
+from colazero.tracking import provenance, runs, store
+
+log = logging.getLogger(__name__)
+
+PASSED_ON = ("MLFLOW_", "HF_TOKEN", "COLAZERO_PATIENCE")
+"""What the names of variables begin with that workers get from the suite's environment."""
+LOOK_SEC = 5.0
+"""How often the cluster is asked for room that has no worker yet."""
+STARTS = 3
+"""How often a worker may be lost on a node before it has begun a cell."""
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor, and what it will say next: its start's outcome, or a stream of a job's events."""
+
+    actor: Any
+    node: str
+    where: str
+    says: Any
+    ready: bool = False
+    job: Job | None = None
+    model: str = ""
+
+
+@EXECUTORS.register("ray")
+class RayExecutor:
+    """As many workers as the cluster has room for, also where nodes join it later."""
+
+    def __init__(self, config: SuiteConfig, _device: str, environment: Mapping[str, str]) -> None:
+        self._needs = ray_cluster.needs(config)
+        self._setting = {
+            **{k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)},
+            **environment,
+            **thread_limits(max(1, int(config.cpus_per_cell))),
+            "COLAZERO_CODE": json.dumps(provenance.git_state()),
+        }
+        self._setting.pop("MLFLOW_RUN_ID", None)  # that is the suite's own run
+        self._suite = tracking.active_run_id()
+        runs.leave_proof(self._suite, {"nodes": ray_cluster.nodes(), "a cell takes": self._needs})
+        self._workers: list[_Worker] = []
+        self._refused: set[str] = set()
+        self._failed_starts: Counter[str] = Counter()
+        self._next_look = 0.0
+        self._fill()
+
+    @staticmethod
+    def check(config: SuiteConfig) -> None:
+        """Connect to the cluster; UserError if there is none, or none with room for a cell."""
+        if config.device.startswith("cuda:"):
+            raise UserError(
+                f"device={config.device!r}: Ray gives every cell a GPU of its own. Use "
+                "device=cuda, cpu or auto."
+            )
+        ray_cluster.connect(config.ray_address)
+        store.refuse_unshareable(several_machines=ray_cluster.several_machines())
+        ray_cluster.refuse_if_too_small(config)
+
+    @staticmethod
+    def resolve(config: SuiteConfig) -> SuiteConfig:
+        """Count the cells that the cluster has room for; each sees one GPU, or none."""
+        needs = ray_cluster.needs(config)
+        count = sum(ray_cluster.room(node, needs) for node in ray_cluster.nodes())
+        device = "cuda:0" if needs["GPU"] else "cpu"
+        return config.model_copy(update={"device": device, "workers": count})
+
+    def accepts(self, ready: Sequence[Job]) -> Job | None:
+        """Return the first job of the model that a free worker has loaded, else the first."""
+        self._forget_gone()
+        free = self._free()
+        if not free or not ready:
+            return None
+        loaded = {worker.model for worker in free}
+        return next((job for job in ready if job.model.name in loaded), ready[0])
+
+    def start(self, job: Job) -> None:
+        """Give the job to a free worker, one that has its model loaded if there is one."""
+        free = self._free()
+        worker = next((w for w in free if w.model == job.model.name), free[0])
+        worker.job, worker.model = job, job.model.name
+        there = replace(job, model=replace(job.model, path=job.model.path.resolve()))
+        worker.says = worker.actor.do.remote(there)
+
+    def events(self, timeout: float) -> list[Event]:
+        """Wait for the first event, then take all that are there."""
+        import ray
+
+        if time.monotonic() >= self._next_look:
+            self._fill()
+        found: list[Event] = []
+        while said := [worker.says for worker in self._workers if worker.says is not None]:
+            heard, _ = ray.wait(said, num_returns=1, timeout=timeout)
+            if not heard:
+                return found
+            worker = next(worker for worker in self._workers if worker.says == heard[0])
+            found += self._understand(worker)
+            timeout = 0.0
+        if not found:
+            time.sleep(timeout)
+        return found
+
+    def stop(self, job: Job) -> None:
+        """Kill the actor that does `job`; another takes its place."""
+        self._remove(next(worker for worker in self._workers if worker.job == job))
+
+    def close(self) -> None:
+        """Kill all actors, wait until they are gone, and end a cluster that the suite started."""
+        import ray
+
+        for worker in list(self._workers):
+            self._remove(worker)
+        ray.shutdown()
+
+    def _free(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.ready and worker.job is None]
+
+    def _forget_gone(self) -> None:
+        """Remove free workers whose node is gone: they have nothing to say that could tell it."""
+        there = {node["NodeID"] for node in ray_cluster.nodes()}
+        for worker in self._free():
+            if worker.node not in there:
+                log.warning("node %s is gone, and with it a worker that was free", worker.where)
+                self._remove(worker)
+
+    def _understand(self, worker: _Worker) -> list[Event]:
+        """Take what a worker says next, and keep account of who is free."""
+        import ray
+
+        try:
+            event = ray.get(next(worker.says) if worker.job else worker.says)
+        except (ray.exceptions.RayError, StopIteration) as error:
+            return self._lost(worker, f"{type(error).__name__}: {_last_line(error)}")
+        if worker.job is None:
+            worker.says = None
+            self._begun(worker, refusal=event)
+            return []
+        if event.kind != "stage":
+            worker.job = worker.says = None
+        return [event]
+
+    def _begun(self, worker: _Worker, refusal: str | None) -> None:
+        worker.ready = refusal is None
+        if refusal is None:
+            log.info("worker on %s is ready", worker.where)
+        else:
+            self._remove(worker)
+            self._refuse(worker, refusal)
+
+    def _lost(self, worker: _Worker, how: str) -> list[Event]:
+        self._remove(worker)
+        reason = f"the worker on {worker.where} was lost ({how})"
+        if worker.job:
+            return [Event(worker.job.name, "lost", {"reason": reason})]
+        log.warning("%s", reason)
+        self._failed_starts[worker.node] += 1
+        if self._failed_starts[worker.node] >= STARTS:
+            self._refuse(worker, f"no worker starts there ({how})")
+        return []
+
+    def _refuse(self, worker: _Worker, reason: str) -> None:
+        """Give a node no more cells; UserError if there is no other."""
+        log.error("no cells for node %s: %s", worker.where, reason)
+        self._refused.add(worker.node)
+        if all(node["NodeID"] in self._refused for node in ray_cluster.nodes()):
+            raise UserError(f"no node of the Ray cluster can do cells. {worker.where}: {reason}")
+
+    def _remove(self, worker: _Worker) -> None:
+        import ray
+
+        self._workers.remove(worker)
+        ray.kill(worker.actor)
+        self._next_look = 0.0
+
+    def _fill(self) -> None:
+        """Start workers where there is room."""
+        self._next_look = time.monotonic() + LOOK_SEC
+        self._forget_gone()
+        used = Counter(worker.node for worker in self._workers)
+        for node in ray_cluster.nodes():
+            name = node["NodeID"]
+            if name not in self._refused:
+                for _ in range(ray_cluster.room(node, self._needs) - used[name]):
+                    self._workers.append(self._launch(name, node["NodeManagerAddress"]))
+        if not self._workers:
+            log.warning("the Ray cluster has lost all nodes with room for a cell: waiting for one")
+            self._next_look += 25
+
+    def _launch(self, node: str, where: str) -> _Worker:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor = (
+            ray.remote(Remote)
+            .options(
+                num_cpus=self._needs["CPU"],
+                num_gpus=self._needs["GPU"],
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+            )
+            .remote(self._setting, Path.cwd())
+        )
+        return _Worker(
+            actor, node, where, actor.begin.remote(self._suite, provenance.environment())
+        )
+
+
+def _last_line(error: BaseException) -> str:
+    """Return what an error of Ray's says last, which is the cause where it quotes a traceback."""
+    return ([line for line in str(error).splitlines() if line.strip()] or [""])[-1].strip()

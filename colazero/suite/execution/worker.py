@@ -1,0 +1,147 @@
+"""A process that does one job after another; models and tokens stay loaded in between.
+
+`python -m colazero.suite.execution.worker` reads a job a line from stdin and writes an event a line
+to stdout, both JSON. It ends when stdin does: when the suite's process is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from colazero.config import RunConfig
+from colazero.errors import UserError
+from colazero.interfaces import Model, Progress
+from colazero.suite.execution import Event, Job
+
+Send = Callable[[Event], None]
+
+
+def run_job(job: Job, send: Send) -> None:
+    """Do `job` inside its run and send what becomes of it; errors end the run, not the worker."""
+    from colazero import cell, tracking
+    from colazero.tracking import publishing, runs
+
+    def show(stage: str) -> Progress:
+        def progress(done: int, total: int) -> None:
+            send(Event(job.name, "stage", {"stage": stage, "done": done, "total": total}))
+
+        progress(0, 0)
+        return progress
+
+    send(Event(job.name, "stage", {"stage": "select", "done": 0, "total": 0}))
+    work = cell.run_baseline if job.kind == "baseline" else cell.run_cell
+    try:
+        over = runs.patiently(publishing.settle, job.run_id)
+        if over is None:
+            with tracking.run(job.name, job.kind, job.run_id):
+                source = work(job.config, job.model, show, reuse=True).source_run
+        elif over.info.status == "FINISHED":
+            source = over.data.tags.get("colazero.source_run")
+        else:  # it had failed by itself before its worker was lost
+            send(Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]}))
+            return
+    except runs.Claimed:
+        send(Event(job.name, "deferred"))
+    except Exception as error:
+        if not isinstance(error, UserError):
+            logging.getLogger(__name__).exception("%s failed", job.name)
+        send(Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"}))
+    else:
+        send(Event(job.name, "done", {"source_run": source}))
+
+
+def to_line(value: Job | Event) -> str:
+    """Write a job or an event as one line of JSON."""
+    return json.dumps(asdict(value), default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, RunConfig) else str(value)
+
+
+def to_job(line: str) -> Job:
+    """Read what `to_line` wrote of a job."""
+    read = json.loads(line)
+    model = Model(read["model"]["name"], Path(read["model"]["path"]), read["model"]["revision"])
+    return Job(**read | {"config": RunConfig(**read["config"]), "model": model})
+
+
+def to_event(line: str) -> Event:
+    """Read what `to_line` wrote of an event."""
+    return Event(**json.loads(line))
+
+
+@contextmanager
+def _own_channel() -> Iterator[Send]:
+    """Yield what sends events to the stdout that this process was given; prints go to stderr."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(event: Event) -> None:
+        with lock:
+            channel.write(to_line(event))
+
+    with channel:
+        yield send
+
+
+def _read_jobs(jobs: SimpleQueue[Job]) -> None:
+    for line in sys.stdin:
+        jobs.put(to_job(line))
+    os._exit(1)  # the suite's process is gone
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Return the environment of a worker that is to use so many threads and no more."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    gptqmodel = {"GPTQMODEL_CPU_WORKERS": str(max(2, min(12, threads // 2)))}
+    return dict.fromkeys(names, str(threads)) | gptqmodel
+
+
+def quieten() -> None:
+    """Let a worker say no more than warnings, and draw no bars: the suite shows its progress.
+
+    torchao and torch warn of other machines' kernels and of their own future.
+    """
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when its parent dies, even while a library holds the GIL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Do the jobs that come on stdin."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite's process to answer
+    quieten()
+    jobs: SimpleQueue[Job] = SimpleQueue()
+    with _own_channel() as send:
+        threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+        import colazero.cell  # noqa: F401  (seconds, while the suite's process is still planning)
+
+        while True:
+            run_job(jobs.get(), send)
+
+
+if __name__ == "__main__":
+    main()

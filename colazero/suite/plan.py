@@ -1,0 +1,267 @@
+"""What a suite would do, what it needs and whether there is enough of it, before any work."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import shutil
+import struct
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from colazero import cell, corpora, selection, tracking
+from colazero.cache import cache_dir
+from colazero.config import SuiteConfig
+from colazero.corpora.tokens import token_pool
+from colazero.errors import UserError
+from colazero.interfaces import Model
+from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.suite.execution import Job, local
+from colazero.tracking import runs, store
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something a suite needs: how much, against what there is, in `unit`."""
+
+    what: str
+    needed: float
+    available: float
+    unit: str
+
+    def sentence(self) -> str:
+        """Return it as in `disk at /tmp: 1.2 GB needed, 80.0 GB available`."""
+        digits = ",.1f" if self.unit == "GB" else ",.0f"
+        needed, available = f"{self.needed:{digits}}", f"{self.available:{digits}}"
+        return f"{self.what}: {needed} {self.unit} needed, {available} {self.unit} available"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells by what is done with them, what they need, and how long it may take.
+
+    `share`: cells whose calibration set another cell of the suite has too. `seconds` is None
+    where no finished run of these settings tells.
+    """
+
+    run: list[str]
+    reuse: list[str]
+    share: list[str]
+    needs: list[Need]
+    seconds: float | None
+
+    def text(self) -> str:
+        """Return the plan in lines."""
+        lines = []
+        for title, names in (("run", self.run), ("reuse", self.reuse), ("share", self.share)):
+            lines.append(f"{len(names)} cells to {title}" + (":" if names else ""))
+            lines += [f"  {name}" for name in names]
+        lines += [need.sentence() for need in self.needs]
+        if self.seconds is None:
+            lines.append("time: no finished run of these settings tells")
+        else:
+            lines.append(f"time: about {max(1, round(self.seconds / 60)):,} minutes")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return asdict(self)
+
+
+def make(config: SuiteConfig, jobs: Sequence[Job], workers: int) -> Plan:
+    """Plan a suite inside an open run: `config` as it was given, `workers` as many as there are.
+
+    It takes seconds: nothing is selected.
+    """
+    run, reuse, share = divide(jobs)
+    needed, seconds = needs(config, jobs, run), _seconds(run, workers)
+    return Plan(_names(run), _names(reuse), _names(share), needed, seconds)
+
+
+def _names(jobs: Sequence[Job]) -> list[str]:
+    return [job.name for job in jobs if job.kind == "cell"]
+
+
+def divide(jobs: Sequence[Job]) -> tuple[list[Job], list[Job], list[Job]]:
+    """Divide all but baselines into those to run, to reuse and to share, as workers will.
+
+    A finished run has done those to reuse. One to run or to reuse has the calibration set of each
+    of those to share, and at least as much is evaluated there.
+    """
+    cells = [job for job in jobs if job.kind != "baseline"]
+    reuse = [job for job in cells if _finished(job)]
+    given = {(_calibration_set(job), job.config.do_downstream) for job in reuse}
+    run, share = [], []
+    for job in cells:
+        same = _calibration_set(job)
+        if job in reuse:
+            continue
+        if given & {(same, True), (same, job.config.do_downstream)}:
+            share.append(job)
+        else:
+            run.append(job)
+            given.add((same, job.config.do_downstream))
+    return run, reuse, share
+
+
+def _finished(job: Job) -> bool:
+    key = cell.key_of(job.config, job.model)
+    return tracking.find_finished("colazero.key", key) is not None
+
+
+def _calibration_set(job: Job) -> tuple[Model, str, str, int]:
+    """Return what stands for a job's calibration set before that is chosen."""
+    method, seed = job.config.method, job.config.seed
+    if job.config.quantizer in WITHOUT_CALIBRATION:
+        return job.model, job.config.quantizer, "", 0
+    return job.model, job.config.quantizer, method, 0 if _ignores_seed(method) else seed
+
+
+def _ignores_seed(method: str) -> bool:
+    """Tell whether a method says that it has no use for random numbers: it calls them `_rng`.
+
+    To choose with two seeds and compare may take hours, and a GPU that only the workers'
+    machines have. In doubt it counts as one that uses them.
+    """
+    names = list(inspect.signature(selection.find(method)).parameters)
+    return len(names) > 3 and names[3].startswith("_")
+
+
+def _seconds(run: Sequence[Job], workers: int) -> float | None:
+    """Estimate the suite's duration from finished cells: of the same method where there are any."""
+    total = 0.0
+    experiment = runs.experiment_of(tracking.active_run_id())
+    for job in run:
+        same = ("model", "n_calibration_samples", "seq_len", "quant_bits", "do_downstream")
+        params = {name: tracking.as_text(getattr(job.config, name)) for name in same}
+        times = runs.finished_times(experiment, params)
+        known = times.get(job.config.method) or [t for own in times.values() for t in own]
+        if not known:
+            return None
+        total += sum(known) / len(known)
+    return total / workers
+
+
+def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[Need]:
+    """Return what the suite needs of tokens, memory and disk against what there is.
+
+    `config` as it was given; `run`: those of `jobs` that are to run. Memory and disk of other
+    machines are not known here, and so not counted.
+    """
+    found = []
+    for model in dict.fromkeys(job.model for job in jobs):
+        pool = token_pool(model, config.corpus)
+        tokens = config.n_calibration_samples * config.seq_len
+        name = corpora.load(config.corpus).name
+        found.append(
+            Need(f"calibration tokens of {name}, {model.label}", tokens, len(pool.tokens), "tokens")
+        )
+    weights = [Weights.of(job.model) for job in run]
+    sizes = [
+        one.quantized(config.quant_bits)
+        for one, job in zip(weights, run, strict=True)
+        if job.config.quantizer != UNQUANTIZED
+    ]
+    here = min(config.workers, len(run)) if config.executor == "local" else 0
+    if here:
+        largest = max(one.dense for one in weights)
+        found.append(_memory(config.device, run[0].config.device, largest, here))
+    return [*found, *_disk(config, sizes, here)]
+
+
+def _memory(asked: str, device: str, dense: float, workers: int) -> Need:
+    """Hold the model's weights in half precision, the least a cell needs, against what is free.
+
+    `asked`: the device as the suite was given it, which decides whether GPUs are divided.
+    """
+    if device == "cpu":
+        import psutil
+
+        return Need("memory", workers * dense / GB, psutil.virtual_memory().available / GB, "GB")
+    import torch
+
+    on_one = math.ceil(workers / local.gpus(asked))
+    return Need("CUDA memory", on_one * dense / GB, torch.cuda.mem_get_info(device)[0] / GB, "GB")
+
+
+def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:
+    """Sum up, by file system, what stays for ever and what is there while cells are at work."""
+    at_work = workers * max(sizes, default=0.0)
+    places = [(Path(tempfile.gettempdir()), at_work)]
+    if config.save_model == "artifact":
+        places.append((cache_dir(), at_work))
+        if kept := store.artifact_folder():
+            places.append((kept, sum(sizes)))
+    elif config.save_model == "local" and config.executor == "local":
+        places.append((Path.cwd(), sum(sizes)))
+    by_system: dict[int, tuple[Path, float]] = {}
+    for place, size in places:
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        path, sum_so_far = by_system.get(there.stat().st_dev, (there, 0.0))
+        by_system[there.stat().st_dev] = (path, sum_so_far + size)
+    return [
+        Need(f"disk at {path}", size / GB, shutil.disk_usage(path).free / GB, "GB")
+        for path, size in by_system.values()
+    ]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Numbers of weights, from the headers of the safetensors: in the layers, and the others."""
+
+    layers: int
+    others: int
+
+    @classmethod
+    def of(cls, model: Model) -> Weights:
+        """Read the headers; UserError if a file is damaged or cut off."""
+        layers = others = 0
+        for file in sorted(model.path.glob("*.safetensors")):
+            for name, tensor in _header(file).items():
+                count = math.prod(tensor["shape"])
+                inside = len(tensor["shape"]) == 2 and "layers." in name
+                layers, others = layers + inside * count, others + (not inside) * count
+        return cls(layers, others)
+
+    @property
+    def dense(self) -> float:
+        """Return the bytes in half precision."""
+        return 2.0 * (self.layers + self.others)
+
+    def quantized(self, bits: int) -> float:
+        """Return the bytes of a checkpoint; scales and zeros of groups of 32 at most added."""
+        return self.layers * (bits + 1) / 8 + 2.0 * self.others
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """Return name → shape, type and place of each tensor (format: huggingface/safetensors)."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        size = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
+    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
+        raise UserError(f"{file} is damaged: its header cannot be read ({error}).") from error
+    if size != file.stat().st_size:
+        raise UserError(
+            f"{file} is damaged: it has {file.stat().st_size:,} bytes, its header says {size:,}. "
+            "Fetch the model again."
+        )
+    return header
+
+
+def check(needed: Sequence[Need]) -> None:
+    """Raise UserError for the first thing of which there is certainly not enough."""
+    for need in needed:
+        if need.needed > need.available:
+            raise UserError(
+                f"{need.sentence()}. Make room, or ask for less: fewer workers, a smaller model, "
+                "save_model=none."
+            )

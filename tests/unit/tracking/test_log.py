@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.config import RunConfig, canonical_key
+from colazero.errors import UserError
+from colazero.tracking import provenance, publishing, records, runs
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_experiment("test")
+    yield MlflowClient()
+    mlflow.set_tracking_uri(before)
+
+
+def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClient) -> None:
+    with mlflow.start_run() as active:
+        mlflow.log_params({"seed": "auto", "damp_percent": "1e-2", "method": "random"})
+    with tracking.run("again", "cell", active.info.run_id) as run_id:
+        tracking.log_config(RunConfig(method="random", seed=43, damp_percent=0.01))
+    params = store.get_run(run_id).data.params
+    assert params["seed"] == "auto"
+    assert params["resolved.seed"] == "43"
+    assert params["resolved.damp_percent"] == "0.01"
+    assert params["method"] == "random"
+    assert "resolved.method" not in params
+    assert params["sym"] == "true"
+    assert params["downstream_tasks"] == "arc_easy,hellaswag,piqa,winogrande"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (ValueError("too bad"), "FAILED", "ValueError: too bad"),
+        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
+        (SystemExit(143), "KILLED", "SystemExit"),
+    ],
+)
+def test_an_error_ends_the_run_with_its_reason(
+    store: MlflowClient, error: BaseException, status: str, reason: str
+) -> None:
+    with (
+        pytest.raises(type(error)),
+        tracking.run("parent", "suite") as parent,
+        tracking.run("child", "cell", runs.create_child(parent, "child", "cell")) as child,
+    ):
+        raise error
+    for run_id in (parent, child):
+        found = store.get_run(run_id)
+        assert found.info.status == status
+        assert found.data.tags["colazero.error"] == reason
+
+
+def test_finished_runs_are_found_by_tag_but_not_those_that_only_took_over(
+    store: MlflowClient,
+) -> None:
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags({"colazero.key": "k"})
+    with tracking.run("copy", "cell"):
+        tracking.set_tags({"colazero.key": "k", "colazero.source_run": done})
+    with contextlib.suppress(ValueError), tracking.run("failed", "cell"):
+        tracking.set_tags({"colazero.key": "k"})
+        raise ValueError
+    with tracking.run("now", "cell"):
+        found = tracking.find_finished("colazero.key", "k")
+        assert found is not None
+        assert found.info.run_id == done
+        assert tracking.find_finished("colazero.key", "other") is None
+
+
+def test_a_source_is_found_behind_any_number_of_runs_that_took_it_over(
+    store: MlflowClient,
+) -> None:
+    tags = {"colazero.key": "k"}
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags(tags)
+    experiment = store.get_run(done).info.experiment_id
+    for _ in range(25):
+        taker = store.create_run(experiment, tags=tags | {"colazero.source_run": done})
+        store.set_terminated(taker.info.run_id, "FINISHED")
+    with tracking.run("now", "cell"):
+        found = tracking.find_finished("colazero.key", "k")
+    assert found is not None
+    assert found.info.run_id == done
+
+
+@pytest.mark.parametrize("call", ["get_run", "search_runs", "list_artifacts"])
+def test_looking_for_a_source_waits_for_a_store_that_is_away(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with tracking.run("done", "cell") as done:
+        tracking.set_tags({"colazero.key": "k"})
+        tracking.log_json({}, "result.json")
+    real, refusals = getattr(MlflowClient, call), [ConnectionError(), MlflowException("503")]
+
+    def sometimes(*arguments: Any, **named: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments, **named)
+
+    with tracking.run("now", "cell"), monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, sometimes)
+        found = tracking.find_finished("colazero.key", "k")
+    assert refusals == []
+    assert found is not None
+    assert found.info.run_id == done
+
+
+def test_the_reason_of_a_failed_attempt_goes_when_the_next_succeeds(store: MlflowClient) -> None:
+    with tracking.run("suite", "suite") as suite:
+        run_id = runs.create_child(suite, "cell", "cell")
+        runs.end(run_id, "KILLED", "its process was gone")
+        assert store.get_run(run_id).data.tags["colazero.error"] == "its process was gone"
+        with tracking.run("cell", "cell", run_id):
+            pass
+    assert "colazero.error" not in store.get_run(run_id).data.tags
+
+
+def test_workers_are_as_patient_as_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLAZERO_PATIENCE", raising=False)
+    assert "COLAZERO_PATIENCE" not in runs.worker_environment("1")
+    monkeypatch.setenv("COLAZERO_PATIENCE", "7")
+    assert runs.worker_environment("1")["COLAZERO_PATIENCE"] == "7"
+
+
+def test_a_dirty_tree_is_marked_with_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    def state() -> dict[str, str]:
+        provenance.git_state.cache_clear()
+        return provenance.git_state()
+
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert state()["colazero.git_commit"] == "unknown"
+    git("init", "-q")
+    git("config", "user.email", "a@example.org")
+    git("config", "user.name", "a")
+    (tmp_path / "f.py").write_text("x = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert state()["colazero.git_dirty"] == "false"
+    (tmp_path / "f.py").write_text("x = 2\n")
+    second = state()["colazero.git_dirty"]
+    (tmp_path / "f.py").write_text("x = 3\n")
+    third = state()["colazero.git_dirty"]
+    (tmp_path / "g.py").write_text("y = 1\n")
+    fourth = state()["colazero.git_dirty"]
+    (tmp_path / "g.py").write_text("y = 2\n")
+    fifth = state()["colazero.git_dirty"]
+    assert len({"false", second, third, fourth, fifth}) == 5
+    git("stash", "-u", "-q")
+    assert state()["colazero.git_dirty"] == "false"
+    provenance.git_state.cache_clear()
+
+
+def test_a_dirty_tree_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = set()
+    for dirty in ("false", "0123456789ab", "ba9876543210"):
+        state = {"colazero.git_commit": "c", "colazero.git_dirty": dirty}
+        monkeypatch.setattr(provenance, "git_state", lambda state=state: state)
+        keys.add(canonical_key(RunConfig(), **provenance.code_context()))
+    assert len(keys) == 3
+
+
+def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise MlflowException("no room")
+
+    monkeypatch.setenv("COLAZERO_PATIENCE", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuses)
+        with (
+            pytest.raises(UserError, match="did not take the results"),
+            tracking.run("a", "cell") as run_id,
+        ):
+            tracking.log_json({}, "result.json")
+    run = store.get_run(run_id)
+    assert run.info.status == "FAILED"
+    store.set_tag(run_id, "colazero.owner", f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00")
+    record = records.read(run_id)
+    assert record is not None
+    record.owner = f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00"  # as if this process were gone
+    record.seal("FINISHED")
+    publishing.recover(run.info.experiment_id)
+    assert store.get_run(run_id).info.status == "FINISHED"
+    assert "result.json" in {file.path for file in store.list_artifacts(run_id)}
+
+
+def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
+    with tracking.run("a", "cell"), pytest.raises(ValueError, match="not JSON compliant"):
+        tracking.log_json({"a": float("nan")}, "a.json")

@@ -1,0 +1,262 @@
+"""Records: sealed whole on disk, sent once however often sending is interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.config import RunConfig
+from colazero.tracking import publishing, records, runs
+from colazero.tracking.records import Record
+
+DEAD = f"{runs._host()} 1 0.00"
+ELSEWHERE = "another-machine/pid:[1] 7 0.00"
+CALLS = ("log_batch", "log_inputs", "log_artifacts", "create_logged_model", "log_model_artifacts")
+CALLS += ("finalize_logged_model", "log_outputs", "set_terminated")
+
+
+@pytest.fixture
+def store(shared_store: MlflowClient) -> MlflowClient:
+    return shared_store
+
+
+def sealed(
+    client: MlflowClient, folder: Path, owner: str = DEAD, suite: str | None = None
+) -> Record:
+    """Seal the record of a run whose process is dead, or on another machine."""
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    tags = {"colazero.owner": owner} | ({"mlflow.parentRunId": suite} if suite else {})
+    run = client.create_run(experiment, tags=tags, run_name="cell")
+    record = Record(run.info.run_id, mlflow.get_tracking_uri(), owner)
+    record.begin()
+    record.params["seed"] = "42"
+    record.add_metrics({"perplexity": 30.5})
+    record.datasets.append({"name": "c", "digest": "d", "context": "evaluation", "profile": "{}"})
+    record.artifact("result.json").write_text("{}")
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir(exist_ok=True)
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    record.add_files(checkpoint, kind="model")
+    record.model.update(name="m", base="b")
+    record.seal("FINISHED")
+    return record
+
+
+def assert_there_once(client: MlflowClient, run_id: str) -> None:
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "42"}
+    assert [m.value for m in client.get_metric_history(run_id, "perplexity")] == [30.5]
+    assert len(run.inputs.dataset_inputs) == 1
+    assert {f.path for f in client.list_artifacts(run_id)} == {"result.json", "manifest.json"}
+    (model,) = client.search_logged_models([run.info.experiment_id], f"source_run_id='{run_id}'")
+    assert model.status == "READY"
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert publishing.intact(run)
+
+
+@pytest.mark.parametrize("broken", CALLS)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_sending_that_broke_off_anywhere_is_completed_once(
+    store: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    after: bool,
+) -> None:
+    record = sealed(store, tmp_path)
+    real: Callable[..., Any] = getattr(MlflowClient, broken)
+
+    def breaks(*arguments: Any, **named: Any) -> None:
+        if after:  # it arrived, and its answer did not
+            real(*arguments, **named)
+        raise MlflowException("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, broken, breaks)
+        with pytest.raises(MlflowException):
+            publishing.publish(record)
+    publishing.recover(store.get_run(record.run_id).info.experiment_id)
+    assert_there_once(store, record.run_id)
+    assert not record.folder.exists()
+
+
+def test_a_record_that_is_not_whole_is_never_sent(store: MlflowClient, tmp_path: Path) -> None:
+    cut_off, unsealed = sealed(store, tmp_path), sealed(store, tmp_path)
+    (cut_off.folder / "artifacts" / "result.json").write_text("{")
+    unsealed.status = ""
+    unsealed._write()
+    publishing.recover(store.get_run(cut_off.run_id).info.experiment_id)
+    for record in (cut_off, unsealed):
+        run = store.get_run(record.run_id)
+        assert run.info.status == "KILLED"
+        assert run.data.params == run.data.metrics == {}
+        assert not record.folder.exists()
+
+
+def test_the_record_of_a_live_process_is_left_alone(store: MlflowClient, tmp_path: Path) -> None:
+    with tracking.run("live", "cell") as run_id:
+        tracking.log_config(RunConfig())
+        publishing.recover(store.get_run(run_id).info.experiment_id)
+        assert store.get_run(run_id).info.status == "RUNNING"
+        assert records.read(run_id) is not None
+    assert store.get_run(run_id).data.params["seed"] == "42"
+
+
+def test_a_finished_run_with_damaged_files_is_not_reused(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    record = sealed(store, tmp_path)
+    publishing.publish(record)
+    run = store.get_run(record.run_id)
+    assert publishing.intact(run)
+    file = Path(run.info.artifact_uri.removeprefix("file://")) / "result.json"
+    file.write_text("{} and more")
+    assert not publishing.intact(run)
+    file.unlink()
+    assert not publishing.intact(run)
+    record.discard()
+
+
+def test_a_finished_run_takes_no_second_result(store: MlflowClient, tmp_path: Path) -> None:
+    record = sealed(store, tmp_path)
+    store.log_metric(record.run_id, "perplexity", 30.5)  # another worker did it, and all of it
+    store.set_terminated(record.run_id, "FINISHED")
+    publishing.recover(store.get_run(record.run_id).info.experiment_id)
+    assert len(store.get_metric_history(record.run_id, "perplexity")) == 1
+    assert store.get_run(record.run_id).info.status == "FINISHED"
+    assert not record.folder.exists()
+
+
+def test_a_record_that_cannot_be_sent_keeps_no_suite_from_starting(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, other = sealed(store, tmp_path), sealed(store, tmp_path)
+    experiment = store.get_run(refused.run_id).info.experiment_id
+    real = MlflowClient.log_artifacts
+
+    def refuses(client: MlflowClient, run_id: str, folder: str) -> None:
+        if run_id == refused.run_id:
+            raise requests.HTTPError("507 Insufficient Storage")
+        real(client, run_id, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuses)
+        publishing.recover(experiment)
+    assert_there_once(store, other.run_id)
+    assert refused.folder.exists()
+    publishing.recover(experiment)
+    assert_there_once(store, refused.run_id)
+
+
+def test_a_record_from_another_machine_is_sent_once_its_suite_gives_no_sign_of_life(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    tags = {"colazero.owner": ELSEWHERE, "colazero.heartbeat": f"{time.time():.0f}"}
+    suite = store.create_run(experiment, tags=tags).info.run_id
+    record = sealed(store, tmp_path, ELSEWHERE, suite)
+    publishing.recover(experiment)
+    assert store.get_run(record.run_id).info.status == "RUNNING"
+    assert record.folder.exists()
+    store.set_tag(suite, "colazero.heartbeat", f"{time.time() - 3600:.0f}")
+    publishing.recover(experiment)
+    assert_there_once(store, record.run_id)
+    assert not record.folder.exists()
+    assert store.get_run(suite).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("call", ["list_artifacts", "list_logged_model_artifacts"])
+@pytest.mark.parametrize("error", [MlflowException("503"), requests.HTTPError("503")])
+def test_files_are_not_damaged_because_the_store_is_away(
+    store: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    error: Exception,
+) -> None:
+    record = sealed(store, tmp_path)
+    publishing.publish(record)
+    record.discard()
+    run = store.get_run(record.run_id)
+
+    def away(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, away)
+        with pytest.raises(type(error)):
+            publishing.intact(run)
+    assert publishing.intact(run)
+
+
+def test_a_run_without_its_manifest_is_not_reused(store: MlflowClient, tmp_path: Path) -> None:
+    record = sealed(store, tmp_path)
+    publishing.publish(record)
+    record.discard()
+    run = store.get_run(record.run_id)
+    manifest = Path(run.info.artifact_uri.removeprefix("file://")) / "manifest.json"
+    manifest.write_text("{")
+    assert not publishing.intact(run)
+    manifest.unlink()
+    assert not publishing.intact(run)
+
+
+def test_a_lost_cell_of_a_living_suite_is_left_to_it(store: MlflowClient) -> None:
+    with tracking.run("suite", "suite") as suite:
+        experiment = store.get_run(suite).info.experiment_id
+        lost = runs.create_child(suite, "lost", "cell")
+        store.set_tag(lost, "colazero.owner", DEAD)
+        runs.bury_the_dead(experiment)
+        assert store.get_run(lost).info.status == "RUNNING"
+        assert "colazero.error" not in store.get_run(lost).data.tags
+        store.set_tag(suite, "colazero.owner", DEAD)
+        runs.bury_the_dead(experiment)
+        assert store.get_run(lost).info.status == "KILLED"
+
+
+def test_a_run_that_is_finished_is_never_ended_otherwise(store: MlflowClient) -> None:
+    with tracking.run("done", "cell") as done:
+        pass
+    left = runs.end(done, "FAILED", "lost")
+    assert left is not None
+    run = store.get_run(done)
+    assert run.info.status == "FINISHED"
+    assert "colazero.error" not in run.data.tags
+
+
+def test_of_two_live_runs_that_do_the_same_work_one_withdraws(store: MlflowClient) -> None:
+    with tracking.run("first", "cell") as first:
+        runs.claim("colazero.work_key", "k", first)
+        other = runs.create_child(first, "second", "cell")
+        with pytest.raises(runs.Claimed):
+            runs.claim("colazero.work_key", "k", other)
+        assert "colazero.work_key" not in store.get_run(other).data.tags
+        store.set_tag(first, "colazero.owner", DEAD)
+        runs.claim("colazero.work_key", "k", other)  # the dead hold nothing
+
+
+def test_the_store_is_asked_again_while_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    answers: list[Any] = [ConnectionError(), MlflowException("503"), "here"]
+
+    def ask() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert runs.patiently(ask) == "here"
+    monkeypatch.setenv("COLAZERO_PATIENCE", "0")
+    answers[:] = [MlflowException("503"), MlflowException("503")]
+    with pytest.raises(MlflowException):
+        runs.patiently(ask)
