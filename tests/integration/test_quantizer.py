@@ -18,7 +18,8 @@ import torch
 import torch._dynamo
 
 from colazero.errors import UserError
-from colazero.evaluation.loading import dense, dequantized, load_dense
+from colazero.evaluation.loading import dense, load_dense
+from colazero.gptq import dequantize
 from colazero.interfaces import CalibrationSet, QuantizationSettings
 from colazero.provenance import manifest, weights_digest
 from colazero.quantizers import QUANTIZERS
@@ -132,7 +133,7 @@ def test_dequantizing_agrees_with_gptqmodels_own(bits: int, v1: bool, tmp_path: 
     form = "gptq" if v1 else "gptq_v2"
     settings = {"bits": bits, "checkpoint_format": form}
     theirs = convert_gptq_file(tmp_path / "file", torch.float32, settings, "cpu")["layer.weight"]
-    assert torch.equal(dequantized(**parts, bits=bits, v1=v1).T, theirs)
+    assert torch.equal(dequantize(**parts, bits=bits, v1=v1).T, theirs)
 
 
 def test_a_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, tmp_path: Path) -> None:
