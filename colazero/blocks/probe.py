@@ -83,9 +83,7 @@ def unsolvable(sequence: Sequence, counts: Counter[str]) -> str:
             if counts[f"{index}.{name}"] != 1:
                 return f"layer {where!r} runs {counts[f'{index}.{name}']} times a pass, not once"
             if inputs % 32 or outputs % 32:
-                return (
-                    f"layer {where!r} has {inputs} inputs and {outputs} outputs: no multiples of 32"
-                )
+                return f"layer {where!r} is {inputs} x {outputs}, no multiples of 32"
         for name, module in block.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 continue

@@ -52,12 +52,9 @@ class Sequence:
         self.weights = Weights(model_dir, self.model)
         fill_rest(self.model, self.name, self.weights, device, dtype)
         for index, block in enumerate(self.blocks):
-            absent = [
-                n for n, _ in block.named_parameters() if self.at(index, n) not in self.weights
-            ]
-            if absent:
-                name = self.at(index, absent[0])
-                raise Refused(f"its files have no weight {name!r}")
+            for name in (self.at(index, own) for own, _ in block.named_parameters()):
+                if name not in self.weights:
+                    raise Refused(f"its files have no weight {name!r}")
         self._calls: dict[tuple[int, int], list[Call]] = {}
         with self.filled(0), torch.no_grad():
             ids = torch.arange(8, device=device)[None]
@@ -71,15 +68,15 @@ class Sequence:
         return f"{self.name}.{index}.{name}"
 
     @contextmanager
-    def filled(
-        self, index: int, leave: Callable[[str], bool] = lambda name: False
-    ) -> Iterator[Any]:
+    def filled(self, index: int, leave: Callable[[str], bool] = lambda _: False) -> Iterator[Any]:
         """Yield a block that holds its weights on the device meanwhile, but those to `leave`."""
         block = self.blocks[index]
-        names = [
-            n for n in block.state_dict() if self.at(index, n) in self.weights and not leave(n)
-        ]
-        tensors = {n: self.weights.dense(self.at(index, n), self.device, self.dtype) for n in names}
+        names = {name: self.at(index, name) for name in block.state_dict() if not leave(name)}
+        tensors = {
+            name: self.weights.dense(known, self.device, self.dtype)
+            for name, known in names.items()
+            if known in self.weights
+        }
         with holding(block, tensors):
             del tensors
             yield block

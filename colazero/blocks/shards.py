@@ -34,7 +34,7 @@ class Shards:
         if count == 1:
             self._files[0][0].rename(self._folder / "model.safetensors")
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, (file, names) in enumerate(self._files, 1):
             final = f"model-{number:05}-of-{count:05}.safetensors"
             file.rename(self._folder / final)

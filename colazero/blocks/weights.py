@@ -79,7 +79,8 @@ class Weights:
         try:
             for path in sorted(model_dir.glob("*.safetensors")):
                 file = safe_open(path, framework="pt")
-                for name in file.keys():  # noqa: SIM118 (no mapping)
+                names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
+                for name in names:
                     self._found[apply_renamings(name, renamings)] = (file, name)
             if is_quantized(model_dir):
                 self._settings = quantization_settings(model_dir)

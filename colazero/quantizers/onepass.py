@@ -104,14 +104,14 @@ class Solver:
         return name.removesuffix(".weight") in self._layers and name.endswith(".weight")
 
     def run(self, block: Any, stream: Stream) -> None:
-        """Run the block, which holds all else, on the stream; it holds its quantized weights then."""
+        """Run the block, which holds all else, on the stream; quantized weights join them."""
         from colazero.blocks.lockstep import Lockstep, stopping_at
 
         lockstep = Lockstep(len(stream.batches), self._solve)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(lambda i: self._sequence.run_block(self._index, stream, stream.batches[i]))
         self._input = Input([])
-        for name, tensor in block.state_dict().items():
+        for name in block.state_dict():
             known = self._sequence.at(self._index, name)
             if not self.solves(name) and known in self._sequence.weights:
                 self._keep(known, "", {"": self._sequence.weights.stored(known)})
@@ -143,7 +143,7 @@ class Solver:
         )
 
     def _keep(self, known: str, ending: str, tensors: Mapping[str, Any]) -> None:
-        """Keep tensors to save, under the name that the files have, less its ending, before each."""
+        """Keep tensors to save; the files' name of `known`, less its `ending`, precedes theirs."""
         stem = self._sequence.weights.stored_name(known).removesuffix(ending)
         self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from colazero.blocks import open_sequence
 from colazero.errors import UserError
-from colazero.evaluation.loading import dequantized, load_dense
+from colazero.evaluation.loading import load_dense
+from colazero.gptq import dequantize
 from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
 from colazero.quantizers import QUANTIZERS
 from colazero.tracking.provenance import manifest, weights_digest
@@ -119,7 +120,7 @@ def test_dequantizing_agrees_with_gptqmodels_own(bits: int, v1: bool, tmp_path: 
     form = "gptq" if v1 else "gptq_v2"
     settings = {"bits": bits, "checkpoint_format": form}
     theirs = convert_gptq_file(tmp_path / "file", torch.float32, settings, "cpu")["layer.weight"]
-    assert torch.equal(dequantized(**parts, bits=bits, v1=v1).T, theirs)
+    assert torch.equal(dequantize(**parts, bits=bits, v1=v1).T, theirs)
 
 
 def test_a_checkpoint_with_a_weight_missing_is_refused(checkpoint: Path, tmp_path: Path) -> None:

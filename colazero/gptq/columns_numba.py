@@ -1,0 +1,77 @@
+"""The loop over a block's columns for CPUs, compiled; see `columns.reference`."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from torch import Tensor
+
+ROWS = 256
+"""Rows that go through the columns together: a block of them stays in a core's second cache."""
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _round(values, weights, codes, scale, zero, top):  # type: ignore[no-untyped-def]
+    """Round one column."""
+    for r in range(len(values)):
+        code = np.rint(values[r] / scale[r]) + zero[r]
+        code = min(max(code, np.float32(0)), top)
+        became = (code - zero[r]) * scale[r]
+        codes[r] = np.uint8(code)
+        weights[r] -= became
+        values[r] -= became
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _correct(values, by, error):  # type: ignore[no-untyped-def]
+    """Correct one column by the error of another."""
+    for r in range(len(values)):
+        values[r] -= by * error[r]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _correct_by_four(values, by, errors):  # type: ignore[no-untyped-def]
+    """Correct one column by the errors of four, from the last: it is loaded once, not four times.
+
+    `by` [4]; `errors` [4, rows].
+    """
+    a, b, c, d = by[3], by[2], by[1], by[0]
+    first, second, third, fourth = errors[3], errors[2], errors[1], errors[0]
+    for r in range(len(values)):
+        value = values[r] - a * first[r]
+        value -= b * second[r]
+        value -= c * third[r]
+        values[r] = value - d * fourth[r]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _columns(values, weights, factor, scale, zero, codes, top):  # type: ignore[no-untyped-def]
+    columns, rows = values.shape
+    for start in range(0, rows, ROWS):
+        here = slice(start, min(start + ROWS, rows))
+        stop = columns
+        while stop > 0:
+            low = max(stop - 4, 0)
+            for i in range(stop - 1, low - 1, -1):
+                _round(
+                    values[i, here], weights[i, here], codes[i, here], scale[here], zero[here], top
+                )
+                for j in range(low, i):
+                    _correct(values[j, here], factor[i, j], values[i, here])
+            for j in range(low):  # then four are left above
+                _correct_by_four(values[j, here], factor[low:stop, j], values[low:stop, here])
+            stop = low
+
+
+def columns(
+    values: Tensor,
+    weights: Tensor,
+    factor: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    codes: Tensor,
+    top: int,
+) -> None:
+    """Do what `columns.reference` does, in one thread and without Python's lock."""
+    tensors = (values, weights, factor, scale, zero, codes)
+    _columns(*(tensor.numpy() for tensor in tensors), np.float32(top))
