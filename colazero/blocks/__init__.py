@@ -6,7 +6,8 @@ logits. No architecture is named: what the model passes to its blocks is recorde
 embeddings, norm and head do the rest.
 """
 
+from colazero.blocks.opening import open_sequence
 from colazero.blocks.refusal import Refused
-from colazero.blocks.sequence import Sequence, Stream, open_sequence
+from colazero.blocks.sequence import Sequence, Stream
 
 __all__ = ["Refused", "Sequence", "Stream", "open_sequence"]

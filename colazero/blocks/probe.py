@@ -9,16 +9,14 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from colazero.blocks.record import own, run
+from colazero.blocks.sequence import Sequence
 from colazero.cache import kept_json
 from colazero.digests import of_facts, of_files
-
-if TYPE_CHECKING:
-    from colazero.blocks.sequence import Sequence
 
 TOKENS = 16
 

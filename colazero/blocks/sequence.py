@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.blocks import probe
 from colazero.blocks.record import Call, Form, embed, first, learn_form, parted, record, run
 from colazero.blocks.refusal import Refused
 from colazero.blocks.skeleton import build, decoder_blocks, fill_rest, holding
-from colazero.blocks.weights import Weights, eval_dtype
+from colazero.blocks.weights import Weights
 
 SHARE_OF_DEVICE = 0.5
 """Of a GPU's free memory, for hidden states; what does not fit stays in pinned main memory."""
@@ -144,21 +143,3 @@ class Sequence:
 
         with torch.no_grad():
             return run(self.model, self.blocks, ids.to(self.device)[None], act).logits[0]
-
-
-def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) -> Sequence:
-    """Return the model of a directory, quantized to GPTQ's format or not, as a sequence of blocks.
-
-    Refused if it cannot be run so, which a probe shows once a model and version; `to_quantize`:
-    or if its blocks have weights that are in no `nn.Linear`, beyond norms and embeddings.
-    """
-    try:
-        sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        words = str(error).splitlines() or [""]
-        raise Refused(f"it cannot be built: {type(error).__name__}: {words[0]}") from error
-    found = probe.kept(sequence)
-    why = found["run"] or (found["quantize"] if to_quantize else "")
-    if why:
-        raise Refused(why)
-    return sequence
