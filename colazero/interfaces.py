@@ -212,6 +212,18 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """How far a model's predictions are from the unquantized model's, per window: [windows].
+
+    `kl`: the sum over a window's predictions of KL(unquantized ‖ quantized), in nats; `agreed`: how
+    many of them have the same most likely token.
+    """
+
+    kl: NDArray[np.float64]
+    agreed: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
 
@@ -220,6 +232,8 @@ class Perplexity:
     nll: NDArray[np.float64]
     tokens: NDArray[np.int64]
     digest: str
+    divergence: Divergence | None = None
+    """None where it was not asked for, or the model cannot be run a block at a time."""
 
     @property
     def nll_per_token(self) -> float:
@@ -230,6 +244,19 @@ class Perplexity:
     def perplexity(self) -> float:
         """Return exp(ΣNLL / Σpredicted tokens)."""
         return float(np.exp(self.nll_per_token))
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """Return the means over all predictions, as metrics; none where there is no divergence.
+
+        `kl_divergence`: KL(unquantized ‖ quantized) in nats; `top1_agreement`: the share whose most
+        likely token is the same.
+        """
+        if self.divergence is None:
+            return {}
+        kl, agreed = self.divergence.kl.sum(), self.divergence.agreed.sum()
+        total = self.tokens.sum()
+        return {"kl_divergence": float(kl / total), "top1_agreement": float(agreed / total)}
 
 
 @dataclass(frozen=True)

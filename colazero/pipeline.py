@@ -232,9 +232,11 @@ def quantize(
 
 def evaluator(config: Settings, model: Model) -> Evaluator:
     """Return what evaluates a model while it is quantized, on the texts that `config` names."""
-    from colazero.evaluation.through_blocks import Evaluator
+    from colazero.evaluation import through_blocks
 
-    return Evaluator(evaluation_texts(config, model))
+    texts = evaluation_texts(config, model)
+    references = through_blocks.references(model, config.device, texts)
+    return through_blocks.Evaluator(texts, references)
 
 
 def evaluation_texts(config: Settings, model: Model) -> list[Text]:
@@ -262,7 +264,8 @@ def evaluate(
     results = done.perplexities if done else []
     if not results:
         texts = evaluation_texts(config, model)
-        results = through_blocks.perplexities(model_dir, config.device, texts, progress)
+        references = done.references if done else ()
+        results = through_blocks.perplexities(model_dir, config.device, texts, progress, references)
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks

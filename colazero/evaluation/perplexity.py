@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from colazero.corpora.pool import SEPARATOR
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, Perplexity, Progress, Text
+from colazero.interfaces import Corpus, Divergence, Perplexity, Progress, Text
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
@@ -106,7 +106,7 @@ class Likelihoods:
         nll = F.cross_entropy(logits, actual, reduction="none")
         self._sums[window] += nll.double().sum().item()
 
-    def of(self, text: Text) -> Perplexity:
+    def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
         """Return what was added up of a text; FloatingPointError if a sum is not finite."""
         finite = np.isfinite(self._sums)
         if not finite.all():
@@ -116,7 +116,8 @@ class Likelihoods:
             )
         windows, length = text.windows.shape
         tokens = np.full(windows, length - 1, dtype=np.int64)
-        return Perplexity(text.corpus, text.starts, self._sums, tokens, digest(text))
+        found = digest(text)
+        return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
 
 
 def digest(text: Text) -> str:
