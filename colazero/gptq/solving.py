@@ -120,7 +120,7 @@ class _Work:
         """Solve some rows and return their loss."""
         with torch.inference_mode(self._inference), torch.no_grad():
             order, here = self._prepared.order, slice(first, last)
-            todo = self._weight[here].index_select(1, order).T.float().contiguous()
+            todo = self._weight[here].T.contiguous().index_select(0, order).float()
             todo.masked_fill_(self._prepared.dead[order, None], 0)
             codes = torch.empty_like(todo, dtype=torch.uint8)
             loss = torch.zeros((), device=todo.device)
