@@ -37,11 +37,11 @@ def reference(
 ) -> None:
     """Quantize the columns of a block from last to first, passing each one's error on.
 
-    All but `codes` are contiguous float32. `values` [columns, rows]: what is to be rounded, with
-    the errors from outside the block; leaves as the errors of rounding. `weights` [columns, rows]:
-    leaves less what they became. `factor` [columns, columns], lower triangular: an error times
-    row i corrects the columns below i. `scale`, `zero` [rows]: the grid. `codes` uint8
-    [columns, rows], at most `top`, are written.
+    All but `codes` are float32, all but `factor` contiguous. `values` [columns, rows]: what is to
+    be rounded, with the errors from outside the block; leaves as the errors of rounding. `weights`
+    [columns, rows]: leaves less what they became. `factor` [columns, columns], read below the
+    diagonal: an error times row i corrects the columns below i. `scale`, `zero` [rows]: the grid.
+    `codes` uint8 [columns, rows], at most `top`, are written.
     """
     for i in reversed(range(len(values))):
         code = nearest(values[i], scale, zero, top)
@@ -79,8 +79,7 @@ def agrees(kernel: Block, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
     columns, rows, top = 24, 67, 15
     values, weights = torch.randn(2, columns, rows, generator=generator)
-    factor = (torch.randn(columns, columns, generator=generator) / 4).tril(-1)
-    factor.diagonal().fill_(1)
+    factor = torch.randn(columns, 2 * columns, generator=generator)[:, :columns] / 4
     scale = (torch.rand(rows, generator=generator) / 4 + 0.1).half().float()
     zero = torch.randint(0, top + 1, (rows,), generator=generator).float()
     codes = torch.zeros(columns, rows, dtype=torch.uint8)

@@ -6,13 +6,13 @@ import numba
 import numpy as np
 from torch import Tensor
 
-ROWS = 256
+ROWS = 512
 """Rows that go through the columns together: a block of them stays in a core's second cache."""
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _round(values, weights, codes, scale, zero, top):  # type: ignore[no-untyped-def]
-    """Round one column."""
+    """Round one column, all [rows]."""
     for r in range(len(values)):
         code = np.rint(values[r] / scale[r]) + zero[r]
         code = min(max(code, np.float32(0)), top)
@@ -23,20 +23,15 @@ def _round(values, weights, codes, scale, zero, top):  # type: ignore[no-untyped
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _correct(values, by, error):  # type: ignore[no-untyped-def]
+def _correct(values, a, first):  # type: ignore[no-untyped-def]
     """Correct one column by the error of another."""
     for r in range(len(values)):
-        values[r] -= by * error[r]
+        values[r] -= a * first[r]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _correct_by_four(values, by, errors):  # type: ignore[no-untyped-def]
-    """Correct one column by the errors of four, from the last: it is loaded once, not four times.
-
-    `by` [4]; `errors` [4, rows].
-    """
-    a, b, c, d = by[3], by[2], by[1], by[0]
-    first, second, third, fourth = errors[3], errors[2], errors[1], errors[0]
+def _correct_by_four(values, a, b, c, d, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """Correct one column by the errors of four, one after another, while it is in registers."""
     for r in range(len(values)):
         value = values[r] - a * first[r]
         value -= b * second[r]
@@ -49,18 +44,20 @@ def _columns(values, weights, factor, scale, zero, codes, top):  # type: ignore[
     columns, rows = values.shape
     for start in range(0, rows, ROWS):
         here = slice(start, min(start + ROWS, rows))
-        stop = columns
-        while stop > 0:
+        for stop in range(columns, 0, -4):
             low = max(stop - 4, 0)
             for i in range(stop - 1, low - 1, -1):
-                _round(
-                    values[i, here], weights[i, here], codes[i, here], scale[here], zero[here], top
-                )
+                errors = values[i, here]
+                _round(errors, weights[i, here], codes[i, here], scale[here], zero[here], top)
                 for j in range(low, i):
-                    _correct(values[j, here], factor[i, j], values[i, here])
-            for j in range(low):  # then four are left above
-                _correct_by_four(values[j, here], factor[low:stop, j], values[low:stop, here])
-            stop = low
+                    _correct(values[j, here], factor[i, j], errors)
+            a, b, c, d = stop - 1, stop - 2, stop - 3, stop - 4
+            for j in range(low):  # where any are left, there were four
+                _correct_by_four(
+                    values[j, here],
+                    factor[a, j], factor[b, j], factor[c, j], factor[d, j],
+                    values[a, here], values[b, here], values[c, here], values[d, here],
+                )  # fmt: skip
 
 
 def columns(

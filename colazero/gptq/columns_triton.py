@@ -13,7 +13,7 @@ ROWS = 32
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _columns(  # type: ignore[no-untyped-def]
     values_at, weights_at, factor_at, scale_at, zero_at, codes_at,
-    columns, rows, top,
+    columns, rows, stride, top,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -40,7 +40,7 @@ def _columns(  # type: ignore[no-untyped-def]
         error = value - became
         tl.store(values_at + at, error, mask=inside)
         tl.store(codes_at + at, code.to(tl.uint8), mask=inside)
-        by = tl.load(factor_at + i * columns + column, mask=column < i, other=0.0)
+        by = tl.load(factor_at + i * stride + column, mask=column < i, other=0.0)
         values -= by[:, None] * error[None, :]
 
 
@@ -56,7 +56,7 @@ def columns(
     """Do what `columns.reference` does. No product is fused with a sum: it rounds as there."""
     columns, rows = values.shape
     _columns[(triton.cdiv(rows, ROWS),)](
-        values, weights, factor, scale, zero, codes, columns, rows, float(top),
+        values, weights, factor, scale, zero, codes, columns, rows, factor.stride(0), float(top),
         COLUMNS=max(16, triton.next_power_of_2(columns)), ROWS=ROWS,
         num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip

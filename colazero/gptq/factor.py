@@ -21,20 +21,24 @@ THIN = 0.005
 """Layers that saw less than this share of the calibration tokens are rounded, as in GPTQModel."""
 
 
+Block = tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What layers with one input share. Let H be the damped Hessian a token, in this order.
 
     `order`: int64 [inputs], the inputs in reverse: the last is solved first.
-    `groups`: the group that each run of `group_size` columns makes up, from the first solved on, in
-    the checkpoint's numbering. `dead`: bool [inputs], the inputs that were always zero.
-    `factor`: float32 [inputs, inputs], lower triangular in blocks, see `_by_blocks`; `pivots`
+    `groups`: int64 [groups], the group that each run of `group_size` columns makes up, from the
+    first solved on, in the checkpoint's numbering. `dead`: int64, the places in `order` of inputs
+    that were always zero.
+    `factor`: float32 [inputs, inputs], read on and below the diagonal, see `_by_blocks`; `pivots`
     [inputs]: rounding a column with an error e costs (pivot · e)². Both None: layers are rounded to
     nearest.
     """
 
     order: Tensor
-    groups: tuple[int, ...]
+    groups: Tensor
     group_size: int
     dead: Tensor
     factor: Tensor | None
@@ -42,13 +46,13 @@ class Prepared:
     damp: float
     tokens: int
 
-    def blocks(self, group: int) -> list[tuple[int, int]]:
-        """Return the blocks [low, high) of the `group`-th group solved, in the order solved."""
-        stop = len(self.order) - group * self.group_size
-        return _split(stop - self.group_size, stop)
+    def blocks(self) -> list[list[Block]]:
+        """Return the blocks [low, high) of each group, in the order in which they are solved."""
+        inputs, size = len(self.order), self.group_size
+        return [_split(stop - size, stop) for stop in range(inputs, 0, -size)]
 
 
-def _split(start: int, stop: int) -> list[tuple[int, int]]:
+def _split(start: int, stop: int) -> list[Block]:
     """Return blocks [low, high) of at most WIDEST columns from the last to the first."""
     return [(max(high - WIDEST, start), high) for high in range(stop, start, -WIDEST)]
 
@@ -80,14 +84,15 @@ def prepare(
         return _unfactored(dead, size, hessian.tokens)
     pivots = lower.diagonal() / hessian.tokens**0.5
     _by_blocks(lower, size)
-    numbers = tuple(groups.tolist())
-    return Prepared(backwards, numbers, size, dead, lower, pivots, damp, hessian.tokens)
+    places = dead[backwards].nonzero().flatten()
+    return Prepared(backwards, groups, size, places, lower, pivots, damp, hessian.tokens)
 
 
 def _unfactored(dead: Tensor, size: int, tokens: int) -> Prepared:
-    order = torch.arange(len(dead), device=dead.device).flip(0)
-    groups = tuple(range(len(dead) // size))
-    return Prepared(order, groups, size, torch.zeros_like(dead), None, None, 0.0, tokens)
+    order = torch.arange(len(dead), device=dead.device)
+    return Prepared(
+        order.flip(0), order[: len(dead) // size], size, order[:0], None, None, 0, tokens
+    )
 
 
 def _order(diagonal: Tensor, size: int, settings: QuantizationSettings) -> tuple[Tensor, Tensor]:

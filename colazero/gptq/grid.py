@@ -13,23 +13,26 @@ Grid = tuple[Tensor, Tensor]
 
 
 def fit(values: Tensor, bits: int, sym: bool) -> Grid:
-    """Return the grid for a group's `values` [columns, rows].
+    """Return the grid for a group's `values` [columns, rows]; rows may have several dimensions.
 
     The grid spans from the least to the largest value of a row, zero included; if symmetric, as
     far down as up. Scales are numbers of float16: a checkpoint holds what columns are rounded with.
+    A row of zeros gets any grid.
     """
     top = 2**bits - 1
-    low, high = values.amin(0).clamp_(max=0), values.amax(0).clamp_(min=0)
+    low, high = values.amin(0), values.amax(0)
     if sym:
-        high = torch.maximum(high, -low)
-        low = -high
-    blank = low == high  # all weights zero: any grid will do
-    low, high = low.masked_fill(blank, -1), high.masked_fill(blank, 1)
-    scale = (high - low) / top
-    if sym:
+        reach = torch.maximum(high, low.neg_())
+        reach.masked_fill_(reach == 0, 1)
+        scale = reach.mul_(2).div_(top)
         zero = torch.full_like(scale, 2 ** (bits - 1))
     else:
-        zero = torch.round(-low / scale).clamp_(0, top)
+        low.clamp_(max=0)
+        high.clamp_(min=0)
+        blank = low == high
+        low.masked_fill_(blank, -1)
+        scale = high.masked_fill_(blank, 1).sub_(low).div_(top)
+        zero = low.neg_().div_(scale).round_()
     return scale.clamp_(HALF_MIN, HALF_MAX).half().float(), zero
 
 

@@ -77,8 +77,8 @@ def dequantize(
 
 def values(codes: Tensor, zeros: Tensor, scales: Tensor, g_idx: Tensor) -> Tensor:
     """Return (code − zero point) · scale in float32, all by input first: [inputs, outputs]."""
-    groups = g_idx.int()
-    return (codes.short() - zeros.short()[groups]).float().mul_(scales.float()[groups])
+    steps = codes.short() - zeros.short().index_select(0, g_idx)
+    return steps.float().mul_(scales.float().index_select(0, g_idx))
 
 
 def _ones(bits: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from colazero.gptq import columns, grid
-from colazero.gptq.factor import Prepared
+from colazero.gptq.factor import Block, Prepared
 from colazero.gptq.packing import values
 from colazero.interfaces import QuantizationSettings
 
@@ -53,26 +53,40 @@ def solve(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) ->
     Rows are independent of each other: on a CPU each of torch's threads takes some of them from
     the first column to the last, and computes alone.
     """
-    work = _Work(weight, prepared, settings)
+    weight = weight.detach()
+    if prepared.factor is None or prepared.pivots is None:
+        codes, scales, zeros = _nearest(weight, prepared.group_size, settings)
+        return Solved(codes.T, scales, zeros, _g_idx(prepared), None, 0.0, "torch", True)
+    work = _Work(weight, prepared.factor, prepared, settings)
     outputs = len(weight)
     threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
     pieces = max(1, min(threads, outputs // FEWEST))
     if pieces == 1:
-        losses = [work.rows(0, outputs)]
+        squares = [work.rows(0, outputs)]
     else:
         ends = [outputs * piece // pieces for piece in range(pieces + 1)]
-        losses = list(_alone(threads, os.getpid()).map(work.rows, ends, ends[1:]))
-    fallback = prepared.factor is None
-    return Solved(
-        work.codes.T,
-        work.scales.half(),
-        work.zeros,
-        work.g_idx(),
-        None if fallback else sum(losses) / prepared.tokens,
-        prepared.damp,
-        work.kernel,
-        fallback,
-    )
+        squares = list(_alone(threads, os.getpid()).map(work.rows, ends, ends[1:]))
+    loss = float(prepared.pivots.square() @ torch.stack(squares).sum(0)) / prepared.tokens
+    scales, zeros, damp = work.scales.half(), work.zeros.short(), prepared.damp
+    return Solved(work.codes.T, scales, zeros, _g_idx(prepared), loss, damp, work.kernel, False)
+
+
+def _g_idx(prepared: Prepared) -> Tensor:
+    """Return each input's group, int32 [inputs]."""
+    g_idx = torch.empty_like(prepared.order, dtype=torch.int32)
+    g_idx[prepared.order.flip(0)] = prepared.groups.int().repeat_interleave(prepared.group_size)
+    return g_idx
+
+
+def _nearest(
+    weight: Tensor, size: int, settings: QuantizationSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Round to nearest; return codes [inputs, outputs], scales and zero points."""
+    bits, (outputs, inputs) = settings.quant_bits, weight.shape
+    values = weight.T.float().reshape(-1, size, outputs).transpose(0, 1)
+    scales, zeros = grid.fit(values, bits, settings.sym)
+    codes = grid.nearest(values, scales, zeros, 2**bits - 1).transpose(0, 1)
+    return codes.reshape(inputs, outputs).to(torch.uint8), scales.half(), zeros.short()
 
 
 @lru_cache(maxsize=1)
@@ -97,57 +111,57 @@ def _alone(threads: int, pid: int) -> ThreadPoolExecutor:
 class _Work:
     """A layer while it is solved. Tensors here are by input first: `codes` [inputs, outputs]."""
 
-    def __init__(self, weight: Tensor, prepared: Prepared, settings: QuantizationSettings) -> None:
+    def __init__(
+        self, weight: Tensor, factor: Tensor, prepared: Prepared, settings: QuantizationSettings
+    ) -> None:
         outputs, inputs = weight.shape
-        self._weight, self._prepared, self._settings = weight.detach(), prepared, settings
-        self._inference, self._top = torch.is_inference_mode_enabled(), 2**settings.quant_bits - 1
+        self._weight, self._factor, self._prepared = weight, factor, prepared
+        self._bits, self._sym = settings.quant_bits, settings.sym
+        self._inference = torch.is_inference_mode_enabled()
         self._block, self.kernel = columns.for_device(weight.device.type)
-        if prepared.factor is None:
-            self.kernel = "torch"
         self.codes = torch.empty(inputs, outputs, dtype=torch.uint8, device=weight.device)
         self.scales = torch.empty(len(prepared.groups), outputs, device=weight.device)
-        self.zeros = torch.empty_like(self.scales, dtype=torch.int16)
+        self.zeros = torch.empty_like(self.scales)
 
-    def g_idx(self) -> Tensor:
-        """Return each input's group, int32 [inputs]."""
-        prepared = self._prepared
-        groups = torch.tensor(prepared.groups[::-1], dtype=torch.int32, device=self.codes.device)
-        g_idx = torch.empty_like(prepared.order, dtype=torch.int32)
-        g_idx[prepared.order] = groups.repeat_interleave(prepared.group_size)
-        return g_idx
-
-    def rows(self, first: int, last: int) -> float:
-        """Solve some rows and return their loss."""
+    def rows(self, first: int, last: int) -> Tensor:
+        """Solve some rows and return the sum of each column's squared errors, [inputs]."""
         with torch.inference_mode(self._inference), torch.no_grad():
-            order, here = self._prepared.order, slice(first, last)
-            todo = self._weight[here].index_select(1, order).T.float().contiguous()
-            todo.masked_fill_(self._prepared.dead[order, None], 0)
+            prepared, here = self._prepared, slice(first, last)
+            todo = self._weight[here].T.contiguous().index_select(0, prepared.order).float()
+            todo.index_fill_(0, prepared.dead, 0)
             codes = torch.empty_like(todo, dtype=torch.uint8)
-            loss = torch.zeros((), device=todo.device)
-            for number, group in enumerate(self._prepared.groups):
-                blocks = self._prepared.blocks(number)
+            squares = torch.empty_like(todo[:, 0])
+            grids = []
+            for blocks in prepared.blocks():
                 corrected = self._corrected(todo, *blocks[0])
                 whole = corrected if len(blocks) == 1 else self._whole(todo, blocks)
-                fitted = grid.fit(whole, self._settings.quant_bits, self._settings.sym)
-                self.scales[group, here], self.zeros[group, here] = fitted
+                grids.append(grid.fit(whole, self._bits, self._sym))
                 for low, high in blocks:
                     if (low, high) != blocks[0]:
                         corrected = self._corrected(todo, low, high)
-                    loss += self._rounded(corrected, todo[low:high], codes[low:high], low, fitted)
-            self.codes[:, here].index_copy_(0, order, codes)
-            return float(loss)
+                    self._block(
+                        corrected,
+                        todo[low:high],
+                        self._factor[low:high, low:high],
+                        *grids[-1],
+                        codes[low:high],
+                        2**self._bits - 1,
+                    )
+                    torch.linalg.vecdot(corrected, corrected, out=squares[low:high])
+            self.codes[:, here].index_copy_(0, prepared.order, codes)
+            scales, zeros = zip(*grids, strict=True)
+            self.scales[:, here].index_copy_(0, prepared.groups, torch.stack(scales))
+            self.zeros[:, here].index_copy_(0, prepared.groups, torch.stack(zeros))
+            return squares
 
     def _corrected(self, todo: Tensor, low: int, high: int) -> Tensor:
         """Return the columns [low, high) as the errors of all columns from `high` on leave them.
 
         `todo` [inputs, rows] holds weights below `high`, and what they were changed by from there.
         """
-        factor = self._prepared.factor
-        if factor is None:
-            return todo[low:high]
-        return torch.addmm(todo[low:high], factor[high:, low:high].T, todo[high:])
+        return torch.addmm(todo[low:high], self._factor[high:, low:high].T, todo[high:])
 
-    def _whole(self, todo: Tensor, blocks: list[tuple[int, int]]) -> Tensor:
+    def _whole(self, todo: Tensor, blocks: list[Block]) -> Tensor:
         """Return a group of several blocks as the errors of all groups before leave it."""
         here = slice(blocks[-1][0], blocks[0][1])
         weights = todo[here].clone()
@@ -158,16 +172,3 @@ class _Work:
         corrected = weights - todo[here]
         todo[here] = weights
         return corrected
-
-    def _rounded(
-        self, corrected: Tensor, weights: Tensor, codes: Tensor, low: int, fitted: grid.Grid
-    ) -> Tensor:
-        """Round a block that begins at `low`, and return its loss. All but `fitted` change."""
-        factor, pivots, top = self._prepared.factor, self._prepared.pivots, self._top
-        if factor is None or pivots is None:
-            codes.copy_(grid.nearest(corrected, *fitted, top))
-            return torch.zeros((), device=codes.device)
-        here = slice(low, low + len(codes))
-        square = factor[here, here].contiguous()
-        self._block(corrected, weights, square, *fitted, codes, top)
-        return pivots[here].square() @ corrected.square().sum(1)

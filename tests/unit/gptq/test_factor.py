@@ -33,8 +33,8 @@ def test_the_factor_is_that_of_the_inverse(inputs: int, group: int, order: str) 
     upper = torch.linalg.cholesky(torch.linalg.inv(value.flip(0, 1)), upper=True).flip(0, 1)
     torch.testing.assert_close(prepared.pivots.double(), 1 / upper.diagonal(), rtol=1e-5, atol=0)
     lower = torch.linalg.inv(upper)
-    for number in range(len(prepared.groups)):
-        for low, high in prepared.blocks(number):
+    for blocks in prepared.blocks():
+        for low, high in blocks:
             square = upper[low:high, low:high] / upper.diagonal()[low:high, None]
             found = prepared.factor[low:high, low:high].double()
             torch.testing.assert_close(found, square, rtol=0, atol=1e-5)
@@ -47,7 +47,7 @@ def test_the_factor_is_that_of_the_inverse(inputs: int, group: int, order: str) 
 def test_blocks_are_what_groups_are_made_of(group: int) -> None:
     prepared = prepare(hessian(correlated(64, 768)), settings(group_size=group))
     size = 768 if group == -1 else group
-    blocks = [prepared.blocks(number) for number in range(len(prepared.groups))]
+    blocks = prepared.blocks()
     assert len(blocks) == 768 // size
     columns = [i for block in blocks for low, high in block for i in reversed(range(low, high))]
     assert columns == list(range(767, -1, -1)), "each column once, from the last to the first"
@@ -68,8 +68,8 @@ def test_columns_are_solved_in_the_order_asked_for() -> None:
     assert by_size == torch.argsort(diagonal, descending=True).tolist()
     aware = prepare(made, settings("act_group_aware"))
     largest = diagonal.view(3, 32).amax(1)
-    assert list(aware.groups) == torch.argsort(largest, descending=True).tolist()
-    for place, group in enumerate(aware.groups):
+    assert aware.groups.tolist() == torch.argsort(largest, descending=True).tolist()
+    for place, group in enumerate(aware.groups.tolist()):
         inputs = first_to_last(aware)[32 * place : 32 * place + 32]
         assert set(inputs) == set(range(32 * group, 32 * group + 32)), "groups stay together"
         assert diagonal[inputs].tolist() == sorted(diagonal[inputs].tolist(), reverse=True)
