@@ -13,13 +13,14 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, pipeline, tracking
+from colazero.blocks.weights import cpu_dtype
 from colazero.cache import new_entry
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import data_context, method_context
 from colazero.interfaces import CalibrationSet, Model, Progress
-from colazero.quantizers import UNQUANTIZED
+from colazero.quantizers import UNQUANTIZED, version_of
 from colazero.tracking import provenance, runs
 
 Show = Callable[[str], Progress]
@@ -61,7 +62,11 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return data_context(config, model) | provenance.code_context()
+    arithmetic = {
+        "quantizer version": version_of(config.quantizer),
+        "dtype": cpu_dtype(config.device),
+    }
+    return data_context(config, model) | provenance.code_context() | arithmetic
 
 
 def key_of(config: RunConfig, model: Model) -> str:
@@ -173,12 +178,12 @@ def _quantize_and_evaluate(
         return _evaluate_unquantized(config, model, show)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
-        report = done.report
+        rider = pipeline.evaluator(config, model)
+        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
         tracking.log_quantization(report)
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
         verify_time = 0.0
-        if done.tensors is not None:  # else the checkpoint is what was evaluated
+        if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
@@ -245,6 +250,7 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
+    same["quantizer"] = UNQUANTIZED
     evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})
