@@ -58,6 +58,11 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
         Supervisor(config, suite, executor, report).run(jobs)
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
+        log.warning("interrupted; the same command goes on: what is finished is not done again")
+        raise
     finally:
         executor.close()
         _end_open_runs(suite)
