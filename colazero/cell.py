@@ -17,10 +17,10 @@ from colazero.cache import new_entry
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
-from colazero.context import data_context, method_context
+from colazero.context import code_context, data_context, differences, method_context
 from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED
-from colazero.tracking import provenance, runs
+from colazero.tracking import fetching, provenance, runs
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -38,6 +38,9 @@ CHOOSING = (
 )
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
+
+CONTEXT = "context.json"
+"""The artifact that holds what decided a cell's result beside its parameters."""
 
 WIDER = "colazero.work_key_without_downstream"
 """The tag of a cell with downstream tasks: the work key of the same cell without."""
@@ -60,13 +63,29 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return data_context(config, model) | provenance.code_context()
+    return data_context(config, model) | code_context(config)
 
 
 def key_of(config: RunConfig, model: Model) -> str:
     """Return the key that cells share which are the same from selection to evaluation."""
-    context = work_context(config, model) | method_context(config)
-    return canonical_key(config, **context)
+    return canonical_key(config, **_facts(config, model))
+
+
+def _facts(config: RunConfig, model: Model) -> dict[str, str]:
+    return work_context(config, model) | method_context(config)
+
+
+def why_new(config: RunConfig, model: Model) -> str:
+    """Say why a cell is computed although one of its parameters is finished; '' if none is."""
+    before = tracking.newest_finished("colazero.config", canonical_key(config))
+    if before is None:
+        return ""
+    facts = fetching.read_json(before, CONTEXT)
+    if facts is None:
+        reason = "its files are gone or damaged"
+    else:
+        reason = differences(facts, _facts(config, model)) or "its files are gone or damaged"
+    return f"run {before.info.run_id} of the same parameters is finished, but {reason}"
 
 
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
@@ -91,7 +110,9 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     begin = time.perf_counter()
     tracking.log_config(config)  # first: a cell that fails at anything below still has its name
     context, key = work_context(config, model), key_of(config, model)
-    tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
+    tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
+    tracking.set_tags({"colazero.model_revision": model.revision})
+    tracking.log_json(_facts(config, model), CONTEXT)
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, dict(source.data.metrics))
@@ -232,7 +253,8 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
-    evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
+    same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
+    evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})
     if reuse:

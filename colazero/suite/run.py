@@ -54,6 +54,8 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
         publishing.recover(experiment)
         jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
         run, _, _ = plan.divide(jobs)
+        for line in plan.said(plan.why_new(run)):
+            log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")

@@ -18,6 +18,7 @@ from colazero.tracking.log import (
     log_metrics,
     log_params,
     log_quantization,
+    newest_finished,
     run,
     set_tags,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "log_metrics",
     "log_params",
     "log_quantization",
+    "newest_finished",
     "run",
     "set_tags",
 ]

@@ -215,11 +215,19 @@ def find_finished(tag: str, value: str) -> Run | None:
     return runs.patiently(_find_finished, {tag: value})
 
 
+def newest_finished(tag: str, value: str) -> Run | None:
+    """Return what `find_finished` does, but also if its files are not whole."""
+    return next(runs.patiently(_finished, {tag: value}), None)
+
+
 def _find_finished(tags: Mapping[str, str]) -> Run | None:
+    return next((run for run in _finished(tags) if publishing.intact(run)), None)
+
+
+def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
     experiments = homes(runs.experiment_of(active_run_id()))
     found = search(experiments, tags=tags, status="FINISHED")
-    own = (run for run in found if "colazero.source_run" not in run.data.tags)
-    return next((run for run in own if publishing.intact(run)), None)
+    return (run for run in found if "colazero.source_run" not in run.data.tags)
 
 
 def describe(markdown: str) -> None:
