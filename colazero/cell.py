@@ -18,9 +18,10 @@ from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
+from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED
-from colazero.tracking import fetching, provenance, runs
+from colazero.tracking import fetching, names, provenance, runs, trying
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -38,6 +39,9 @@ CHOOSING = (
 )
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
+
+LOCAL = Path("outputs/checkpoints")
+"""Where save_model=local keeps checkpoints, below the current directory."""
 
 CONTEXT = "context.json"
 """The artifact that holds what decided a cell's result beside its parameters."""
@@ -57,8 +61,7 @@ class Outcome:
 
 def name_of(config: RunConfig, model: Model) -> str:
     """Return the run's name, as in `smollm2-135m__cola_zero__seed42`."""
-    method = config.method.replace(":", ".")  # which MLflow takes in no name of a model
-    return f"{model.label}__{method}__seed{config.seed}"
+    return names.of_run(f"{model.label}__{config.method}__seed{config.seed}")
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -108,6 +111,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     be resolved.
     """
     begin = time.perf_counter()
+    check_keeping(config, name_of(config, model))
     tracking.log_config(config)  # first: a cell that fails at anything below still has its name
     context, key = work_context(config, model), key_of(config, model)
     tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
@@ -185,13 +189,13 @@ def _quantize_and_evaluate(
         report = done.report
         tracking.log_quantization(report)
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        metrics = tracking.log_evaluation(evaluation)  # what fails later keeps its numbers
+        tracking.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
         if done.tensors is not None:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
-        metrics = tracking.log_evaluation(evaluation)
-        tracking.log_datasets(None, None, *evaluation.perplexities)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
@@ -208,10 +212,26 @@ def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[s
     return tracking.log_evaluation(evaluation) | nothing
 
 
+def check_keeping(config: Settings, name: str) -> None:
+    """Raise UserError, before the work, if its results could not be kept under this name."""
+    trying.try_names(config, name)
+    if config.save_model == "local":
+        try:
+            LOCAL.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{names.of_file(name)}-", dir=LOCAL):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"save_model='local': checkpoints go to {LOCAL.absolute()}, which cannot be "
+                f"written ({error.strerror}). Make room for that folder, or set save_model to "
+                "artifact or none."
+            ) from error
+
+
 def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
     """Keep a checkpoint where `save_model` says.
 
-    `local` puts a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
+    `local` puts a copy to LOCAL/NAME-DIGEST. The digest over the weights is a
     tag in every case.
     """
     files = provenance.manifest(checkpoint)
@@ -220,7 +240,7 @@ def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str)
     if config.save_model == "artifact":
         tracking.log_checkpoint(checkpoint, files, name, model.name)
     if config.save_model == "local":
-        target = Path("outputs/checkpoints") / f"{name}-{digest}"
+        target = LOCAL / f"{names.of_file(name)}-{digest}"
         with new_entry(target) as draft:
             shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
         tracking.set_tags({"colazero.checkpoint_path": str(target.resolve())})

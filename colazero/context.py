@@ -46,7 +46,7 @@ def code_context(config: Settings) -> dict[str, str]:
     """
     begin = {PIPELINE}
     if config.quantizer != UNQUANTIZED:
-        begin.add(QUANTIZERS.get(config.quantizer).__module__)  # type: ignore[attr-defined]
+        begin.add(QUANTIZERS.get(config.quantizer).__module__)
     for name in (config.corpus, *config.eval_corpora):
         begin.add(corpora.CORPORA.get(name.partition(":")[0]).__module__)
     libraries = {name: version(name) for name in LIBRARIES}

@@ -30,6 +30,7 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
+    cell.check_keeping(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)

@@ -74,13 +74,12 @@ def _given(uri: str) -> Experiment | None:
         return None
     try:
         experiment = client.get_experiment(experiment_id)
+        if experiment.lifecycle_stage == "active":
+            return experiment
     except MlflowException as error:
         if error.error_code not in runs.PERMANENT:
             raise
-        experiment = None
-    if experiment is None or experiment.lifecycle_stage != "active":
-        raise _no_such("MLFLOW_EXPERIMENT_ID", experiment_id, "experiment", uri)
-    return experiment
+    raise _no_such("MLFLOW_EXPERIMENT_ID", experiment_id, "experiment", uri)
 
 
 def _no_such(variable: str, value: str, what: str, uri: str) -> UserError:

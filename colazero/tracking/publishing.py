@@ -68,15 +68,12 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
 
 def leave_reason(record: Record, reason: str) -> None:
     """Tell a run why its results are not in the store, and of them what it takes: the numbers."""
-    client = MlflowClient()
-    for send in (
-        lambda: client.set_tag(record.run_id, "colazero.error", without_credentials(reason)[:4000]),
-        lambda: send_values(record, client.get_run(record.run_id)),
-    ):
-        try:
-            send()
-        except (MlflowException, OSError) as error:
-            log.warning("run %s lacks its numbers: %s", record.run_id, first_line(error))
+    client, shown = MlflowClient(), without_credentials(reason)[:4000]
+    try:
+        client.set_tag(record.run_id, "colazero.error", shown)
+        send_values(record, client.get_run(record.run_id))
+    except (MlflowException, OSError) as error:
+        log.warning("run %s lacks its numbers: %s", record.run_id, first_line(error))
 
 
 def _dataset(name: str, digest: str, context: str, profile: str) -> DatasetInput:

@@ -73,12 +73,9 @@ def refuse_missing(uri: str) -> None:
 def _check_server(uri: str) -> None:
     """Ask a server as MLflow's client does, with the credentials and certificates it is given."""
     try:
-        http_request(
-            *(get_default_host_creds(uri), "/health", "GET"),
-            max_retries=0,
-            timeout=5,
-            raise_on_status=False,
-        )
+        how = {"max_retries": 0, "timeout": 5, "raise_on_status": False}
+        known = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+        http_request(known, "/health", "GET", **how)  # type: ignore[no-untyped-call]
     except (MlflowException, OSError, ValueError) as error:
         raise UserError(
             f"the tracking server {uri} does not answer ({_reason(error)}). Start "

@@ -42,7 +42,7 @@ def local_folder(uri: str) -> Path | None:
     """Return the folder that an artifact URI names; None if it is no folder of this machine."""
     if not uri.startswith(("/", "file:/")):
         return None
-    return Path(local_file_uri_to_path(uri))
+    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
 
 def _database(uri: str) -> str | None:
