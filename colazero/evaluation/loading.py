@@ -9,6 +9,8 @@ from typing import Any
 
 from colazero.errors import UserError
 from colazero.models import is_quantized
+from colazero.models.anatomy import causal_class
+from colazero.models.files import weight_files
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:
@@ -38,7 +40,7 @@ def load_dense(model_dir: Path, device: str) -> Any:
             return _decompressed(model_dir, device)
         if is_quantized(model_dir):
             tensors: dict[str, Any] = {}
-            for file in sorted(model_dir.glob("*.safetensors")):
+            for file in weight_files(model_dir):
                 tensors |= load_file(file)
             return dense(tensors, model_dir, device)
         dtype = eval_dtype(model_dir, device)
@@ -81,8 +83,6 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     kernel computes, and several times faster than the portable kernels. ValueError if the
     checkpoint is of another kind, KeyError if it is incomplete.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-
     dtype = eval_dtype(model_dir, device)
     settings = quantization_settings(model_dir)
     packed = [name.removesuffix("qweight") for name in tensors if name.endswith(".qweight")]
@@ -96,9 +96,9 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
             settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
         weight = dequantized(**parts, **settings).to(dtype).T.contiguous()
         weights[prefix + "weight"] = weight.cpu()  # else a GPU would hold the model twice
-    config = AutoConfig.from_pretrained(model_dir)
+    model_class, config = causal_class(model_dir)
     config.__dict__.pop("quantization_config", None)
-    model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    model, loading = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )
     _complete(loading)

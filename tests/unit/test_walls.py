@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
     # A set's picture shows the features that its method clusters, in the style of the report.
     "calibration": {"selection", "corpora", "analysis.report"},
-    "quantizers": set(),
+    "quantizers": {"models"},
     # Some methods look at what a model computes.
     "selection": {"evaluation", "corpora", "models"},
     "evaluation": {"corpora", "models"},
