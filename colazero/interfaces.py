@@ -78,7 +78,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen."""
+    """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen.
+
+    They are a set: GPTQ's Hessian is a sum over them. Their order decides nothing but how that sum
+    is rounded, which moves perplexity by about as much as another seed does, so it is drawn.
+    """
 
     windows: NDArray[np.int32]
     spans: Sequence[Sequence[Span]]
@@ -86,15 +90,29 @@ class CalibrationSet:
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of shape and token ids, the first 16 hex digits."""
-        head = f"{self.windows.shape}".encode()
-        body = np.ascontiguousarray(self.windows, dtype="<i4").tobytes()
-        return hashlib.sha256(head + body).hexdigest()[:16]
+        """Return 16 hex digits over the windows as a set, whatever their order."""
+        return self._digest(sorted(self._windows()))
+
+    @property
+    def order_digest(self) -> str:
+        """Return 16 hex digits over the windows in their order."""
+        return self._digest(self._windows())
+
+    def _windows(self) -> list[bytes]:
+        return [window.astype("<i4").tobytes() for window in self.windows]
+
+    def _digest(self, windows: Sequence[bytes]) -> str:
+        digest = hashlib.sha256(f"{self.windows.shape}".encode())
+        for window in windows:
+            digest.update(window)
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class TokenPool:
     """The training documents of a corpus as one stream of tokens, as a selector sees it.
+
+    `documents`: int64 [documents], their numbers in the corpus; None where they are all of it.
 
     Each document is tokenised by itself, without special tokens; the tokens of a blank line stand
     between each two. `tokens`: int32 [total]; `starts`, `stops` (separators not counted): int64
@@ -113,6 +131,7 @@ class TokenPool:
     """The run's parameters, with `device` resolved."""
     model: Model | None = None
     """The model to be quantized, for methods that look at what it computes."""
+    documents: NDArray[np.int64] | None = None
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]

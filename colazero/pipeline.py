@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from colazero import corpora, models, selection
 from colazero.cache import cache_dir, kept_arrays
 from colazero.calibration import check as calibration_check
-from colazero.calibration.choose import select
+from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
 from colazero.corpora.pool import need_tokens, open_pool
-from colazero.corpora.tokens import token_counts, token_pool, tokenizer, vocabulary
+from colazero.corpora.tokens import (
+    drawn_by,
+    pool_of,
+    token_counts,
+    token_pool,
+    tokenizer,
+    vocabulary,
+)
 from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -143,7 +150,8 @@ def evaluation_text(
 def check_data(config: Settings, model: Model) -> None:
     """Raise UserError if a corpus is too small for what is asked of it."""
     pool = token_pool(model, config.corpus)
-    need_tokens(len(pool.tokens), config.n_calibration_samples, config.seq_len, config.corpus)
+    available = int(config.corpus_share * len(pool.tokens))
+    need_tokens(available, config.n_calibration_samples, config.seq_len, config.corpus)
     check_evaluation(config, model)
 
 
@@ -163,15 +171,16 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
 
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
     after it stopped: its measures join the notes. Features count also where they come from the
-    cache, with the seconds that they took then, which a metric of their own names. UserError if the
-    set is not fit to calibrate on. A quantizer that needs no calibration gets no windows.
+    cache, with the seconds that they took then, which a metric of their own names. The windows come
+    in the order that the seed draws. UserError if the set is not fit to calibrate on. A quantizer
+    that needs no calibration gets no windows.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), {
             "selection_time_sec": 0.0
         }
     pool = replace(
-        token_pool(model, config.corpus),
+        pool_of(config, model),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
         model=model,
     )
@@ -188,7 +197,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         )
         seconds = time.perf_counter() - begin + sum(spared)
     times = {"selection_time_sec": seconds, "selection.features_reused_sec": sum(spared)}
-    return replace(chosen, notes={**chosen.notes, **checked(config, model, chosen)}), times
+    notes = {**chosen.notes, **checked(config, model, chosen), "pieces": pieces(chosen, pool)}
+    return ordered(replace(chosen, notes=notes), config.seed, config.replicate), times
 
 
 def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
@@ -197,7 +207,7 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     return {
         "tokens_asked": config.n_calibration_samples * config.seq_len,
         **calibration_check.measures(
-            chosen, token_pool(model, config.corpus), token_counts(model, config.corpus)
+            chosen, pool_of(config, model), token_counts(model, *drawn_by(config))
         ),
         **calibration_check.overlap(chosen, tests),
     }

@@ -25,7 +25,8 @@ from colazero.interfaces import (
 from colazero.quantizers import QUANTIZERS
 
 TOKENS_A_BATCH = 16_384
-"""Calibration tokens run at once. Windows are of one length: it does not change the result."""
+"""Calibration tokens run at once. It changes how sums are rounded, and so the result: a batch of
+1 against one of 32 windows moved SmolLM2's perplexity by 0.5 %."""
 
 
 @QUANTIZERS.register("gptqmodel")
