@@ -301,8 +301,11 @@ def evaluate(
     results = done.perplexities if done else []
     if not results:
         texts = evaluation_texts(config, model)
-        references = done.references if done else ()
-        results = through_blocks.perplexities(model_dir, config.device, texts, progress, references)
+        if model_dir == model.path:
+            results = through_blocks.unquantized(model, config.device, texts, progress)
+        else:
+            known = done.references if done else ()
+            results = through_blocks.perplexities(model_dir, config.device, texts, progress, known)
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
