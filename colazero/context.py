@@ -10,7 +10,7 @@ from pathlib import Path
 from colazero import corpora, models, selection
 from colazero.config import RunConfig, Settings
 from colazero.corpora.tokens import vocabulary
-from colazero.digests import of_file
+from colazero.digests import of_file, of_files
 from colazero.interfaces import Model
 from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
 
@@ -49,8 +49,11 @@ def code_context(config: Settings) -> dict[str, str]:
         begin.add(QUANTIZERS.get(config.quantizer).__module__)
     for name in (config.corpus, *config.eval_corpora):
         begin.add(corpora.CORPORA.get(name.partition(":")[0]).__module__)
-    libraries = {name: version(name) for name in LIBRARIES}
-    return libraries | sources(frozenset(begin))
+    facts = {name: version(name) for name in LIBRARIES}
+    backend = PACKAGE.parent / "backends" / config.quantizer.replace("-", "_")
+    if backend.is_dir():  # a quantizer in an environment of its own
+        facts["backend"] = of_files(sorted(file for file in backend.iterdir() if file.is_file()))
+    return facts | sources(frozenset(begin))
 
 
 @lru_cache
