@@ -125,7 +125,7 @@ def test_where_a_kernel_fails_the_reference_is_used_and_the_log_says_so(
         args[5][3, 4] ^= 1  # type: ignore[index]
 
     if fault == "not installed":
-        monkeypatch.setitem(columns.KERNELS, "cpu", "nowhere")
+        monkeypatch.setitem(sys.modules, "colazero.gptq.columns_numba", None)
     else:
         monkeypatch.setattr(columns_numba, "columns", wrong)
     with caplog.at_level(logging.WARNING):
@@ -135,6 +135,6 @@ def test_where_a_kernel_fails_the_reference_is_used_and_the_log_says_so(
     reason = {
         "other codes": "does not give the reference's codes",
         "cannot compile": "ptxas is not here",
-        "not installed": "colazero.gptq.columns_nowhere",
+        "not installed": "colazero.gptq.columns_numba",
     }
     assert reason[fault] in record.message

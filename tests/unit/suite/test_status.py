@@ -34,7 +34,7 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     with tracking.run("suite", "suite") as run_id:
         tracking.log_config(config)
         tracking.flush()
-        done = "tiny-llama__mine.choice.last__seed1"
+        done = "tiny-llama__mine.choice:last__seed1"
         with tracking.run(done, "cell", runs.create_child(run_id, done, "cell")):
             pass
         (_, second) = config.cells()
