@@ -94,8 +94,7 @@ def test_the_latex_table_has_the_columns_asked_for(demo):
     row = next(line for line in lines if line.startswith(MODEL))
     assert row.count(r"\pm") == 2
     assert "$24.000$" in row
-    stars = re.findall(r"\^\{(\*+)\}\$", row)
-    assert stars == ["*"]  # of the comparison that is different, from its adjusted p
+    assert re.findall(r"\^\{(\*+)\}\$", row) == []  # gptq_default is one draw: no test of it
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -121,7 +120,6 @@ def test_a_null_is_reported_as_a_null(demo):
         r"Cohen's d = −0\.88, 95 % CI \[−2\.16, 0\.46\]",
         r"\*\*Inconclusive:\*\* these runs show no difference, and they do not show either",
         r"With 5 seeds you could have found d ≥ 2\.0 \(here 3\.74 %\) with 80 % power",
-        r"for the d seen here \(−0\.88\) run 22 seeds a method \(29 to allow for Holm\)",
         r"Coefficients of variation: 1\.60 % \(COLA-Zero\), 1\.59 % \(Random\)",
         r"24 seeds a method to find",
         r"On the same 16 evaluation windows",
@@ -139,7 +137,7 @@ def test_a_difference_names_the_better_method_whatever_its_place(suites):
 
 def test_what_only_an_unadjusted_test_would_show_is_not_called_a_difference(three):
     summary, _ = three
-    (pair,) = (p for p in summary.pairs if (p.model, p.a, p.b) == ("a", "random", "gptq_default"))
+    (pair,) = (p for p in summary.pairs if (p.model, p.a, p.b) == ("a", "cola_zero", "random"))
     assert pair.result.p_value < 0.05 < pair.result.p_adjusted
     text = words(summary).split("## Random vs GPTQ default on a\n")[1].split("##")[0]
     assert "**Inconclusive:**" in text
