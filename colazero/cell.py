@@ -13,13 +13,14 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, pipeline, tracking
+from colazero.blocks.weights import cpu_dtype
 from colazero.cache import new_entry
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import data_context, method_context
 from colazero.interfaces import CalibrationSet, Model, Progress
-from colazero.quantizers import UNQUANTIZED
+from colazero.quantizers import UNQUANTIZED, version_of
 from colazero.tracking import provenance, runs
 
 Show = Callable[[str], Progress]
@@ -34,7 +35,7 @@ RESULT = (
 
 CHOOSING = (
     *("model", "method", "seed", "corpus", "n_calibration_samples"),
-    *("exact_documents", "document_tokens", "proxy_model"),
+    *("exact_documents", "document_tokens", "proxy_model", "corpus_share", "replicate"),
 )
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
@@ -53,14 +54,19 @@ class Outcome:
 
 
 def name_of(config: RunConfig, model: Model) -> str:
-    """Return the run's name, as in `smollm2-135m__cola_zero__seed42`."""
+    """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`)."""
     method = config.method.replace(":", ".")  # which MLflow takes in no name of a model
-    return f"{model.label}__{method}__seed{config.seed}"
+    again = f"__replicate{config.replicate}" if config.replicate > 1 else ""
+    return f"{model.label}__{method}__seed{config.seed}{again}"
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return data_context(config, model) | provenance.code_context()
+    arithmetic = {
+        "quantizer version": version_of(config.quantizer),
+        "dtype": cpu_dtype(config.device),
+    }
+    return data_context(config, model) | provenance.code_context() | arithmetic
 
 
 def key_of(config: RunConfig, model: Model) -> str:
@@ -72,12 +78,14 @@ def key_of(config: RunConfig, model: Model) -> str:
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
     """Return the key that cells share whose quantization and evaluation are the same work.
 
-    It holds the calibration set itself in the place of the method and seed that led to it.
+    It holds the calibration set itself, in its order, in the place of what led to it.
     """
     same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
     facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
     facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
-    return canonical_key(config.model_copy(update=same), **facts, calibration=calibration.digest)
+    return canonical_key(
+        config.model_copy(update=same), **facts, calibration=calibration.order_digest
+    )
 
 
 def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Outcome:
@@ -126,7 +134,7 @@ def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, 
     if len(calibration.windows):
         return calibration, log_calibration(config, model, calibration, times)
     tracking.log_metrics(times)
-    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    tag_calibration(calibration)
     return calibration, times
 
 
@@ -148,9 +156,19 @@ def log_calibration(
         if isinstance(value, bool | int | float)
     }
     tracking.log_metrics(metrics)
-    tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+    tag_calibration(calibration)
     tracking.log_datasets(calibration, corpus)
     return metrics
+
+
+def tag_calibration(calibration: CalibrationSet) -> None:
+    """Name the set, and the order in which its windows reach the quantizer."""
+    tracking.set_tags(
+        {
+            "colazero.calibration_digest": calibration.digest,
+            "colazero.order_digest": calibration.order_digest,
+        }
+    )
 
 
 def _quantize_and_evaluate(
@@ -160,12 +178,12 @@ def _quantize_and_evaluate(
         return _evaluate_unquantized(config, model, show)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
-        report = done.report
+        rider = pipeline.evaluator(config, model)
+        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
         tracking.log_quantization(report)
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
         verify_time = 0.0
-        if done.tensors is not None:  # else the checkpoint is what was evaluated
+        if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
@@ -207,8 +225,8 @@ def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str)
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
     tags = {"colazero.source_run": source.info.run_id}
-    for name in ("colazero.calibration_digest", "colazero.checkpoint_digest"):
-        tags[name] = source.data.tags[name]
+    for name in ("calibration_digest", "order_digest", "checkpoint_digest"):
+        tags[f"colazero.{name}"] = source.data.tags[f"colazero.{name}"]
     tracking.set_tags(tags)
     if not config.do_downstream:
         metrics = {name: v for name, v in metrics.items() if not name.startswith("downstream.")}
@@ -232,6 +250,7 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
+    same["quantizer"] = UNQUANTIZED
     evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.reading.checks import UNQUANTIZED, keys
+from analysis.reading.checks import CELL, UNQUANTIZED, keys
 from analysis.stats import Description, PairedWindows, describe, stars
 from analysis.summary import Method, Pair, Summary, controls_of
 
@@ -113,8 +113,8 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
         "family_size": summary.family,
         "settings": {name: values for name, values in settings.items() if values},
         "failed": [
-            {"model": model, "method": method, "seed": seed, "status": status, "error": error}
-            for (model, method, seed), status, error in zip(
+            dict(zip((*CELL, "status", "error"), (*key, status, error), strict=True))
+            for key, status, error in zip(
                 keys(failed), failed["status"], failed["error"], strict=True
             )
         ],
@@ -123,7 +123,16 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
 
 
 SETTINGS = (
-    *("corpus", "n_calibration_samples", "seq_len", "quant_bits", "group_size", "desc_act", "sym"),
+    *(
+        "corpus",
+        "corpus_share",
+        "n_calibration_samples",
+        "seq_len",
+        "quant_bits",
+        "group_size",
+        "desc_act",
+        "sym",
+    ),
     *("quantizer", "damp_percent", "act_group_aware", "eval_corpora", "eval_windows", "device"),
     *("model_revision", "git_commit", "git_dirty"),
     *("version.torch", "version.transformers", "version.gptqmodel"),

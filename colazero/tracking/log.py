@@ -205,7 +205,11 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         metrics |= {f"perplexity.{name}": result.perplexity}
         if i == 0:
             metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+            metrics |= result.distances
+        metrics |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
+        if result.divergence:
+            rows |= {"kl": result.divergence.kl, "agreed": result.divergence.agreed}
         pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
             _open[-1].artifact(f"evaluation/windows_{name}.parquet")
         )

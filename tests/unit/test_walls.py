@@ -16,16 +16,19 @@ ROOMS: dict[str, set[str]] = {
     "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
     | {"analysis.reading", "analysis.summary", "analysis.report"},
     "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"},
-    "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora"},
+    "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
-    "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
+    "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"}
+    | {"blocks"},
     # A set's picture shows the features that its method clusters, in the style of the report.
     "calibration": {"selection", "corpora", "analysis.report"},
-    "quantizers": set(),
+    "quantizers": {"blocks", "gptq"},
+    "gptq": set(),
+    "blocks": {"gptq", "models"},
     # Some methods look at what a model computes.
     "selection": {"evaluation", "corpora", "models"},
-    "evaluation": {"corpora", "models"},
+    "evaluation": {"blocks", "gptq", "corpora", "models"},
     "corpora": {"models"},
     "models": set(),
     "config": set(),
