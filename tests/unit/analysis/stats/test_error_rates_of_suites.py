@@ -1,4 +1,4 @@
-"""How often whole suites are wrong, in seconds; `benchmarks/error_rates.py` takes minutes for it."""
+"""How often whole suites are wrong, in seconds; `benchmarks/error_rates.py` takes minutes."""
 
 import importlib.util
 import math
@@ -28,15 +28,15 @@ def test_the_headline_interval_holds_on_other_text(rates, windows, seeds, least)
     got = rates.fixed(windows, seeds, "normal", SUITES)
     assert least - room(95) <= got["coverage_percent"] <= 97 + room(95)
     assert got["coverage_of_seeds_alone_percent"] < 85 < got["coverage_percent"]
-    assert got["false_different_percent"] <= 7 + room(5)
+    assert got["false_different_percent"] <= 5 + room(5)
     assert got["false_equivalent_percent"] <= 5 + room(5)
 
 
 def test_without_the_text_more_seeds_make_it_worse(rates):
     few, many = (rates.fixed(16, n, "normal", SUITES) for n in (5, 30))
     name = "coverage_of_seeds_alone_percent"
-    assert few[name] == pytest.approx(61, abs=6)
-    assert many[name] == pytest.approx(25, abs=6)
+    assert 55 < few[name] < 75
+    assert 20 < many[name] < 40
 
 
 @pytest.mark.parametrize(("comparisons", "ratio"), [(1, 1.0), (2, 2.0)])
