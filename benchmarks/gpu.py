@@ -76,8 +76,8 @@ def make_model(shape: str, device: str, folder: Path) -> None:
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
     """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
     from colazero import models, pipeline
-    from colazero.config import RunConfig
     from colazero.blocks import open_sequence
+    from colazero.config import RunConfig
     from colazero.evaluation.through_blocks import Evaluator, evaluate
     from colazero.interfaces import Text
 

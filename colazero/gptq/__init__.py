@@ -10,6 +10,7 @@ from __future__ import annotations
 from colazero.gptq.factor import Prepared, prepare
 from colazero.gptq.hessian import Hessian
 from colazero.gptq.packing import dequantize, pack
-from colazero.gptq.solving import Solved, solve
+from colazero.gptq.solved import Solved
+from colazero.gptq.solving import solve
 
 __all__ = ["Hessian", "Prepared", "Solved", "dequantize", "pack", "prepare", "solve"]

@@ -8,15 +8,12 @@ of the format zero points are stored less one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from colazero.errors import UserError
-
-if TYPE_CHECKING:
-    from colazero.gptq.solving import Solved
+from colazero.gptq.solved import Solved, values
 
 PERIOD = {2: (4, 1), 3: (8, 3), 4: (2, 1), 8: (1, 1)}
 """Bits a code → how many codes fill how many octets."""
@@ -73,12 +70,6 @@ def dequantize(
     if g_idx is None:
         g_idx = torch.arange(len(codes), device=codes.device) // (len(codes) // len(scales))
     return values(codes, zeros, scales, g_idx)
-
-
-def values(codes: Tensor, zeros: Tensor, scales: Tensor, g_idx: Tensor) -> Tensor:
-    """Return (code − zero point) · scale in float32, all by input first: [inputs, outputs]."""
-    steps = codes.short() - zeros.short().index_select(0, g_idx)
-    return steps.float().mul_(scales.float().index_select(0, g_idx))
 
 
 def _ones(bits: int) -> int:

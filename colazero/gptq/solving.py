@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,38 +12,11 @@ from torch import Tensor
 
 from colazero.gptq import columns, grid
 from colazero.gptq.factor import Block, Prepared
-from colazero.gptq.packing import values
+from colazero.gptq.solved import Solved
 from colazero.interfaces import QuantizationSettings
 
 FEWEST = 32
 """Rows that are worth a thread of their own."""
-
-
-@dataclass(frozen=True)
-class Solved:
-    """A quantized layer, its inputs in the checkpoint's order.
-
-    `codes`: uint8 [outputs, inputs]; `scales`: float16 [groups, outputs]; `zeros`: int16 [groups,
-    outputs], the true zero points; `g_idx`: int32 [inputs], each input's group.
-    `loss`: tr(ΔW H ΔWᵀ) of a token, with H damped, divided by the number of tokens once more, as
-    GPTQModel logs it; None where weights were rounded to nearest.
-    `damp`: the share of H's mean diagonal that was added to it. `kernel`: what ran the columns:
-    numba, triton or torch.
-    """
-
-    codes: Tensor
-    scales: Tensor
-    zeros: Tensor
-    g_idx: Tensor
-    loss: float | None
-    damp: float
-    kernel: str
-    rtn_fallback: bool
-
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the dense weight [outputs, inputs]: to the bit what the packed tensors give."""
-        dense = values(self.codes.T, self.zeros, self.scales, self.g_idx)
-        return dense.to(dtype).T.contiguous()
 
 
 def solve(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) -> Solved:

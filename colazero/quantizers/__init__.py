@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from pathlib import Path
-
-from colazero.digests import of_files
 from colazero.errors import UserError, unknown
 from colazero.interfaces import Quantizer
 from colazero.registry import Registry
@@ -19,12 +15,6 @@ WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
 CUDA_ONLY = frozenset({"auto-gptq"})
 ACT_GROUP_AWARE = frozenset({"onepass", "gptqmodel"})
 """Quantizers that can order groups by activation."""
-_LIBRARY = {"gptqmodel": "gptqmodel", "rtn": "gptqmodel"}
-_PROJECT = Path(__file__).resolve().parents[2]
-_SOURCES = {
-    "onepass": ("colazero/gptq/*.py", "colazero/blocks/*.py", "colazero/quantizers/onepass.py"),
-    "auto-gptq": ("backends/auto_gptq/*", "colazero/quantizers/auto_gptq.py"),
-}
 
 
 def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto") -> None:
@@ -39,14 +29,3 @@ def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto"
             f"quantizer={name!r} needs a CUDA device, and this run has device={device!r}. Use "
             "quantizer=gptqmodel, its successor, which works on a CPU too."
         )
-
-
-def version_of(name: str) -> str:
-    """Return what changes whenever a quantizer may give other weights.
-
-    The version of the library that does the work, or the digest of the source where it is here.
-    """
-    if name in _LIBRARY:
-        return version(_LIBRARY[name])
-    files = (file for pattern in _SOURCES.get(name, ()) for file in _PROJECT.glob(pattern))
-    return of_files(sorted(file for file in files if file.is_file())) if name in _SOURCES else ""

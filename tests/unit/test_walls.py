@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
-GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "colazero"}
+GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "environment"}
+GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
 ROOMS: dict[str, set[str]] = {
@@ -37,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "cache": set(),
     "digests": set(),
     "errors": set(),
+    "environment": set(),
     "colazero": set(),
     "analysis.reading": {"errors"},
     "analysis.stats": set(),
