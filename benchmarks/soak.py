@@ -1,11 +1,13 @@
 """Kill suites at random moments and hold what comes of them against an undisturbed one.
 
-`python benchmarks/soak.py MODEL CORPUS [--kills=50] [--workers=2] [--json]`
+`python benchmarks/soak.py MODEL CORPUS [--kills=50] [--workers=2] [--mlflow_run] [--json]`
 
 MODEL is a directory with a tiny model, CORPUS a file. A suite is started and killed after a random
 time, by SIGKILL, SIGTERM and Ctrl-C in turn, again and again on one store, until it comes through;
 then its runs are checked and the next begins on an empty store, until there were --kills of each.
-Prints what was done, what was lost and what was doubled; exit code 1 if anything was.
+With --mlflow_run the suite is started by `mlflow run` in a terminal, in which Ctrl-C is pressed and
+which is closed, in turn. Prints what was done, what was lost and what was doubled; exit code 1 if
+anything was.
 """
 
 from __future__ import annotations
@@ -23,13 +25,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks._terminal import Terminal  # noqa: E402
+from colazero.tracking.store import prepare  # noqa: E402
 
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
+IN_A_TERMINAL = ("Ctrl-C pressed", "terminal closed")
 METHODS = ("gptq_default", "random", "cola_zero")
 SEEDS = (42, 43)
 
@@ -53,16 +62,42 @@ def command(model: str, corpus: str, workers: int) -> list[str]:
     return [sys.executable, "-m", "entrypoints.suite", *words]
 
 
-def start(arguments: list[str], folder: Path, path: str = str(ROOT)) -> subprocess.Popen[bytes]:
-    """Start a suite in `folder`, with its store there, as leader of a process group."""
+def environment(folder: Path, path: str = str(ROOT)) -> dict[str, str]:
+    """Return the environment of a suite with its store and its cache in `folder`."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PYTHONPATH": path}
-    cache = {"COLAZERO_CACHE": str(folder / "cache")}
+    programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return clean | store | programs | {"COLAZERO_CACHE": str(folder / "cache")}
+
+
+def start_in_terminal(arguments: list[str], folder: Path) -> Terminal:
+    """Start the suite of these arguments by `mlflow run`, in a terminal of its own."""
+    settings = [word.removeprefix("--") for word in arguments if word.startswith("--")]
+    command = ["mlflow", "run", str(ROOT), "-e", "suite", "--env-manager", "local"]
+    command += [word for setting in settings for word in ("-P", setting)]
+    return Terminal(command, folder, environment(folder), folder / "suite.log")
+
+
+def kill(process: subprocess.Popen[bytes] | Terminal, how: str) -> None:
+    """Send a signal, press a key or close the terminal; wait until all that ran is gone."""
+    if isinstance(process, Terminal):
+        family = process.family()
+        process.press_ctrl_c() if how == "Ctrl-C pressed" else process.close()
+        _, left = psutil.wait_procs(family, timeout=120)
+        assert not left, f"still there after {how}: {left}"
+    else:
+        # A terminal sends Ctrl-C to all of the group.
+        (os.killpg if how == "Ctrl-C" else os.kill)(process.pid, SIGNALS[how])
+        process.wait(timeout=120)
+
+
+def start(arguments: list[str], folder: Path, path: str = str(ROOT)) -> subprocess.Popen[bytes]:
+    """Start a suite in `folder`, with its store there, as leader of a process group."""
     log = (folder / "suite.log").open("ab")
     return subprocess.Popen(
         arguments,
         cwd=folder,
-        env=clean | store | cache,
+        env=environment(folder, path),
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -81,10 +116,10 @@ def all_runs(folder: Path) -> list[Run]:
         return []
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     try:
-        experiment = client.get_experiment_by_name("colazero")
+        experiments = [e.experiment_id for e in client.search_experiments()]
     except MlflowException:
         return []  # `mlflow run` is making the schema just now
-    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+    return list(client.search_runs(experiments))
 
 
 def digests(runs: list[Run]) -> dict[str, tuple[str, str, float]]:
@@ -140,6 +175,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rng", type=int, default=0)
     parser.add_argument("--spread", type=float, default=0.95, help="latest kill, in whole suites")
+    parser.add_argument("--mlflow_run", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     # A shell that starts this in the background has it ignored, here and in what is started here.
@@ -157,42 +193,43 @@ def main() -> int:
         wanted = digests(all_runs(Path(name)))
     print(f"undisturbed: {len(wanted)} cells in {whole:.0f} s", flush=True)
     latest = given.spread * whole
-    result = soak(list(SIGNALS), 3 * given.kills, arguments, latest, wanted, rng)
+    ways = list(IN_A_TERMINAL if given.mlflow_run else SIGNALS)
+    result = soak(ways, len(ways) * given.kills, arguments, latest, wanted, rng)
     print(json.dumps(result) if given.json else result)
     return int(bool(result["wrong"]))
 
 
 def soak(
-    signals: list[str],
+    ways: list[str],
     kills: int,
     arguments: list[str],
     latest: float,
     wanted: dict[str, tuple[str, str, float]],
     rng: random.Random,
 ) -> dict[str, Any]:
-    """Kill `kills` times, by each signal in turn, each within `latest` seconds of a start.
+    """Kill `kills` times, in each way in turn, each within `latest` seconds of a start.
 
     Returns how often each was sent, how many suites came through, and all that was wrong.
     """
     sent: Counter[str] = Counter()
     suites = 0
+    begin = start_in_terminal if ways[0] in IN_A_TERMINAL else start
     wrong: list[str] = []
     while sent.total() < kills:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            process = start(arguments, folder)
+            if begin is start_in_terminal:  # `mlflow run` makes no schema safely, if killed
+                prepare(f"sqlite:///{folder}/mlflow.db")
+            process = begin(arguments, folder)
             while sent.total() < kills and not _ends_within(process, rng.uniform(0, latest)):
-                how = signals[sent.total() % len(signals)]
+                how = ways[sent.total() % len(ways)]
                 state = stages(all_runs(folder))
-                # A terminal sends Ctrl-C to all of the group.
-                group = how == "Ctrl-C"
-                (os.killpg if group else os.kill)(process.pid, SIGNALS[how])
+                kill(process, how)
                 sent[how] += 1
                 print(f"{how} {sent[how]}: {state}", flush=True)
-                process.wait(timeout=120)
                 if how != "SIGKILL":  # of which nothing can be left open
                     wrong += _still_open(all_runs(folder), f"after {how}")
-                process = start(arguments, folder)
+                process = begin(arguments, folder)
             code = process.wait()
             suites += 1
             found = faults(all_runs(folder), wanted)
@@ -203,10 +240,10 @@ def soak(
     return {"kills": dict(sent), "suites": suites, "wrong": wrong}
 
 
-def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _ends_within(process: subprocess.Popen[bytes] | Terminal, seconds: float) -> bool:
     try:
         process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
         return False
     return True
 

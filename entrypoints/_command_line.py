@@ -32,6 +32,17 @@ def described(names: Iterable[str], **more: str) -> dict[str, str]:
     return {"preset": PRESET, **{name: fields[name].description or "" for name in names}, **more}
 
 
+def settled(given: Mapping[str, str], of_run: Mapping[str, str]) -> dict[str, str]:
+    """Return what was given, and of a run's settings those that were left open.
+
+    Who names a preset has left none open.
+    """
+    if given.get("preset", "auto") != "auto":
+        return dict(given)
+    told = {name: value for name, value in given.items() if value != "auto"}
+    return {**given, **of_run, **told}
+
+
 def main(
     description: str, parameters: Mapping[str, str], run: Callable[[dict[str, str]], int]
 ) -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoints._command_line import described, main
+from entrypoints._command_line import described, main, settled
 
 EVALUATION = ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks")
 PARAMETERS = ("model", *EVALUATION, "device")
@@ -16,11 +16,15 @@ def run(given: dict[str, str]) -> int:
     from colazero.suite.progress import stage_bar
     from colazero.tracking import fetching
 
-    pipeline.check(config, [], [] if config.model.startswith("runs:/") else [config.model])
-    tracking.connect()
     path = config.model
     if path.startswith("runs:/"):
+        tracking.connect()
+        config = parse(RunConfig, settled(given, fetching.settings(path, EVALUATION)))
+        pipeline.check(config, [], [])
         path = str(fetching.fetch_artifacts(path, "model"))
+    else:
+        pipeline.check(config, [], [path])
+        tracking.connect()
     model = models.fetch(path)
     config = config.model_copy(update={"device": pipeline.resolve_device(config.device)})
     pipeline.check_evaluation(config, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from entrypoints._command_line import described, main
+from entrypoints._command_line import described, main, settled
 
 QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
 PARAMETERS = ("model", *QUANTIZATION, "quantizer", "save_model", "device")
@@ -16,7 +16,8 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
     from colazero.errors import UserError
 
-    source = given.pop("calibration")
+    source = given["calibration"]
+    given = {name: value for name, value in given.items() if name != "calibration"}
     config = parse(RunConfig, given)
     from colazero import cell, models, pipeline, tracking
     from colazero.calibration import files as calibration_files
@@ -24,7 +25,11 @@ def run(given: dict[str, str]) -> int:
     from colazero.suite.progress import stage_bar
     from colazero.tracking import fetching
 
+    if source.startswith("runs:/"):
+        tracking.connect()
+        config = parse(RunConfig, settled(given, fetching.settings(source, _settings(given))))
     pipeline.check(config, [], [config.model])
+    cell.check_keeping(config, "quantize")
     if config.quantizer == UNQUANTIZED:
         raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
     free = config.quantizer in WITHOUT_CALIBRATION
@@ -40,6 +45,7 @@ def run(given: dict[str, str]) -> int:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
+    pipeline.check_set(model, calibration)
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
@@ -53,6 +59,16 @@ def run(given: dict[str, str]) -> int:
     print(f"quantized in {report.quant_time_sec:.1f} s{rounded}")
     print(f"model: runs:/{run_id}")
     return 0
+
+
+def _settings(given: dict[str, str]) -> tuple[str, ...]:
+    """Return which settings of the run that selected hold here too.
+
+    Those that depend on the model do not if another one is named.
+    """
+    mine = ("model", *QUANTIZATION, "quantizer")
+    other = given.get("model", "auto") != "auto"
+    return tuple(n for n in mine if not other or n not in ("group_size", "act_group_aware"))
 
 
 if __name__ == "__main__":

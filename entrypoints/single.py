@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 from colazero.config import RunConfig
+from colazero.errors import UserError
 from entrypoints._command_line import described, main
 
+if TYPE_CHECKING:
+    from colazero.cell import Outcome
+    from colazero.interfaces import Model
+
 PARAMETERS = tuple(RunConfig.model_fields)
+FORCE = "true: compute although a finished run has done the same; auto: take over its results"
+DEFERRED_SEC = 5.0
 
 
 def run(given: dict[str, str]) -> int:
     from colazero.config import parse
 
+    given = dict(given)
+    force = given.pop("force", "auto")
+    if force not in ("auto", "true", "false"):
+        raise UserError(f"force={force!r}: must be true or false.")
     config = parse(RunConfig, given)
     from colazero import cell, models, pipeline, tracking
-    from colazero.suite.progress import stage_bar
 
     pipeline.check(config, [config.method], [config.model])
+    cell.check_keeping(config, "single")
     tracking.connect()
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     pipeline.check_data(config, model)
-    name = cell.name_of(config, model)
-    with tracking.run(name, "cell") as run_id:
-        outcome = cell.run_cell(config, model, stage_bar(name), reuse=False)
+    run_id, outcome = _done(config, model, reuse=force != "true")
     for key in ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec"):
         print(f"{key}: {outcome.metrics[key]:.6g}")
+    if outcome.source_run:
+        print(f"results of run {outcome.source_run}, which did the same; force=true repeats it")
     print(f"run: {run_id}")
     return 0
 
 
+def _done(config: RunConfig, model: Model, *, reuse: bool) -> tuple[str, Outcome]:
+    """Do the cell in a run of its own, once no other run is doing the same."""
+    from colazero import cell, tracking
+    from colazero.suite.progress import stage_bar
+    from colazero.tracking import runs, store
+
+    name, run_id = cell.name_of(config, model), None
+    while True:
+        try:
+            with tracking.run(name, "cell", run_id) as run_id:
+                store.write_now(config.model_dump(mode="json"), "settings.json")
+                return run_id, cell.run_cell(config, model, stage_bar(name), reuse=reuse)
+        except runs.Claimed:
+            print("another run is doing the same work; waiting for it (force=true would not)")
+            assert run_id
+            time.sleep(DEFERRED_SEC * (1 + int(run_id[:2], 16) / 255))  # two in step would for ever
+
+
 if __name__ == "__main__":
-    main(__doc__, described(PARAMETERS), run)
+    main(__doc__, described(PARAMETERS, force=FORCE), run)

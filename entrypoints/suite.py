@@ -51,7 +51,7 @@ def show_status(given: dict[str, str]) -> int:
     from colazero import tracking
     from colazero.suite import status
 
-    tracking.connect()
+    tracking.connect(reading=True)
     lines = status.of_suite(given["status"])
     print(status.text(lines))
     return int(any(line.state in ("failed", "lost", "missing") for line in lines))

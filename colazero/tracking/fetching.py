@@ -1,45 +1,108 @@
-"""What other runs have logged, fetched from the store as files."""
+"""What other runs have logged: their files, and the settings that they were done with."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError, first_line
+from colazero.tracking import runs
+from colazero.tracking.publishing import FREED
+
+
+def find(uri: str) -> Run:
+    """Return the run that `runs:/RUN_ID` names; UserError if there is none."""
+    run_id = uri.removeprefix("runs:/").strip("/").split("/")[0]
+    run = runs.get(run_id)
+    if run is None:
+        raise UserError(
+            f"{uri} cannot be used: the tracking store {mlflow.get_tracking_uri()} has no such run."
+        )
+    return run
+
+
+def settings(uri: str, names: Iterable[str]) -> dict[str, str]:
+    """Return those of a run's resolved parameters that it has, as a command line would give them.
+
+    The paths of own files are as they were given to that run.
+    """
+    run = find(uri)
+    found = {name: _param(run, name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def fetch_artifacts(uri: str, what: str) -> Path:
     """Resolve `runs:/RUN_ID` to a local folder with its `what` (`calibration` or `model`).
 
-    UserError if there is no such run or it has none. A run that shares another's results is
-    followed to its source.
+    A run that shares another's results is followed to its source. UserError, which says what such a
+    run has instead, if it has none, and where it was looked for, if that is gone.
     """
-    run_id = uri.removeprefix("runs:/").strip("/").split("/")[0]
-    client = MlflowClient()
+    run = find(uri)
+    source = run.data.tags.get("colazero.source_run")
+    if source:
+        run = find(f"runs:/{source}")
+    outputs = run.outputs.model_outputs if run.outputs else []
+    there = f"runs:/{run.info.run_id}/{what}"
+    if what == "model":
+        if not outputs or FREED in run.data.tags:
+            raise UserError(f"{uri} has no model to evaluate: {_why_no_model(run)}")
+        there = f"models:/{outputs[0].model_id}"
+    elif (reason := _why_no_set(run)) is not None:
+        raise UserError(f"{uri} has no calibration set: {reason}")
     try:
-        found = client.get_run(run_id)
-        source = found.data.tags.get("colazero.source_run")
-        if source:
-            found = client.get_run(source)
-        if what == "calibration":
-            return Path(mlflow.artifacts.download_artifacts(f"runs:/{found.info.run_id}/{what}"))
-        outputs = found.outputs.model_outputs if found.outputs else []
-        if outputs:
-            return Path(mlflow.artifacts.download_artifacts(f"models:/{outputs[0].model_id}"))
-        raise UserError(
-            f"{uri} has no model: it was run with save_model={_param(found, 'save_model')}."
-        )
+        return Path(mlflow.artifacts.download_artifacts(there))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{uri} cannot be used as {what}: {first_line(error)} (tracking store "
-            f"{mlflow.get_tracking_uri()})."
+            f"{uri} cannot be used as {what}: {first_line(error)} (looked in the tracking store "
+            f"{mlflow.get_tracking_uri()} and its files at {run.info.artifact_uri})."
         ) from error
+
+
+def _why_no_model(run: Run) -> str:
+    tags, kind = run.data.tags, run.data.tags.get("colazero.kind")
+    model = _param(run, "model")
+    if kind == "suite":
+        return f"it is a suite. Name one of its cells: {_cells(run)}."
+    if kind == "baseline" or _param(run, "quantizer") == "none":
+        return f"it is the unquantized model. Evaluate that itself: model={model}."
+    if kind == "select":
+        return "it chose a calibration set. Quantize on it first: quantize, calibration=runs:/…"
+    if kind in ("evaluate", "analysis", "plan"):
+        return f"it is a run of kind {kind}, which quantizes nothing."
+    if run.info.status != "FINISHED":
+        return f"it is {run.info.status} ({tags.get('colazero.error', 'no reason is known')})."
+    if FREED in tags:
+        return "it was removed to make room. Run the cell again with force=true."
+    if "colazero.checkpoint_path" in tags:
+        return f"it is not in the store but in a folder: model={tags['colazero.checkpoint_path']}."
+    return f"it was run with save_model={_param(run, 'save_model')}."
+
+
+def _why_no_set(run: Run) -> str | None:
+    kind, quantizer = run.data.tags.get("colazero.kind"), _param(run, "quantizer")
+    if kind == "suite":
+        return f"it is a suite. Name one of its cells: {_cells(run)}."
+    if kind == "baseline" or quantizer == "none":
+        return "it is the unquantized model, which was evaluated as it is."
+    if quantizer == "rtn":
+        return "rounding to nearest needs none."
+    if kind in ("quantize", "evaluate", "analysis", "plan"):
+        return f"it is a run of kind {kind}. Name a run of select, single or a suite's cell."
+    return None
+
+
+def _cells(suite: Run) -> str:
+    """Name the first three cells of a suite."""
+    cells = [r for r in runs.children(suite.info.run_id) if r.data.tags["colazero.kind"] == "cell"]
+    named = [f"runs:/{run.info.run_id} ({run.info.run_name})" for run in reversed(cells)]
+    more = [f"and {len(named) - 3} more"] if len(named) > 3 else []
+    return ", ".join([*named[:3], *more]) or "it has none yet"
 
 
 def read_json(run: Run, name: str) -> Any:
@@ -50,6 +113,7 @@ def read_json(run: Run, name: str) -> Any:
         return None
 
 
-def _param(run: Run, name: str) -> str:
+def _param(run: Run, name: str) -> str | None:
     params = run.data.params
-    return str(params.get(f"resolved.{name}", params.get(name, "unknown")))
+    found = params.get(f"resolved.{name}", params.get(name))
+    return None if found is None else str(found)

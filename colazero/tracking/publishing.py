@@ -145,7 +145,8 @@ def _damaged(run: Run) -> list[str]:
         listed = client.list_artifacts(run.info.run_id, folder.removeprefix("artifacts/"))
         there |= {file.path: file.file_size for file in listed}
     there = {f"artifacts/{path}": size for path, size in there.items()}
-    for output in run.outputs.model_outputs if run.outputs else []:
+    outputs = run.outputs.model_outputs if run.outputs and FREED not in run.data.tags else []
+    for output in outputs:
         listed = client.list_logged_model_artifacts(output.model_id)
         there |= {f"model/{file.path}": file.file_size for file in listed}
     if FREED in run.data.tags:  # its model was given up, its numbers are good

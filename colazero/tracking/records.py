@@ -44,7 +44,7 @@ class Record:
     @property
     def folder(self) -> Path:
         """Return where the record is."""
-        return _root() / self.run_id
+        return root() / self.run_id
 
     def begin(self) -> None:
         """Make an empty folder with a name on it, so that it can be told whose it is."""
@@ -113,7 +113,7 @@ class Record:
 def read(run_id: str) -> Record | None:
     """Return a run's record, sealed or not; None if there is none."""
     try:
-        values: dict[str, Any] = json.loads((_root() / run_id / SEAL).read_text())
+        values: dict[str, Any] = json.loads((root() / run_id / SEAL).read_text())
         values["metrics"] = [tuple(metric) for metric in values["metrics"]]
         return Record(**values)
     except (OSError, ValueError, TypeError):
@@ -122,13 +122,14 @@ def read(run_id: str) -> Record | None:
 
 def left_behind() -> Iterator[Record]:
     """Yield all records in the cache."""
-    for folder in sorted(_root().glob("*")):
+    for folder in sorted(root().glob("*")):
         found = read(folder.name)
         if found is not None:
             yield found
 
 
-def _root() -> Path:
+def root() -> Path:
+    """Return the folder that holds all records."""
     return cache_dir() / "records"
 
 

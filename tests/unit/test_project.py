@@ -22,9 +22,12 @@ PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS: dict[str, Any] = PROJECT["entry_points"]
 EXTRAS = {
     "quantize": {"calibration"},
+    "single": {"force"},
+    "clean": {"what", "suite", "do"},
     "analyze": {"suite", "experiment", "baseline", "metric", "margin", "alpha", "out"},
 }
 """Parameters that are no settings of a run, by entry point; each has its help text there."""
+WITHOUT_PRESET = ("analyze", "clean")
 
 
 def modules() -> set[str]:
@@ -36,7 +39,7 @@ def accepted(name: str) -> set[str]:
     """Return the parameters that the module of an entry point takes."""
     module = importlib.import_module(f"entrypoints.{name}")
     own = set(module.PARAMETERS) | EXTRAS.get(name, set())
-    return own if name == "analyze" else own | {"preset"}
+    return own if name in WITHOUT_PRESET else own | {"preset"}
 
 
 def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -51,7 +54,7 @@ def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_module_is_an_entry_point_and_the_other_way_round() -> None:
-    expected = {"select", "quantize", "evaluate", "single", "suite", "analyze"}
+    expected = {"select", "quantize", "evaluate", "single", "suite", "analyze", "clean"}
     assert set(ENTRY_POINTS) == modules() == expected
 
 
@@ -80,7 +83,7 @@ def test_defaults_live_in_the_configuration_alone(name: str) -> None:
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_every_declared_parameter_is_a_field_or_a_known_extra(name: str) -> None:
     fields = SuiteConfig.model_fields if name == "suite" else RunConfig.model_fields
-    known = {"preset", *fields} if name != "analyze" else set()
+    known = {"preset", *fields} if name not in WITHOUT_PRESET else set()
     assert set(ENTRY_POINTS[name]["parameters"]) - known == EXTRAS.get(name, set())
 
 

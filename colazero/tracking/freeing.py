@@ -1,0 +1,169 @@
+"""What takes room or stays behind, and may go: models, records, open runs of dead processes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import LoggedModel, Run
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
+
+from colazero import environment
+from colazero.errors import UserError, without_credentials
+from colazero.tracking import publishing, records, runs
+from colazero.tracking.publishing import FREED
+from colazero.tracking.searching import HOMES, search
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that may go: what it is, its bytes, and why it must stay, if it must."""
+
+    what: str
+    name: str
+    size: int
+    remove: Callable[[], object]
+    keep: str = ""
+
+
+def experiments() -> list[str]:
+    """Return the ids of the experiments that are looked through; UserError if none is there."""
+    given, client = environment.experiment_name(), MlflowClient()
+    found = [client.get_experiment_by_name(name) for name in ([given] if given else HOMES)]
+    there = [str(e.experiment_id) for e in found if e and e.lifecycle_stage == "active"]
+    if not there:
+        raise UserError(f"the tracking store has no experiment {given!r}.")
+    return there
+
+
+def models_of(suite_id: str) -> Iterator[Item]:
+    """Yield the models of a suite's cells, in the store or in a folder of this machine.
+
+    One of a cell whose results runs outside the suite have taken over must stay.
+    """
+    suite = runs.get(suite_id)
+    if suite is None or suite.data.tags.get("colazero.kind") != "suite":
+        raise UserError(f"suite={suite_id!r} is no suite's run in this tracking store.")
+    for run in runs.children(suite_id):
+        if FREED in run.data.tags:
+            continue
+        keep = _taken_over(run, suite_id)
+        for output in run.outputs.model_outputs if run.outputs else []:
+            model = MlflowClient().get_logged_model(output.model_id)
+            remove = partial(_free, model, run.info.run_id)
+            name = f"{run.info.run_name}: {model.model_id}"
+            yield Item("models", name, _size(model), remove, keep)
+        kept = Path(run.data.tags.get("colazero.checkpoint_path", ""))
+        if kept.name and kept.is_dir() and "colazero.source_run" not in run.data.tags:
+            remove = partial(_free_folder, kept, run.info.run_id)
+            yield Item("models", f"{run.info.run_name}: {kept}", size_of(kept), remove, keep)
+
+
+def _taken_over(run: Run, suite_id: str) -> str:
+    """Say which run outside its suite has a run's results; '' if none has."""
+    where = experiments()
+    where = [*where, *({run.info.experiment_id} - set(where))]
+    for other in search(where, tags={"colazero.source_run": run.info.run_id}):
+        parent = other.data.tags.get("mlflow.parentRunId", "none")
+        if parent != suite_id:
+            return f"run {other.info.run_id} (suite {parent}) has taken its results over"
+    return ""
+
+
+def orphans() -> Iterator[Item]:
+    """Yield the models of runs that were deleted, which `mlflow gc` leaves where they are."""
+    client, token = MlflowClient(), None
+    while True:
+        page = client.search_logged_models(experiments(), page_token=token)
+        for model in page:
+            run = runs.get(model.source_run_id) if model.source_run_id else None
+            gone = run is None or run.info.lifecycle_stage == "deleted"
+            if gone and model.model_type == "gptq":
+                name = f"of a run that was deleted: {model.name} {model.model_id}"
+                yield Item("models", name, _size(model), partial(_free, model, None))
+        token = page.token
+        if not token:
+            return
+
+
+def _free(model: LoggedModel, run_id: str | None) -> None:
+    """Remove a model's files and then the model; its run keeps its numbers, and is still reused."""
+    client = MlflowClient()
+    if run_id is not None:
+        client.set_tag(run_id, FREED, time.strftime("%Y-%m-%d"))
+    files = get_artifact_repository(model.artifact_location)
+    files.delete_artifacts()  # type: ignore[no-untyped-call]
+    client.delete_logged_model(model.model_id)
+
+
+def _free_folder(folder: Path, run_id: str) -> None:
+    MlflowClient().set_tag(run_id, FREED, time.strftime("%Y-%m-%d"))
+    shutil.rmtree(folder)
+
+
+def _size(model: LoggedModel) -> int:
+    """Return the bytes of a model's files."""
+    client, waiting, size = MlflowClient(), [""], 0
+    while waiting:
+        for file in client.list_logged_model_artifacts(model.model_id, waiting.pop() or None):
+            if file.is_dir:
+                waiting.append(file.path)
+            else:
+                size += file.file_size or 0
+    return size
+
+
+def stale_records(*, send: bool = False) -> Iterator[Item]:
+    """Yield the records in the cache; one whose process lives must stay.
+
+    `send`: instead of removing it, `remove` logs a record that is whole on this store.
+    """
+    store = without_credentials(mlflow.get_tracking_uri())
+    for folder in sorted(records.root().glob("*")):
+        record = records.read(folder.name)
+        if record is None:
+            yield Item("records", f"{folder}: nothing to be read", size_of(folder), _rm(folder))
+            continue
+        whole = "results that no store has yet" if record.whole() else "not whole"
+        name = f"{folder} of {record.model.get('name', 'a run')} for {record.store}: {whole}"
+        keep = "its process is at work" if runs.owner_alive(record.owner) else ""
+        remove: Callable[[], object] = _rm(folder)
+        if send:
+            here = record.store == store and record.whole()
+            keep = keep or ("" if here else "it is not whole, or for another store")
+            remove = partial(publishing.settle, record.run_id)
+        yield Item("records", name, size_of(folder), remove, keep)
+
+
+def left_running() -> Iterator[Item]:
+    """Yield open runs whose process is gone; to remove one is to end it as KILLED."""
+    dead = {run.info.run_id: run for one in experiments() for run in runs.the_dead(one)}
+    for run_id, run in dead.items():
+        end = partial(runs.end, run_id, "KILLED", "its process was gone when it was cleaned up")
+        yield Item("running", f"{run.info.run_name} {run_id}: {run.info.status}", 0, end)
+
+
+def cached() -> Iterator[Item]:
+    """Yield the parts of the cache but records; none may go while a run is at work."""
+    busy = any(runs.owner_alive(record.owner) for record in records.left_behind())
+    keep = "a run is at work" if busy else ""
+    cache = environment.cache_dir()
+    for part in sorted(cache.glob("*")):
+        if part != records.root():
+            yield Item("cache", str(part), size_of(part), _rm(part), keep)
+
+
+def _rm(place: Path) -> Callable[[], object]:
+    return partial(shutil.rmtree, place) if place.is_dir() else place.unlink
+
+
+def size_of(place: Path) -> int:
+    """Return the bytes of a file or of all files in a folder."""
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,122 @@
+"""`runs:/ID` in the place of a model or a calibration set, and a cell that was done before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.errors import UserError
+from colazero.tracking import runs
+from entrypoints import evaluate, quantize, single
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_llama: Path, corpus_file: Path) -> dict[str, str]:
+    corpus = f"file:{corpus_file}"
+    return {
+        "preset": "demo",
+        "model": str(tiny_llama),
+        "method": "random",
+        "seed": "1",
+        "corpus": corpus,
+        "eval_corpora": corpus,
+        "n_calibration_samples": "4",
+        "seq_len": "64",
+        "eval_windows": "6",
+        "device": "cpu",
+        "quant_bits": "8",
+    }
+
+
+def call(entry: Any, **given: str) -> Run:
+    """Run an entry point as its command line would; return the newest run."""
+    names = dict.fromkeys(("preset", *entry.PARAMETERS), "auto")
+    if entry is quantize:
+        names["calibration"] = "auto"
+    assert entry.run(names | given) == 0
+    experiment = mlflow.get_experiment_by_name("colazero").experiment_id
+    found = MlflowClient().search_runs([experiment], order_by=["attributes.start_time DESC"])
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def cell(settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A cell that was done with settings which no preset has."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        yield call(single, **settings)
+        mlflow.set_tracking_uri(before)
+
+
+def test_single_takes_over_what_is_done_unless_it_is_forced(
+    cell: Run, settings: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = call(single, **settings)
+    assert again.data.tags["colazero.source_run"] == cell.info.run_id
+    assert again.data.metrics["perplexity"] == cell.data.metrics["perplexity"]
+    said = capsys.readouterr().out
+    assert cell.info.run_id in said
+    assert "force=true" in said
+    forced = call(single, **settings, force="true")
+    assert "colazero.source_run" not in forced.data.tags
+    with pytest.raises(UserError, match="force='perhaps'"):
+        call(single, **settings, force="perhaps")
+
+
+def test_evaluate_takes_a_runs_own_settings(cell: Run) -> None:
+    model = f"runs:/{cell.info.run_id}"
+    same = call(evaluate, model=model)
+    assert same.data.metrics["perplexity"] == pytest.approx(cell.data.metrics["perplexity"], 1e-6)
+    for name in ("seq_len", "eval_windows", "eval_corpora"):
+        assert same.data.params[name] == cell.data.params[name]
+    fewer = call(evaluate, model=model, eval_windows="2")
+    assert (fewer.data.params["eval_windows"], fewer.data.params["seq_len"]) == ("2", "64")
+
+
+def test_quantize_takes_a_runs_own_settings(cell: Run) -> None:
+    same = call(quantize, calibration=f"runs:/{cell.info.run_id}")
+    tag = "colazero.checkpoint_digest"
+    assert same.data.tags[tag] == cell.data.tags[tag]
+    assert same.data.params["quant_bits"] == "8"
+    other = call(quantize, calibration=f"runs:/{cell.info.run_id}", quant_bits="4")
+    assert other.data.params["quant_bits"] == "4"
+    assert other.data.params["model"] == cell.data.params["model"]
+
+
+def test_a_run_without_a_model_says_what_it_is(cell: Run) -> None:
+    with tracking.run("suite", "suite") as suite:
+        below = runs.create_child(suite, "a cell", "cell")
+        with tracking.run("a cell", "cell", below):
+            tracking.log_params({"model": "tiny"})
+        plain = runs.create_child(suite, "tiny__unquantized", "baseline")
+        with tracking.run("tiny__unquantized", "baseline", plain):
+            tracking.log_params({"model": "tiny", "method": "unquantized"})
+    with tracking.run("select", "select") as selected:
+        pass
+    for run_id, words in (
+        (suite, f"it is a suite. Name one of its cells: runs:/{below} (a cell)"),
+        (plain, "it is the unquantized model. Evaluate that itself: model=tiny"),
+        (selected, "it chose a calibration set"),
+        ("0" * 32, "has no such run"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call(evaluate, model=f"runs:/{run_id}")
+        assert words in str(caught.value)
+    for run_id, words in (
+        (suite, "it is a suite. Name one of its cells"),
+        (plain, "it is the unquantized model"),
+        ("0" * 32, "has no such run"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call(quantize, calibration=f"runs:/{run_id}")
+        assert words in str(caught.value)

@@ -1,0 +1,183 @@
+"""What may go and what must stay: models, records, open runs, the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from colazero import tracking
+from colazero.errors import UserError
+from colazero.tracking import fetching, publishing, records, runs
+from colazero.tracking.records import Record
+from entrypoints import clean
+
+DEAD = f"{runs._host()} 1 0.00"
+
+
+@pytest.fixture
+def store(
+    shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> MlflowClient:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "test")
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
+    return shared_store
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    def run(**given: str) -> tuple[int, str]:
+        code = clean.run({"what": "auto", "suite": "auto", "do": "auto"} | given)
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def cell(suite: str, name: str, folder: Path, **tags: str) -> str:
+    """Do a cell below a suite that keeps a model of 7 bytes."""
+    folder = folder / "checkpoint"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    run_id = runs.create_child(suite, name, "cell")
+    with tracking.run(name, "cell", run_id):
+        tracking.set_tags({"colazero.key": name} | tags)
+        tracking.log_params({"model": "tiny", "save_model": "artifact"})
+        tracking.log_json({}, "result.json")
+        if "colazero.source_run" not in tags:
+            tracking.log_checkpoint(folder, {}, name, "tiny")
+    return run_id
+
+
+def files_of(client: MlflowClient, run_id: str) -> list[Path]:
+    (output,) = client.get_run(run_id).outputs.model_outputs
+    try:
+        model = client.get_logged_model(output.model_id)
+    except mlflow.exceptions.MlflowException:
+        return []
+    return sorted(Path(model.artifact_location).rglob("*.safetensors"))
+
+
+def test_a_suites_models_go_but_those_that_others_have_taken_over(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    with tracking.run("suite", "suite") as suite:
+        mine, shared = cell(suite, "mine", tmp_path), cell(suite, "shared", tmp_path)
+        cell(suite, "same", tmp_path, **{"colazero.source_run": mine})
+    with tracking.run("later", "suite") as later:
+        cell(later, "shared", tmp_path, **{"colazero.source_run": shared})
+    code, said = call(what="models", suite=suite)
+    assert code == 0
+    assert "mine: m-" in said
+    assert f"(suite {later}) has taken its results over" in said
+    assert "nothing was removed" in said
+    assert files_of(store, mine)
+
+    code, said = call(what="models", suite=suite, do="remove")
+    assert code == 1, "one stays"
+    assert said.count(": removed") == 1
+    assert not files_of(store, mine)
+    assert files_of(store, shared)
+    assert publishing.intact(store.get_run(mine)), "its numbers are still reused"
+    with pytest.raises(UserError, match="removed to make room"):
+        fetching.fetch_artifacts(f"runs:/{mine}", "model")
+    assert call(what="models", suite=suite)[1].count("m-") == 1
+    with pytest.raises(UserError, match="is no suite's run"):
+        call(what="models", suite=mine)
+
+
+def test_models_of_deleted_runs_go(store: MlflowClient, tmp_path: Path, call: Any) -> None:
+    with tracking.run("suite", "suite") as suite:
+        gone, kept = cell(suite, "gone", tmp_path), cell(suite, "kept", tmp_path)
+    before = files_of(store, gone)
+    store.delete_run(gone)
+    code, said = call(what="models", do="remove")
+    assert code == 0
+    assert said.count(": removed") == 1
+    assert before
+    assert not any(file.exists() for file in before)
+    assert files_of(store, kept)
+
+
+def test_records_are_listed_sent_and_removed(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    def left(name: str, owner: str, status: str) -> Record:
+        experiment = mlflow.get_experiment_by_name("test").experiment_id
+        run = store.create_run(experiment, tags={"colazero.owner": owner}, run_name=name)
+        record = Record(run.info.run_id, mlflow.get_tracking_uri(), owner)
+        record.begin()
+        record.add_metrics({"perplexity": 30.5})
+        record.model.update(name=f"tiny-0.1b:{name}", base="b")
+        (tmp_path / "checkpoint").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+        record.add_files(tmp_path / "checkpoint", kind="model")
+        if status:
+            record.seal(status)
+        return record
+
+    sealed, unsealed = left("sealed", DEAD, "FINISHED"), left("unsealed", DEAD, "")
+    live = left("live", runs.owner(), "FINISHED")
+    code, said = call(what="records")
+    assert code == 0
+    assert said.count("results that no store has yet") == 2
+    assert "not whole" in said
+    code, said = call(what="records", do="send")
+    assert said.count(": sent") == 1
+    run = store.get_run(sealed.run_id)
+    assert (run.info.status, run.data.metrics["perplexity"]) == ("FINISHED", 30.5)
+    assert records.read(sealed.run_id) is None
+    code, said = call(what="records", do="remove")
+    assert code == 1
+    assert records.read(unsealed.run_id) is None
+    assert records.read(live.run_id) is not None, "its process is at work"
+    code, said = call(what="cache")
+    live.discard()
+
+
+def test_open_runs_of_dead_processes_are_ended(store: MlflowClient, call: Any) -> None:
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    dead = store.create_run(experiment, tags={"colazero.owner": DEAD}).info.run_id
+    alive = store.create_run(experiment, tags={"colazero.owner": runs.owner()}).info.run_id
+    strange = store.create_run(experiment).info.run_id
+    assert dead in call(what="running")[1]
+    assert store.get_run(dead).info.status == "RUNNING"
+    call(what="running", do="remove")
+    assert store.get_run(dead).info.status == "KILLED"
+    assert store.get_run(alive).info.status == store.get_run(strange).info.status == "RUNNING"
+    for run_id in (alive, strange):
+        store.set_terminated(run_id)
+
+
+def test_the_cache_goes_but_not_under_a_run_at_work(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    part = tmp_path / "cache" / "tokens"
+    part.mkdir(parents=True)
+    (part / "a.npy").write_bytes(b"x" * 2_000_000)
+    with tracking.run("at work", "cell"):
+        code, said = call(what="cache", do="remove")
+        assert code == 1
+        assert "a run is at work" in said
+    assert "2.0 MB" in call(what="cache")[1]
+    assert part.exists()
+    assert call(what="cache", do="remove")[0] == 0
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"do": "remove"}, "say what"),
+        ({"do": "delete"}, "remove"),
+        ({"what": "modles"}, "Did you mean 'models'?"),
+        ({"do": "send", "what": "models"}, "what=records"),
+    ],
+)
+def test_what_is_unclear_removes_nothing(given: dict[str, str], words: str, call: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        call(**given)
+    assert words in str(caught.value)
