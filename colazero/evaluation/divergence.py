@@ -85,8 +85,8 @@ class Distances:
         expected = self._reference.sequence.logits(hidden, ids[part]).float()
         self._agreed[window] += int((expected.argmax(-1) == logits.argmax(-1)).sum())
         p, q = expected.log_softmax(-1), logits.log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
-        self._kl[window] += float(kl)
+        ratio = q.neg_().add_(p)  # in place: each of these is as large as a slice may be
+        self._kl[window] += float(p.exp_().mul_(ratio).sum(dtype=torch.float64))
 
     def sums(self) -> Divergence:
         """Return what was added up."""
