@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,15 +13,13 @@ from mlflow.entities import Run
 
 from colazero import corpora, pipeline, tracking
 from colazero.blocks.weights import cpu_dtype
-from colazero.cache import new_entry
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
-from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED
-from colazero.tracking import fetching, names, provenance, runs, trying
+from colazero.tracking import fetching, keeping, names, runs
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -40,9 +37,6 @@ CHOOSING = (
 )
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
-
-LOCAL = Path("outputs/checkpoints")
-"""Where save_model=local keeps checkpoints, below the current directory."""
 
 CONTEXT = "context.json"
 """The artifact that holds what decided a cell's result beside its parameters."""
@@ -116,8 +110,8 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     be resolved.
     """
     begin = time.perf_counter()
-    check_keeping(config, name_of(config, model))
     tracking.log_config(config)  # first: a cell that fails at anything below still has its name
+    keeping.check(config, name_of(config, model))
     context, key = work_context(config, model), key_of(config, model)
     tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
     tracking.set_tags({"colazero.model_revision": model.revision})
@@ -210,7 +204,7 @@ def _quantize_and_evaluate(
         if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
-        keep_checkpoint(config, model, checkpoint, name_of(config, model))
+        keeping.keep(config, model, checkpoint, name_of(config, model))
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
@@ -225,40 +219,6 @@ def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[s
     tracking.set_tags({"colazero.checkpoint_digest": model.revision})
     tracking.log_datasets(None, None, *evaluation.perplexities)
     return tracking.log_evaluation(evaluation) | nothing
-
-
-def check_keeping(config: Settings, name: str) -> None:
-    """Raise UserError, before the work, if its results could not be kept under this name."""
-    trying.try_names(config, name)
-    if config.save_model == "local":
-        try:
-            LOCAL.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{names.of_file(name)}-", dir=LOCAL):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"save_model='local': checkpoints go to {LOCAL.absolute()}, which cannot be "
-                f"written ({error.strerror}). Make room for that folder, or set save_model to "
-                "artifact or none."
-            ) from error
-
-
-def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
-    """Keep a checkpoint where `save_model` says.
-
-    `local` puts a copy to LOCAL/NAME-DIGEST. The digest over the weights is a
-    tag in every case.
-    """
-    files = provenance.manifest(checkpoint)
-    digest = provenance.weights_digest(files)
-    tracking.set_tags({"colazero.checkpoint_digest": digest})
-    if config.save_model == "artifact":
-        tracking.log_checkpoint(checkpoint, files, name, model.name)
-    if config.save_model == "local":
-        target = LOCAL / f"{names.of_file(name)}-{digest}"
-        with new_entry(target) as draft:
-            shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
-        tracking.set_tags({"colazero.checkpoint_path": str(target.resolve())})
 
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:

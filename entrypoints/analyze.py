@@ -32,8 +32,12 @@ def run(given: dict[str, str]) -> int:
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),
     )
     out = chosen.get("out")
-    from colazero import tracking
+    import mlflow
 
+    from colazero import tracking
+    from colazero.tracking import runs, searching, store
+
+    store.refuse_missing(mlflow.get_tracking_uri())
     tracking.connect()
     with tracking.run("analysis", "analysis") as run_id:
         if "experiment" in chosen:
@@ -42,7 +46,8 @@ def run(given: dict[str, str]) -> int:
                 load_experiment(name), options, f"Experiment {name}", into=run_id, out=out
             )
         else:
-            suite = chosen.get("suite") or latest_suite(run_id)
+            homes = searching.homes(runs.experiment_of(run_id))
+            suite = chosen.get("suite") or latest_suite(homes)
             tracking.log_params({"suite": suite})
             table = analyze(suite, options, into=run_id, out=out)
         tracking.describe(table)

@@ -23,22 +23,22 @@ def run(given: dict[str, str]) -> int:
     from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import fetching
+    from colazero.tracking import fetching, keeping
 
+    folder = Path(source)
     if source.startswith("runs:/"):
         tracking.connect()
         config = parse(RunConfig, settled(given, fetching.settings(source, _settings(given))))
+        if config.quantizer not in WITHOUT_CALIBRATION:  # before the model, maybe gigabytes away
+            folder = fetching.fetch_artifacts(source, "calibration")
     pipeline.check(config, [], [config.model])
-    cell.check_keeping(config, "quantize")
+    keeping.check(config, "quantize")
     if config.quantizer == UNQUANTIZED:
         raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
     free = config.quantizer in WITHOUT_CALIBRATION
     if source == "auto" and not free:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     tracking.connect()
-    folder = Path(source)
-    if source.startswith("runs:/") and not free:  # before the model, which may be gigabytes away
-        folder = fetching.fetch_artifacts(source, "calibration")
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     if free:
@@ -54,7 +54,7 @@ def run(given: dict[str, str]) -> int:
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)
-        cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
+        keeping.keep(config, model, checkpoint, f"{model.label}-{about['method']}")
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""
     print(f"quantized in {report.quant_time_sec:.1f} s{rounded}")
     print(f"model: runs:/{run_id}")

@@ -26,10 +26,11 @@ def run(given: dict[str, str]) -> int:
     if force not in ("auto", "true", "false"):
         raise UserError(f"force={force!r}: must be true or false.")
     config = parse(RunConfig, given)
-    from colazero import cell, models, pipeline, tracking
+    from colazero import models, pipeline, tracking
+    from colazero.tracking import keeping
 
     pipeline.check(config, [config.method], [config.model])
-    cell.check_keeping(config, "single")
+    keeping.check(config, "single")
     tracking.connect()
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,11 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     return _checked(_balanced(table), f"folder {folder}", allow_failed=False)
 
 
-def latest_suite(beside: str) -> str:
-    """Return the newest suite in the experiment that the run `beside` is in; RunsError if none."""
+def latest_suite(experiments: Sequence[str]) -> str:
+    """Return the newest suite in the experiments of these ids; RunsError if there is none."""
     client = MlflowClient()
     runs = client.search_runs(
-        [client.get_run(beside).info.experiment_id],
+        list(experiments),
         "tags.`colazero.kind` = 'suite'",
         max_results=1,
         order_by=["attributes.start_time DESC"],

@@ -18,7 +18,7 @@ from colazero.interfaces import Model
 from colazero.suite import plan
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
-from colazero.tracking import publishing, runs, store
+from colazero.tracking import keeping, publishing, runs, store
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
-    cell.check_keeping(config, "suite")
+    keeping.check(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)

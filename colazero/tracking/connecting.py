@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import environment
 from colazero.errors import UserError, first_line
-from colazero.tracking import runs, store, uris
+from colazero.tracking import records, runs, store, uris
 from colazero.tracking.searching import EXPERIMENT, HOMES, search
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ def connect(*, reading: bool = False) -> None:
     try:
         if reading:
             store.refuse_missing(uri)
+        else:
+            records.refuse_unwritable()
         store.prepare(uri)
         experiment = _given(uri)
         if experiment is None and not reading:

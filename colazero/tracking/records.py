@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 from colazero.cache import cache_dir
 from colazero.digests import of_file
+from colazero.errors import UserError
 
 SEAL = "record.json"
 
@@ -118,6 +120,19 @@ def read(run_id: str) -> Record | None:
         return Record(**values)
     except (OSError, ValueError, TypeError):
         return None
+
+
+def refuse_unwritable() -> None:
+    """Raise UserError, before a run is opened, if none could write its record."""
+    try:
+        root().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root()):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the cache {root().parent} cannot be written ({error.strerror}). Make room or give "
+            "yourself the right to write there, or name another folder in COLAZERO_CACHE."
+        ) from error
 
 
 def left_behind() -> Iterator[Record]:

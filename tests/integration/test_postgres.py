@@ -28,6 +28,16 @@ INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 POSTGRES = INSTALLED[-1].parent if INSTALLED else None
 USER, PASSWORD = "researcher", secrets.token_urlsafe(12)
 
+LAST = """
+import numpy as np
+from colazero.interfaces import Selection
+from colazero.selection import windows_at
+
+def last(pool, n, seq_len, rng):
+    first = len(pool.tokens) - n * seq_len
+    return Selection(windows_at(pool, first + np.arange(n) * seq_len, seq_len))
+"""
+
 pytestmark = pytest.mark.skipif(
     POSTGRES is None, reason="PostgreSQL is not installed (apt-get install postgresql)"
 )
@@ -133,10 +143,14 @@ def test_three_workers_on_a_server_with_postgresql_and_everything_read_back(
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
+    model = tmp_path / "tiny-0.1b"  # names in which MLflow takes no dot and no colon
+    shutil.copytree(tiny_llama, model)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "mymod.py").write_text(LAST)
     arguments = {
         "preset": "demo",
-        "models": tiny_llama,
-        "methods": "random,gptq_default",
+        "models": model,
+        "methods": "random,gptq_default,mymod:last",
         "seeds": "1-3",
         "corpus": f"file:{corpus_file}",
         "eval_corpora": f"file:{corpus_file}",
@@ -148,6 +162,7 @@ def test_three_workers_on_a_server_with_postgresql_and_everything_read_back(
     }
     grid = [f"--{name}={value}" for name, value in arguments.items()]
     known = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    known["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(tmp_path / "modules")])
     refused = run_here("suite", grid, here, MLFLOW_TRACKING_URI=server)
     assert refused.returncode == 2, "no password, no suite"
     assert "MLFLOW_TRACKING_USERNAME" in refused.stderr
@@ -166,11 +181,11 @@ def test_three_workers_on_a_server_with_postgresql_and_everything_read_back(
     assert {run.info.status for run in runs} == {"FINISHED"}
     cells = [run for run in runs if run.data.tags["colazero.kind"] == "cell"]
     assert sorted((run.data.params["method"], run.data.params["seed"]) for run in cells) == [
-        (method, seed) for method in ("gptq_default", "random") for seed in "123"
+        (method, seed) for method in ("gptq_default", "mymod:last", "random") for seed in "123"
     ]
     assert len({run.data.tags["colazero.owner"] for run in cells}) == 3, "three workers took part"
     originals = [run for run in cells if "colazero.source_run" not in run.data.tags]
-    assert len(originals) == 6, "one set in three orders is three cells"
+    assert len(originals) == 9, "one set in three orders is three cells"
     for run in originals:
         read_back(client, run, tmp_path)
     (suite,) = [run for run in runs if run.data.tags["colazero.kind"] == "suite"]

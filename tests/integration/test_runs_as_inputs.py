@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero import tracking
 from colazero.errors import UserError
-from colazero.tracking import runs
+from colazero.tracking import keeping, runs
 from entrypoints import evaluate, quantize, single
 
 
@@ -91,6 +91,38 @@ def test_quantize_takes_a_runs_own_settings(cell: Run) -> None:
     other = call(quantize, calibration=f"runs:/{cell.info.run_id}", quant_bits="4")
     assert other.data.params["quant_bits"] == "4"
     assert other.data.params["model"] == cell.data.params["model"]
+
+
+def test_what_fails_late_keeps_its_numbers(
+    cell: Run, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "keep", full)
+        with pytest.raises(OSError, match="No space left"):
+            call(single, **settings, force="true")
+    failed = MlflowClient().search_runs([cell.info.experiment_id], max_results=1)[0]
+    assert failed.info.status == "FAILED"
+    assert "No space left on device" in failed.data.tags["colazero.error"]
+    assert failed.data.metrics["perplexity"] == cell.data.metrics["perplexity"]
+    files = MlflowClient().list_artifacts(failed.info.run_id, "evaluation")
+    assert len(files) >= 1
+
+
+@pytest.mark.parametrize("entry", [single, quantize])
+def test_where_nothing_can_be_kept_nothing_is_begun(
+    entry: Any, cell: Run, settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").touch()
+    given = settings if entry is single else {"calibration": f"runs:/{cell.info.run_id}"}
+    before = MlflowClient().search_runs([cell.info.experiment_id], max_results=1)[0]
+    with pytest.raises(UserError, match=r"save_model='local': .*outputs/checkpoints"):
+        call(entry, **given, save_model="local")
+    after = MlflowClient().search_runs([cell.info.experiment_id], max_results=1)[0]
+    assert after.info.run_id == before.info.run_id
 
 
 def test_a_run_without_a_model_says_what_it_is(cell: Run) -> None:

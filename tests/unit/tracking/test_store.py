@@ -273,3 +273,14 @@ def test_what_the_environment_names_must_be_in_the_store(
         monkeypatch.setenv(name, gone)
         with pytest.raises(UserError, match="has no such experiment"):
             tracking.connect(reading=reading)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_a_run_is_opened(
+    use: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("sqlite:///mlflow.db")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match=r"the cache .*file/below cannot be written"):
+        tracking.connect()
+    assert {file.name for file in tmp_path.iterdir()} == {"file"}

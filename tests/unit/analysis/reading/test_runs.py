@@ -6,6 +6,7 @@ import pytest
 
 from analysis.reading.checks import RunsError
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
+from colazero.tracking.runs import experiment_of
 
 MODEL = "smollm2-135m"
 
@@ -138,13 +139,13 @@ def test_what_is_no_suite_is_refused(suites):
     with pytest.raises(RunsError, match="no suite: a run of kind 'cell'"):
         load_suite(cell)
     with pytest.raises(RunsError, match="holds no suite"):
-        latest_suite(cell)
+        latest_suite([experiment_of(cell)])
 
 
 def test_the_latest_suite_is_found(suites):
     suites.suite(seeds=2, windows=False)
     newest = suites.suite(seeds=2, windows=False)
-    assert latest_suite(newest) == newest
+    assert latest_suite([experiment_of(newest)]) == newest
 
 
 def test_an_experiment_counts_a_cell_once_that_two_suites_share(suites):
