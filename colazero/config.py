@@ -94,6 +94,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: Name = Field("sotu", description="calibration corpus: a name or file:PATH")
+    corpus_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the training documents that each seed draws before its method "
+        "selects; below 1 every method, a deterministic one too, has a spread over corpora",
+    )
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
     seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
     exact_documents: int = Field(
@@ -131,7 +138,9 @@ class Settings(BaseModel):
         ("arc_easy", "hellaswag", "piqa", "winogrande"), description="lm-eval task names"
     )
     quantizer: Name = Field(
-        "gptqmodel", description="gptqmodel, auto-gptq, rtn (rounds, no calibration) or none"
+        "onepass",
+        description="onepass (a block at a time), gptqmodel, auto-gptq, rtn (rounds, no "
+        "calibration) or none",
     )
     save_model: Literal["artifact", "local", "none"] = Field(
         "artifact", description="where the quantized model stays"
@@ -152,15 +161,26 @@ class RunConfig(Settings):
 
     model: Name = Field("smollm2-135m", description="name, Hub id[@revision], directory or .gguf")
     method: Name = Field("cola_zero", description="how the calibration windows are chosen")
-    seed: Seed = Field(42, description="seeds the selection, and nothing else")
+    seed: Seed = Field(
+        42, description="seeds the draw of documents, the selection and the order of its windows"
+    )
+    replicate: int = Field(
+        1, ge=1, description="number of the order in which the windows reach the quantizer"
+    )
 
 
 class SuiteConfig(Settings):
-    """A grid of cells: models × methods × seeds."""
+    """A grid of cells: models × methods × seeds × replicates."""
 
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
     seeds: Seeds = Field((42, 43, 44, 45, 46), description="42,43 or 42-46")
+    replicates: int = Field(
+        1,
+        ge=1,
+        description="times that each calibration set is quantized, its windows in another order "
+        "each time: what differs then is arithmetic alone",
+    )
     executor: Name = Field("local", description="where cells run: local or ray")
     workers: int = Field(
         1, ge=1, description="cells at once, each in a process of its own; Ray decides by itself"
@@ -184,19 +204,22 @@ class SuiteConfig(Settings):
     )
 
     def cells(self) -> list[RunConfig]:
-        """Return the runs in order: model by model, method by method, seed by seed."""
+        """Return the runs: model by model, method by method, seed by seed, order by order."""
         shared = {name: getattr(self, name) for name in Settings.model_fields}
         downstream = self.seeds if self.downstream_seeds == "all" else self.seeds[:1]
         return [
             RunConfig(
-                **shared | {"do_downstream": self.do_downstream and seed in downstream},
+                **shared
+                | {"do_downstream": self.do_downstream and seed in downstream and replicate == 1},
                 model=model,
                 method=method,
                 seed=seed,
+                replicate=replicate,
             )
             for model in self.models
             for method in self.methods
             for seed in self.seeds
+            for replicate in range(1, self.replicates + 1)
         ]
 
 

@@ -78,7 +78,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen."""
+    """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen.
+
+    They are a set: GPTQ's Hessian is a sum over them. Their order decides nothing but how that sum
+    is rounded, which moves perplexity by about as much as another seed does, so it is drawn.
+    """
 
     windows: NDArray[np.int32]
     spans: Sequence[Sequence[Span]]
@@ -86,15 +90,29 @@ class CalibrationSet:
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of shape and token ids, the first 16 hex digits."""
-        head = f"{self.windows.shape}".encode()
-        body = np.ascontiguousarray(self.windows, dtype="<i4").tobytes()
-        return hashlib.sha256(head + body).hexdigest()[:16]
+        """Return 16 hex digits over the windows as a set, whatever their order."""
+        return self._digest(sorted(self._windows()))
+
+    @property
+    def order_digest(self) -> str:
+        """Return 16 hex digits over the windows in their order."""
+        return self._digest(self._windows())
+
+    def _windows(self) -> list[bytes]:
+        return [window.astype("<i4").tobytes() for window in self.windows]
+
+    def _digest(self, windows: Sequence[bytes]) -> str:
+        digest = hashlib.sha256(f"{self.windows.shape}".encode())
+        for window in windows:
+            digest.update(window)
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class TokenPool:
     """The training documents of a corpus as one stream of tokens, as a selector sees it.
+
+    `documents`: int64 [documents], their numbers in the corpus; None where they are all of it.
 
     Each document is tokenised by itself, without special tokens; the tokens of a blank line stand
     between each two. `tokens`: int32 [total]; `starts`, `stops` (separators not counted): int64
@@ -113,6 +131,7 @@ class TokenPool:
     """The run's parameters, with `device` resolved."""
     model: Model | None = None
     """The model to be quantized, for methods that look at what it computes."""
+    documents: NDArray[np.int64] | None = None
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]
@@ -166,16 +185,29 @@ class QuantizationSettings:
     act_group_aware: bool
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What a quantizer did, and the checkpoint's tensors by name where they are in memory too."""
+class Rider(Protocol):
+    """What goes through a model's blocks together with the quantization of each.
 
-    report: QuantizationReport
-    tensors: Mapping[str, Any] | None = None
+    `seconds` is what that took, which is no part of quantizing.
+    """
+
+    seconds: float
+
+    def board(self, sequence: Any) -> None:
+        """Begin, given the `colazero.blocks.Sequence` of the model."""
+
+    def advance(self, index: int) -> None:
+        """Pass the block of this index, which holds its quantized weights at the moment."""
+
+    def finish(self) -> None:
+        """End, after the last block."""
 
 
 class Quantizer(Protocol):
-    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory."""
+    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory.
+
+    One that goes a block at a time takes the `rider` along; for others it stays where it is.
+    """
 
     def __call__(
         self,
@@ -185,7 +217,8 @@ class Quantizer(Protocol):
         out_dir: Path,
         device: str,
         progress: Progress,
-    ) -> Quantized: ...
+        rider: Rider | None = None,
+    ) -> QuantizationReport: ...
 
 
 @dataclass(frozen=True)
@@ -197,6 +230,27 @@ class Downstream:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A corpus's evaluation text: token ids [windows, tokens], and where each window begins."""
+
+    corpus: str
+    windows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model's predictions are from the unquantized model's, per window: [windows].
+
+    `kl`: the sum over a window's predictions of KL(unquantized ‖ quantized), in nats; `agreed`: how
+    many of them have the same most likely token.
+    """
+
+    kl: NDArray[np.float64]
+    agreed: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
 
@@ -205,6 +259,8 @@ class Perplexity:
     nll: NDArray[np.float64]
     tokens: NDArray[np.int64]
     digest: str
+    divergence: Divergence | None = None
+    """None where it was not asked for, or the model cannot be run a block at a time."""
 
     @property
     def nll_per_token(self) -> float:
@@ -215,6 +271,19 @@ class Perplexity:
     def perplexity(self) -> float:
         """Return exp(ΣNLL / Σpredicted tokens)."""
         return float(np.exp(self.nll_per_token))
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """Return the means over all predictions, as metrics; none where there is no divergence.
+
+        `kl_divergence`: KL(unquantized ‖ quantized) in nats; `top1_agreement`: the share whose most
+        likely token is the same.
+        """
+        if self.divergence is None:
+            return {}
+        kl, agreed = self.divergence.kl.sum(), self.divergence.agreed.sum()
+        total = self.tokens.sum()
+        return {"kl_divergence": float(kl / total), "top1_agreement": float(agreed / total)}
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,17 @@ from numpy.typing import NDArray
 from colazero import corpora, models, selection
 from colazero.cache import cache_dir, kept_arrays
 from colazero.calibration import check as calibration_check
-from colazero.calibration.choose import select
+from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
 from colazero.corpora.pool import need_tokens, open_pool
-from colazero.corpora.tokens import token_counts, token_pool, tokenizer, vocabulary
+from colazero.corpora.tokens import (
+    drawn_by,
+    pool_of,
+    token_counts,
+    token_pool,
+    tokenizer,
+    vocabulary,
+)
 from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
@@ -28,12 +35,23 @@ from colazero.interfaces import (
     Evaluation,
     Model,
     Progress,
+    QuantizationReport,
     QuantizationSettings,
-    Quantized,
+    Rider,
+    Text,
 )
 from colazero.models import grouping, limits
-from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION, check_quantizer
+from colazero.quantizers import (
+    ACT_GROUP_AWARE,
+    QUANTIZERS,
+    UNQUANTIZED,
+    WITHOUT_CALIBRATION,
+    check_quantizer,
+)
 from colazero.selection import features
+
+if TYPE_CHECKING:
+    from colazero.evaluation.through_blocks import Evaluator
 
 C = TypeVar("C", bound=Settings)
 
@@ -96,7 +114,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     if config.quantizer != UNQUANTIZED:
         limits.refuse_quantized(model)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer == "gptqmodel" and not config.desc_act
+    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = device or resolve_device(config.device)
     return config.model_copy(
@@ -141,7 +159,8 @@ def check_calibration(config: Settings, model: Model) -> None:
     """Raise UserError unless windows of this number and length can be cut for the model."""
     limits.refuse_long_windows(model, config.seq_len)
     tokens = token_pool(model, config.corpus).tokens
-    need_tokens(len(tokens), config.n_calibration_samples, config.seq_len, config.corpus)
+    available = int(config.corpus_share * len(tokens))
+    need_tokens(available, config.n_calibration_samples, config.seq_len, config.corpus)
     limits.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
 
 
@@ -162,8 +181,9 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
 
     Tokenising, which all methods share, is done before the clock starts, and the set is checked
     after it stopped: its measures join the notes. Features count also where they come from the
-    cache, with the seconds that they took then, which a metric of their own names. UserError if the
-    set is not fit to calibrate on. A quantizer that needs no calibration gets no windows.
+    cache, with the seconds that they took then, which a metric of their own names. The windows come
+    in the order that the seed draws. UserError if the set is not fit to calibrate on. A quantizer
+    that needs no calibration gets no windows.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), {
@@ -171,7 +191,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         }
     check_calibration(config, model)
     pool = replace(
-        token_pool(model, config.corpus),
+        pool_of(config, model),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
         model=model,
     )
@@ -188,7 +208,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         )
         seconds = time.perf_counter() - begin + sum(spared)
     times = {"selection_time_sec": seconds, "selection.features_reused_sec": sum(spared)}
-    return replace(chosen, notes={**chosen.notes, **checked(config, model, chosen)}), times
+    notes = {**chosen.notes, **checked(config, model, chosen), "pieces": pieces(chosen, pool)}
+    return ordered(replace(chosen, notes=notes), config.seed, config.replicate), times
 
 
 def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
@@ -197,7 +218,7 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     return {
         "tokens_asked": config.n_calibration_samples * config.seq_len,
         **calibration_check.measures(
-            chosen, token_pool(model, config.corpus), token_counts(model, config.corpus)
+            chosen, pool_of(config, model), token_counts(model, *drawn_by(config))
         ),
         **calibration_check.overlap(chosen, tests),
     }
@@ -213,11 +234,17 @@ def check_set(model: Model, calibration: CalibrationSet) -> None:
 
 
 def quantize(
-    config: Settings, model: Model, calibration: CalibrationSet, out_dir: Path, progress: Progress
-) -> Quantized:
+    config: Settings,
+    model: Model,
+    calibration: CalibrationSet,
+    out_dir: Path,
+    progress: Progress,
+    rider: Rider | None = None,
+) -> QuantizationReport:
     """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved.
 
-    RuntimeError if the quantizer looked at fewer tokens than it was given.
+    A quantizer that goes a block at a time takes the `rider` along. RuntimeError if it looked at
+    fewer tokens than it was given.
     """
     check_set(model, calibration)
     settings = QuantizationSettings(
@@ -228,16 +255,33 @@ def quantize(
         config.damp_percent,
         bool(config.act_group_aware),
     )
-    done = QUANTIZERS.get(config.quantizer)(
-        model.path, calibration, settings, out_dir, config.device, progress
+    report = QUANTIZERS.get(config.quantizer)(
+        model.path, calibration, settings, out_dir, config.device, progress, rider
     )
-    used = done.report.tokens_used
+    used = report.tokens_used
     if used is not None and used < calibration.windows.size:
         raise RuntimeError(
             f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
             "the calibration set: what it made is not what was asked for."
         )
-    return done
+    return report
+
+
+def evaluator(config: Settings, model: Model) -> Evaluator:
+    """Return what evaluates a model while it is quantized, on the texts that `config` names."""
+    from colazero.evaluation import through_blocks
+
+    texts = evaluation_texts(config, model)
+    references = through_blocks.references(model, config.device, texts)
+    return through_blocks.Evaluator(texts, references)
+
+
+def evaluation_texts(config: Settings, model: Model) -> list[Text]:
+    """Return the evaluation text of each corpus, in the order asked for."""
+    return [
+        Text(name, *evaluation_text(model, name, config.seq_len, config.eval_windows))
+        for name in config.eval_corpora
+    ]
 
 
 def evaluate(
@@ -245,46 +289,44 @@ def evaluate(
     model: Model,
     model_dir: Path,
     progress: Progress,
-    tensors: Mapping[str, Any] | None = None,
+    done: Evaluator | None = None,
 ) -> Evaluation:
     """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved.
 
-    `tensors`: the same weights in memory, if they are; they are not read again then.
+    `done`: what rode along while they were quantized; what it found is not computed again.
     """
-    from colazero.evaluation import loading
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.evaluation import loading, through_blocks
 
     begin = time.perf_counter()
-    if tensors is None:
-        loaded = loading.load_dense(model_dir, config.device)
-    else:
-        loaded = loading.dense(tensors, model_dir, config.device)
-    results = []
-    for corpus in config.eval_corpora:
-        windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
-        results.append(perplexity(loaded, corpus, windows, starts, progress))
+    results = done.perplexities if done else []
+    if not results:
+        texts = evaluation_texts(config, model)
+        references = done.references if done else ()
+        results = through_blocks.perplexities(model_dir, config.device, texts, progress, references)
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
 
+        loaded = loading.load_dense(model_dir, config.device)
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
-    return Evaluation(results, downstream, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
+    return Evaluation(results, downstream, seconds)
 
 
 def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:
-    """Load the checkpoint in `model_dir` and evaluate one window; return the seconds it took.
+    """Evaluate one window of the checkpoint in `model_dir`; return the seconds it took.
 
-    RuntimeError unless it gives what `evaluation` has: what was saved is what was evaluated.
+    RuntimeError unless it gives, to the last bit, what `evaluation`, made while the model was
+    quantized, has: what was saved is what was evaluated.
     """
-    from colazero.evaluation.loading import load_dense
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.blocks import open_sequence
+    from colazero.evaluation import through_blocks
 
     begin = time.perf_counter()
-    corpus, expected = config.eval_corpora[0], float(evaluation.perplexities[0].nll[0])
-    windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
-    loaded = load_dense(model_dir, config.device)
-    found = float(perplexity(loaded, corpus, windows[:1], starts[:1]).nll[0])
-    if abs(found - expected) > 1e-6 * expected:
+    text, expected = evaluation_texts(config, model)[0], evaluation.perplexities[0].nll[0]
+    one = replace(text, windows=text.windows[:1], starts=text.starts[:1])
+    found = through_blocks.evaluate(open_sequence(model_dir, config.device), [one])[0].nll[0]
+    if found != expected:
         raise RuntimeError(
             f"the saved checkpoint gives a negative log-likelihood of {found} on the first window, "
             f"the model in memory gave {expected}: it was not saved as it was evaluated."

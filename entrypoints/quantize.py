@@ -44,10 +44,10 @@ def run(given: dict[str, str]) -> int:
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
-        tracking.set_tags({"colazero.calibration_digest": calibration.digest})
+        cell.tag_calibration(calibration)
         checkpoint = Path(work) / "checkpoint"
         bar = stage_bar(name)("quantize")
-        report = pipeline.quantize(config, model, calibration, checkpoint, bar).report
+        report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)
         cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""

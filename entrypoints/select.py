@@ -8,7 +8,8 @@ from typing import Any
 from entrypoints._command_line import described, main
 
 PARAMETERS = (
-    *("model", "corpus", "method", "seed", "n_calibration_samples", "seq_len"),
+    *("model", "corpus", "corpus_share", "method", "seed", "replicate"),
+    *("n_calibration_samples", "seq_len"),
     *("exact_documents", "document_tokens", "proxy_model", "device"),
 )
 

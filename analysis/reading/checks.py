@@ -10,12 +10,12 @@ import pandas as pd
 from colazero.errors import UserError
 
 UNQUANTIZED = "unquantized"
-CELL = ["model", "method", "seed"]
-Key = tuple[str, str, int | None]
+CELL = ["model", "method", "seed", "replicate"]
+Key = tuple[str, str, int | None, int]
 # What a perplexity depends on beside the cell. The second group is resolved a model.
 SHARED = (
     *("n_calibration_samples", "seq_len", "quant_bits", "desc_act", "sym", "damp_percent"),
-    *("corpus", "eval_corpora", "eval_windows", "downstream_tasks", "quantizer"),
+    *("corpus", "corpus_share", "eval_corpora", "eval_windows", "downstream_tasks", "quantizer"),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )
 SHARED_BY_MODEL = ("group_size", "act_group_aware", "device", "model_revision")
@@ -28,16 +28,19 @@ class RunsError(UserError):
 
 
 def keys(table: pd.DataFrame) -> list[Key]:
-    """Return each row's cell: model, method, and seed (None for an unquantized model)."""
+    """Return each row's cell: model, method, seed (None for an unquantized model), replicate."""
     seeds = [None if pd.isna(seed) else int(seed) for seed in table["seed"]]
-    return list(zip(table["model"], table["method"], seeds, strict=True))
+    replicates = map(int, table["replicate"])
+    return list(zip(table["model"], table["method"], seeds, replicates, strict=True))
 
 
 def names_of(rows: pd.DataFrame, limit: int = 10) -> str:
     """Name cells in a sentence, as in `model/random/seed 42`; the first `limit` of them."""
     names = [
-        f"{model}/{method}" + ("" if seed is None else f"/seed {seed}")
-        for model, method, seed in keys(rows.head(limit))
+        f"{model}/{method}"
+        + ("" if seed is None else f"/seed {seed}")
+        + (f"/replicate {replicate}" if replicate > 1 else "")
+        for model, method, seed, replicate in keys(rows.head(limit))
     ]
     more = len(rows) - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
@@ -68,11 +71,11 @@ def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
     if not missing:
         return table
     added = pd.DataFrame(missing, columns=CELL).assign(
-        kind=["baseline" if method == UNQUANTIZED else "cell" for _, method, _ in missing],
+        kind=["baseline" if method == UNQUANTIZED else "cell" for _, method, *_ in missing],
         status="MISSING",
         error="there is no such run",
     )
-    added["seed"] = added["seed"].astype("Int64")
+    added = added.astype({"seed": "Int64", "replicate": "Int64"})
     joined = pd.concat([table, added], ignore_index=True)
     return joined.astype(table.dtypes.to_dict()).fillna(
         {name: "" for name in table.columns if table[name].dtype == "str"}
@@ -105,7 +108,7 @@ def refuse_duplicates(table: pd.DataFrame, where: str) -> None:
 
 
 def refuse_mixed_settings(table: pd.DataFrame, where: str) -> None:
-    """RunsError if finished cells differ in anything but model, method and seed."""
+    """RunsError if finished cells differ in anything but model, method, seed and replicate."""
     cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
     groups: list[tuple[str, pd.DataFrame, Sequence[str]]] = [("", cells, SHARED)]

@@ -26,14 +26,23 @@ from analysis.reading.checks import (
 
 PAGE = 1000
 KINDS = ("cell", "baseline", "control")
-COUNTS = ("seed", "n_calibration_samples", "seq_len", "quant_bits", "group_size")
+COUNTS = ("seed", "replicate", "n_calibration_samples", "seq_len", "quant_bits", "group_size")
 FLAGS = ("desc_act", "sym", "act_group_aware", "do_downstream")
 NUMBERS = ("damp_percent",)
-WORDS = ("corpus", "eval_corpora", "eval_windows", "downstream_tasks", "device", "quantizer")
+WORDS = (
+    "corpus",
+    "corpus_share",
+    "eval_corpora",
+    "eval_windows",
+    "downstream_tasks",
+    "device",
+    "quantizer",
+)
 ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
 TAGS = {
     "source_run": "colazero.source_run",
     "calibration_digest": "colazero.calibration_digest",
+    "order_digest": "colazero.order_digest",
     "model_revision": "colazero.model_revision",
     "version.torch": "version.torch",
     "version.transformers": "version.transformers",
@@ -68,12 +77,13 @@ def load_suite(
     )
     table = _tidy(map(_row, found))
     grid = [
-        (model, method, int(seed))
+        (model, method, int(seed), replicate)
         for model in _list(parent, "models")
         for method in _list(parent, "methods")
         for seed in _list(parent, "seeds")
+        for replicate in range(1, 1 + int(param(parent.data.params, "replicates") or 1))
     ]
-    wanted = [*((model, UNQUANTIZED, None) for model in _list(parent, "models")), *grid]
+    wanted = [*((model, UNQUANTIZED, None, 1) for model in _list(parent, "models")), *grid]
     return _checked(complete(drop_repeats(table), wanted), f"suite {suite_run_id}", allow_failed)
 
 
@@ -195,14 +205,16 @@ def _row(run: Run) -> dict[str, Any]:
 def _result(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        row = {name: values[name] for name in ("model", "method", *COUNTS)}
+        row = {name: values[name] for name in ("model", "method", *COUNTS) if name != "replicate"}
+        row["replicate"] = values.get("replicate", 1)
         row |= {name: float(values[name]) for name in ALWAYS}
         downstream = values.get("downstream") or {}
         row |= {f"downstream.{key}": float(value) for key, value in downstream.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunsError(
             f"{file} is no result file: {type(error).__name__}: {error}. It must be an object with "
-            f"model, method, {', '.join((*COUNTS, *ALWAYS))} and downstream."
+            f"model, method, {', '.join((*COUNTS, *ALWAYS))} and downstream. "
+            "`replicate` may be left out for 1."
         ) from error
     kind = "baseline" if row["method"] == UNQUANTIZED else "cell"
     known = {"kind": kind, "status": "FINISHED", "run_id": str(file), "error": ""}
@@ -212,13 +224,14 @@ def _result(file: Path) -> dict[str, Any]:
 def _tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
     first = ("model", "method", *COUNTS, "kind", "status", "error", "run_id", "experiment_id")
-    words = (*first[:2], *first[7:], *WORDS, *TAGS)
+    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS)
     table = pd.DataFrame(list(rows))
     known = {*first, *words, *FLAGS, *NUMBERS}
     metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - known)
     table = table.reindex(columns=[*dict.fromkeys((*first, *words, *FLAGS, *NUMBERS)), *metrics])
     for name in COUNTS:
         table[name] = pd.to_numeric(table[name], errors="coerce").astype("Int64")
+    table["replicate"] = table["replicate"].fillna(1)  # of a run that knew of no other
     for name in (*NUMBERS, *metrics):
         table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
     for name in FLAGS:
@@ -233,10 +246,11 @@ def _balanced(table: pd.DataFrame) -> pd.DataFrame:
     """Complete the product of the models, methods and seeds that occur."""
     cells = table[table["kind"] == "cell"]
     wanted = [
-        (model, method, int(seed))
+        (model, method, int(seed), int(replicate))
         for model in cells["model"].unique()
         for method in cells["method"].unique()
         for seed in cells["seed"].dropna().unique()
+        for replicate in cells["replicate"].unique()
     ]
     return complete(table, wanted)
 

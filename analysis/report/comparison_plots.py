@@ -23,7 +23,7 @@ def differences(summary: Summary) -> Figure:
     what = "the unquantized model's" if summary.unquantized else "the second method's"
     caption = (
         f"Difference in {summary.metric_name}, % of {what}; {counts(summary.methods)}. Thin line: "
-        "95 %, thick line: 90 % t-interval (Welch, or one-sample against a deterministic method). "
+        "95 %, thick line: 90 % t-interval (Welch). "
         f"Shaded: ±{margin:g} %, differences that do not matter; methods are equivalent when the "
         f"90 % interval lies inside. p: Holm-adjusted over {summary.family} tests, the intervals "
         f"are not. {better(summary)} Hollow: no test applies."

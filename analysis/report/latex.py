@@ -84,6 +84,6 @@ def _caption(summary: Summary) -> str:
     return (
         f"{escape(summary.metric_name).capitalize()}: mean $\\pm$ standard deviation over "
         f"$n = {n}$ seeds; a value without $\\pm$ is one observation. Two-sided $p$ of Welch's "
-        "$t$-test, or of a one-sample $t$-test against a single value, Holm-adjusted over "
-        f"{summary.family} tests. $^{{*}}p<0.05$, $^{{**}}p<0.01$, $^{{***}}p<0.001$."
+        f"$t$-test, Holm-adjusted over {summary.family} tests. "
+        "$^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$."
     )

@@ -5,14 +5,13 @@ Numbers are written by `analysis.numbers`; every sentence is made from a result 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from analysis.reading.checks import names_of
 from analysis.report.numbers import NONE, interval, mean_std, number, p_equation, percent
 from analysis.report.style import label
-from analysis.stats import Comparison, PooledModels, n_for_80
+from analysis.stats import Comparison, PooledModels
 from analysis.summary import Method, Pair, Summary
 from analysis.summary.windows import Key, WindowPair
 
@@ -44,7 +43,7 @@ def _key(pair: Pair, family: int) -> str:
     limits = interval(pair.percent_interval(result.diff_ci95), 2, sign=True)
     return (
         f"{result.verdict} ({percent(pair.percent(result.diff))} %, 95 % CI {limits}, "
-        f"{p_equation(result.p_adjusted)} after Holm). {power(pair, family)}"
+        f"{p_equation(result.p_adjusted)} after Holm). {power(pair)}"
     )
 
 
@@ -90,7 +89,7 @@ def _scope(summary: Summary) -> str:
         f"Metric: {summary.metric_name} ({better} is better). Differences are in % of {of}; "
         f"differences within ±{options.margin:g} % are taken not to matter. Tests are two-sided at "
         f"α = {options.alpha:g}, Holm-adjusted over {summary.family} of them. n counts independent "
-        "observations: seeds of a deterministic method are one. Power is that of a single test. "
+        "observations: seeds with one calibration set are one. Power is that of Holm's first step. "
         "What is said holds for these models, settings and evaluation texts."
     )
 
@@ -101,7 +100,7 @@ def paragraphs(summary: Summary, pair: Pair, windows: WindowPair | None = None) 
     a, b = by_name[pair.a], by_name[pair.b]
     first = (_means(summary, pair, a, b), _test(pair), _verdict(summary, pair))
     tested = " ".join(sentence for sentence in first if sentence)
-    found = [tested, power(pair, summary.family), _spread(pair, a, b), _windows(pair, windows)]
+    found = [tested, power(pair), _spread(pair, a, b), _windows(pair, windows)]
     return [text for text in found if text]
 
 
@@ -128,7 +127,7 @@ def _test(pair: Pair) -> str:
     r = pair.result
     if r.test is None or r.t_stat is None:
         return ""
-    name = "Welch's" if r.test == "welch" else "One-sample"
+    name = "Welch's" if r.test == "welch" else "Lent-variance"
     return (
         f"{name} t({number(r.df, 1)}) = {number(r.t_stat, 3)}, {p_equation(r.p_value)} "
         f"({p_equation(r.p_adjusted)} after Holm); Cohen's d = {number(r.cohens_d, 2)}, "
@@ -169,16 +168,13 @@ def _reason(pair: Pair) -> str:
     if r.n_a == r.n_b == 1:
         return "Each method gave one observation: the difference is what these runs gave."
     return (
-        f"Independent observations: {counts}. A test needs two of each method, or two of one and "
-        "the single value of a method known to be deterministic."
+        f"Independent observations: {counts}. A test needs two of each method: one draw is of "
+        "unknown noise."
     )
 
 
-def power(pair: Pair, family: int) -> str:
-    """Return what a user can act on: what these seeds could have found, and how many would do.
-
-    family: tests that are adjusted for; what holds for one test takes more seeds among several.
-    """
+def power(pair: Pair) -> str:
+    """Return what these seeds could have found."""
     r = pair.result
     if r.test is None or r.mde80 is None or r.cohens_d is None:
         return ""
@@ -187,15 +183,7 @@ def power(pair: Pair, family: int) -> str:
     found += " with 80 % power"
     if r.verdict == "different":
         return f"{found}; the d seen here is {number(r.cohens_d, 2)}."
-    if r.n_for_80 is None:
-        return f"{found}; the d seen here is too near 0 for any number of seeds."
-    varies = label(pair.a if r.n_a > 1 else pair.b)
-    groups, each = (2, "seeds a method") if r.test == "welch" else (1, f"seeds of {varies}")
-    strict = n_for_80(r.cohens_d, groups, r.alpha / max(1, family))
-    more = "" if strict is None or family < 2 else f" ({math.ceil(strict):,} to allow for Holm)"
-    return (
-        f"{found}; for the d seen here ({number(r.cohens_d, 2)}) run {r.n_for_80:,} {each}{more}."
-    )
+    return f"{found}."
 
 
 def _planned(r: Comparison) -> str:

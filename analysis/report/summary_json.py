@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.reading.checks import UNQUANTIZED, keys
+from analysis.reading.checks import CELL, UNQUANTIZED, keys
 from analysis.stats import Description, PairedWindows, describe, stars
 from analysis.summary import Method, Pair, Summary, controls_of
 
@@ -72,11 +72,9 @@ def _method(summary: Summary, method: Method) -> dict[str, Any]:
 
 
 def _described(rows: pd.DataFrame, metric: str) -> dict[str, Any]:
-    """Describe a metric with one value an observation, a deterministic method's one value twice."""
+    """Describe a metric with one value an observation."""
     values = rows.groupby("observation", sort=False)[metric].mean().dropna().to_list()
-    repeated = len(values) == 1 and len(rows) > 1
-    numbers = _numbers(describe(values * 2 if repeated else values))
-    return numbers | ({"n": 1} if repeated else {})
+    return _numbers(describe(values))
 
 
 def _test(summary: Summary, pair: Pair, windows: Windows) -> dict[str, Any]:
@@ -115,8 +113,8 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
         "family_size": summary.family,
         "settings": {name: values for name, values in settings.items() if values},
         "failed": [
-            {"model": model, "method": method, "seed": seed, "status": status, "error": error}
-            for (model, method, seed), status, error in zip(
+            dict(zip((*CELL, "status", "error"), (*key, status, error), strict=True))
+            for key, status, error in zip(
                 keys(failed), failed["status"], failed["error"], strict=True
             )
         ],
@@ -125,7 +123,16 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
 
 
 SETTINGS = (
-    *("corpus", "n_calibration_samples", "seq_len", "quant_bits", "group_size", "desc_act", "sym"),
+    *(
+        "corpus",
+        "corpus_share",
+        "n_calibration_samples",
+        "seq_len",
+        "quant_bits",
+        "group_size",
+        "desc_act",
+        "sym",
+    ),
     *("quantizer", "damp_percent", "act_group_aware", "eval_corpora", "eval_windows", "device"),
     *("model_revision", "git_commit", "git_dirty"),
     *("version.torch", "version.transformers", "version.gptqmodel"),

@@ -78,7 +78,7 @@ def comparison_table(summary: Summary) -> Table:
 
 def _comparison(pair: Pair) -> list[str]:
     r = pair.result
-    test = {"welch": "Welch", "one-sample": "one-sample", None: NONE}[r.test]
+    test = {"welch": "Welch", "lent-variance": "lent variance", None: NONE}[r.test]
     return [
         f"{label(pair.a)} vs {label(pair.b)}",
         r.verdict,

@@ -7,37 +7,68 @@ of a difference, so for perplexity a negative one favours a.
 
 from __future__ import annotations
 
-from analysis.stats.comparison import Comparison, TTest, Verdict, compare, holm_family, verdict
+from analysis.stats.anytime import Anytime, anytime
+from analysis.stats.budget import Source, VarianceBudget, variance_budget
+from analysis.stats.comparison import Comparison, TTest, compare, holm_family
+from analysis.stats.estimate import Estimate, PooledVariance, pooled_variance
 from analysis.stats.mcnemar import PairedItems, mcnemar
 from analysis.stats.multiplicity import holm, stars
 from analysis.stats.paired import PairedWindows, paired_windows
+from analysis.stats.planning import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
-from analysis.stats.power import mde80, n_for_80, t_power
+from analysis.stats.power import equivalence_power, mde80, t_power
 from analysis.stats.samples import Description, describe
+from analysis.stats.sequential import Look, LookJudgement, judge_looks, sequential_p
+from analysis.stats.spending import hwang_shih_decani, nominal_levels, obrien_fleming, pocock
 from analysis.stats.spread import SpreadComparison, compare_spread, seeds_to_find_halving
+from analysis.stats.text import TextComparison, compare_on_text
+from analysis.stats.verdicts import Judgement, Verdict, judge, verdict
 
 __all__ = [
+    "Anytime",
     "Comparison",
     "Description",
+    "Design",
+    "Estimate",
+    "Judgement",
+    "Look",
+    "LookJudgement",
     "PairedItems",
     "PairedWindows",
     "PooledModels",
+    "PooledVariance",
+    "Source",
     "SpreadComparison",
     "TTest",
+    "TextComparison",
+    "VarianceBudget",
     "Verdict",
+    "anytime",
     "compare",
+    "compare_on_text",
     "compare_spread",
     "describe",
+    "equivalence_power",
     "holm",
     "holm_family",
+    "hwang_shih_decani",
+    "judge",
+    "judge_looks",
     "log_difference",
     "mcnemar",
     "mde80",
-    "n_for_80",
+    "nominal_levels",
+    "obrien_fleming",
     "paired_windows",
+    "pocock",
     "pool_models",
+    "pooled_variance",
+    "seeds_for_difference",
+    "seeds_for_equivalence",
     "seeds_to_find_halving",
+    "sequential_p",
     "stars",
     "t_power",
+    "variance_budget",
     "verdict",
 ]

@@ -5,21 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 from scipy import special
 
 from analysis.stats import power
-from analysis.stats.multiplicity import holm
-from analysis.stats.samples import Interval, Sample, Values, check_alpha, clean, finite, t_quantile
-
-Verdict = Literal["different", "equivalent", "inconclusive", "undefined"]
-
-
-class _Judgement(TypedDict):
-    verdict: Verdict
-    reason: str | None
+from analysis.stats.estimate import Estimate, PooledVariance, satterthwaite
+from analysis.stats.samples import Interval, Sample, Values, check_alpha, clean
+from analysis.stats.verdicts import SMALL, Verdict, judge, verdict
 
 
 @dataclass(frozen=True)
@@ -35,22 +29,22 @@ class TTest:
 class Comparison:
     """Group a against group b; every undefined number is None. See `compare`.
 
-    test: 'welch', or 'one-sample' when one group is constant, or None.
-    n_a, n_b: independent observations; equal results of a deterministic method are one.
-    n_dropped_a, n_dropped_b: NaN left out.
-    t_stat, df, p_value: the primary test. p_adjusted: set by `holm_family`.
-    student: the pooled-variance test, beside 'welch' only.
-    cohens_d, cohens_d_ci95, hedges_g: diff in standard deviations (pooled; of the group with
-        spread for 'one-sample').
+    test: 'welch'; 'lent-variance' when the variance of a group of one draw is that of other sets'
+        replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'.
+    n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out.
+    t_stat, df, p_value: the primary test. student: the pooled-variance test, beside 'welch' only.
+    sd: the pooled standard deviation. cohens_d, cohens_d_ci95, hedges_g: diff in units of it.
     diff, diff_ci95, diff_ci90, margin: in the units of the data; diff = mean(a) - mean(b).
     tost_p_value: p of the two one-sided tests of |true difference| >= margin.
-    mde80: smallest |d| that these n find with 80 % power at alpha; mde80_diff: the same in the
-        units of the data, with the observed standard deviation.
-    n_for_80: seeds a group (of the group with spread) for the observed d; None if d is near 0.
+    mde80_diff: smallest difference that the test finds with 80 % power, in the units of the data,
+        if its standard error is the observed one; mde80: the same over the pooled standard
+        deviation. At alpha, and after `holm_family` at its first step, alpha / tests.
+    p_adjusted, tost_p_adjusted, ci, ci_level, equivalence_ci, equivalence_ci_level: set by
+        `holm_family`, as in `Judgement`: the adjusted p-values and the intervals that decided.
     verdict, reason: see `verdict`; reason says why undefined, or qualifies 'different'.
     """
 
-    test: Literal["welch", "one-sample"] | None
+    test: Literal["welch", "lent-variance"] | None
     n_a: int
     n_b: int
     n_dropped_a: int
@@ -60,46 +54,66 @@ class Comparison:
     diff: float | None
     verdict: Verdict
     reason: str | None
+    lent: str | None = None
+    std_error: float | None = None
     t_stat: float | None = None
     df: float | None = None
     p_value: float | None = None
     p_adjusted: float | None = None
     student: TTest = TTest()
+    sd: float | None = None
     cohens_d: float | None = None
     cohens_d_ci95: Interval | None = None
     hedges_g: float | None = None
     diff_ci95: Interval | None = None
     diff_ci90: Interval | None = None
+    ci: Interval | None = None
+    ci_level: float | None = None
     tost_p_value: float | None = None
+    tost_p_adjusted: float | None = None
+    equivalence_ci: Interval | None = None
+    equivalence_ci_level: float | None = None
     mde80: float | None = None
     mde80_diff: float | None = None
-    n_for_80: int | None = None
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The difference for `judge`."""
+        if self.diff is None or self.std_error is None or self.df is None:
+            return None
+        return Estimate(self.diff, self.std_error, self.df)
 
 
 @dataclass(frozen=True)
-class _Design:
-    """What differs between the two tests: error and df of the difference, unit of the effect."""
+class _Arm:
+    """A group's mean of n draws; variance of one draw, known with so many degrees of freedom."""
 
-    test: Literal["welch", "one-sample"]
-    standard_error: float
-    df: float
-    sd: float  # unit of Cohen's d
-    sd_df: int
-    scale: float  # standard error of d when the true effect is 0
-    mde80: float
+    mean: float
+    n: int
+    variance: float
+    df: int
 
 
-def compare(a: Values, b: Values, *, margin: float, alpha: float = 0.05) -> Comparison:
+def compare(
+    a: Values,
+    b: Values,
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    noise: PooledVariance | None = None,
+) -> Comparison:
     """Test whether two groups of runs differ, and whether they are equal within `margin`.
 
-    a, b: shapes [n_a], [n_b], one value a run; NaN or None marks a missing run and is dropped.
+    a, b: shapes [n_a], [n_b], one value an independent observation: a seed (replicates averaged),
+    or a replicate of a method's one set, and the result then speaks about that set. What is one
+    observation the caller says; equal values are so many draws. NaN or None is dropped.
     margin: the largest difference that does not matter, > 0, in the units of the data.
     alpha: two-sided level of the test, of the equivalence test and of mde80.
+    noise: variance of one draw in the same units, from `pooled_variance`.
 
-    Both groups spread: Welch's test (1947), Student's beside it. One group constant (range within
-    1e-9 of its mean): a one-sample t-test of the other against that value, since repeating a
-    deterministic method adds no information. Two constants, or fewer than 2 runs: no test. A
-    method known to be deterministic and run once is given as that value twice.
+    Welch's test (1947), Student's beside it. A group of one draw has no variance of its own: with
+    `noise` it is lent that one, without it there is no test. Two groups without any spread: no
+    test either.
 
     Equivalence: two one-sided tests (Schuirmann 1987). Limits of d: noncentral t (Steiger &
     Fouladi 1997). Hedges' g: the exact gamma factor (Hedges 1981).
@@ -110,151 +124,111 @@ def compare(a: Values, b: Values, *, margin: float, alpha: float = 0.05) -> Comp
     if not 0 < margin < math.inf:
         raise ValueError(f"margin must be a positive number in the units of the data; got {margin}")
     sample_a, sample_b = clean(a, "a"), clean(b, "b")
-    diff = sample_a.mean - sample_b.mean if sample_a.n and sample_b.n else None
-    reason = _why_undefined(sample_a, sample_b)
+    arms = _arm(sample_a, noise), _arm(sample_b, noise)
+    lent = "".join(k for k, x in zip("ab", (sample_a, sample_b), strict=True) if noise and x.n == 1)
     untested = Comparison(
         test=None,
-        n_a=sample_a.n_independent,
-        n_b=sample_b.n_independent,
+        n_a=sample_a.n,
+        n_b=sample_b.n,
         n_dropped_a=sample_a.n_dropped,
         n_dropped_b=sample_b.n_dropped,
         alpha=float(alpha),
         margin=float(margin),
-        diff=diff,
+        diff=sample_a.mean - sample_b.mean if sample_a.n and sample_b.n else None,
         verdict="undefined",
-        reason=reason,
+        reason=_why_undefined(sample_a, sample_b, noise),
     )
-    if diff is None or reason is not None:
+    if untested.reason is not None or arms[0] is None or arms[1] is None:
         return untested
-    return _tested(untested, diff, _design(sample_a, sample_b, alpha))
-
-
-def verdict(p_value: float | None, tost_p_value: float | None, alpha: float = 0.05) -> Verdict:
-    """The word for a comparison, from its two p-values at level `alpha`.
-
-    'different' if p_value < alpha; else 'equivalent' if tost_p_value < alpha; else
-    'inconclusive'; 'undefined' if either is None. Both can hold at once, for a difference that is
-    real and smaller than the margin. 'different' then wins: a shown difference is not called
-    equality, its rate under the null stays alpha, and its smallness is read from diff_ci90.
-
-    For a family of comparisons p_value is the adjusted one: see `holm_family`.
-    """
-    if p_value is None or tost_p_value is None:
-        return "undefined"
-    if p_value < alpha:
-        return "different"
-    return "equivalent" if tost_p_value < alpha else "inconclusive"
+    return _tested(replace(untested, lent=lent or None), arms[0], arms[1])
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one family, each with p_adjusted and the verdict that follows from it.
+    """The comparisons of one family, judged together by `judge`, undefined ones left out.
 
-    The p-values are adjusted by `holm`, undefined tests left out. That can turn 'different' into
-    'equivalent' or 'inconclusive', never the reverse. The equivalence tests are not adjusted: each
-    is a claim about one pair, at its own alpha.
+    Adjusting can turn 'different' into 'equivalent' or 'inconclusive', and 'equivalent' into
+    'inconclusive'. Raises ValueError for comparisons at different alpha.
     """
-    adjusted = holm([comparison.p_value for comparison in comparisons])
+    tests = sum(c.estimate is not None for c in comparisons)
+    if tests == 0:
+        return list(comparisons)
+    alphas = {c.alpha for c in comparisons}
+    if len(alphas) > 1:
+        raise ValueError(f"the comparisons of a family need one alpha; got {sorted(alphas)}")
+    (alpha,) = alphas
+    judged = judge([c.estimate for c in comparisons], [c.margin for c in comparisons], alpha=alpha)
     return [
-        replace(c, p_adjusted=p, **_judged(p, c.tost_p_value, c.alpha)) if p is not None else c
-        for c, p in zip(comparisons, adjusted, strict=True)
+        c if c.estimate is None else _at_level(replace(c, **vars(j)), alpha / tests)
+        for c, j in zip(comparisons, judged, strict=True)
     ]
 
 
-def _why_undefined(a: Sample, b: Sample) -> str | None:
-    few = [
-        f"{name} has n = {sample.n} after dropping {sample.n_dropped} missing"
-        for name, sample in (("a", a), ("b", b))
-        if sample.n < 2
+def _why_undefined(a: Sample, b: Sample, noise: PooledVariance | None) -> str | None:
+    named = (("a", a), ("b", b))
+    empty = [
+        f"{name} has n = 0 after dropping {x.n_dropped} missing" for name, x in named if x.n == 0
     ]
-    if few:
-        return f"{' and '.join(few)}: a test needs at least 2 runs a group"
-    if a.constant and b.constant:
-        return (
-            "both groups are constant, one observation each however often they were run: "
-            "the difference is what these runs gave, and no test applies to it"
-        )
+    if empty:
+        return f"{' and '.join(empty)}: a test needs a run of each group"
+    single = [name for name, x in named if x.n == 1]
+    if single and noise is None:
+        return f"{' and '.join(single)} has n = 1: one draw of unknown noise"
+    if a.constant and b.constant and not single:
+        return "neither group has any spread: the difference is what these runs gave"
     return None
 
 
-def _design(a: Sample, b: Sample, alpha: float) -> _Design:
-    if a.constant or b.constant:
-        spread = b if a.constant else a
-        sd, scale = math.sqrt(spread.variance), 1 / math.sqrt(spread.n)
-        df = spread.n - 1
-        return _Design(
-            "one-sample", sd * scale, df, sd, df, scale, power.mde80(spread.n, alpha=alpha)
-        )
-    error_a, error_b = a.variance / a.n, b.variance / b.n
-    share = error_a / (error_a + error_b)
-    # Satterthwaite's df, written with shares so that fourth powers of tiny numbers cannot underflow
-    df_welch = 1 / (share**2 / (a.n - 1) + (1 - share) ** 2 / (b.n - 1))
-    df = a.n + b.n - 2
-    return _Design(
-        "welch",
-        math.sqrt(error_a + error_b),
-        df_welch,
-        math.sqrt(((a.n - 1) * a.variance + (b.n - 1) * b.variance) / df),
-        df,
-        math.sqrt(1 / a.n + 1 / b.n),
-        power.mde80(a.n, b.n, alpha),
-    )
-
-
-def _tested(untested: Comparison, diff: float, design: _Design) -> Comparison:
-    """`untested` with every number that the design defines."""
-    error, df, alpha = design.standard_error, design.df, untested.alpha
-    primary = _t_test(diff, error, df)
-    tost_p = float(special.stdtr(df, (abs(diff) - untested.margin) / error))
-    d = diff / design.sd
-    d_low, d_high = power.noncentrality_interval(d / design.scale, design.sd_df)
-    seeds = power.n_for_80(d, 2 if design.test == "welch" else 1, alpha)
-    return replace(
-        untested,
-        test=design.test,
-        t_stat=primary.t_stat,
-        df=df,
-        p_value=primary.p_value,
-        student=_student(diff, design),
-        cohens_d=d,
-        cohens_d_ci95=(d_low * design.scale, d_high * design.scale),
-        hedges_g=_hedges_g(d, design.sd_df),
-        diff_ci95=_interval(diff, error, df, 0.95),
-        diff_ci90=_interval(diff, error, df, 0.90),
-        tost_p_value=tost_p,
-        mde80=design.mde80,
-        mde80_diff=design.mde80 * design.sd,
-        n_for_80=None if seeds is None else math.ceil(seeds),
-        **_judged(primary.p_value, tost_p, alpha),
-    )
-
-
-def _t_test(diff: float, standard_error: float, df: float) -> TTest:
-    t_stat = diff / standard_error
-    return TTest(t_stat, df, float(2 * special.stdtr(df, -abs(t_stat))))
-
-
-def _student(diff: float, design: _Design) -> TTest:
-    """The pooled test; none beside a constant group, whose repeats would count as free df."""
-    if design.test == "one-sample":
-        return TTest()
-    return _t_test(diff, design.sd * design.scale, design.sd_df)
-
-
-def _interval(diff: float, standard_error: float, df: float, level: float) -> Interval:
-    half = t_quantile((1 + level) / 2, df) * standard_error
-    return diff - half, diff + half
-
-
-def _hedges_g(d: float, df: int) -> float | None:
-    """d without its small-sample bias: J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
-    if df < 2:  # the mean of d does not exist, so no factor can correct it
+def _arm(sample: Sample, noise: PooledVariance | None) -> _Arm | None:
+    if sample.n > 1:
+        return _Arm(sample.mean, sample.n, sample.variance, sample.n - 1)
+    if sample.n == 0 or noise is None:
         return None
+    return _Arm(sample.mean, 1, noise.variance, noise.df)
+
+
+def _tested(untested: Comparison, a: _Arm, b: _Arm) -> Comparison:
+    """`untested` with every number that two known variances define."""
+    diff, alpha = a.mean - b.mean, untested.alpha
+    terms = [(a.variance / a.n, a.df), (b.variance / b.n, b.df)]
+    estimate = Estimate(diff, math.sqrt(terms[0][0] + terms[1][0]), satterthwaite(terms))
+    pooled_df, scale = a.df + b.df, math.sqrt(1 / a.n + 1 / b.n)
+    sd = math.sqrt((a.df * a.variance + b.df * b.variance) / pooled_df)
+    d = diff / sd
+    d_low, d_high = power.noncentrality_interval(d / scale, pooled_df)
+    student = Estimate(diff, sd * scale, pooled_df)
+    tost_p = estimate.tost_p_value(untested.margin)
+    word = verdict(estimate.p_value, tost_p, alpha)
+    known = replace(
+        untested,
+        test="lent-variance" if untested.lent else "welch",
+        std_error=estimate.std_error,
+        t_stat=estimate.t_stat,
+        df=estimate.df,
+        p_value=estimate.p_value,
+        student=TTest() if untested.lent else TTest(student.t_stat, pooled_df, student.p_value),
+        sd=sd,
+        cohens_d=d,
+        cohens_d_ci95=(d_low * scale, d_high * scale),
+        hedges_g=_hedges_g(d, pooled_df),
+        diff_ci95=estimate.interval(0.05),
+        diff_ci90=estimate.interval(0.10),
+        tost_p_value=tost_p,
+        verdict=word,
+        reason=SMALL if word == "different" and tost_p < alpha else None,
+    )
+    return _at_level(known, alpha)
+
+
+def _at_level(known: Comparison, level: float) -> Comparison:
+    """`known` with what its test finds at `level`."""
+    estimate = known.estimate
+    if estimate is None or known.sd is None:
+        return known
+    size = power.detectable(estimate.df, level) * estimate.std_error
+    return replace(known, mde80=size / known.sd, mde80_diff=size)
+
+
+def _hedges_g(d: float, df: int) -> float:
+    """d without its small-sample bias: J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
     log_ratio = special.gammaln(df / 2) - special.gammaln((df - 1) / 2)
-    return finite(d * np.exp(log_ratio) / math.sqrt(df / 2))
-
-
-def _judged(p_value: float | None, tost_p: float | None, alpha: float) -> _Judgement:
-    outcome = verdict(p_value, tost_p, alpha)
-    small = outcome == "different" and tost_p is not None and tost_p < alpha
-    reason = "a difference is shown, and shown to be smaller than the margin" if small else None
-    return {"verdict": outcome, "reason": reason}
+    return float(d * np.exp(log_ratio) / math.sqrt(df / 2))

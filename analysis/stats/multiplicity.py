@@ -25,6 +25,26 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
+def holm_levels(p_values: Sequence[float | None], alpha: float) -> list[float | None]:
+    """The level at which `holm` decided each test: alpha / (tests not yet rejected), input order.
+
+    A test is rejected when its p is under its level. Those not rejected share the level at which
+    the procedure stopped, so that an interval at 1 - level leaves 0 out exactly where Holm rejects.
+    None where a test is undefined.
+    """
+    adjusted = holm(p_values)
+    ranked = sorted(
+        (p, index)
+        for index, p in enumerate(p_values)
+        if p is not None and adjusted[index] is not None
+    )
+    rejected = sum(p is not None and p < alpha for p in adjusted)
+    levels: list[float | None] = [None] * len(p_values)
+    for rank, (_, index) in enumerate(ranked):
+        levels[index] = alpha / (len(ranked) - min(rank, rejected))
+    return levels
+
+
 def stars(p: float | None) -> str:
     """'***' under 0.001, '**' under 0.01, '*' under 0.05, else ''. Give it an adjusted p."""
     if p is None:

@@ -1,4 +1,4 @@
-"""What a t-test with so many seeds can find: power, detectable effects, seeds needed.
+"""What a t-test with so many seeds can find: power and detectable effects.
 
 An effect d is a difference of means in standard deviations (Cohen 1988). Under it the t statistic
 follows the noncentral t distribution with noncentrality d / scale, where scale is
@@ -17,8 +17,6 @@ from scipy import optimize, special
 from analysis.stats.samples import FloatArray, Interval, check_alpha, t_quantile
 
 POWER = 0.8
-# Above this the answer is not an experiment; observed effects this small are round-off.
-MOST_SEEDS = 1_000_000
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
@@ -81,40 +79,28 @@ def t_power(d: float, df: float, scale: float, alpha: float = 0.05) -> float:
     return 1 - noncentral_t_cdf(critical, df, nc) + noncentral_t_cdf(-critical, df, nc)
 
 
-@lru_cache(maxsize=256)
-def mde80(n_a: int, n_b: int | None = None, alpha: float = 0.05) -> float:
-    """Smallest |d| that is found with 80 % power: two groups, or one sample when n_b is None.
+def equivalence_power(margin: float, df: float, alpha: float = 0.05) -> float:
+    """Chance that two one-sided t-tests at `alpha` show |difference| < margin, when it is 0.
+
+    margin: in standard errors of the difference. Exact for an error of df degrees of freedom.
+    """
+    s, weight = _chi_rule(df)
+    room = margin - t_quantile(1 - alpha, df) * s
+    return float(np.dot(weight, np.where(room > 0, 2 * special.ndtr(room) - 1, 0.0)))
+
+
+@lru_cache(maxsize=1024)
+def detectable(df: float, alpha: float = 0.05) -> float:
+    """Difference, in its standard errors, that a two-sided t-test finds with 80 % power."""
+    top = 3 * t_quantile(1 - alpha / 2, df) + 5
+    return float(optimize.brentq(lambda nc: t_power(nc, df, 1.0, alpha) - POWER, 0, top))
+
+
+def mde80(n_a: int, n_b: int, alpha: float = 0.05) -> float:
+    """Smallest |d| that two groups of equal spread find with 80 % power.
 
     Raises ValueError when a group has fewer than 2 observations.
     """
-    if min(n_a, n_a if n_b is None else n_b) < 2:
+    if min(n_a, n_b) < 2:
         raise ValueError(f"a test needs at least 2 observations a group; got {n_a} and {n_b}")
-    df = n_a - 1 if n_b is None else n_a + n_b - 2
-    scale = math.sqrt(1 / n_a + (0 if n_b is None else 1 / n_b))
-    top = scale * (3 * t_quantile(1 - alpha / 2, df) + 5)
-    return float(optimize.brentq(lambda d: t_power(d, df, scale, alpha) - POWER, 0, top))
-
-
-def n_for_80(d: float, groups: int, alpha: float = 0.05) -> float | None:
-    """Observations a group that find a true effect of d with 80 % power, as a fraction.
-
-    groups: 2 for two groups of that size, 1 for one sample. At least 2; None when d is 0 or so
-    small that more than a million would be needed. Round up to plan. An observed d is uncertain
-    and, picked for being significant, too large on average: read the answer as a rough size.
-    """
-    if groups not in (1, 2):
-        raise ValueError(f"groups must be 1 or 2; got {groups!r}")
-    check_alpha(alpha)
-    z = special.ndtri(1 - alpha / 2)
-    # The normal approximation is a lower bound; the t distribution adds about z**2 / (2 * groups).
-    least = (z + special.ndtri(POWER)) * math.sqrt(groups)
-    if abs(d) * math.sqrt(MOST_SEEDS) < least:
-        return None
-    low = max(2.0, (least / d) ** 2)
-
-    def shortfall(n: float) -> float:
-        return t_power(abs(d), groups * (n - 1), math.sqrt(groups / n), alpha) - POWER
-
-    if shortfall(low) >= 0:
-        return float(low)
-    return float(optimize.brentq(shortfall, low, low + z * z + 5, xtol=1e-9))
+    return detectable(n_a + n_b - 2, alpha) * math.sqrt(1 / n_a + 1 / n_b)

@@ -43,28 +43,22 @@ class Sample:
 
     @property
     def constant(self) -> bool:
-        """True when the values are equal up to round-off: a deterministic method, or one run."""
+        """True when the values are equal up to round-off, as one value is."""
         limit = max(CONSTANT_RTOL * abs(self.mean), SMALLEST)
         return bool(np.ptp(self.values) <= limit)
-
-    @property
-    def n_independent(self) -> int:
-        """Observations that carry information: equal results of a deterministic method are one."""
-        return min(self.n, 1) if self.n < 2 or self.constant else self.n
 
 
 @dataclass(frozen=True)
 class Description:
     """A group on its own. Undefined numbers are None.
 
-    n: values used; n_dropped: NaN left out; n_independent: 1 for a constant group, else n.
+    n: values used; n_dropped: NaN left out.
     mean, std (ddof 1), min, max: in the units of the data. cv_percent: 100 * std / |mean|.
-    ci95: t-interval of the mean; None for a constant group, which holds one observation.
+    ci95: t-interval of the mean; None without spread.
     """
 
     n: int
     n_dropped: int
-    n_independent: int
     mean: float | None
     std: float | None
     cv_percent: float | None
@@ -103,7 +97,7 @@ def describe(x: Values) -> Description:
     """
     sample = clean(x)
     if sample.n == 0:
-        return Description(0, sample.n_dropped, 0, None, None, None, None, None, None)
+        return Description(0, sample.n_dropped, None, None, None, None, None, None)
     mean, std, cv, ci95 = sample.mean, None, None, None
     if sample.n >= 2:
         std = float(np.sqrt(sample.variance))
@@ -114,7 +108,6 @@ def describe(x: Values) -> Description:
     return Description(
         n=sample.n,
         n_dropped=sample.n_dropped,
-        n_independent=sample.n_independent,
         mean=mean,
         std=std,
         cv_percent=cv,

@@ -70,14 +70,9 @@ class Method:
     quant_time_sec: float | None
 
     @property
-    def sample(self) -> tuple[float, ...]:
-        """The values as `compare` wants them: a deterministic method's one value twice."""
-        return self.values * 2 if self.deterministic and len(self.values) == 1 else self.values
-
-    @property
     def n(self) -> int:
         """Independent observations."""
-        return self.description.n_independent
+        return self.description.n
 
     @property
     def cv_ci95(self) -> Interval | None:
@@ -238,10 +233,7 @@ def _method(
     columns = list(dict.fromkeys((metric, "selection_time_sec", "quant_time_sec")))
     once = rows.groupby("observation", sort=False)[columns].mean()
     values = tuple(float(v) for v in once[metric])
-    one = len(values) == 1 and len(rows) > 1
-    description = describe(values * 2 if one else values)
-    if one:
-        description = replace(description, n=1)
+    description = describe(values)
     mean = description.mean
     change = None if mean is None or not unquantized else 100 * (mean / unquantized - 1)
     return Method(
@@ -249,7 +241,7 @@ def _method(
         name=name,
         values=values,
         n_seeds=len(rows),
-        deterministic=len(rows) > 1 and description.n_independent == 1,
+        deterministic=len(rows) > 1 and len(values) == 1,
         description=description,
         change_percent=change,
         selection_time_sec=_mean(once["selection_time_sec"]),
@@ -265,10 +257,10 @@ def _mean(values: Iterable[float]) -> float | None:
 def _pair(a: Method, b: Method, unquantized: float | None, options: Options) -> Pair:
     scale = abs(unquantized or b.description.mean or a.description.mean or 1.0)
     margin = options.margin / 100 * scale
-    result = compare(a.sample, b.sample, margin=margin, alpha=options.alpha)
+    result = compare(a.values, b.values, margin=margin, alpha=options.alpha)
     positive = min((*a.values, *b.values), default=1.0) > 0
     spread = (
-        compare_spread(a.sample, b.sample, alpha=options.alpha)
+        compare_spread(a.values, b.values, alpha=options.alpha)
         if positive
         else SpreadComparison(None, a.n, b.n, "a value of 0 has no logarithm")
     )
@@ -286,7 +278,7 @@ def _pooled(
     """Average each comparison over the models, where two or more can be compared."""
     ratios: dict[str, list[tuple[float, float]]] = {}
     for pair in pairs:
-        a, b = methods[pair.model, pair.a].sample, methods[pair.model, pair.b].sample
+        a, b = methods[pair.model, pair.a].values, methods[pair.model, pair.b].values
         found = log_difference(a, b) if min((*a, *b), default=0) > 0 else None
         if found is not None:
             ratios.setdefault(pair.name, []).append(found)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from colazero.calibration.check import refuse_unusable
 from colazero.corpora.pool import need_tokens
 from colazero.interfaces import CalibrationSet, Selection, TokenPool
 from colazero.selection import find, one_thread
+
+ORDER = 1
+"""The spawn key of the generator, of those that a run's seed gives, that orders windows."""
 
 
 def select(
@@ -43,3 +48,30 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
     stacked = np.stack(windows).astype(np.int32)
     refuse_unusable(stacked, pool.forbidden)
     return CalibrationSet(stacked, selection.windows, dict(selection.notes))
+
+
+def ordered(calibration: CalibrationSet, seed: int, replicate: int) -> CalibrationSet:
+    """Return the set with its windows in the order of this number that the seed draws."""
+    source = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(ORDER, replicate)))
+    order = source.permutation(len(calibration.windows))
+    spans = [calibration.spans[i] for i in order]
+    return replace(calibration, windows=calibration.windows[order], spans=spans)
+
+
+def pieces(calibration: CalibrationSet, pool: TokenPool) -> list[list[int]]:
+    """Return what of the corpus the set holds: [document, first, stop) in a document's tokens.
+
+    Documents are numbered as in the corpus, so that sets from different draws of it compare.
+    """
+    found = []
+    for span in sorted(
+        (span for spans in calibration.spans for span in spans), key=lambda span: span.start
+    ):
+        first = int(np.searchsorted(pool.stops, span.start, side="right"))
+        behind = int(np.searchsorted(pool.starts, span.stop, side="left"))
+        for at in range(first, behind):
+            begin, end = int(pool.starts[at]), int(pool.stops[at])
+            number = at if pool.documents is None else int(pool.documents[at])
+            if begin < end:
+                found.append([number, max(span.start, begin) - begin, min(span.stop, end) - begin])
+    return found

@@ -34,6 +34,7 @@ def save_calibration(
     about = {
         **origin,
         "digest": calibration.digest,
+        "order_digest": calibration.order_digest,
         "corpus_revision": corpus.revision,
         "tokenizer_digest": vocabulary(model).digest,
         "notes": dict(calibration.notes),
@@ -55,13 +56,14 @@ def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[s
         windows = load_file(folder / "windows.safetensors")["input_ids"].astype(np.int32)
         about = json.loads((folder / "selection.json").read_text())
         spans = [[Span(*span) for span in spans] for spans in about["spans"]]
+        expected = about.get("order_digest", about["digest"])
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{folder} holds no calibration set (windows.safetensors and selection.json, as the "
             f"entry point select logs them under calibration/): {error}"
         ) from error
     calibration = CalibrationSet(windows, spans, about["notes"])
-    if calibration.digest != about["digest"]:
+    if calibration.order_digest != expected:
         raise UserError(f"the calibration set in {folder} is damaged: its digest does not match.")
     if about["tokenizer_digest"] != vocabulary(model).digest:
         raise UserError(

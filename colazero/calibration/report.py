@@ -25,9 +25,10 @@ from colazero.interfaces import CalibrationSet, Model, TokenPool
 
 def write(folder: Path, config: RunConfig, model: Model, calibration: CalibrationSet) -> None:
     """Write `selection.png` and `.svg`, and `windows.html` with the picture and every window."""
-    pool, tokenizer = tokens.token_pool(model, config.corpus), tokens.tokenizer(model)
+    pool, tokenizer = tokens.pool_of(config, model), tokens.tokenizer(model)
     documents, available, min_tokens = shown(pool, documents_of(calibration, pool))
-    found = _map(model, config.corpus, documents.tobytes(), available, min_tokens)
+    origin = tokens.drawn_by(config)
+    found = _map(model, origin, documents.tobytes(), available, min_tokens)
     figure = draw(picture(title(config), config.method, calibration, pool, found))
     drawn = saved(figure, "svg", metadata={"Date": None}, dpi=300)
     figure.set_layout_engine("none")  # as it was laid out for the first
@@ -73,10 +74,14 @@ def picture(
 
 @lru_cache(maxsize=2)
 def _map(
-    model: Model, corpus: str, documents: bytes, available: int, min_tokens: int
+    model: Model,
+    origin: tuple[str, float, int],
+    documents: bytes,
+    available: int,
+    min_tokens: int,
 ) -> DocumentMap | None:
     """Return the map, the same for every method and seed that shows the same documents."""
-    pool = tokens.token_pool(model, corpus)
+    pool = tokens.token_pool(model, *origin)
     return document_map(pool, np.frombuffer(documents, dtype=np.int64), available, min_tokens)
 
 

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, CorpusLoader
 from colazero.registry import Registry
 
+DOCUMENTS = 0
+"""The spawn key of the generator, of those that a run's seed gives, that draws documents."""
 CORPORA: Registry[CorpusLoader] = Registry("corpus", "colazero.corpora")
 
 
@@ -39,6 +44,19 @@ def check(name: str) -> None:
     _loader(name)
     if name.startswith("file:"):
         load(name)
+
+
+def drawn(corpus: Corpus, share: float, seed: int) -> tuple[Corpus, NDArray[np.int64]]:
+    """Return the corpus with a share of its training documents, and their numbers in it, in order.
+
+    The draw, without replacement, depends on the number of documents, `share` and `seed` alone.
+    """
+    there = len(corpus.train)
+    source = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DOCUMENTS,)))
+    chosen = np.sort(source.choice(there, size=max(1, round(share * there)), replace=False))
+    train = [corpus.train[document] for document in chosen]
+    revision = f"{corpus.revision} share {share:g} seed {seed}"
+    return replace(corpus, train=train, revision=revision), chosen.astype(np.int64)
 
 
 def _loader(name: str) -> CorpusLoader:

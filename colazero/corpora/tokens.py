@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import corpora, models
+from colazero.config import RunConfig
 from colazero.corpora import pool
 from colazero.interfaces import Model, TokenPool
 
@@ -26,12 +28,27 @@ def vocabulary(model: Model) -> pool.Vocabulary:
 
 
 @lru_cache(maxsize=2)
-def token_pool(model: Model, corpus: str) -> TokenPool:
-    """Return the corpus's training documents in the model's tokens."""
-    return pool.open_pool(corpora.load(corpus), vocabulary(model), lambda: tokenizer(model))
+def token_pool(model: Model, corpus: str, share: float = 1, seed: int = 0) -> TokenPool:
+    """Return the corpus's training documents, or the share that a seed draws, in tokens."""
+    whole, documents = corpora.load(corpus), None
+    if share < 1:
+        whole, documents = corpora.drawn(whole, share, seed)
+    found = pool.open_pool(whole, vocabulary(model), lambda: tokenizer(model))
+    return replace(found, documents=documents)
+
+
+def pool_of(config: RunConfig, model: Model) -> TokenPool:
+    """Return what a cell's method may choose from."""
+    return token_pool(model, *drawn_by(config))
+
+
+def drawn_by(config: RunConfig) -> tuple[str, float, int]:
+    """Return what decides a cell's documents: corpus, share and, where that is below 1, seed."""
+    share = config.corpus_share
+    return config.corpus, share, config.seed if share < 1 else 0
 
 
 @lru_cache(maxsize=2)
-def token_counts(model: Model, corpus: str) -> NDArray[np.int64]:
-    """Count each token id in the corpus's training documents."""
-    return pool.token_counts(token_pool(model, corpus).tokens)
+def token_counts(model: Model, corpus: str, share: float = 1, seed: int = 0) -> NDArray[np.int64]:
+    """Count each token id in what `token_pool` returns."""
+    return pool.token_counts(token_pool(model, corpus, share, seed).tokens)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora, selection, tracking
+from colazero import cell, corpora, tracking
 from colazero.cache import cache_dir
 from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.interfaces import Model
 from colazero.models.files import stored, weight_files
-from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.quantizers import UNQUANTIZED
 from colazero.suite.execution import Job, local
 from colazero.tracking import runs, store
 
@@ -45,22 +44,23 @@ class Need:
 class Plan:
     """The cells by what is done with them, what they need, and how long it may take.
 
-    `share`: cells whose calibration set another cell of the suite has too. `seconds` is None
-    where no finished run of these settings tells.
+    `seconds` is None where no finished run of these settings tells.
     """
 
     run: list[str]
     reuse: list[str]
-    share: list[str]
     needs: list[Need]
     seconds: float | None
+    why: dict[str, list[str]] = field(default_factory=dict)
+    """Why cells run although others of their parameters are finished: reason → names."""
 
     def text(self) -> str:
         """Return the plan in lines."""
         lines = []
-        for title, names in (("run", self.run), ("reuse", self.reuse), ("share", self.share)):
+        for title, names in (("run", self.run), ("reuse", self.reuse)):
             lines.append(f"{len(names)} cells to {title}" + (":" if names else ""))
             lines += [f"  {name}" for name in names]
+        lines += said(self.why)
         lines += [need.sentence() for need in self.needs]
         if self.seconds is None:
             lines.append("time: no finished run of these settings tells")
@@ -78,58 +78,43 @@ def make(config: SuiteConfig, jobs: Sequence[Job], workers: int) -> Plan:
 
     It takes seconds: nothing is selected.
     """
-    run, reuse, share = divide(jobs)
+    run, reuse = divide(jobs)
     needed, seconds = needs(config, jobs, run), _seconds(run, workers)
-    return Plan(_names(run), _names(reuse), _names(share), needed, seconds)
+    return Plan(_names(run), _names(reuse), needed, seconds, why_new(run))
+
+
+def why_new(run: Sequence[Job]) -> dict[str, list[str]]:
+    """Return why cells of `run` are not reused, where others of their parameters are finished."""
+    found: dict[str, list[str]] = {}
+    for job in run:
+        reason = cell.why_new(job.config, job.model)
+        if reason:
+            found.setdefault(reason.partition(", but ")[2], []).append(job.name)
+    return found
+
+
+def said(why: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the reasons in lines, each with the number of cells that it keeps from reuse."""
+    return [
+        f"{len(names)} cells not reused, although finished with the same parameters: {reason}"
+        for reason, names in why.items()
+    ]
 
 
 def _names(jobs: Sequence[Job]) -> list[str]:
     return [job.name for job in jobs if job.kind == "cell"]
 
 
-def divide(jobs: Sequence[Job]) -> tuple[list[Job], list[Job], list[Job]]:
-    """Divide all but baselines into those to run, to reuse and to share, as workers will.
-
-    A finished run has done those to reuse. One to run or to reuse has the calibration set of each
-    of those to share, and at least as much is evaluated there.
-    """
+def divide(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Divide all but baselines into those to run and those that a finished run has done."""
     cells = [job for job in jobs if job.kind != "baseline"]
     reuse = [job for job in cells if _finished(job)]
-    given = {(_calibration_set(job), job.config.do_downstream) for job in reuse}
-    run, share = [], []
-    for job in cells:
-        same = _calibration_set(job)
-        if job in reuse:
-            continue
-        if given & {(same, True), (same, job.config.do_downstream)}:
-            share.append(job)
-        else:
-            run.append(job)
-            given.add((same, job.config.do_downstream))
-    return run, reuse, share
+    return [job for job in cells if job not in reuse], reuse
 
 
 def _finished(job: Job) -> bool:
     key = cell.key_of(job.config, job.model)
     return tracking.find_finished("colazero.key", key) is not None
-
-
-def _calibration_set(job: Job) -> tuple[Model, str, str, int]:
-    """Return what stands for a job's calibration set before that is chosen."""
-    method, seed = job.config.method, job.config.seed
-    if job.config.quantizer in WITHOUT_CALIBRATION:
-        return job.model, job.config.quantizer, "", 0
-    return job.model, job.config.quantizer, method, 0 if _ignores_seed(method) else seed
-
-
-def _ignores_seed(method: str) -> bool:
-    """Tell whether a method says that it has no use for random numbers: it calls them `_rng`.
-
-    To choose with two seeds and compare may take hours, and a GPU that only the workers'
-    machines have. In doubt it counts as one that uses them.
-    """
-    names = list(inspect.signature(selection.find(method)).parameters)
-    return len(names) > 3 and names[3].startswith("_")
 
 
 def _seconds(run: Sequence[Job], workers: int) -> float | None:
@@ -157,9 +142,10 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[
     for model in dict.fromkeys(job.model for job in jobs):
         pool = token_pool(model, config.corpus)
         tokens = config.n_calibration_samples * config.seq_len
+        available = int(config.corpus_share * len(pool.tokens))
         name = corpora.load(config.corpus).name
         found.append(
-            Need(f"calibration tokens of {name}, {model.label}", tokens, len(pool.tokens), "tokens")
+            Need(f"calibration tokens of {name}, {model.label}", tokens, available, "tokens")
         )
     weights = [Weights.of(job.model) for job in run]
     sizes = [

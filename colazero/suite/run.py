@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from mlflow.exceptions import MlflowException
 
 from colazero import cell, models, pipeline, tracking
@@ -30,6 +32,7 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
+    cell.check_keeping(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
@@ -52,16 +55,44 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
         tracking.log_config(config)
         tracking.flush()
         publishing.recover(experiment)
-        jobs = [job for name in config.models for job in _jobs(config, name, suite, report)]
-        run, _, _ = plan.divide(jobs)
+        source = np.random.default_rng(int(suite, 16))
+        jobs = [
+            job
+            for name in config.models
+            for job in drawn_order(_jobs(config, name, suite, report), source)
+        ]
+        run, _ = plan.divide(jobs)
+        for line in plan.said(plan.why_new(run)):
+            log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
         Supervisor(config, suite, executor, report).run(jobs)
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
+        log.warning("interrupted; the same command goes on: what is finished is not done again")
+        raise
     finally:
         executor.close()
         _end_open_runs(suite)
     return report
+
+
+def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
+    """Return a model's jobs with the methods in an order drawn anew for each seed and replicate.
+
+    A machine that slows down, or warms up, does so for all methods alike then (randomized complete
+    blocks), and whenever the suite is stopped, each has as many seeds as the others.
+    """
+    blocks: dict[tuple[int, int], list[Job]] = {}
+    for job in jobs:
+        if job.kind == "cell":
+            blocks.setdefault((job.config.replicate, job.config.seed), []).append(job)
+    first = [job for job in jobs if job.kind != "cell"]
+    return first + [
+        block[i] for _, block in sorted(blocks.items()) for i in source.permutation(len(block))
+    ]
 
 
 def name_of(one: RunConfig) -> str:

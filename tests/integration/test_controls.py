@@ -70,8 +70,6 @@ def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_t
         assert [r["doc_hash"] for r in rows] == [r["doc_hash"] for r in items(with_tasks[0])]
     for method in ("gptq_default", "random"):
         assert scores(cells[f"{method}__seed43"]) == {}
-    shared = cells["gptq_default__seed43"].data.tags["colazero.source_run"]
-    assert shared == cells["gptq_default__seed42"].info.run_id
 
     (whole,) = runs("suite").values()
     folder = mlflow.artifacts.download_artifacts(run_id=whole.info.run_id, artifact_path="analysis")

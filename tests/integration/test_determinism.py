@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np, torch
 model_path, corpus, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(number)
-from colazero import calibration_files, corpora, models, pipeline
+from colazero import corpora, models, pipeline
+from colazero.calibration import files as calibration_files
 from colazero.config import RunConfig
 from colazero.selection import METHODS
 model = models.fetch(model_path)

@@ -100,12 +100,11 @@ def test_methods_and_seeds_differ_but_gptq_default_never(first: Run) -> None:
     assert len(set.union(*digests.values())) == 5
 
 
-def test_the_same_calibration_set_is_quantized_once(first: Run) -> None:
-    shared = [r for r in children(first).values() if "colazero.source_run" in r.data.tags]
-    assert [run.data.params["method"] for run in shared] == ["gptq_default"]
-    source = MlflowClient().get_run(shared[0].data.tags["colazero.source_run"])
-    assert shared[0].data.metrics["perplexity"] == source.data.metrics["perplexity"]
-    assert source.data.params["seed"] == "42"
+def test_one_set_in_two_orders_is_quantized_twice(first: Run) -> None:
+    found = [r for r in children(first).values() if r.data.params["method"] == "gptq_default"]
+    assert not any("colazero.source_run" in run.data.tags for run in found)
+    for name, different in (("calibration", 1), ("order", 2), ("checkpoint", 2)):
+        assert len({run.data.tags[f"colazero.{name}_digest"] for run in found}) == different
 
 
 def test_every_cell_has_the_measures_and_pictures_of_its_own_calibration_set(first: Run) -> None:
@@ -163,7 +162,7 @@ def test_the_parents_description_is_the_table(first: Run) -> None:
 
 
 def test_the_parent_tells_how_far_the_suite_is(first: Run) -> None:
-    counts = {"cells_done": 6, "cells_reused": 1, "cells_failed": 0, "cells_left": 0}
+    counts = {"cells_done": 6, "cells_reused": 0, "cells_failed": 0, "cells_left": 0}
     assert counts.items() <= first.data.metrics.items()
     assert first.data.metrics["seconds_left"] == 0
 
@@ -184,7 +183,7 @@ def test_a_plan_runs_nothing_and_says_what_it_would(
     before = len(children(first))
     assert entry.run({**grid, "seeds": "142,143", "plan": "true"}) == 0
     told = capsys.readouterr().out
-    for words in ("5 cells to run", "1 cells to share", "512 tokens needed"):
+    for words in ("6 cells to run", "512 tokens needed"):
         assert words in told
     experiment = first.info.experiment_id
     (plan,) = MlflowClient().search_runs([experiment], "tags.`colazero.kind` = 'plan'")
@@ -198,9 +197,9 @@ def test_a_plan_after_the_suite_has_nothing_left_to_run(
 ) -> None:
     assert entry.run({**grid, "plan": "true"}) == 0
     told = capsys.readouterr().out
-    for line in ("0 cells to run\n", "5 cells to reuse:\n", "1 cells to share:\n"):
+    for line in ("0 cells to run\n", "6 cells to reuse:\n"):
         assert line in told
-    assert "gptq_default__seed43" in told.partition("to share:")[2]
+    assert "gptq_default__seed43" in told.partition("to reuse:")[2]
 
 
 def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, str]) -> None:

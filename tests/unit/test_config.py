@@ -193,6 +193,10 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (SuiteConfig, "models", "a/b,,c/d", ["'a/b,,c/d'", "empty item"]),
     (SuiteConfig, "methods", "random,random", ["'random,random'", "named twice: random"]),
     (SuiteConfig, "methods", ",", ["','", "empty"]),
+    (SuiteConfig, "corpus_share", "0", ["'0'", "greater than 0"]),
+    (RunConfig, "corpus_share", "1.1", ["'1.1'", "less than or equal to 1"]),
+    (RunConfig, "replicate", "0", ["'0'", "greater than or equal to 1"]),
+    (SuiteConfig, "replicates", "0", ["'0'", "greater than or equal to 1"]),
     (SuiteConfig, "seeds", "", ["''", "empty"]),
     (SuiteConfig, "seeds", "42,x", ["'42,x'", "'x'", "42-46"]),
     (SuiteConfig, "seeds", "42,1.5", ["'42,1.5'", "'1.5'", "integer"]),
@@ -246,12 +250,14 @@ def test_seeds_are_lists_and_ranges(text: str, seeds: tuple[int, ...]) -> None:
 
 def test_cells_cover_the_grid_once_and_in_order() -> None:
     given = {"preset": "demo", "models": "a/b,c/d", "methods": "random,cola_zero", "seeds": "1,2"}
-    cells = parse(SuiteConfig, given | {"damp_percent": "0.1"}).cells()
-    assert [(c.model, c.method, c.seed) for c in cells] == [
-        (model, method, seed)
+    given |= {"replicates": "3", "damp_percent": "0.1"}
+    cells = parse(SuiteConfig, given).cells()
+    assert [(c.model, c.method, c.seed, c.replicate) for c in cells] == [
+        (model, method, seed, replicate)
         for model in ("a/b", "c/d")
         for method in ("random", "cola_zero")
         for seed in (1, 2)
+        for replicate in (1, 2, 3)
     ]
     assert {(c.damp_percent, c.seq_len) for c in cells} == {(0.1, 512)}
 
@@ -279,6 +285,8 @@ OTHER: dict[str, Any] = {
     "model": "a/b",
     "method": "random",
     "seed": 43,
+    "corpus_share": 0.5,
+    "replicate": 2,
 }
 
 

@@ -313,9 +313,15 @@ def test_cut_refuses_a_window_twice_and_says_what_to_do() -> None:
 def test_the_digest_of_a_calibration_set_depends_on_shape_and_tokens() -> None:
     one = cut(TOY, windows((0, 4), (4, 8)), 2, 4).digest
     assert one == cut(TOY, windows((0, 4), (4, 8)), 2, 4).digest
-    assert one != cut(TOY, windows((4, 8), (0, 4)), 2, 4).digest
     assert one != cut(TOY, windows((0, 8)), 1, 8).digest
+    assert one != cut(TOY, windows((0, 4), (5, 9)), 2, 4).digest
     assert len(one) == 16
+
+
+def test_a_set_in_another_order_is_the_same_set() -> None:
+    one, other = (cut(TOY, windows(*spans), 2, 4) for spans in (((0, 4), (4, 8)), ((4, 8), (0, 4))))
+    assert one.digest == other.digest
+    assert one.order_digest != other.order_digest
 
 
 @pytest.mark.parametrize(("available", "advice"), [(19, "at most 4 windows"), (3, "shorter")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,7 @@ class Suite:
         self.finished: set[str] = set()
         patch.setattr(tracking, "find_finished", lambda _, key: key in self.finished or None)
         patch.setattr(plan.store, "artifact_folder", lambda: model)
+        patch.setattr(tracking, "newest_finished", lambda *_: None)
 
     def finish(self, *names: str) -> None:
         self.finished |= {cell.key_of(j.config, j.model) for j in self.jobs if short(j) in names}
@@ -45,7 +47,7 @@ class Suite:
 
     def needs(self, what: str) -> float:
         """Return the bytes needed of disk or memory."""
-        run, _, _ = plan.divide(self.jobs)
+        run, _ = plan.divide(self.jobs)
         needed = plan.needs(self.config, self.jobs, run)
         return plan.GB * sum(need.needed for need in needed if need.what.startswith(what))
 
@@ -59,17 +61,29 @@ def a_suite(tiny_llama: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
     return lambda **more: Suite(tiny_llama, corpus_file, monkeypatch, **more)
 
 
-def test_only_what_is_not_finished_runs_and_a_method_without_seeds_once(a_suite: Any) -> None:
+def test_only_what_is_not_finished_runs(a_suite: Any) -> None:
     new = a_suite(controls="rtn")
-    randoms = ["random 1", "random 2", "random 3"]
-    share = ["gptq_default 2", "gptq_default 3"]
-    assert new.divided() == [["rtn", "gptq_default 1", *randoms], [], share]
-    new.finish("rtn", "gptq_default 1", "random 2")
-    assert new.divided() == [
-        ["random 1", "random 3"],
-        ["rtn", "gptq_default 1", "random 2"],
-        share,
+    cells = [f"{method} {seed}" for method in ("gptq_default", "random") for seed in (1, 2, 3)]
+    assert new.divided() == [["rtn", *cells], []]
+    done = ["rtn", "gptq_default 1", "random 2"]
+    new.finish(*done)
+    assert new.divided() == [[cell for cell in cells if cell not in done], done]
+
+
+def test_each_seed_and_replicate_is_a_block_of_all_methods_in_an_order_of_its_own(
+    a_suite: Any,
+) -> None:
+    jobs = a_suite(methods="gptq_default,random,stratified", seeds="1-9", replicates="2").jobs
+    drawn = suite.drawn_order(jobs, np.random.default_rng(0))
+    assert sorted(job.name for job in drawn) == sorted(job.name for job in jobs)
+    assert drawn[0].kind == "baseline"
+    cells = [job.config for job in drawn[1:]]
+    blocks = [cells[first : first + 3] for first in range(0, len(cells), 3)]
+    assert [(one.replicate, one.seed) for one, *_ in blocks] == [
+        (replicate, seed) for replicate in (1, 2) for seed in range(1, 10)
     ]
+    assert all(len({one.method for one in block}) == 3 for block in blocks)
+    assert len({tuple(one.method for one in block) for block in blocks}) > 3
 
 
 def test_what_an_edited_method_did_before_is_not_reused(
@@ -77,40 +91,19 @@ def test_what_an_edited_method_did_before_is_not_reused(
 ) -> None:
     new = a_suite(methods="random", seeds="1")
     new.finish("random 1")
-    assert new.divided() == [[], ["random 1"], []]
+    assert new.divided() == [[], ["random 1"]]
     monkeypatch.setattr(selection, "source_digest", lambda _: "edited")
-    assert new.divided() == [["random 1"], [], []]
-
-
-def test_downstream_tasks_are_not_shared_by_a_cell_that_has_none(a_suite: Any) -> None:
-    new = a_suite(methods="gptq_default", do_downstream=True)
-    ones = [f"gptq_default {seed}" for seed in (1, 2, 3)]
-    new.finish("gptq_default 2")
-    assert new.divided() == [ones[:1], ones[1:2], ones[2:]]
-    new.finish("gptq_default 1")
-    assert new.divided() == [[], ones[:2], ones[2:]]
-
-
-def test_a_quantizer_that_needs_no_calibration_runs_once(a_suite: Any) -> None:
-    run, _, share = a_suite(quantizer="rtn").divided()
-    assert (run, len(share)) == (["gptq_default 1"], 5)
-
-
-def test_methods_whose_seeds_change_nothing_are_known(tiny_llama: Path) -> None:
-    same = ("gptq_default", "unique_tokens", "zipcal")
-    others = ("random", "stratified", "cola", "cola_zero", "cola_zero_perplexity")
-    assert [plan._ignores_seed(method) for method in same] == [True] * 3
-    assert [plan._ignores_seed(method) for method in others] == [False] * 5
+    assert new.divided() == [["random 1"], []]
 
 
 @pytest.mark.parametrize(
     ("workers", "finished", "checkpoints"),
     [
         # kept for ever; at work in /tmp, and in the cache
-        (2, [], 4 + 2 + 2),
-        (2, ["gptq_default 1", "random 1", "random 2"], 1 + 1 + 1),
-        (2, ["gptq_default 1", "random 1", "random 2", "random 3"], 0),
-        (9, [], 4 + 4 + 4),
+        (2, [], 6 + 2 + 2),
+        (2, ["gptq_default 1", "gptq_default 2", "gptq_default 3", "random 1", "random 2"], 3),
+        (2, [f"{m} {s}" for m in ("gptq_default", "random") for s in (1, 2, 3)], 0),
+        (9, [], 6 + 6 + 6),
     ],
 )
 def test_disk_is_needed_for_what_is_left(
@@ -126,7 +119,7 @@ def test_workers_elsewhere_need_nothing_of_this_machine(a_suite: Any) -> None:
     new = a_suite(executor="ray", workers=50, device="cuda")
     one = plan.Weights.of(new.jobs[0].model).quantized(4)
     assert new.jobs[0].config.device == "cuda:0"
-    assert new.needs("disk") == pytest.approx(4 * one)
+    assert new.needs("disk") == pytest.approx(6 * one)
     assert new.needs("memory") == new.needs("CUDA memory") == 0
     new.config = new.config.model_copy(update={"save_model": "local"})
     assert new.needs("disk") == 0
@@ -141,8 +134,8 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
     monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {"random": [60.0]})
     new = a_suite(executor="ray", device="cuda")
     made = plan.make(new.config, new.jobs, workers=2)
-    assert (len(made.run), len(made.share)) == (4, 2)
-    assert made.seconds == 4 * 60 / 2
+    assert len(made.run) == 6
+    assert made.seconds == 6 * 60 / 2
 
 
 @pytest.fixture

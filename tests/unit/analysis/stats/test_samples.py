@@ -10,16 +10,15 @@ from analysis.stats.samples import clean, percent_change, percent_interval
 NAN, INF = float("nan"), float("inf")
 
 
-def test_equal_results_are_one_observation_without_an_interval():
+def test_equal_results_are_so_many_without_an_interval():
     got = describe([5.83] * 3)  # numpy's std of these is 1.1e-15
-    assert (got.n, got.n_independent) == (3, 1)
+    assert got.n == 3
     assert (got.mean, got.std, got.cv_percent, got.ci95) == (5.83, 0.0, 0.0, None)
 
 
 @pytest.mark.parametrize(("jitter", "constant"), [(0.9e-9, True), (1.1e-9, False)])
 def test_constant_means_a_range_within_1e_9_of_the_mean(jitter, constant):
     assert clean([-7.0, -7.0 * (1 + jitter)]).constant is constant
-    assert describe([7.0, 7.0 * (1 + jitter)]).n_independent == (1 if constant else 2)
 
 
 @pytest.mark.parametrize("missing", [[None, 5.0, 6.0], [NAN, 5.0, 6.0], pd.Series([5.0, NAN, 6.0])])
@@ -31,13 +30,13 @@ def test_missing_runs_are_dropped_and_counted(missing):
 @pytest.mark.parametrize("empty", [[], [None, NAN]])
 def test_nothing_left_is_null_throughout(empty):
     got = describe(empty)
-    assert (got.n, got.n_dropped, got.n_independent) == (0, len(empty), 0)
+    assert (got.n, got.n_dropped) == (0, len(empty))
     assert [got.mean, got.std, got.cv_percent, got.min, got.max, got.ci95] == [None] * 6
 
 
 def test_one_run_has_a_mean_and_no_spread():
     got = describe([5.7])
-    assert (got.n, got.n_independent, got.mean, got.min, got.max) == (1, 1, 5.7, 5.7, 5.7)
+    assert (got.n, got.mean, got.min, got.max) == (1, 5.7, 5.7, 5.7)
     assert [got.std, got.cv_percent, got.ci95] == [None] * 3
 
 

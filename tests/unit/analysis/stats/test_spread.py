@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.stats import compare_spread, seeds_to_find_halving
+from analysis.stats.spread import _ratio_interval
 
 
 def test_against_scipy():
@@ -23,21 +24,53 @@ def test_against_scipy():
         np.testing.assert_allclose([got.f_stat, got.p_value], expected, rtol=1e-9)
         assert got.df == (1, a.size + b.size - 2)
         assert got.sd_ratio == pytest.approx(np.std(np.log(a), ddof=1) / np.std(np.log(b), ddof=1))
-        # Limits by definition: at them, the F-test of equal variances sits at 2.5 % on either side.
-        for limit, tail in zip(got.sd_ratio_ci95, (0.975, 0.025), strict=True):
-            f = (got.sd_ratio / limit) ** 2
-            assert stats.f.cdf(f, a.size - 1, b.size - 1) == pytest.approx(tail, rel=1e-9)
+
+
+def test_the_interval_of_a_published_example():
+    """The example of `ci.ratio.sd2` in Bonett's own package statpsych."""
+    a = [32, 39, 26, 35, 43, 27, 40, 37, 34, 29]
+    b = [36, 44, 47, 42, 49, 39, 46, 31, 33, 48]
+    low, high = _ratio_interval(np.array(a, float), np.array(b, float))
+    assert (low, high) == pytest.approx((0.486279, 1.728396), abs=3e-6)  # stops after ten rounds
+
+
+SHAPES = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "t5": lambda rng, size: rng.standard_t(5, size=size),
+    "skewed": lambda rng, size: rng.gamma(4, size=size),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("n_a", "n_b"), [(10, 10), (30, 15)])
+def test_the_interval_covers_whatever_the_shape(shape, n_a, n_b):
+    rng, rounds, covered, by_f = np.random.default_rng(2), 1500, 0, 0
+    for _ in range(rounds):
+        a, b = SHAPES[shape](rng, n_a), SHAPES[shape](rng, n_b)
+        low, high = _ratio_interval(3 * a, b)
+        covered += low <= 3 <= high
+        f = np.var(3 * a, ddof=1) / np.var(b, ddof=1) / 9
+        by_f += 0.025 <= stats.f.cdf(f, n_a - 1, n_b - 1) <= 0.975
+    assert covered / rounds > 0.92
+    if shape == "t5":
+        assert covered > by_f  # that of the F distribution, which assumes a normal shape
+
+
+def test_under_five_runs_the_ratio_has_no_interval():
+    got = compare_spread([5.0, 6.0, 7.0, 9.0], [5.0, 6.0, 7.0, 8.0, 8.5])
+    assert got.sd_ratio is not None
+    assert got.sd_ratio_ci95 is None
 
 
 def test_swapping_the_groups_inverts_the_ratio():
-    a, b = [5.62, 5.70, 5.72, 5.74, 5.82], [5.64, 5.73, 5.77, 5.96]
+    a, b = [5.62, 5.70, 5.72, 5.74, 5.82, 5.9], [5.64, 5.73, 5.77, 5.96, 5.8]
     forward, back = compare_spread(a, b), compare_spread(b, a)
     assert forward.p_value == pytest.approx(back.p_value)
     assert forward.sd_ratio == pytest.approx(1 / back.sd_ratio)
     low, high = back.sd_ratio_ci95
     assert forward.sd_ratio_ci95 == pytest.approx((1 / high, 1 / low))
     assert (forward.sd_log_a, forward.sd_log_b) == (back.sd_log_b, back.sd_log_a)
-    assert (forward.n_a, forward.n_b) == (5, 4)
+    assert (forward.n_a, forward.n_b) == (6, 5)
 
 
 def test_the_unit_of_perplexity_cancels():

@@ -1,0 +1,99 @@
+"""The word for a difference, in a family of them: different, equivalent, or neither shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.stats.estimate import Estimate
+from analysis.stats.multiplicity import holm, holm_levels
+from analysis.stats.samples import Interval, check_alpha
+
+Verdict = Literal["different", "equivalent", "open", "inconclusive", "undefined"]
+"""'open' is for `judge_looks`: not settled, and seeds are left."""
+SMALL = "a difference is shown, and shown to be smaller than the margin"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a family says about one difference. Every number is None where it is undefined.
+
+    p_value, p_adjusted: of no difference; tost_p_value, tost_p_adjusted: of one as large as the
+    margin. Each kind is adjusted by Holm in its own family.
+    ci, ci_level: the interval that decided, at confidence ci_level: 1 - alpha of Holm's step, so
+    that it leaves 0 out exactly where 'different' is said. equivalence_ci, equivalence_ci_level:
+    the same for equivalence, 1 - 2 alpha of its step: within the margins exactly where it is shown.
+    """
+
+    verdict: Verdict
+    reason: str | None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    tost_p_value: float | None = None
+    tost_p_adjusted: float | None = None
+    ci: Interval | None = None
+    ci_level: float | None = None
+    equivalence_ci: Interval | None = None
+    equivalence_ci_level: float | None = None
+
+
+def verdict(p_value: float | None, tost_p_value: float | None, alpha: float = 0.05) -> Verdict:
+    """The word for a comparison, from its two p-values at level `alpha`.
+
+    'different' if p_value < alpha; else 'equivalent' if tost_p_value < alpha; else
+    'inconclusive'; 'undefined' if either is None. Both can hold at once, for a difference that is
+    real and smaller than the margin. 'different' then wins: a shown difference is not called
+    equality, its rate under the null stays alpha, and its smallness is read from its interval.
+
+    For a family of comparisons both p-values are the adjusted ones: see `judge`.
+    """
+    if p_value is None or tost_p_value is None:
+        return "undefined"
+    if p_value < alpha:
+        return "different"
+    return "equivalent" if tost_p_value < alpha else "inconclusive"
+
+
+def judge(
+    estimates: Sequence[Estimate | None], margins: Sequence[float], *, alpha: float = 0.05
+) -> list[Judgement]:
+    """Judge the differences of one family, in input order; None is an undefined one.
+
+    margins: shape [estimates], the largest difference that does not matter, > 0, in the unit of its
+    estimate: log1p(percent / 100) for a log ratio. alpha: family-wise level of either kind of
+    claim. The intervals are Holm's: each is the one that decided, and that one excludes 0 wrongly
+    happens in alpha of families; all together they hold the truth less often than 1 - alpha.
+    Raises ValueError for a margin or alpha out of range.
+    """
+    check_alpha(alpha)
+    for margin in margins:
+        if not margin > 0:
+            raise ValueError(f"margins must be above 0; got {margin}")
+    pairs = list(zip(estimates, margins, strict=True))
+    p = [None if e is None else e.p_value for e in estimates]
+    tost = [None if e is None else e.tost_p_value(margin) for e, margin in pairs]
+    p_adjusted, tost_adjusted = holm(p), holm(tost)
+    levels, tost_levels = holm_levels(p, alpha), holm_levels(tost, alpha)
+    found = []
+    for k, estimate in enumerate(estimates):
+        level, tost_level = levels[k], tost_levels[k]
+        if estimate is None or level is None or tost_level is None:
+            found.append(Judgement("undefined", "no standard error"))
+            continue
+        word = verdict(p_adjusted[k], tost_adjusted[k], alpha)
+        found.append(
+            Judgement(
+                verdict=word,
+                reason=SMALL if word == "different" and (tost_adjusted[k] or 0) < alpha else None,
+                p_value=p[k],
+                p_adjusted=p_adjusted[k],
+                tost_p_value=tost[k],
+                tost_p_adjusted=tost_adjusted[k],
+                ci=estimate.interval(level),
+                ci_level=1 - level,
+                equivalence_ci=estimate.interval(2 * tost_level),
+                equivalence_ci_level=1 - 2 * tost_level,
+            )
+        )
+    return found

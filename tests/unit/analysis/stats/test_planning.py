@@ -1,0 +1,65 @@
+"""Seeds to plan for: against statsmodels, by simulation, and where none would do."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestIndPower
+
+from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
+
+
+@pytest.mark.parametrize("family", [1, 2, 6])
+@pytest.mark.parametrize("difference", [0.4, 1.0, 2.0])
+def test_seeds_for_a_difference_against_statsmodels(difference, family):
+    n = seeds_for_difference(difference, Design(1.0, 1.0, family=family))
+    enough, one_less = (
+        TTestIndPower().power(difference, k, 0.05 / family, ratio=1) for k in (n, n - 1)
+    )
+    assert one_less < 0.8 <= enough
+
+
+@pytest.mark.parametrize("sd_b", [1.0, 2.5])
+def test_seeds_give_what_they_promise(sd_b):
+    """By simulation of the rule: Welch's test and two one-sided tests at alpha / 2."""
+    design, rng, rounds = Design(1.0, sd_b, family=2), np.random.default_rng(0), 20_000
+    for true, plan in ((1.0, seeds_for_difference), (0.0, seeds_for_equivalence)):
+        n = plan(1.0, design)
+        a, b = true + rng.normal(size=(rounds, n)), sd_b * rng.normal(size=(rounds, n))
+        va, vb = a.var(axis=1, ddof=1) / n, b.var(axis=1, ddof=1) / n
+        error, df = np.sqrt(va + vb), (va + vb) ** 2 / (va**2 + vb**2) * (n - 1)
+        diff = a.mean(axis=1) - b.mean(axis=1)
+        if true:
+            shown = 2 * stats.t.sf(np.abs(diff) / error, df) < 0.025
+        else:
+            shown = stats.t.cdf((np.abs(diff) - 1.0) / error, df) < 0.025
+        assert 0.78 < np.mean(shown) < 0.85
+
+
+def test_the_text_sets_a_limit_that_no_seeds_pass():
+    assert seeds_for_difference(1.0, Design(1.0, 1.0)) == 17
+    some = seeds_for_difference(1.0, Design(1.0, 1.0, text_error=0.2, text_df=7))
+    assert 17 < some < 100
+    assert seeds_for_difference(1.0, Design(1.0, 1.0, text_error=0.5, text_df=7)) is None
+    assert seeds_for_equivalence(1.0, Design(1.0, 1.0, text_error=0.5, text_df=7)) is None
+
+
+def test_at_least_two_seeds_and_no_more_than_an_experiment():
+    assert seeds_for_difference(1e9, Design(1.0, 1.0)) == 2
+    assert seeds_for_difference(1e-6, Design(1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
+def test_wrong_questions_are_refused(bad):
+    with pytest.raises(ValueError, match="difference must be a positive number"):
+        seeds_for_difference(bad, Design(1.0, 1.0))
+    with pytest.raises(ValueError, match="margin must be a positive number"):
+        seeds_for_equivalence(bad, Design(1.0, 1.0))
+    if bad != 0:
+        with pytest.raises(ValueError, match="standard deviations must be finite"):
+            Design(1.0, bad)
+    with pytest.raises(ValueError, match="not all 0"):
+        Design(0.0, 0.0)
+    with pytest.raises(ValueError, match="family must be at least 1"):
+        Design(1.0, 1.0, family=0)

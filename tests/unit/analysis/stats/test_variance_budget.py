@@ -1,0 +1,106 @@
+"""The variance budget: known truth comes back, and its factors halve the interval."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from analysis.stats import compare_on_text, variance_budget
+
+SOURCES = ("seed", "arithmetic", "method_window")
+
+
+def method(rng, sets, replicates, windows, truth, tokens):
+    """Arrays [replicates, windows], one a set, of a method with its own windows."""
+    seed, arithmetic, window, noise = truth
+    profile = 3.5 + window * rng.normal(size=windows)
+    found = []
+    for _ in range(sets):
+        level = seed * rng.normal() + arithmetic * rng.normal(size=(replicates, 1))
+        shaped = profile + level + noise * rng.normal(size=(replicates, windows))
+        found.append(shaped * tokens)
+    return found
+
+
+def test_known_truth_comes_back():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(200, 600, size=200).astype(float)
+    truth = (0.010, 0.006, 0.03, 0.02)
+    methods = {name: method(rng, 60, 3, 200, truth, tokens) for name in "abcdef"}
+    got = variance_budget(methods, tokens)
+    assert (got.n_methods, got.n_sets, got.n_draws, got.n_windows) == (6, 360, 1080, 200)
+    # Seed x window noise averages over 200 windows into the arithmetic: 0.02 / sqrt(200).
+    assert got.arithmetic.percent == pytest.approx(100 * np.hypot(0.006, 0.0015), rel=0.05)
+    assert got.seed.percent == pytest.approx(1.0, rel=0.1)
+    assert got.method_window.percent == pytest.approx(3.05, rel=0.1)
+    assert got.arithmetic.df == 720
+    assert got.seed.df == 354
+
+
+def test_shares_are_those_of_the_interval():
+    """Two methods of one design: the budget's error is that of `compare_on_text`, without floor."""
+    rng = np.random.default_rng(1)
+    tokens = np.full(64, 512.0)
+    truth = (0.010, 0.006, 0.03, 0.002)
+    methods = {name: method(rng, 6, 2, 64, truth, tokens) for name in "ab"}
+    got = variance_budget(methods, tokens, stretches=8)
+    a, b = (np.stack([rows.mean(axis=0) for rows in methods[name]]) for name in "ab")
+    error = compare_on_text(a, b, tokens, stretches=8).std_error
+    assert got.std_error_percent == pytest.approx(100 * np.expm1(error), rel=1e-9)
+    assert sum(getattr(got, name).share for name in SOURCES) == pytest.approx(1)
+    assert got.window.share == 0
+
+
+def test_the_factor_halves_the_interval():
+    rng = np.random.default_rng(2)
+    tokens = np.full(64, 512.0)
+    methods = {name: method(rng, 6, 2, 64, (0.02, 0.006, 0.003, 0.001), tokens) for name in "ab"}
+    got = variance_budget(methods, tokens)
+    left = got.method_window.share + (got.seed.share + got.arithmetic.share) / got.seed.factor
+    assert left == pytest.approx(1 / 4)
+    assert got.arithmetic.factor is None  # a small share, whatever becomes of it
+    assert got.method_window.factor is None
+
+
+def test_a_method_of_one_set_is_judged_by_its_replicates():
+    rng = np.random.default_rng(3)
+    tokens = np.full(64, 512.0)
+    truth = (0.01, 0.006, 0.01, 0.001)
+    several = method(rng, 8, 1, 64, truth, tokens)
+    got = variance_budget({"a": several, "b": method(rng, 1, 5, 64, truth, tokens)}, tokens)
+    assert (got.arithmetic.df, got.seed.df) == (4, 7)
+    assert got.seed.share < 0.9
+
+
+@pytest.mark.parametrize(
+    ("design", "unknown"),
+    [
+        ([(5, 1), (5, 1)], {"arithmetic": "no set was quantized twice"}),
+        ([(1, 3), (1, 2)], {"seed": "no method has two sets"}),
+        ([(5, 2)], {"method_window": "needs two methods"}),
+    ],
+)
+def test_what_was_not_varied_is_unknown(design, unknown):
+    rng = np.random.default_rng(4)
+    tokens = np.full(16, 512.0)
+    truth = (0.01, 0.006, 0.01, 0.001)
+    methods = {str(i): method(rng, *d, 16, truth, tokens) for i, d in enumerate(design)}
+    got = variance_budget(methods, tokens)
+    for name in SOURCES:
+        source = getattr(got, name)
+        if name in unknown:
+            assert unknown[name] in source.reason
+            assert source.share is None
+        if name != "method_window":
+            assert (source.percent is None) == (name in unknown)
+    if "arithmetic" in unknown:
+        assert "the arithmetic is in here" in got.seed.reason
+    json.dumps(dataclasses.asdict(got), allow_nan=False)
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        variance_budget({}, [1.0])
+    with pytest.raises(ValueError, match=r"methods\['a'\] must have shape \[n, 2\]"):
+        variance_budget({"a": [np.ones((1, 3))]}, [1.0, 1.0])
