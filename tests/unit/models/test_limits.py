@@ -144,12 +144,12 @@ def test_a_quantized_model_is_refused_before_anything_is_chosen(
 def test_a_quantizer_that_cuts_windows_is_found_out(
     copy: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from colazero.interfaces import QuantizationReport, Quantized
+    from colazero.interfaces import QuantizationReport
     from colazero.quantizers import QUANTIZERS
 
-    def half(*_: object) -> Quantized:
+    def half(*_: object) -> QuantizationReport:
         row = {"rtn_fallback": False, "damp": 0.0}
-        return Quantized(QuantizationReport(1.0, 1.0, [row | {"samples": s} for s in (12, 64)]))
+        return QuantizationReport(1.0, 1.0, [row | {"samples": s} for s in (12, 64)])
 
     assert "gptqmodel" in QUANTIZERS.names()
     monkeypatch.setitem(QUANTIZERS._found, "gptqmodel", half)
