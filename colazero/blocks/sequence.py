@@ -76,9 +76,12 @@ class Sequence:
             for name, known in names.items()
             if known in self.weights
         }
-        with holding(block, tensors):
-            del tensors
-            yield block
+        try:
+            with holding(block, tensors):
+                del tensors
+                yield block
+        finally:
+            self.weights.release()
 
     def begin(self, windows: NDArray[Any], at_once: int, alone: int = 0) -> Stream:
         """Return windows of token ids [windows, tokens] before the first block.

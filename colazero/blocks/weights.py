@@ -75,20 +75,20 @@ class Weights:
         rules = get_model_conversion_mapping(model)
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self._prefix = f"{model.base_model_prefix}."
-        self._found: dict[str, tuple[Any, str]] = {}
+        self._found: dict[str, tuple[Path, str]] = {}
+        self._opened: dict[Path, Any] = {}
         self._settings: dict[str, Any] = {}
         try:
             for path in weight_files(model_dir):
-                file = safe_open(path, framework="pt")
-                names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
+                names: list[str] = list(safe_open(path, framework="pt").keys())
                 for name in names:
-                    self._found[apply_renamings(name, renamings)] = (file, name)
+                    self._found[apply_renamings(name, renamings)] = (path, name)
             if is_quantized(model_dir):
                 self._settings = quantization_settings(model_dir)
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
 
-    def _find(self, name: str) -> tuple[Any, str] | None:
+    def _find(self, name: str) -> tuple[Path, str] | None:
         return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
 
     def stored_name(self, name: str) -> str:
@@ -108,8 +108,16 @@ class Weights:
         found = self._find(name)
         if found is None:
             raise KeyError(name)
-        file, stored = found
-        return file.get_tensor(stored)
+        path, stored = found
+        if path not in self._opened:
+            from safetensors import safe_open
+
+            self._opened[path] = safe_open(path, framework="pt")
+        return self._opened[path].get_tensor(stored)
+
+    def release(self) -> None:
+        """Unmap the files, or every page once read would count as this process's memory."""
+        self._opened.clear()
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
         """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.

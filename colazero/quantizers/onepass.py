@@ -114,7 +114,7 @@ class Solver:
         for name in block.state_dict():
             known = self._sequence.at(self._index, name)
             if not self.solves(name) and known in self._sequence.weights:
-                self._keep(known, "", {"": self._sequence.weights.stored(known)})
+                self._keep(known, "", {"": self._sequence.weights.stored(known).clone()})
 
     def _solve(self, name: str, inputs: list[Any]) -> None:
         from torch import nn

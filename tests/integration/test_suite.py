@@ -103,7 +103,8 @@ def test_methods_and_seeds_differ_but_gptq_default_never(first: Run) -> None:
 def test_one_set_in_two_orders_is_quantized_twice(first: Run) -> None:
     found = [r for r in children(first).values() if r.data.params["method"] == "gptq_default"]
     assert not any("colazero.source_run" in run.data.tags for run in found)
-    for name, different in (("calibration", 1), ("order", 2), ("checkpoint", 2)):
+    # Whether sums in another order flip a code of so small a model is chance.
+    for name, different in (("calibration", 1), ("order", 2)):
         assert len({run.data.tags[f"colazero.{name}_digest"] for run in found}) == different
 
 
@@ -255,7 +256,10 @@ def test_a_perplexity_that_is_no_number_fails_the_cell(
     in_workers("""
         from colazero.evaluation import perplexity
 
-        perplexity._window_nll = lambda *_: float("nan")
+        def no_number(self, window, *_):
+            self._sums[window] = float("nan")
+
+        perplexity.Likelihoods.take = no_number
     """)
     assert entry.run({**grid, "methods": "random", "seeds": "54"}) == 1
     failed = [
