@@ -22,7 +22,10 @@ PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS: dict[str, Any] = PROJECT["entry_points"]
 EXTRAS = {
     "quantize": {"calibration"},
-    "analyze": {"suite", "experiment", "baseline", "metric", "margin", "alpha", "out"},
+    "analyze": {
+        *("suite", "experiment", "primary", "baseline", "metric", "direction"),
+        *("margin", "alpha", "out"),
+    },
 }
 """Parameters that are no settings of a run, by entry point; each has its help text there."""
 
