@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from colazero.config import RunConfig, parse
 
-STAGES = ("select", "quantize", "save", "unpack", "evaluate", "verify", "tracking")
+STAGES = ("select", "quantize", "save", "evaluate", "verify", "tracking")
 
 
 @contextmanager
@@ -50,13 +50,10 @@ def clocked(owner: Any, names: list[str], seconds: dict[str, float], stage: str)
 def measure(config: RunConfig) -> dict[str, float]:
     """Run one cell and return seconds by stage, with `other` and `total`."""
     from colazero import cell, models, pipeline, tracking
-    from colazero.evaluation import loading
-    from colazero.quantizers import gptqmodel
 
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     pipeline.check_data(config, model)
-    gptqmodel.warm_up(config.device)
     seconds = dict.fromkeys(STAGES, 0.0)
     logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags", "find_finished"]
@@ -64,7 +61,6 @@ def measure(config: RunConfig) -> dict[str, float]:
     begin = time.perf_counter()
     with (
         clocked(tracking, logging, seconds, "tracking"),
-        clocked(loading, ["dense"], seconds, "unpack"),
         tracking.run("benchmark", "cell"),
     ):
         outcome = cell.run_cell(config, model, lambda _: lambda *_: None, reuse=False)
@@ -72,8 +68,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     seconds["select"] = outcome.metrics["selection_time_sec"]
     seconds["quantize"] = outcome.metrics["quant_time_sec"]
     seconds["save"] = outcome.metrics["save_time_sec"]
-    seconds["unpack"] /= 2  # once more within `verify`
-    seconds["evaluate"] = outcome.metrics["eval_time_sec"] - seconds["unpack"]
+    seconds["evaluate"] = outcome.metrics["eval_time_sec"]
     seconds["verify"] = outcome.metrics["verify_time_sec"]
     return seconds | {"other": total - sum(seconds.values()), "total": total}
 

@@ -45,9 +45,7 @@ def quantize_here(given: dict[str, str], out: str) -> float:
     from colazero import pipeline
 
     config, model, calibration = prepared(given)
-    return pipeline.quantize(
-        config, model, calibration, Path(out), lambda *_: None
-    ).report.quant_time_sec
+    return pipeline.quantize(config, model, calibration, Path(out), lambda *_: None).quant_time_sec
 
 
 def quantize_by_default(given: dict[str, str], out: str) -> float:

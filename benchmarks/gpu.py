@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"intermediate_size": 256, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "num_key_value_heads": 4},
 }
-STAGES = ("select", "quantize", "save", "load", "evaluate")
+STAGES = ("select", "quantize", "save", "evaluate", "verify")
 
 
 def make_model(shape: str, device: str, folder: Path) -> None:
@@ -76,9 +76,10 @@ def make_model(shape: str, device: str, folder: Path) -> None:
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
     """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
     from colazero import models, pipeline
+    from colazero.blocks import open_sequence
     from colazero.config import RunConfig
-    from colazero.evaluation.loading import load_dense
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.evaluation.through_blocks import Evaluator, evaluate
+    from colazero.interfaces import Text
 
     model = models.fetch(str(folder))
     config = RunConfig(
@@ -86,17 +87,19 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     )
     config = pipeline.resolve(config, model)
     calibration, times = pipeline.calibrate(config, model)
-    done = pipeline.quantize(config, model, calibration, folder / "out", lambda *_: None)
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    ids = np.random.default_rng(0).integers(3, vocabulary, size=(windows, seq_len))
+    rider = Evaluator([Text("random", ids, ids[:, 0])])
+    out = folder / "out"
+    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, rider)
     found = {
         "select": times["selection_time_sec"],
-        "quantize": done.report.quant_time_sec,
-        "save": done.report.save_time_sec,
+        "quantize": report.quant_time_sec,
+        "save": report.save_time_sec,
+        "evaluate": rider.seconds,
     }
-    del done
-    dense, found["load"] = timed(lambda: load_dense(folder / "out", device), device)
-    vocabulary = dense.get_output_embeddings().weight.shape[0]
-    ids = np.random.default_rng(0).integers(3, vocabulary, size=(windows, seq_len))
-    _, found["evaluate"] = timed(lambda: perplexity(dense, "random", ids, ids[:, 0]), device)
+    one = Text("random", ids[:1], ids[:1, 0])
+    _, found["verify"] = timed(lambda: evaluate(open_sequence(out, device), [one]), device)
     found["checkpoint_gib"] = sum(f.stat().st_size for f in (folder / "out").iterdir()) / 2**30
     return found | peaks(device)
 

@@ -4,7 +4,8 @@ import os
 
 # GPTQModel 7.6 sizes a thread pool at import from half of the cores and then asks it for two
 # workers, which fails on two cores and fewer. It must be set before anybody imports GPTQModel.
-os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(12, (os.cpu_count() or 2) // 2))))
+if not os.environ.get("GPTQMODEL_CPU_WORKERS"):
+    os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, min(12, (os.cpu_count() or 2) // 2)))
 
 # Threads of an OpenMP team wait for each other by spinning, by default for so long that a machine
 # which does anything else at the same time got seven times slower. Spinning a little and then

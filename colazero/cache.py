@@ -15,15 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.digests import of_file
+from colazero.environment import cache_dir as cache_dir  # the cache's own name for it
 
 Arrays = dict[str, NDArray[Any]]
-
-
-def cache_dir() -> Path:
-    """Return `$COLAZERO_CACHE`, or `colazero` in the user's cache directory."""
-    named = os.environ.get("COLAZERO_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "colazero"
-    return Path(named).expanduser() if named else base
 
 
 @contextmanager

@@ -13,14 +13,16 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, pipeline, tracking
+from colazero.blocks.weights import cpu_dtype
 from colazero.cache import new_entry
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
-from colazero.context import data_context, method_context
+from colazero.context import code_context, data_context, differences, method_context
+from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED
-from colazero.tracking import provenance, runs
+from colazero.tracking import fetching, names, provenance, runs, trying
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -39,6 +41,12 @@ CHOOSING = (
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
 
+LOCAL = Path("outputs/checkpoints")
+"""Where save_model=local keeps checkpoints, below the current directory."""
+
+CONTEXT = "context.json"
+"""The artifact that holds what decided a cell's result beside its parameters."""
+
 WIDER = "colazero.work_key_without_downstream"
 """The tag of a cell with downstream tasks: the work key of the same cell without."""
 
@@ -54,20 +62,36 @@ class Outcome:
 
 def name_of(config: RunConfig, model: Model) -> str:
     """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`)."""
-    method = config.method.replace(":", ".")  # which MLflow takes in no name of a model
     again = f"__replicate{config.replicate}" if config.replicate > 1 else ""
-    return f"{model.label}__{method}__seed{config.seed}{again}"
+    return names.of_run(f"{model.label}__{config.method}__seed{config.seed}{again}")
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    return data_context(config, model) | provenance.code_context()
+    dtype = {"dtype": cpu_dtype(config.device)}
+    return data_context(config, model) | code_context(config) | dtype
 
 
 def key_of(config: RunConfig, model: Model) -> str:
     """Return the key that cells share which are the same from selection to evaluation."""
-    context = work_context(config, model) | method_context(config)
-    return canonical_key(config, **context)
+    return canonical_key(config, **_facts(config, model))
+
+
+def _facts(config: RunConfig, model: Model) -> dict[str, str]:
+    return work_context(config, model) | method_context(config)
+
+
+def why_new(config: RunConfig, model: Model) -> str:
+    """Say why a cell is computed although one of its parameters is finished; '' if none is."""
+    before = tracking.newest_finished("colazero.config", canonical_key(config))
+    if before is None:
+        return ""
+    facts = fetching.read_json(before, CONTEXT)
+    if facts is None:
+        reason = "its files are gone or damaged"
+    else:
+        reason = differences(facts, _facts(config, model)) or "its files are gone or damaged"
+    return f"run {before.info.run_id} of the same parameters is finished, but {reason}"
 
 
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
@@ -92,9 +116,12 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     be resolved.
     """
     begin = time.perf_counter()
+    check_keeping(config, name_of(config, model))
     tracking.log_config(config)  # first: a cell that fails at anything below still has its name
     context, key = work_context(config, model), key_of(config, model)
-    tracking.set_tags({"colazero.key": key, "colazero.model_revision": model.revision})
+    tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
+    tracking.set_tags({"colazero.model_revision": model.revision})
+    tracking.log_json(_facts(config, model), CONTEXT)
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, dict(source.data.metrics))
@@ -173,17 +200,17 @@ def _quantize_and_evaluate(
         return _evaluate_unquantized(config, model, show)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
-        done = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"))
-        report = done.report
+        rider = pipeline.evaluator(config, model)
+        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
         tracking.log_quantization(report)
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), done.tensors)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
+        metrics = tracking.log_evaluation(evaluation)  # what fails later keeps its numbers
+        tracking.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
-        if done.tensors is not None:  # else the checkpoint is what was evaluated
+        if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time = pipeline.verify(config, model, checkpoint, evaluation)
         tracking.log_metrics({"verify_time_sec": verify_time})
         keep_checkpoint(config, model, checkpoint, name_of(config, model))
-        metrics = tracking.log_evaluation(evaluation)
-        tracking.log_datasets(None, None, *evaluation.perplexities)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
@@ -200,10 +227,26 @@ def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[s
     return tracking.log_evaluation(evaluation) | nothing
 
 
+def check_keeping(config: Settings, name: str) -> None:
+    """Raise UserError, before the work, if its results could not be kept under this name."""
+    trying.try_names(config, name)
+    if config.save_model == "local":
+        try:
+            LOCAL.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{names.of_file(name)}-", dir=LOCAL):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"save_model='local': checkpoints go to {LOCAL.absolute()}, which cannot be "
+                f"written ({error.strerror}). Make room for that folder, or set save_model to "
+                "artifact or none."
+            ) from error
+
+
 def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
     """Keep a checkpoint where `save_model` says.
 
-    `local` puts a copy to ./outputs/checkpoints/NAME-DIGEST. The digest over the weights is a
+    `local` puts a copy to LOCAL/NAME-DIGEST. The digest over the weights is a
     tag in every case.
     """
     files = provenance.manifest(checkpoint)
@@ -212,7 +255,7 @@ def keep_checkpoint(config: Settings, model: Model, checkpoint: Path, name: str)
     if config.save_model == "artifact":
         tracking.log_checkpoint(checkpoint, files, name, model.name)
     if config.save_model == "local":
-        target = Path("outputs/checkpoints") / f"{name}-{digest}"
+        target = LOCAL / f"{names.of_file(name)}-{digest}"
         with new_entry(target) as draft:
             shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
         tracking.set_tags({"colazero.checkpoint_path": str(target.resolve())})
@@ -245,7 +288,8 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     for name in ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"):
         same[name] = getattr(config, name)
-    evaluated = Settings(**same | {"device": config.device, "corpus": config.eval_corpora[0]})
+    same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
+    evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})
     if reuse:

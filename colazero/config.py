@@ -138,7 +138,9 @@ class Settings(BaseModel):
         ("arc_easy", "hellaswag", "piqa", "winogrande"), description="lm-eval task names"
     )
     quantizer: Name = Field(
-        "gptqmodel", description="gptqmodel, auto-gptq, rtn (rounds, no calibration) or none"
+        "onepass",
+        description="onepass (a block at a time), gptqmodel, auto-gptq, rtn (rounds, no "
+        "calibration) or none",
     )
     save_model: Literal["artifact", "local", "none"] = Field(
         "artifact", description="where the quantized model stays"

@@ -1,12 +1,24 @@
-"""What decides a result beside the parameters."""
+"""What decides a result beside the parameters: data, libraries, and the code that a run imports."""
 
 from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 
 from colazero import corpora, models, selection
 from colazero.config import RunConfig, Settings
 from colazero.corpora.tokens import vocabulary
+from colazero.digests import of_file, of_files
 from colazero.interfaces import Model
-from colazero.quantizers import WITHOUT_CALIBRATION
+from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
+
+PACKAGE = Path(__file__).resolve().parent
+PIPELINE = "colazero.pipeline"
+"""Where the imports of a run begin. What only records, plans or draws is not among them."""
+LIBRARIES = ("torch", "transformers", "gptqmodel")
+SELECTING = ("numpy", "scipy", "scikit-learn")
 
 
 def data_context(config: Settings, model: Model) -> dict[str, str]:
@@ -26,14 +38,86 @@ def data_context(config: Settings, model: Model) -> dict[str, str]:
     return found
 
 
+def code_context(config: Settings) -> dict[str, str]:
+    """Return the libraries' versions, and file → digest of the Python files that a run imports.
+
+    The content of the files counts, tracked or not and committed or not; that of presets stands in
+    the parameters. A method's own file is in `method_context`.
+    """
+    begin = {PIPELINE}
+    if config.quantizer != UNQUANTIZED:
+        begin.add(QUANTIZERS.get(config.quantizer).__module__)
+    for name in (config.corpus, *config.eval_corpora):
+        begin.add(corpora.CORPORA.get(name.partition(":")[0]).__module__)
+    facts = {name: version(name) for name in LIBRARIES}
+    backend = PACKAGE.parent / "backends" / config.quantizer.replace("-", "_")
+    if backend.is_dir():  # a quantizer in an environment of its own
+        facts["backend"] = of_files(sorted(file for file in backend.iterdir() if file.is_file()))
+    return facts | sources(frozenset(begin))
+
+
+@lru_cache
+def sources(begin: frozenset[str]) -> dict[str, str]:
+    """Return `source FILE` → 16 hex digits for modules of this package and all that they import.
+
+    As they were at the first call: what was imported does not change when a file does.
+    """
+    found: dict[str, str] = {}
+    waiting = list(begin)
+    while waiting:
+        file = _file_of(waiting.pop())
+        name = f"source {file.relative_to(PACKAGE.parent)}" if file else ""
+        if file is None or name in found:
+            continue
+        found[name] = of_file(file)[:16]
+        waiting += _imported(file)
+    return dict(sorted(found.items()))
+
+
+def _file_of(module: str) -> Path | None:
+    """Return the file of a module of this package; None for a name in a module, or elsewhere."""
+    package, *rest = module.split(".")
+    if package != PACKAGE.name:
+        return None
+    place = PACKAGE.joinpath(*rest)
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+    return next((file for file in files if rest and file.is_file()), None)
+
+
+def _imported(file: Path) -> set[str]:
+    """Return what a file imports, inside its functions too, with the packages on the way there."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names if name.startswith(f"{PACKAGE.name}.")]
+    return {".".join(path[:length]) for path in parts for length in range(2, len(path) + 1)}
+
+
 def method_context(config: RunConfig) -> dict[str, str]:
-    """Return what decides a selection beside parameters and data: the method's source, its proxy.
+    """Return what decides a selection beside parameters and data: source, libraries, proxy.
 
     These are no part of what decides the work done on a calibration set that is there already.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return {}
     facts = {"method source": selection.source_digest(config.method)}
+    facts |= {name: version(name) for name in SELECTING}
     if selection.uses_proxy(config.method):
         facts["proxy model"] = models.fetch(config.proxy_model).revision
     return facts
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> str:
+    """Say in what two runs of one configuration differ: `torch was 2.13.0 and is 2.14.0; …`."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    files = [name.removeprefix("source ") for name in names if name.startswith("source ")]
+    said = [f"the source of {', '.join(files)} differs"] if files else []
+    for name in names:
+        if name in (*LIBRARIES, *SELECTING):
+            said.append(f"{name} was {before.get(name, 'unknown')} and is {now.get(name)}")
+        elif not name.startswith("source "):
+            said.append(f"{name} differs")
+    return "; ".join(said)

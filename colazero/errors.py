@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+PASSWORD = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/:@'\"]*)(:[^\s'\"]*)@", re.I
+)
+TOKEN = re.compile(r"(?P<scheme>\bhttps?://)[^\s/:@'\"]+@", re.I)
+IN_QUERY = re.compile(
+    r"(?P<name>[?&](?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]*", re.I
+)
+
 
 class UserError(Exception):
-    """A mistake that the user can mend: says what was wrong, what is allowed, what to do."""
+    """A mistake that the user can mend: says what was wrong, what is allowed, what to do.
+
+    Its message shows no credentials.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_credentials(message))
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its name if it has none."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+def without_credentials(text: str) -> str:
+    """Return a text with `***` for each password and token in a URI in it.
+
+    That is what stands between a user's name and the last @ behind it, a name alone before a web
+    server, and parameters of a query that are called so.
+    """
+    text = PASSWORD.sub(_password_hidden, text)
+    text = TOKEN.sub(r"\g<scheme>***@", text)
+    return IN_QUERY.sub(r"\g<name>***", text)
+
+
+def _password_hidden(found: re.Match[str]) -> str:
+    if re.match(r":\d*(/|$)", found[3]):  # HOST:PORT/…@…: a port and no password
+        return found[0]
+    return f"{found['scheme']}{found['user']}:***@"
+
+
+class DiscreetFormatter(logging.Formatter):
+    """Formats log records, with their tracebacks, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a text."""
+        return without_credentials(super().format(record))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message without credentials, or the error's name."""
+    return without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def unknown(kind: str, value: str, allowed: Iterable[str], listing: str = "") -> UserError:

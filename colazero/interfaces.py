@@ -177,16 +177,29 @@ class QuantizationSettings:
     act_group_aware: bool
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What a quantizer did, and the checkpoint's tensors by name where they are in memory too."""
+class Rider(Protocol):
+    """What goes through a model's blocks together with the quantization of each.
 
-    report: QuantizationReport
-    tensors: Mapping[str, Any] | None = None
+    `seconds` is what that took, which is no part of quantizing.
+    """
+
+    seconds: float
+
+    def board(self, sequence: Any) -> None:
+        """Begin, given the `colazero.blocks.Sequence` of the model."""
+
+    def advance(self, index: int) -> None:
+        """Pass the block of this index, which holds its quantized weights at the moment."""
+
+    def finish(self) -> None:
+        """End, after the last block."""
 
 
 class Quantizer(Protocol):
-    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory."""
+    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory.
+
+    One that goes a block at a time takes the `rider` along; for others it stays where it is.
+    """
 
     def __call__(
         self,
@@ -196,7 +209,8 @@ class Quantizer(Protocol):
         out_dir: Path,
         device: str,
         progress: Progress,
-    ) -> Quantized: ...
+        rider: Rider | None = None,
+    ) -> QuantizationReport: ...
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,27 @@ class Downstream:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A corpus's evaluation text: token ids [windows, tokens], and where each window begins."""
+
+    corpus: str
+    windows: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model's predictions are from the unquantized model's, per window: [windows].
+
+    `kl`: the sum over a window's predictions of KL(unquantized ‖ quantized), in nats; `agreed`: how
+    many of them have the same most likely token.
+    """
+
+    kl: NDArray[np.float64]
+    agreed: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Perplexity:
     """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
 
@@ -220,6 +255,8 @@ class Perplexity:
     nll: NDArray[np.float64]
     tokens: NDArray[np.int64]
     digest: str
+    divergence: Divergence | None = None
+    """None where it was not asked for, or the model cannot be run a block at a time."""
 
     @property
     def nll_per_token(self) -> float:
@@ -230,6 +267,19 @@ class Perplexity:
     def perplexity(self) -> float:
         """Return exp(ΣNLL / Σpredicted tokens)."""
         return float(np.exp(self.nll_per_token))
+
+    @property
+    def distances(self) -> dict[str, float]:
+        """Return the means over all predictions, as metrics; none where there is no divergence.
+
+        `kl_divergence`: KL(unquantized ‖ quantized) in nats; `top1_agreement`: the share whose most
+        likely token is the same.
+        """
+        if self.divergence is None:
+            return {}
+        kl, agreed = self.divergence.kl.sum(), self.divergence.agreed.sum()
+        total = self.tokens.sum()
+        return {"kl_divergence": float(kl / total), "top1_agreement": float(agreed / total)}
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,22 @@ from colazero.interfaces import (
     Evaluation,
     Model,
     Progress,
+    QuantizationReport,
     QuantizationSettings,
-    Quantized,
+    Rider,
+    Text,
 )
 from colazero.models import grouping
-from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, check_quantizer
+from colazero.quantizers import (
+    ACT_GROUP_AWARE,
+    QUANTIZERS,
+    WITHOUT_CALIBRATION,
+    check_quantizer,
+)
 from colazero.selection import features
+
+if TYPE_CHECKING:
+    from colazero.evaluation.through_blocks import Evaluator
 
 C = TypeVar("C", bound=Settings)
 
@@ -102,7 +112,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`.
     """
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer == "gptqmodel" and not config.desc_act
+    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = device or resolve_device(config.device)
     return config.model_copy(
@@ -204,9 +214,17 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
 
 
 def quantize(
-    config: Settings, model: Model, calibration: CalibrationSet, out_dir: Path, progress: Progress
-) -> Quantized:
-    """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved."""
+    config: Settings,
+    model: Model,
+    calibration: CalibrationSet,
+    out_dir: Path,
+    progress: Progress,
+    rider: Rider | None = None,
+) -> QuantizationReport:
+    """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved.
+
+    A quantizer that goes a block at a time takes the `rider` along.
+    """
     if models.is_quantized(model.path):
         raise UserError(f"model {model.name!r} is quantized already: name the original.")
     settings = QuantizationSettings(
@@ -218,8 +236,25 @@ def quantize(
         bool(config.act_group_aware),
     )
     return QUANTIZERS.get(config.quantizer)(
-        model.path, calibration, settings, out_dir, config.device, progress
+        model.path, calibration, settings, out_dir, config.device, progress, rider
     )
+
+
+def evaluator(config: Settings, model: Model) -> Evaluator:
+    """Return what evaluates a model while it is quantized, on the texts that `config` names."""
+    from colazero.evaluation import through_blocks
+
+    texts = evaluation_texts(config, model)
+    references = through_blocks.references(model, config.device, texts)
+    return through_blocks.Evaluator(texts, references)
+
+
+def evaluation_texts(config: Settings, model: Model) -> list[Text]:
+    """Return the evaluation text of each corpus, in the order asked for."""
+    return [
+        Text(name, *evaluation_text(model, name, config.seq_len, config.eval_windows))
+        for name in config.eval_corpora
+    ]
 
 
 def evaluate(
@@ -227,46 +262,44 @@ def evaluate(
     model: Model,
     model_dir: Path,
     progress: Progress,
-    tensors: Mapping[str, Any] | None = None,
+    done: Evaluator | None = None,
 ) -> Evaluation:
     """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved.
 
-    `tensors`: the same weights in memory, if they are; they are not read again then.
+    `done`: what rode along while they were quantized; what it found is not computed again.
     """
-    from colazero.evaluation import loading
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.evaluation import loading, through_blocks
 
     begin = time.perf_counter()
-    if tensors is None:
-        loaded = loading.load_dense(model_dir, config.device)
-    else:
-        loaded = loading.dense(tensors, model_dir, config.device)
-    results = []
-    for corpus in config.eval_corpora:
-        windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
-        results.append(perplexity(loaded, corpus, windows, starts, progress))
+    results = done.perplexities if done else []
+    if not results:
+        texts = evaluation_texts(config, model)
+        references = done.references if done else ()
+        results = through_blocks.perplexities(model_dir, config.device, texts, progress, references)
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
 
+        loaded = loading.load_dense(model_dir, config.device)
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
-    return Evaluation(results, downstream, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
+    return Evaluation(results, downstream, seconds)
 
 
 def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:
-    """Load the checkpoint in `model_dir` and evaluate one window; return the seconds it took.
+    """Evaluate one window of the checkpoint in `model_dir`; return the seconds it took.
 
-    RuntimeError unless it gives what `evaluation` has: what was saved is what was evaluated.
+    RuntimeError unless it gives, to the last bit, what `evaluation`, made while the model was
+    quantized, has: what was saved is what was evaluated.
     """
-    from colazero.evaluation.loading import load_dense
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.blocks import open_sequence
+    from colazero.evaluation import through_blocks
 
     begin = time.perf_counter()
-    corpus, expected = config.eval_corpora[0], float(evaluation.perplexities[0].nll[0])
-    windows, starts = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
-    loaded = load_dense(model_dir, config.device)
-    found = float(perplexity(loaded, corpus, windows[:1], starts[:1]).nll[0])
-    if abs(found - expected) > 1e-6 * expected:
+    text, expected = evaluation_texts(config, model)[0], evaluation.perplexities[0].nll[0]
+    one = replace(text, windows=text.windows[:1], starts=text.starts[:1])
+    found = through_blocks.evaluate(open_sequence(model_dir, config.device), [one])[0].nll[0]
+    if found != expected:
         raise RuntimeError(
             f"the saved checkpoint gives a negative log-likelihood of {found} on the first window, "
             f"the model in memory gave {expected}: it was not saved as it was evaluated."

@@ -9,11 +9,15 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from types import TracebackType
 from typing import NoReturn
 
+from colazero import environment
 from colazero.config import RunConfig, SuiteConfig
-from colazero.errors import UserError, unknown
+from colazero.errors import DiscreetFormatter, UserError, first_line, unknown, without_credentials
 from entrypoints import _interrupts
 
 EXIT_USER_ERROR = 2
@@ -36,29 +40,74 @@ def main(
     Every parameter defaults to `auto`: what the preset says. A user's mistake ends with one
     message on stderr and exit code 2.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("colazero").setLevel(logging.INFO)
-    for name in ("torchao", "torch.utils._pytree"):  # of other machines' kernels, of their future
-        logging.getLogger(name).setLevel(logging.ERROR)
-    _interrupts.install()
-    if "MLFLOW_RUN_ID" in os.environ:
+    _speak_discreetly()
+    launched = environment.run_id()
+    if launched:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
+        _interrupts.begin()
+        environment.check()
         code = run(_read(description, parameters))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
+        _end_launched(launched, "FAILED", str(error))
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
+        _end_launched(launched, "KILLED", "KeyboardInterrupt")
         code = 130
     except _interrupts.Terminated:
-        sys.stdout.flush()
+        _end_launched(launched, "KILLED", "Terminated")
+        _flush()
         os._exit(128 + signal.SIGTERM)  # threads that still compute would abort an orderly exit
-    sys.stdout.flush()
+    _flush()
     sys.exit(code)
+
+
+def _speak_discreetly() -> None:
+    """Send logs to stderr, and show no credentials in them, in tracebacks and in MLflow's links."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("colazero").setLevel(logging.INFO)
+    for name in ("torchao", "torch.utils._pytree"):  # of other machines' kernels, of their future
+        logging.getLogger(name).setLevel(logging.ERROR)
+    sys.excepthook = _show
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if without_credentials(uri) != uri:
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _say(without_credentials("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # a terminal that was closed
+        print(text, file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    with suppress(OSError):
+        sys.stdout.flush()
+
+
+def _end_launched(run_id: str | None, status: str, reason: str) -> None:
+    """End the run that `mlflow run` made for us with its reason, if it was not opened here.
+
+    `mlflow run` may be gone itself, with the terminal that it ran in.
+    """
+    if run_id is None or environment.run_id() is None:  # opened, it is ended there
+        return
+    from mlflow.exceptions import MlflowException
+
+    from colazero.tracking import runs
+
+    try:
+        runs.end(run_id, status, reason)
+    except (MlflowException, OSError) as error:
+        logging.getLogger("colazero").warning("run %s stays open: %s", run_id, first_line(error))
 
 
 def _end_with_launcher() -> None:

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM as exceptions in the main thread, at a moment at which they do no harm."""
+"""Ctrl-C, SIGTERM and a closed terminal as exceptions in the main thread, at a harmless moment."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from contextlib import suppress
 from threading import Timer
 from types import FrameType
 
@@ -16,42 +17,101 @@ finalizer swallows it.
 """
 PATIENCE_SEC = 10.0
 """How long a signal waits for them; a server that does not answer may keep them for minutes."""
+STARTING_SEC = 60.0
+"""How long it waits for a program to begin that is still importing its libraries."""
 AGAIN_SEC = 0.05
 
 
 class Terminated(BaseException):
-    """SIGTERM came."""
+    """SIGTERM or SIGHUP came."""
+
+
+_program = {"begun": True}
+_waiting: dict[int, Timer] = {}
+"""Signal → what sends it again."""
 
 
 def install() -> None:
-    """Let SIGTERM raise Terminated, and Ctrl-C KeyboardInterrupt, once MLflow is not at work.
+    """Hold back signals until `begin` is called, which lets them come."""
+    _program["begun"] = False
+    _handle()
 
-    So every open run is ended on the way out. That is not interrupted by another SIGTERM, but by
-    another Ctrl-C. Signals that are ignored, as in a shell's background, stay so.
+
+def begin() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, SIGTERM and SIGHUP Terminated, but not inside MLflow.
+
+    So every open run is ended on the way out. That is not interrupted by SIGTERM or SIGHUP, of
+    which `mlflow run` and a closing terminal send more than one, but by another Ctrl-C. Signals
+    that are ignored, as in a shell's background or by nohup, stay so.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _Handler(KeyboardInterrupt, signal.default_int_handler))
-    signal.signal(signal.SIGTERM, _Handler(Terminated, signal.SIG_IGN))
+    if not isinstance(signal.getsignal(signal.SIGTERM), _Handler):
+        _handle()
+    _program["begun"] = True
+
+
+def _handle() -> None:
+    for number, error in (
+        (signal.SIGINT, KeyboardInterrupt),
+        (signal.SIGHUP, Terminated),
+        (signal.SIGTERM, Terminated),
+    ):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _Handler(error))
 
 
 class _Handler:
-    def __init__(self, error: type[BaseException], afterwards: signal._HANDLER) -> None:
-        self._error, self._afterwards = error, afterwards
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
         self._came: float | None = None
-        self._again: Timer | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         self._came = self._came or now
-        if self._again is not None:
-            self._again.cancel()
-        if _delicate(frame) and now - self._came < PATIENCE_SEC:
-            self._again = Timer(AGAIN_SEC, os.kill, (os.getpid(), number))
-            self._again.daemon = True
-            self._again.start()
+        if number in _waiting:
+            _waiting.pop(number).cancel()
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        if self._must_wait(frame, now - self._came):
+            _waiting[number] = again = Timer(AGAIN_SEC, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
             return
-        signal.signal(number, self._afterwards)
+        _clean_up_begins()
         raise self._error
+
+    def _must_wait(self, frame: FrameType | None, waited: float) -> bool:
+        if not _program["begun"]:
+            return waited < STARTING_SEC
+        return _delicate(frame) and waited < PATIENCE_SEC
+
+
+def _clean_up_begins() -> None:
+    """Ignore what would break off the clean-up; only another Ctrl-C does."""
+    while _waiting:
+        _waiting.popitem()[1].cancel()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave_terminal() -> None:
+    """Write no more to a terminal that is closed: each write would be an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        with suppress(OSError):
+            if os.isatty(stream) or _hung_up(stream):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def _hung_up(stream: int) -> bool:
+    """Tell whether a stream leads to a terminal that is gone."""
+    try:
+        os.write(stream, b"")
+        return False
+    except OSError:
+        return True
 
 
 def _delicate(frame: FrameType | None) -> bool:

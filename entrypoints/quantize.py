@@ -46,7 +46,7 @@ def run(given: dict[str, str]) -> int:
         cell.tag_calibration(calibration)
         checkpoint = Path(work) / "checkpoint"
         bar = stage_bar(name)("quantize")
-        report = pipeline.quantize(config, model, calibration, checkpoint, bar).report
+        report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)
         cell.keep_checkpoint(config, model, checkpoint, f"{model.label}-{about['method']}")
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from colazero.corpora.pool import SEPARATOR
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, Perplexity, Progress
+from colazero.interfaces import Corpus, Divergence, Perplexity, Progress, Text
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
@@ -69,23 +69,60 @@ def perplexity(
 
     hidden_of, logits_of = _halves(model)
     batch = max(1, TOKENS_A_BATCH // windows.shape[1]) if logits_of else 1
-    nll: list[float] = []
+    found = Likelihoods(len(windows))
+    done = 0
     with torch.inference_mode():
-        while len(nll) < len(windows):
-            stop = len(nll) + batch if nll else 1
-            ids = torch.from_numpy(windows[len(nll) : stop]).to(model.device)
+        while done < len(windows):
+            ids = torch.from_numpy(windows[done : done + batch if done else 1]).to(model.device)
             for hidden, tokens in zip(hidden_of(ids), ids, strict=True):
-                nll.append(_window_nll(logits_of, hidden, tokens))
-            progress(len(nll), len(windows))
-    sums = np.array(nll)
-    if not np.isfinite(sums).all():
-        bad = int((~np.isfinite(sums)).sum())
-        raise FloatingPointError(
-            f"perplexity on {corpus} is not finite ({bad} windows of {len(sums)})"
-        )
-    tokens = np.full(len(windows), windows.shape[1] - 1, dtype=np.int64)
-    digest = hashlib.sha256(np.ascontiguousarray(windows, dtype="<i8").data).hexdigest()[:16]
-    return Perplexity(corpus, starts, sums, tokens, digest)
+                for part in slices(len(tokens), _vocabulary(logits_of, hidden)):
+                    logits = logits_of(hidden[part]) if logits_of else hidden[part]
+                    found.take(done, part, logits.float(), tokens)
+                done += 1
+            progress(done, len(windows))
+    return found.of(Text(corpus, windows, starts))
+
+
+def slices(tokens: int, vocabulary: int) -> list[slice]:
+    """Divide a window's predicting tokens (all but the last) so that logits of each are few."""
+    rows = max(1, LOGITS_A_SLICE // vocabulary)
+    return [slice(a, min(a + rows, tokens - 1)) for a in range(0, tokens - 1, rows)]
+
+
+class Likelihoods:
+    """Adds up the negative log-likelihood of each window's tokens from slices of its logits."""
+
+    def __init__(self, windows: int) -> None:
+        self._sums = np.zeros(windows)
+
+    def take(self, window: int, part: slice, logits: Any, ids: Any) -> None:
+        """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
+
+        `ids`: the window's tokens, on the logits' device.
+        """
+        from torch.nn import functional as F
+
+        actual = ids[part.start + 1 : part.stop + 1]
+        nll = F.cross_entropy(logits, actual, reduction="none")
+        self._sums[window] += nll.double().sum().item()
+
+    def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
+        """Return what was added up of a text; FloatingPointError if a sum is not finite."""
+        finite = np.isfinite(self._sums)
+        if not finite.all():
+            raise FloatingPointError(
+                f"perplexity on {text.corpus} is not finite "
+                f"({int((~finite).sum())} windows of {len(finite)})"
+            )
+        windows, length = text.windows.shape
+        tokens = np.full(windows, length - 1, dtype=np.int64)
+        found = digest(text)
+        return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
+
+
+def digest(text: Text) -> str:
+    """Return 16 hex digits over a text's token ids."""
+    return hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data).hexdigest()[:16]
 
 
 def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None]:
@@ -116,16 +153,6 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
     return whole, None
 
 
-def _window_nll(logits_of: Callable[[Any], Any] | None, hidden: Any, ids: Any) -> float:
-    """Return the sum of one window; `ids` [tokens]. `hidden` [tokens, width]: logits if None."""
-    from torch.nn import functional as F
-
-    vocabulary = (logits_of(hidden[:1]) if logits_of else hidden).shape[-1]
-    rows = max(1, LOGITS_A_SLICE // vocabulary)
-    total = 0.0
-    for first in range(0, len(ids) - 1, rows):
-        some = hidden[:-1][first : first + rows]
-        predicted = (logits_of(some) if logits_of else some).float()
-        actual = ids[1:][first : first + rows]
-        total += F.cross_entropy(predicted, actual, reduction="none").double().sum().item()
-    return total
+def _vocabulary(logits_of: Callable[[Any], Any] | None, hidden: Any) -> int:
+    """Return how many logits a token has; `hidden` holds them if `logits_of` is None."""
+    return int((logits_of(hidden[:1]) if logits_of else hidden).shape[-1])

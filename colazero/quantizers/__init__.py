@@ -13,6 +13,8 @@ UNQUANTIZED = "none"
 WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
 """Quantizers that look at no calibration set: whatever method and seed, they do the same."""
 CUDA_ONLY = frozenset({"auto-gptq"})
+ACT_GROUP_AWARE = frozenset({"onepass", "gptqmodel"})
+"""Quantizers that can order groups by activation."""
 
 
 def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto") -> None:

@@ -12,7 +12,7 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
-    Quantized,
+    Rider,
 )
 from colazero.quantizers import QUANTIZERS
 
@@ -28,7 +28,8 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> Quantized:
+    rider: Rider | None = None,
+) -> QuantizationReport:
     """Quantize as a nested MLflow project; the checkpoint has AutoGPTQ's format (v1).
 
     The seconds are its own: building its environment and starting it are no part of them. Its log
@@ -58,4 +59,4 @@ def quantize(
     seconds = json.loads((out_dir / "seconds.json").read_text())
     (out_dir / "seconds.json").unlink()
     progress(1, 1)
-    return Quantized(QuantizationReport(seconds["quant_time_sec"], seconds["save_time_sec"], []))
+    return QuantizationReport(seconds["quant_time_sec"], seconds["save_time_sec"], [])

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,7 +20,7 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
-    Quantized,
+    Rider,
 )
 from colazero.quantizers import QUANTIZERS
 
@@ -38,14 +37,13 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> Quantized:
+    rider: Rider | None = None,
+) -> QuantizationReport:
     """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
 
     `quant_time_sec` begins after warm-up and covers GPTQModel's load and quantize, not its save.
     """
     import torch
-
-    from colazero.quantizers.on_cpu.replay import nothing_twice
 
     started = time.perf_counter()
     warm_up(device)
@@ -58,30 +56,22 @@ def quantize(
         model = _load(model_dir, settings, device)
         layers = model.model.config.num_hidden_layers
         model.layer_callback = _Layers(progress, layers)
-        with nothing_twice() if device == "cpu" else contextlib.nullcontext():
-            log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
+        log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
-    report = QuantizationReport(
+    return QuantizationReport(
         quantized - begin,
         saved - quantized,
         [_module(row) for row in log["gptq"]],
         warm_up_time_sec,
     )
-    return Quantized(report, in_memory(model))
-
-
-def in_memory(model: Any) -> dict[str, Any] | None:
-    """Return a quantized model's tensors by name; None if GPTQModel keeps some on disk."""
-    tensors: dict[str, Any] = model.model.state_dict()
-    return None if any(tensor.is_meta for tensor in tensors.values()) else tensors
 
 
 def fits_in_memory(model_dir: Path) -> bool:
     """Tell whether the model can stay in main memory while it is quantized.
 
-    If not, GPTQModel writes finished layers to disk, and the cell reads its checkpoint back.
+    If not, GPTQModel writes finished layers to disk.
     """
     weights = [file for kind in ("*.safetensors", "*.bin") for file in model_dir.glob(kind)]
     return 2 * sum(file.stat().st_size for file in weights) < psutil.virtual_memory().available
@@ -178,8 +168,6 @@ def warm_up(device: str) -> None:
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from colazero.quantizers.on_cpu import block_update
-
     size = 64
     config = LlamaConfig(
         hidden_size=size,
@@ -201,29 +189,3 @@ def warm_up(device: str) -> None:
         tokenizer.save_pretrained(folder)
         model = _load(Path(folder), QuantizationSettings(4, 32, False, True, 0.05, True), device)
         model.quantize([{"input_ids": torch.arange(size)[None]}] * 4, batch_size=4)
-        if device == "cpu":
-            block_update.install()
-            _one_thread_a_solver()
-
-
-def _one_thread_a_solver() -> None:
-    """Let each of GPTQModel's solver threads compute alone.
-
-    Several modules are solved at once, each by a loop of small operations. If every one of these
-    is divided among all cores too, the threads spend their time waiting for each other. The
-    forward passes run in the calling thread and keep all cores.
-    """
-    import torch
-    from gptqmodel import DEVICE_THREAD_POOL
-
-    workers = int(os.environ["GPTQMODEL_CPU_WORKERS"])
-    all_here = threading.Barrier(workers, timeout=10)
-
-    def alone() -> None:
-        torch.set_num_threads(1)
-        all_here.wait()
-
-    threads = torch.get_num_threads()
-    for done in [DEVICE_THREAD_POOL.submit("cpu", alone) for _ in range(workers)]:
-        done.result()
-    torch.set_num_threads(threads)

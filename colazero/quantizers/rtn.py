@@ -10,10 +10,10 @@ from colazero.interfaces import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
-    Quantized,
+    Rider,
 )
 from colazero.quantizers import QUANTIZERS
-from colazero.quantizers.gptqmodel import contained, fits_in_memory, in_memory, warm_up
+from colazero.quantizers.gptqmodel import contained, fits_in_memory, warm_up
 
 
 @QUANTIZERS.register("rtn")
@@ -24,7 +24,8 @@ def quantize(
     out_dir: Path,
     device: str,
     progress: Progress,
-) -> Quantized:
+    rider: Rider | None = None,
+) -> QuantizationReport:
     """Round the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
 
     `calibration`, damp and the order of columns play no part. Nothing is scaled or clipped
@@ -61,5 +62,4 @@ def quantize(
         }
         for row in rows
     ]
-    report = QuantizationReport(quantized - begin, saved - quantized, modules)
-    return Quantized(report, in_memory(model))
+    return QuantizationReport(quantized - begin, saved - quantized, modules)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import models
+from colazero import environment, models
 from colazero.errors import UserError
 from colazero.interfaces import Model, TokenPool
 
@@ -128,9 +128,8 @@ def batches(lengths: Sequence[int]) -> list[NDArray[np.int64]]:
 
 
 def _cores() -> int:
-    named = os.environ.get("OMP_NUM_THREADS", "")
     available = len(os.sched_getaffinity(0))
-    return min(available, int(named)) if named.isdecimal() and int(named) else available
+    return min(available, environment.threads() or available)
 
 
 def mean_nll(model: Any, ids: Any, mask: Any) -> Any:

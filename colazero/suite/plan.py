@@ -7,8 +7,8 @@ import math
 import shutil
 import struct
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class Plan:
     reuse: list[str]
     needs: list[Need]
     seconds: float | None
+    why: dict[str, list[str]] = field(default_factory=dict)
+    """Why cells run although others of their parameters are finished: reason → names."""
 
     def text(self) -> str:
         """Return the plan in lines."""
@@ -59,6 +61,7 @@ class Plan:
         for title, names in (("run", self.run), ("reuse", self.reuse)):
             lines.append(f"{len(names)} cells to {title}" + (":" if names else ""))
             lines += [f"  {name}" for name in names]
+        lines += said(self.why)
         lines += [need.sentence() for need in self.needs]
         if self.seconds is None:
             lines.append("time: no finished run of these settings tells")
@@ -78,7 +81,25 @@ def make(config: SuiteConfig, jobs: Sequence[Job], workers: int) -> Plan:
     """
     run, reuse = divide(jobs)
     needed, seconds = needs(config, jobs, run), _seconds(run, workers)
-    return Plan(_names(run), _names(reuse), needed, seconds)
+    return Plan(_names(run), _names(reuse), needed, seconds, why_new(run))
+
+
+def why_new(run: Sequence[Job]) -> dict[str, list[str]]:
+    """Return why cells of `run` are not reused, where others of their parameters are finished."""
+    found: dict[str, list[str]] = {}
+    for job in run:
+        reason = cell.why_new(job.config, job.model)
+        if reason:
+            found.setdefault(reason.partition(", but ")[2], []).append(job.name)
+    return found
+
+
+def said(why: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the reasons in lines, each with the number of cells that it keeps from reuse."""
+    return [
+        f"{len(names)} cells not reused, although finished with the same parameters: {reason}"
+        for reason, names in why.items()
+    ]
 
 
 def _names(jobs: Sequence[Job]) -> list[str]:

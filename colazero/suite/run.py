@@ -32,6 +32,7 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
+    cell.check_keeping(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
@@ -61,10 +62,17 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
             for job in drawn_order(_jobs(config, name, suite, report), source)
         ]
         run, _ = plan.divide(jobs)
+        for line in plan.said(plan.why_new(run)):
+            log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
         Supervisor(config, suite, executor, report).run(jobs)
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
+        log.warning("interrupted; the same command goes on: what is finished is not done again")
+        raise
     finally:
         executor.close()
         _end_open_runs(suite)

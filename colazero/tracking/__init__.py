@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from colazero.tracking.connecting import connect
 from colazero.tracking.log import (
-    EXPERIMENT,
     active_run_id,
     as_text,
-    connect,
     describe,
     find_finished,
     flush,
@@ -19,10 +18,11 @@ from colazero.tracking.log import (
     log_metrics,
     log_params,
     log_quantization,
-    metric_name,
+    newest_finished,
     run,
     set_tags,
 )
+from colazero.tracking.searching import EXPERIMENT
 
 __all__ = [
     "EXPERIMENT",
@@ -41,7 +41,7 @@ __all__ = [
     "log_metrics",
     "log_params",
     "log_quantization",
-    "metric_name",
+    "newest_finished",
     "run",
     "set_tags",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run
@@ -38,6 +40,14 @@ def fetch_artifacts(uri: str, what: str) -> Path:
             f"{uri} cannot be used as {what}: {first_line(error)} (tracking store "
             f"{mlflow.get_tracking_uri()})."
         ) from error
+
+
+def read_json(run: Run, name: str) -> Any:
+    """Return what a run's JSON artifact holds; None if it has none that can be read."""
+    try:
+        return json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
+    except (MlflowException, OSError, ValueError):
+        return None
 
 
 def _param(run: Run, name: str) -> str:

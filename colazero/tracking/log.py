@@ -1,14 +1,12 @@
 """Tracking as the rest of the project sees it: connect, log, find.
 
-Beside this file only `fetching.py`, `runs.py`, `publishing.py` and `records.py` deal with MLflow's
-store.
+Each file beside this one does one thing with MLflow's store.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,39 +16,14 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
+from colazero import environment
 from colazero.config import Settings
-from colazero.errors import UserError, first_line
+from colazero.errors import UserError, first_line, without_credentials
 from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
-from colazero.tracking import provenance, publishing, runs, store
+from colazero.tracking import names, provenance, publishing, runs
 from colazero.tracking.records import Record
-
-EXPERIMENT = "colazero"
-
-
-def connect() -> None:
-    """Make sure that the tracking server answers, and create the store and the experiment.
-
-    They must exist before several processes write. UserError within seconds if a server named by
-    MLFLOW_TRACKING_URI does not answer. Under `mlflow run` its run and experiment are kept.
-    """
-    uri = mlflow.get_tracking_uri()
-    # A server that is away is our own patience's business, which also covers other stores.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    try:
-        store.prepare(uri)
-        if not any(name in os.environ for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")):
-            mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-        else:
-            MlflowClient().search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        hint = ""
-        if getattr(error, "error_code", "") == "UNAUTHENTICATED":
-            hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
-        raise UserError(
-            f"the tracking store {store.shown(uri)!r} cannot be used: {first_line(error)}{hint}"
-        ) from error
+from colazero.tracking.searching import homes, search
 
 
 @contextmanager
@@ -62,7 +35,8 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
     an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
     """
-    new_name = None if run_id or "MLFLOW_RUN_ID" in os.environ else name
+    name = names.of_run(name)
+    new_name = None if run_id or environment.run_id() else name
     tags = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
     opened = runs.patiently(
         mlflow.start_run,
@@ -71,7 +45,8 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
         nested=run_id is not None,
         tags=tags | provenance.environment(),
     )
-    record = Record(opened.info.run_id, mlflow.get_tracking_uri(), runs.owner())
+    store = without_credentials(mlflow.get_tracking_uri())
+    record = Record(opened.info.run_id, store, runs.owner())
     status = "FINISHED"
     _open.append(record)
     try:
@@ -82,7 +57,8 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
         raise
     except Exception as error:
         status = "FAILED"
-        set_tags({"colazero.error": f"{type(error).__name__}: {error}"[:4000]})
+        reason = without_credentials(f"{type(error).__name__}: {error}")
+        set_tags({"colazero.error": reason[:4000]})
         raise
     except BaseException as error:  # Ctrl-C, SIGTERM
         status = "KILLED"
@@ -111,11 +87,13 @@ def _send(record: Record, status: str) -> None:
     try:
         runs.patiently(publishing.publish, record)
     except (MlflowException, OSError) as error:
-        raise UserError(
+        reason = (
             f"the tracking store {record.store!r} did not take the results of run {record.run_id} "
             f"({first_line(error)}). They are in {record.folder}: the next suite on this "
-            "store logs them."
-        ) from error
+            "store logs them; `python -m entrypoints.clean` lists them."
+        )
+        publishing.leave_reason(record, reason)
+        raise UserError(reason) from error
 
 
 def flush() -> None:
@@ -148,10 +126,14 @@ def log_datasets(
     found = _open[-1].datasets
     if calibration is not None and corpus is not None:
         profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
-        found.append(_dataset(corpus.name, calibration.digest, "calibration", profile))
+        found.append(
+            _dataset(names.of_dataset(corpus.name), calibration.digest, "calibration", profile)
+        )
     for result in evaluated:
         profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
-        found.append(_dataset(result.corpus, result.digest, "evaluation", profile))
+        found.append(
+            _dataset(names.of_dataset(result.corpus), result.digest, "evaluation", profile)
+        )
 
 
 def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -> dict[str, str]:
@@ -201,11 +183,15 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
 
     metrics = {"eval_time_sec": evaluation.eval_time_sec}
     for i, result in enumerate(evaluation.perplexities):
-        name = metric_name(result.corpus)
+        name = names.of_corpus(result.corpus)
         metrics |= {f"perplexity.{name}": result.perplexity}
         if i == 0:
             metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+            metrics |= result.distances
+        metrics |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
+        if result.divergence:
+            rows |= {"kl": result.divergence.kl, "agreed": result.divergence.agreed}
         pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
             _open[-1].artifact(f"evaluation/windows_{name}.parquet")
         )
@@ -219,14 +205,9 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         named = {metric_name(key): better for key, better in directions.items()}
         set_tags({"colazero.higher_is_better": json.dumps(named)})
     scores = evaluation.downstream.scores
-    metrics |= {f"downstream.{metric_name(key)}": value for key, value in scores.items()}
+    metrics |= {f"downstream.{names.of_result(key)}": value for key, value in scores.items()}
     log_metrics(metrics)
     return metrics
-
-
-def metric_name(corpus: str) -> str:
-    """Return a corpus's name with only what MLflow and file systems allow in names."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in corpus.removeprefix("file:"))
 
 
 def log_files(folder: Path, artifact_path: str) -> None:
@@ -239,14 +220,22 @@ def find_finished(tag: str, value: str) -> Run | None:
 
     One whose files are no longer whole is passed over.
     """
-    return runs.patiently(_find_finished, f"tags.`{tag}` = '{value}'")
+    return runs.patiently(_find_finished, {tag: value})
 
 
-def _find_finished(condition: str) -> Run | None:
-    experiment = runs.experiment_of(active_run_id())
-    found = runs.search(experiment, f"{condition} and attributes.status = 'FINISHED'")
-    own = (run for run in found if "colazero.source_run" not in run.data.tags)
-    return next((run for run in own if publishing.intact(run)), None)
+def newest_finished(tag: str, value: str) -> Run | None:
+    """Return what `find_finished` does, but also if its files are not whole."""
+    return next(runs.patiently(_finished, {tag: value}), None)
+
+
+def _find_finished(tags: Mapping[str, str]) -> Run | None:
+    return next((run for run in _finished(tags) if publishing.intact(run)), None)
+
+
+def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
+    experiments = homes(runs.experiment_of(active_run_id()))
+    found = search(experiments, tags=tags, status="FINISHED")
+    return (run for run in found if "colazero.source_run" not in run.data.tags)
 
 
 def describe(markdown: str) -> None:
@@ -255,8 +244,8 @@ def describe(markdown: str) -> None:
 
 
 def set_tags(tags: Mapping[str, str]) -> None:
-    """Set tags on the open run."""
-    _open[-1].tags.update(tags)
+    """Set tags on the open run; credentials in them are left out."""
+    _open[-1].tags.update({name: without_credentials(value) for name, value in tags.items()})
 
 
 def log_metrics(metrics: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from colazero import __version__
 from colazero.digests import of_file
+from colazero.environment import code_of_suite
 
 LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,14 +27,16 @@ def environment() -> dict[str, str]:
 
 @lru_cache
 def git_state() -> dict[str, str]:
-    """Return the commit of the code and whether the working tree differs from it.
+    """Return the commit of the code and whether the working tree differs from it: for people.
 
-    As it was at the first call: what was imported does not change when a file does.
+    Whether a result is reused `colazero.context` decides, by the files that a run imports. As it
+    was at the first call: what was imported does not change when a file does.
     `colazero.git_dirty` is `false`, or the digest of the differences. Without git: `unknown`.
     A worker that got its code from a suite on another machine is told by COLAZERO_CODE.
     """
-    if "COLAZERO_CODE" in os.environ:
-        return dict(json.loads(os.environ["COLAZERO_CODE"]))
+    told = code_of_suite()
+    if told is not None:
+        return told
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -50,13 +53,6 @@ def git_state() -> dict[str, str]:
         return {"colazero.git_commit": "unknown", "colazero.git_dirty": "unknown"}
     dirty = hashlib.sha256(changes).hexdigest()[:12] if changes else "false"
     return {"colazero.git_commit": commit, "colazero.git_dirty": dirty}
-
-
-def code_context() -> dict[str, str]:
-    """Return the versions that decide a result: libraries, and the state of a changed work tree."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "gptqmodel")}
-    dirty = git_state()["colazero.git_dirty"]
-    return libraries | {"colazero": __version__} | ({} if dirty == "false" else {"dirty": dirty})
 
 
 def manifest(checkpoint: Path) -> dict[str, str]:

@@ -21,11 +21,14 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero.errors import first_line
-from colazero.tracking import records, runs
+from colazero.errors import first_line, without_credentials
+from colazero.tracking import names, records, runs
 from colazero.tracking.records import Record
 
 log = logging.getLogger(__name__)
+
+FREED = "colazero.model_freed"
+"""The tag of a run whose model was removed to make room."""
 
 
 def publish(record: Record) -> None:
@@ -63,6 +66,16 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
         client.log_inputs(record.run_id, datasets=[_dataset(**d) for d in record.datasets])
 
 
+def leave_reason(record: Record, reason: str) -> None:
+    """Tell a run why its results are not in the store, and of them what it takes: the numbers."""
+    client, shown = MlflowClient(), without_credentials(reason)[:4000]
+    try:
+        client.set_tag(record.run_id, "colazero.error", shown)
+        send_values(record, client.get_run(record.run_id))
+    except (MlflowException, OSError) as error:
+        log.warning("run %s lacks its numbers: %s", record.run_id, first_line(error))
+
+
 def _dataset(name: str, digest: str, context: str, profile: str) -> DatasetInput:
     source = json.dumps({"corpus": name})
     dataset = Dataset(name, digest, "colazero", source, profile=profile)
@@ -81,7 +94,7 @@ def _send_model(record: Record, run: Run) -> str | None:
             client.delete_logged_model(half.model_id)
         model_id = client.create_logged_model(
             experiment,
-            name=record.model["name"],
+            name=names.of_model(record.model["name"]),
             source_run_id=record.run_id,
             model_type="gptq",
             tags={"base_model": record.model["base"]},
@@ -110,7 +123,11 @@ def intact(run: Run) -> bool:
             raise
         damaged = [first_line(error)]
     if damaged:
-        log.warning("run %s is not reused, files are damaged: %s", run.info.run_id, damaged)
+        where = without_credentials(run.info.artifact_uri)
+        log.warning(
+            *("run %s is not reused, files are damaged or gone: %s (looked in %s)",),
+            *(run.info.run_id, ", ".join(damaged), where),
+        )
     return not damaged
 
 
@@ -131,6 +148,8 @@ def _damaged(run: Run) -> list[str]:
     for output in run.outputs.model_outputs if run.outputs else []:
         listed = client.list_logged_model_artifacts(output.model_id)
         there |= {f"model/{file.path}": file.file_size for file in listed}
+    if FREED in run.data.tags:  # its model was given up, its numbers are good
+        manifest = {name: v for name, v in manifest.items() if not name.startswith("model/")}
     return sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)
 
 
@@ -153,7 +172,7 @@ def settle(run_id: str) -> Run | None:
 
 def recover(experiment: str) -> None:
     """Put right what processes left that are gone: send what they had sealed, end their runs."""
-    store = mlflow.get_tracking_uri()
+    store = without_credentials(mlflow.get_tracking_uri())
     for record in records.left_behind():
         if record.store != store or runs.owner_alive(record.owner):
             continue

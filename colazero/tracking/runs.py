@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -17,8 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
-from colazero.errors import UserError, first_line
-from colazero.tracking import store
+from colazero import environment
+from colazero.errors import UserError, first_line, without_credentials
+from colazero.tracking.searching import homes, search
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ PERMANENT = (
     *("BAD_REQUEST", "INVALID_STATE"),
 )
 """MLflow's error codes that no waiting will cure."""
+
+ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
 
 T = TypeVar("T")
 
@@ -76,8 +79,7 @@ def alive(run: Run) -> bool:
     """
     name = run.data.tags.get("colazero.owner")
     if name is None:
-        launched = "mlflow.project.entryPoint" in run.data.tags
-        return not launched or time.time() - run.info.start_time / 1000 < 3600
+        return not _launched(run) or time.time() - run.info.start_time / 1000 < 3600
     here = owner_alive(name)
     if here is not None:
         return here
@@ -86,6 +88,12 @@ def alive(run: Run) -> bool:
     if suite is None or suite.info.status != "RUNNING":
         return False
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
+
+
+def _launched(run: Run) -> bool:
+    """Tell whether `mlflow run` made a run for a program of this project, and not of another."""
+    ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
+    return ours and bool({"preset", "suite"} & run.data.params.keys())
 
 
 def cared_for(run: Run) -> bool:
@@ -110,7 +118,7 @@ def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
 
     `call` must do no harm when it is repeated. What the store will never take is raised at once.
     """
-    patience = 60 * float(os.environ.get("COLAZERO_PATIENCE", "30"))
+    patience = environment.patience()
     deadline, pause = time.monotonic() + patience, 1.0
     while True:
         try:
@@ -154,7 +162,7 @@ def log_params(run_id: str, params: Mapping[str, str]) -> None:
 
 def children(suite: str) -> list[Run]:
     """Return all runs below a suite's."""
-    return list(search(experiment_of(suite), f"tags.mlflow.parentRunId = '{suite}'"))
+    return list(search([experiment_of(suite)], tags={"mlflow.parentRunId": suite}))
 
 
 def end(run_id: str, status: str, reason: str) -> Run | None:
@@ -167,7 +175,7 @@ def end(run_id: str, status: str, reason: str) -> Run | None:
     run = client.get_run(run_id)
     if run.info.status == "FINISHED":
         return run
-    client.set_tag(run_id, "colazero.error", reason)
+    client.set_tag(run_id, "colazero.error", without_credentials(reason))
     client.set_terminated(run_id, status)
     return None
 
@@ -184,14 +192,19 @@ def give_up(run_id: str, reason: str) -> Run | None:
         return None
 
 
-def bury_the_dead(experiment: str) -> list[str]:
-    """End as KILLED all open runs of an experiment that nobody cares for; return their names."""
+def the_dead(experiment: str) -> list[Run]:
+    """Return all open runs that nobody cares for."""
     opened = [
         run
         for status in ("RUNNING", "SCHEDULED")
-        for run in search(experiment, f"attributes.status = '{status}'")
+        for run in search(homes(experiment), status=status)
     ]
-    dead = [run for run in opened if not cared_for(run)]
+    return [run for run in opened if not cared_for(run)]
+
+
+def bury_the_dead(experiment: str) -> list[str]:
+    """End as KILLED all open runs that nobody cares for; return their names."""
+    dead = the_dead(experiment)
     for run in dead:
         end(run.info.run_id, "KILLED", "its process was gone when a later suite looked")
     return [str(run.info.run_name) for run in dead]
@@ -212,24 +225,13 @@ def claim(
     client = MlflowClient()
     mine = {tag: value, **(more or {})}
     client.log_batch(run_id, tags=[RunTag(*item) for item in mine.items()])
-    experiment = experiment_of(run_id)
+    experiments = homes(experiment_of(run_id))
     for name in filter(None, (tag, wider)):
-        held = f"tags.`{name}` = '{value}' and attributes.status = 'RUNNING'"
-        if any(run.info.run_id != run_id and alive(run) for run in search(experiment, held)):
+        held = search(experiments, tags={name: value}, status="RUNNING")
+        if any(run.info.run_id != run_id and alive(run) for run in held):
             for given in mine:
                 client.delete_tag(run_id, given)
             raise Claimed
-
-
-def search(experiment: str, condition: str) -> Iterator[Run]:
-    """Yield all runs of an experiment that meet a condition, those that began last first."""
-    client, token = MlflowClient(), None
-    while True:
-        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def get(run_id: str) -> Run | None:
@@ -244,13 +246,13 @@ def get(run_id: str) -> Run | None:
 
 def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
     """Return method → total_time_sec of the finished cells of an experiment with these params."""
-    conditions = [f"params.{name} = '{value}'" for name, value in params.items()]
-    conditions += ["tags.`colazero.kind` = 'cell'", "attributes.status = 'FINISHED'"]
     times: dict[str, list[float]] = {}
-    for run in search(experiment, " and ".join(conditions)):
+    cells = {"colazero.kind": "cell"}
+    for run in search(homes(experiment), tags=cells, params=params, status="FINISHED"):
         if "colazero.source_run" not in run.data.tags:
-            seconds = run.data.metrics["total_time_sec"]
-            times.setdefault(run.data.params["method"], []).append(seconds)
+            seconds = run.data.metrics.get("total_time_sec")
+            if seconds is not None:
+                times.setdefault(run.data.params["method"], []).append(seconds)
     return times
 
 
@@ -273,13 +275,11 @@ def leave_proof(suite: str, about: dict[str, Any]) -> None:
 
 def refuse_unless_shared(suite: str) -> None:
     """Raise UserError unless this process sees the suite's run, and its artifacts, in the store."""
-    uri = store.shown(mlflow.get_tracking_uri())
+    uri = mlflow.get_tracking_uri()
     try:
         names = [file.path for file in MlflowClient().list_artifacts(suite)]
     except (MlflowException, OSError) as error:
-        raise UserError(
-            f"it cannot use the tracking store {uri!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise UserError(f"it cannot use the tracking store {uri!r}: {first_line(error)}") from error
     if PROOF not in names:
         raise UserError(
             f"it sees no artifacts of the suite: the store {uri!r} keeps them where this machine "

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
-import urllib.request
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from colazero.errors import UserError, first_line
+from colazero.tracking import uris
+from colazero.tracking.uris import DATABASE_SERVERS, SERVERS
 
-SQLITE = "sqlite:///"
-SERVERS = ("http", "https", "databricks")
-DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+LOCK_SEC = 10.0
+"""How long another process may take to put a store's file in its place."""
 
 
 def refuse_unshareable(*, several_machines: bool = False) -> None:
@@ -33,62 +33,62 @@ def refuse_unshareable(*, several_machines: bool = False) -> None:
         "Name a tracking server (http://HOST:PORT, started with mlflow server) or a database "
         "server (postgresql://…) in MLFLOW_TRACKING_URI"
     )
-    if _in_memory(uri):
+    if uris.in_memory(uri):
         raise UserError(
             f"the tracking store {uri} is kept in memory, where the workers of a suite cannot "
             f"reach it. {ways}, or a file: sqlite:///mlflow.db."
         )
-    if _kind(uri) == "sqlite" and several_machines:
+    if uris.kind(uri) == "sqlite" and several_machines:
         raise UserError(
             f"the tracking store {uri} is a file of this machine, and the suite would run on "
             f"several. {ways}."
         )
-    if _kind(uri) not in (*SERVERS, *DATABASE_SERVERS, "sqlite"):
+    if uris.kind(uri) not in (*SERVERS, *DATABASE_SERVERS, "sqlite"):
         raise UserError(
-            f"the tracking store {shown(uri)} is neither a server nor a database, and several "
+            f"the tracking store {uri} is neither a server nor a database, and several "
             f"processes write to it. {ways}, or a file: sqlite:///mlflow.db."
         )
 
 
 def prepare(uri: str) -> None:
     """Make sure that a server answers; create a file's schema, whole or not at all."""
-    if uri.startswith(("http://", "https://")):
+    if uris.kind(uri) in ("http", "https"):
         _check_server(uri)
-    elif _kind(uri) in DATABASE_SERVERS:
+    elif uris.kind(uri) in DATABASE_SERVERS:
         create_engine(uri).connect().close()  # at once; MLflow would try for minutes
-    elif uri.startswith(SQLITE) and not _in_memory(uri):
-        _create(Path(uri.removeprefix(SQLITE)))
+    elif file := uris.sqlite_file(uri):
+        _create(file)
 
 
-def shown(uri: str) -> str:
-    """Return a store's URI as it may be shown: without a password."""
-    try:
-        return make_url(uri).render_as_string(hide_password=True)
-    except ArgumentError:
-        return uri
-
-
-def _kind(uri: str) -> str:
-    """Return `postgresql` of `postgresql+psycopg://…`."""
-    return uri.partition(":")[0].partition("+")[0]
-
-
-def _in_memory(uri: str) -> bool:
-    return uri in ("sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:")
+def refuse_missing(uri: str) -> None:
+    """Raise UserError if a store is a file that is not there: what only reads creates none."""
+    file = uris.sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise UserError(
+            f"there is no tracking store: looked for {file.absolute()}. Name the one to read in "
+            "MLFLOW_TRACKING_URI, or go to the folder in which the runs were made."
+        )
 
 
 def _check_server(uri: str) -> None:
+    """Ask a server as MLflow's client does, with the credentials and certificates it is given."""
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=5):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers, and whether it lets us in the client will tell
-    except (OSError, ValueError) as error:
+        how = {"max_retries": 0, "timeout": 5, "raise_on_status": False}
+        known = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
+        http_request(known, "/health", "GET", **how)  # type: ignore[no-untyped-call]
+    except (MlflowException, OSError, ValueError) as error:
         raise UserError(
-            f"the tracking server {uri} does not answer ({getattr(error, 'reason', error)}). Start "
+            f"the tracking server {uri} does not answer ({_reason(error)}). Start "
             "it (mlflow server), or set MLFLOW_TRACKING_URI to one that runs; without it the "
             "results go to ./mlflow.db."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what lies at the bottom of a chain of errors, such as `Connection refused`."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return first_line(error)
 
 
 def _create(file: Path) -> None:
@@ -101,17 +101,47 @@ def _create(file: Path) -> None:
         return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        MlflowClient(f"{SQLITE}{draft}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another process was faster
-            os.link(draft, file)
+        MlflowClient(uris.of_sqlite(draft)).search_experiments(max_results=1)
+        _put(draft, file)
     finally:
-        draft.unlink(missing_ok=True)
+        for ending in ("", "-journal", "-wal", "-shm"):
+            draft.with_name(draft.name + ending).unlink(missing_ok=True)
+
+
+def _put(draft: Path, file: Path) -> None:
+    """Give the draft the file's name unless another process was faster.
+
+    A hard link does both at once. Some file systems have none (exFAT, mounted drives): there the
+    file is renamed while a folder, which only one process can create, keeps others from it.
+    """
+    try:
+        os.link(draft, file)
+        return
+    except FileExistsError:
+        return
+    except OSError:
+        pass
+    lock, deadline = file.with_name(f".{file.name}.lock"), time.monotonic() + LOCK_SEC
+    while True:
+        with suppress(FileExistsError):
+            lock.mkdir()
+            break
+        if file.exists():
+            return
+        if time.monotonic() > deadline:  # whoever made it was killed just then
+            with suppress(OSError):
+                lock.rmdir()
+        time.sleep(0.05)
+    try:
+        if not file.exists():
+            os.replace(draft, file)
+    finally:
+        lock.rmdir()
 
 
 def artifact_folder() -> Path | None:
     """Return where the open run's artifacts are kept; None if that is no local folder."""
-    uri = mlflow.get_artifact_uri()
-    return Path(uri.removeprefix("file://")) if uri.startswith(("/", "file:/")) else None
+    return uris.local_folder(mlflow.get_artifact_uri())
 
 
 def write_now(value: object, name: str) -> None:

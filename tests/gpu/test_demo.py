@@ -26,8 +26,9 @@ def quantized(folder: Path) -> tuple[str, float]:
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     calibration, _ = pipeline.calibrate(config, model)
-    done = pipeline.quantize(config, model, calibration, folder, lambda *_: None)
-    evaluation = pipeline.evaluate(config, model, folder, lambda *_: None, done.tensors)
+    rider = pipeline.evaluator(config, model)
+    pipeline.quantize(config, model, calibration, folder, lambda *_: None, rider)
+    evaluation = pipeline.evaluate(config, model, folder, lambda *_: None, rider)
     pipeline.verify(config, model, folder, evaluation)
     digest = provenance.weights_digest(provenance.manifest(folder))
     return digest, evaluation.perplexities[0].perplexity

@@ -35,9 +35,10 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     config = pipeline.resolve(config, model)
     assert config.group_size == 64
     calibration, _ = pipeline.calibrate(config, model)
-    done = pipeline.quantize(config, model, calibration, tmp_path / "q", lambda *_: None)
-    assert len(done.report.modules) == 210
-    evaluation = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None, done.tensors)
+    rider = pipeline.evaluator(config, model)
+    report = pipeline.quantize(config, model, calibration, tmp_path / "q", lambda *_: None, rider)
+    assert len(report.modules) == 210
+    evaluation = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None, rider)
     assert pipeline.verify(config, model, tmp_path / "q", evaluation) > 0
     quantized = evaluation.perplexities[0]
 

@@ -9,23 +9,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
-GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "colazero"}
+GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "environment"}
+GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
 ROOMS: dict[str, set[str]] = {
     "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
     | {"analysis.reading", "analysis.summary", "analysis.report"},
     "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"},
-    "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora"},
+    "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
-    "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
+    "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"}
+    | {"blocks"},
     # A set's picture shows the features that its method clusters, in the style of the report.
     "calibration": {"selection", "corpora", "analysis.report"},
-    "quantizers": set(),
+    "quantizers": {"blocks", "gptq"},
+    "gptq": set(),
+    "blocks": {"gptq", "models"},
     # Some methods look at what a model computes.
     "selection": {"evaluation", "corpora", "models"},
-    "evaluation": {"corpora", "models"},
+    "evaluation": {"blocks", "gptq", "corpora", "models"},
     "corpora": {"models"},
     "models": set(),
     "config": set(),
@@ -34,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "cache": set(),
     "digests": set(),
     "errors": set(),
+    "environment": set(),
     "colazero": set(),
     "analysis.reading": {"errors"},
     "analysis.stats": set(),

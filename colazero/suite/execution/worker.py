@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from colazero.config import RunConfig
-from colazero.errors import UserError
+from colazero.errors import DiscreetFormatter, UserError
 from colazero.interfaces import Model, Progress
 from colazero.suite.execution import Event, Job
 
@@ -118,7 +118,9 @@ def quieten() -> None:
     """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -132,7 +134,8 @@ def die_with_parent() -> None:
 def main() -> None:
     """Do the jobs that come on stdin."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the suite's process to answer
+    for number in (signal.SIGINT, signal.SIGHUP):  # for the suite's process to answer
+        signal.signal(number, signal.SIG_IGN)
     quieten()
     jobs: SimpleQueue[Job] = SimpleQueue()
     with _own_channel() as send:

@@ -12,14 +12,20 @@ import pytest
 
 from entrypoints import _interrupts
 
-BOTH = [(signal.SIGTERM, _interrupts.Terminated), (signal.SIGINT, KeyboardInterrupt)]
+BOTH = [
+    (signal.SIGTERM, _interrupts.Terminated),
+    (signal.SIGHUP, _interrupts.Terminated),
+    (signal.SIGINT, KeyboardInterrupt),
+]
 
 
 @pytest.fixture(autouse=True)
 def _installed() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number, _ in BOTH}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     _interrupts.install()
+    _interrupts.begin()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -73,16 +79,47 @@ def test_a_call_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps == ["one"]
 
 
-def test_the_way_out_is_not_terminated_again_but_a_second_ctrl_c_breaks_it_off() -> None:
-    for number, error in BOTH:
-        with pytest.raises(error):
-            os.kill(os.getpid(), number)
-    os.kill(os.getpid(), signal.SIGTERM)
+@pytest.mark.parametrize(("number", "error"), BOTH)
+def test_the_way_out_is_broken_off_by_a_second_ctrl_c_alone(
+    number: int, error: type[BaseException]
+) -> None:
+    with pytest.raises(error):
+        os.kill(os.getpid(), number)
+    for later in (signal.SIGTERM, signal.SIGHUP):  # as `mlflow run` and a closing terminal do
+        os.kill(os.getpid(), later)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_what_the_shell_ignores_stays_ignored() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def test_what_still_waits_when_the_clean_up_begins_never_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C reaches us and `mlflow run`, whose SIGTERM comes while ours waits for MLflow."""
+    monkeypatch.setattr(_interrupts, "AGAIN_SEC", 0.2)
+    steps: list[str] = []
+    inside("mlflow.tracking", signal.SIGINT, steps)
+    with pytest.raises(_interrupts.Terminated):
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+
+
+def test_what_comes_while_libraries_are_imported_waits_for_the_program() -> None:
     _interrupts.install()
-    os.kill(os.getpid(), signal.SIGINT)
+    steps: list[str] = []
+    inside("colazero.config", signal.SIGTERM, steps)
+    assert steps == ["one", "two"]
+
+    def program() -> None:
+        _interrupts.begin()
+        time.sleep(5)
+
+    with pytest.raises(_interrupts.Terminated):
+        program()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_the_shell_ignores_stays_ignored(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    _interrupts.install()
+    _interrupts.begin()
+    os.kill(os.getpid(), number)

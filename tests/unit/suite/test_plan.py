@@ -37,6 +37,7 @@ class Suite:
         self.finished: set[str] = set()
         patch.setattr(tracking, "find_finished", lambda _, key: key in self.finished or None)
         patch.setattr(plan.store, "artifact_folder", lambda: model)
+        patch.setattr(tracking, "newest_finished", lambda *_: None)
 
     def finish(self, *names: str) -> None:
         self.finished |= {cell.key_of(j.config, j.model) for j in self.jobs if short(j) in names}

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.config import RunConfig, canonical_key
+from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.tracking import provenance, publishing, records, runs
 
@@ -169,15 +169,6 @@ def test_a_dirty_tree_is_marked_with_what_differs(
     git("stash", "-u", "-q")
     assert state()["colazero.git_dirty"] == "false"
     provenance.git_state.cache_clear()
-
-
-def test_a_dirty_tree_has_keys_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = set()
-    for dirty in ("false", "0123456789ab", "ba9876543210"):
-        state = {"colazero.git_commit": "c", "colazero.git_dirty": dirty}
-        monkeypatch.setattr(provenance, "git_state", lambda state=state: state)
-        keys.add(canonical_key(RunConfig(), **provenance.code_context()))
-    assert len(keys) == 3
 
 
 def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished(

@@ -10,11 +10,12 @@ from typing import Any
 import mlflow
 import pytest
 import requests
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
 from colazero.config import RunConfig
+from colazero.errors import UserError
 from colazero.tracking import publishing, records, runs
 from colazero.tracking.records import Record
 
@@ -88,6 +89,51 @@ def test_sending_that_broke_off_anywhere_is_completed_once(
     publishing.recover(store.get_run(record.run_id).info.experiment_id)
     assert_there_once(store, record.run_id)
     assert not record.folder.exists()
+
+
+def test_a_record_with_a_name_that_the_store_refuses_is_sent_under_another(
+    store: MlflowClient, tmp_path: Path
+) -> None:
+    record = sealed(store, tmp_path)
+    record.model.update(name="tiny-0.1b__mymod:last__seed1")  # as earlier versions sealed it
+    record.seal("FINISHED")
+    publishing.recover(store.get_run(record.run_id).info.experiment_id)
+    assert_there_once(store, record.run_id)
+
+
+def test_a_run_whose_results_the_store_refuses_has_their_numbers_and_the_reason(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise MlflowException("Invalid model name", error_code=INVALID_PARAMETER_VALUE)
+
+    def cell() -> None:
+        with tracking.run("refused", "cell"):
+            tracking.log_metrics({"perplexity": 30.5})
+            tracking.log_checkpoint(tmp_path, {}, "a", "b")
+
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_logged_model", refuses)
+        with pytest.raises(UserError, match="did not take the results"):
+            cell()
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    (refused,) = store.search_runs([experiment], "attributes.run_name = 'refused'")
+    run_id = refused.info.run_id
+    run = store.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.metrics == {"perplexity": 30.5}
+    assert "Invalid model name" in run.data.tags["colazero.error"]
+    store.set_tag(run_id, "colazero.owner", DEAD)
+    record = records.read(run_id)
+    assert record is not None
+    record.owner = DEAD
+    record._write()
+    publishing.recover(run.info.experiment_id)
+    run = store.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert "colazero.error" not in run.data.tags
+    assert [m.value for m in store.get_metric_history(run_id, "perplexity")] == [30.5]
 
 
 def test_a_record_that_is_not_whole_is_never_sent(store: MlflowClient, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -122,3 +126,150 @@ def test_a_worker_with_another_store_is_refused(tmp_path: Path, use: Callable[[s
     use("sqlite:///two.db")
     with pytest.raises(UserError, match="cannot use the tracking store"):
         runs.refuse_unless_shared(suite)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """HOST:PORT of a server that answers those who know the password, and others with 401."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers.get("Authorization", "").startswith("Basic ")
+            self.send_response(200 if known else 401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{made.server_port}"
+        made.shutdown()
+
+
+@pytest.mark.parametrize("who", ["", "user:SECRET@", "user:p%40SECRET@", "SECRET@"])
+def test_a_server_that_lives_is_not_called_dead(server: str, who: str) -> None:
+    store.prepare(f"http://{who}{server}")
+
+
+@pytest.mark.parametrize("who", ["user:SECRET@", "SECRET@"])
+def test_of_a_server_that_is_away_no_credentials_are_shown(who: str) -> None:
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9.* does not answer") as caught:
+        store.prepare(f"http://{who}127.0.0.1:9")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["EPERM", "ENOTSUP", "EMLINK", "ENOSYS"])
+def test_a_file_system_without_hard_links_takes_a_store(
+    name: str, use: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(os, "link", refuses)
+    (tmp_path / "draft").write_text("mine")
+    store._put(tmp_path / "draft", tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "mine"
+    (tmp_path / "other").write_text("later")
+    store._put(tmp_path / "other", tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "mine", "the one that was there first"
+    assert {file.name for file in tmp_path.iterdir()} == {"mlflow.db", "other"}
+
+
+def test_of_many_that_put_a_store_without_hard_links_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    seen: list[str] = []
+
+    def put(number: int) -> None:
+        draft = tmp_path / f"draft{number}"
+        draft.write_text(str(number))
+        store._put(draft, tmp_path / "mlflow.db")
+        seen.append((tmp_path / "mlflow.db").read_text())
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(seen)) == 1
+    assert len(seen) == 20
+
+
+def test_a_lock_whose_owner_was_killed_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuses)
+    monkeypatch.setattr(store, "LOCK_SEC", 0.2)
+    (tmp_path / ".mlflow.db.lock").mkdir()
+    (tmp_path / "draft").write_text("mine")
+    store._put(tmp_path / "draft", tmp_path / "mlflow.db")
+    assert (tmp_path / "mlflow.db").read_text() == "mine"
+
+
+def test_a_store_is_made_in_a_folder_with_a_space_and_an_umlaut_and_read_from_anywhere(
+    tmp_path: Path,
+    use: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "my projects" / "Prüfung"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    # as MLflow names the store if nobody does
+    use(f"sqlite:///{tmp_path}/my%20projects/Pr%C3%BCfung/mlflow.db?timeout=60")
+    with pytest.raises(UserError, match=r"no tracking store: looked for .*Prüfung/mlflow\.db"):
+        tracking.connect(reading=True)
+    assert list(folder.iterdir()) == []
+    tracking.connect()
+    with tracking.run("a", "cell"):
+        kept = store.artifact_folder()
+        assert kept is not None
+        assert kept.is_relative_to(folder)
+        tracking.log_json({}, "result.json")
+    assert (kept / "result.json").exists()
+    assert {file.name for file in folder.iterdir()} == {"mlflow.db", "mlruns"}
+
+    caplog.clear()
+    tracking.connect()
+    assert caplog.text == ""
+    (folder / "mlruns").rename(tmp_path / "moved")
+    tracking.connect()
+    assert f"looked for in {folder}/mlruns" in caplog.text
+    assert "was moved" in caplog.text
+
+
+@pytest.mark.parametrize("reading", [False, True])
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("MLFLOW_RUN_ID", "run"), ("MLFLOW_EXPERIMENT_ID", "experiment")],
+)
+def test_what_the_environment_names_must_be_in_the_store(
+    name: str,
+    what: str,
+    reading: bool,
+    use: Callable[[str], None],
+    shared_store: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(shared_store.tracking_uri)
+    for value in ("0123456789abcdef0123456789abcdef", "99", "o'neil/..", "x" * 300):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(UserError) as caught:
+            tracking.connect(reading=reading)
+        assert str(caught.value).startswith(f"{name}={value!r} in the environment")
+        assert f"has no such {what}" in str(caught.value)
+    if what == "experiment":
+        gone = shared_store.create_experiment(f"deleted {reading}")
+        shared_store.delete_experiment(gone)
+        monkeypatch.setenv(name, gone)
+        with pytest.raises(UserError, match="has no such experiment"):
+            tracking.connect(reading=reading)

@@ -1,0 +1,15 @@
+"""What the blocks do not take, said in one sentence."""
+
+from __future__ import annotations
+
+from colazero.errors import UserError
+
+
+class Refused(UserError):
+    """A model that cannot be run a block at a time: `why` is the reason, without the advice."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(
+            f"the model cannot be quantized a block at a time: {why}. Use quantizer=gptqmodel."
+        )

@@ -1,0 +1,145 @@
+"""A model that is run a block at a time: begin, advance, and from the last block to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero.blocks.record import Call, Form, embed, first, learn_form, parted, record, run
+from colazero.blocks.refusal import Refused
+from colazero.blocks.skeleton import build, decoder_blocks, fill_rest, holding
+from colazero.blocks.weights import Weights
+
+SHARE_OF_DEVICE = 0.5
+"""Of a GPU's free memory, for hidden states; what does not fit stays in pinned main memory."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Windows on their way through the blocks.
+
+    `ids`: token ids [windows, tokens]; `hidden`: what the next block gets, [windows, tokens,
+    width]; `batches`: the windows that are run together.
+    """
+
+    ids: Any
+    hidden: Any
+    batches: list[slice]
+
+
+def batches(windows: int, at_once: int, alone: int = 0) -> list[slice]:
+    """Divide windows into batches of `at_once`, the first `alone` of them by themselves."""
+    starts = [*range(min(alone, windows)), *range(min(alone, windows), windows, at_once)]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], windows], strict=True)]
+
+
+class Sequence:
+    """A causal language model of which one block at a time has weights. Inference only."""
+
+    def __init__(self, model_dir: Path, device: str, dtype: Any) -> None:
+        import torch
+
+        self.device, self.dtype = device, dtype
+        self.model = build(model_dir, dtype)
+        self.name, self.blocks = decoder_blocks(self.model)
+        self.weights = Weights(model_dir, self.model)
+        fill_rest(self.model, self.name, self.weights, device, dtype)
+        for index, block in enumerate(self.blocks):
+            for name in (self.at(index, own) for own, _ in block.named_parameters()):
+                if name not in self.weights:
+                    raise Refused(f"its files have no weight {name!r}")
+        self._calls: dict[tuple[int, int], list[Call]] = {}
+        with self.filled(0), torch.no_grad():
+            ids = torch.arange(8, device=device)[None]
+            self._form: Form = learn_form(self.model, self.blocks, ids)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def at(self, index: int, name: str) -> str:
+        """Return the name in the model of what a block calls `name`."""
+        return f"{self.name}.{index}.{name}"
+
+    @contextmanager
+    def filled(self, index: int, leave: Callable[[str], bool] = lambda _: False) -> Iterator[Any]:
+        """Yield a block that holds its weights on the device meanwhile, but those to `leave`."""
+        block = self.blocks[index]
+        names = {name: self.at(index, name) for name in block.state_dict() if not leave(name)}
+        tensors = {
+            name: self.weights.dense(known, self.device, self.dtype)
+            for name, known in names.items()
+            if known in self.weights
+        }
+        with holding(block, tensors):
+            del tensors
+            yield block
+
+    def begin(self, windows: NDArray[Any], at_once: int, alone: int = 0) -> Stream:
+        """Return windows of token ids [windows, tokens] before the first block.
+
+        `at_once` of them are run together, the first `alone` by themselves.
+        """
+        import torch
+
+        ids = torch.from_numpy(np.ascontiguousarray(windows, dtype=np.int64))
+        parts = batches(len(ids), at_once, alone)
+        hidden = None
+        with torch.no_grad():
+            for part in parts:
+                some = ids[part].to(self.device)
+                key = (len(some), some.shape[1])
+                if key not in self._calls:
+                    found, self._calls[key] = record(self.model, self.blocks, some, self._form)
+                else:
+                    found = embed(self.model, self.blocks, some)
+                if hidden is None:
+                    hidden = self._room((len(ids), *found.shape[1:]), found.dtype)
+                hidden[part] = found
+        return Stream(ids, hidden, parts)
+
+    def _room(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return space for hidden states: on the device if it fits there."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return torch.empty(shape, dtype=dtype, device=self.device)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        fits = int(np.prod(shape)) * dtype.itemsize <= SHARE_OF_DEVICE * free
+        where: dict[str, Any] = {"device": self.device} if fits else {"pin_memory": True}
+        return torch.empty(shape, dtype=dtype, **where)
+
+    def run_block(self, index: int, stream: Stream, part: slice) -> None:
+        """Run a block, which must be filled, on one batch of the stream."""
+        hidden = stream.hidden[part].to(self.device, non_blocking=True)
+        call = self._calls[(len(hidden), hidden.shape[1])][index]
+        stream.hidden[part] = first(call(self.blocks[index], hidden))
+
+    def advance(self, index: int, stream: Stream) -> None:
+        """Run a block, which must be filled, on all windows of the stream."""
+        import torch
+
+        with torch.no_grad():
+            for part in stream.batches:
+                self.run_block(index, stream, part)
+
+    def logits(self, hidden: Any, ids: Any) -> Any:
+        """Return the logits [tokens, vocabulary] of last hidden states [tokens, width].
+
+        `ids` [tokens] are the tokens there, for models that look at them again at their end. Any
+        slice of a window will do: norm, head and cap look at one token at a time.
+        """
+        last = hidden.to(self.device)[None]
+
+        def act(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self._form(last if index == 0 else parted(args, kwargs)[0])
+
+        import torch
+
+        with torch.no_grad():
+            return run(self.model, self.blocks, ids.to(self.device)[None], act).logits[0]

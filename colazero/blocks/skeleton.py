@@ -1,0 +1,100 @@
+"""A model's modules without their weights, and what of them is a decoder block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from colazero.blocks.refusal import Refused
+from colazero.blocks.weights import Weights
+
+
+def build(model_dir: Path, dtype: Any) -> Any:
+    """Return the causal language model of a directory's config in evaluation mode.
+
+    Its parameters are on the meta device and take no memory; buffers, which may be computed and
+    stored nowhere, are real.
+    """
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model_dir)
+    config.__dict__.pop("quantization_config", None)
+    with init_empty_weights(include_buffers=False), torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    return model.eval()
+
+
+def decoder_blocks(model: Any) -> tuple[str, list[Any]]:
+    """Return the name of the list of decoder blocks, and the blocks.
+
+    It is the list of modules, in no other list, that holds most of the model's parameters.
+    """
+    from torch import nn
+
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            found[name] = module
+    if not found:
+        raise Refused("it has no list of decoder blocks")
+
+    def size(name: str) -> int:
+        return sum(parameter.numel() for parameter in found[name].parameters())
+
+    largest = max(found, key=size)
+    return largest, list(found[largest])
+
+
+def fill_rest(model: Any, blocks: str, weights: Weights, device: str, dtype: Any) -> None:
+    """Give all that is outside the blocks its weights, on `device`; Refused if some are missing.
+
+    Tied weights are those that the model itself ties.
+    """
+    names = [name for name in model.state_dict() if not name.startswith(f"{blocks}.")]
+    there = {name: weights.dense(name, device, dtype) for name in names if name in weights}
+    model.load_state_dict(there, strict=False, assign=True)
+    model.tie_weights()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
+    empty = [n for n, p in model.named_parameters() if p.is_meta and not n.startswith(f"{blocks}.")]
+    if empty:
+        raise Refused(f"{len(empty)} weights are not in its files by that name, {empty[0]!r} first")
+    model.requires_grad_(False)
+
+
+@contextmanager
+def holding(block: Any, tensors: dict[str, Any]) -> Iterator[None]:
+    """Give a block its parameters by name, meanwhile; afterwards it holds none again."""
+    empty = dict(block.named_parameters())
+    block.load_state_dict(tensors, strict=False, assign=True)
+    try:
+        yield
+    finally:
+        block.load_state_dict(empty, strict=False, assign=True)
+
+
+Acting = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
+"""(index of a block, its arguments) → what it is to return."""
+
+
+@contextmanager
+def standing_in(blocks: list[Any], act: Acting) -> Iterator[None]:
+    """Have `act` compute in the place of the blocks, whose attributes stay to be read."""
+
+    def forward(index: int) -> Callable[..., Any]:
+        return lambda *args, **kwargs: act(index, args, kwargs)
+
+    for index, block in enumerate(blocks):
+        block.forward = forward(index)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

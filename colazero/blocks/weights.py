@@ -1,0 +1,132 @@
+"""Weights of one module at a time, from the mapped safetensors of a model directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from colazero.blocks.refusal import Refused
+from colazero.models import is_quantized
+
+PACKED = ("qweight", "qzeros", "scales", "g_idx")
+"""The tensors that stand in a GPTQ checkpoint for a layer's `weight`."""
+
+
+def eval_dtype(model_dir: Path, device: str) -> Any:
+    """Return the torch dtype to compute in, the same for quantized and unquantized models.
+
+    On CUDA the model's own half precision; else bfloat16 where the device multiplies it, and
+    float32 on CPUs that do not: without instructions of its own it is several times slower there.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    if cpu_dtype(device) == "float32":
+        return torch.float32
+    own = AutoConfig.from_pretrained(model_dir).dtype
+    halves = (torch.float16, torch.bfloat16)
+    return own if device != "cpu" and own in halves else torch.bfloat16
+
+
+def cpu_dtype(device: str) -> str:
+    """Return the name of the dtype that CPUs of this kind compute in; for others, `own`.
+
+    It is part of a result, and so of its key.
+    """
+    if device != "cpu":
+        return "own"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def quantization_settings(model_dir: Path) -> dict[str, Any]:
+    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint.
+
+    `checkpoint_format` alone counts: optimum 2.3 writes v1 and `format: gptq_v2`.
+    """
+    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
+    if config is None:
+        config = json.loads((model_dir / "quantize_config.json").read_text())
+    method, form = config.get("quant_method", "gptq"), config.get("checkpoint_format", "gptq")
+    if method not in ("gptq", "gptqmodel") or form not in ("gptq", "gptq_v2"):
+        raise ValueError(f"quantized by {method!r}, format {form!r}: not GPTQ")
+    if config["bits"] not in (2, 3, 4, 8):
+        raise ValueError(f"{config['bits']} bits: not 2, 3, 4 or 8")
+    return {"bits": config["bits"], "v1": form == "gptq"}
+
+
+class Weights:
+    """The tensors of a directory's safetensors by the names that the model's modules have.
+
+    Files are mapped: a tensor takes memory while it is used. transformers' own renaming of stored
+    names is applied; some files also leave out what the model puts before its decoder's names.
+    """
+
+    def __init__(self, model_dir: Path, model: Any) -> None:
+        from safetensors import SafetensorError, safe_open
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, apply_renamings
+
+        rules = get_model_conversion_mapping(model)
+        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+        self._prefix = f"{model.base_model_prefix}."
+        self._found: dict[str, tuple[Any, str]] = {}
+        self._settings: dict[str, Any] = {}
+        try:
+            for path in sorted(model_dir.glob("*.safetensors")):
+                file = safe_open(path, framework="pt")
+                names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
+                for name in names:
+                    self._found[apply_renamings(name, renamings)] = (file, name)
+            if is_quantized(model_dir):
+                self._settings = quantization_settings(model_dir)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise Refused(f"its weights cannot be read: {error}") from error
+
+    def _find(self, name: str) -> tuple[Any, str] | None:
+        return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
+
+    def stored_name(self, name: str) -> str:
+        """Return what the files call a tensor; KeyError if they have none of that name."""
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return found[1]
+
+    def __contains__(self, name: str) -> bool:
+        layer = name.removesuffix("weight")
+        packed = all(self._find(layer + part) for part in PACKED if part != "g_idx")
+        return self._find(name) is not None or packed
+
+    def stored(self, name: str) -> Any:
+        """Return a tensor as it is stored, mapped; KeyError if there is none."""
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        file, stored = found
+        return file.get_tensor(stored)
+
+    def dense(self, name: str, device: str, dtype: Any) -> Any:
+        """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.
+
+        A packed layer may have other bits than the configuration's.
+        """
+        if self._find(name) is not None:
+            tensor = self.stored(name)
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        from colazero.gptq import dequantize
+
+        layer = name.removesuffix("weight")
+        parts = {
+            part: self.stored(layer + part).to(device)
+            for part in PACKED
+            if part != "g_idx" or self._find(f"{layer}g_idx")
+        }
+        settings = dict(self._settings)
+        if "g_idx" in parts:
+            settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
+        return dequantize(**parts, **settings).to(dtype).T.contiguous()

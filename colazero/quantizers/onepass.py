@@ -1,0 +1,219 @@
+"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) a block at a time, each block run once.
+
+Every linear layer is solved the moment its input is there for all calibration windows, and then
+computes its output with its quantized weights: those are what the layers after it are calibrated
+on. Layers with the same input share its Hessian and its factor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colazero.cache import new_entry
+from colazero.interfaces import (
+    CalibrationSet,
+    Progress,
+    QuantizationReport,
+    QuantizationSettings,
+    Rider,
+)
+from colazero.quantizers import QUANTIZERS
+
+if TYPE_CHECKING:
+    from colazero.blocks import Sequence, Stream
+
+TOKENS_A_BATCH = 4096
+"""Calibration tokens in a micro-batch, if that is more than one window."""
+MICRO_BATCHES = 32
+"""At most so many: each is a thread with memory of its own."""
+COPIED = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
+"""Files of a model directory that its checkpoint has too, beside `generation_config.json`."""
+
+
+@QUANTIZERS.register("onepass")
+def quantize(
+    model_dir: Path,
+    calibration: CalibrationSet,
+    settings: QuantizationSettings,
+    out_dir: Path,
+    device: str,
+    progress: Progress,
+    rider: Rider | None = None,
+) -> QuantizationReport:
+    """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
+
+    A block's packed tensors are written when it is finished, into a folder that becomes `out_dir`
+    at the end. UserError, before any work, if the model's blocks cannot be taken one at a time.
+    """
+    from colazero.blocks import open_sequence
+    from colazero.blocks.shards import Shards
+
+    begin = time.perf_counter()
+    sequence = open_sequence(model_dir, device, to_quantize=True)
+    count, length = calibration.windows.shape
+    at_once = max(1, TOKENS_A_BATCH // length, -(-count // MICRO_BATCHES))
+    stream = sequence.begin(calibration.windows, at_once)
+    rows: list[dict[str, Any]] = []
+    saving = 0.0
+    if rider:
+        rider.board(sequence)
+    with new_entry(out_dir) as draft:
+        shards = Shards(draft)
+        for index in range(len(sequence)):
+            solver = Solver(sequence, index, settings)
+            with sequence.filled(index, solver.solves) as block:
+                solver.run(block, stream)
+                if rider:
+                    rider.advance(index)
+            rows += solver.rows
+            saved = time.perf_counter()
+            shards.add(solver.tensors)
+            saving += time.perf_counter() - saved
+            progress(index + 1, len(sequence))
+        del stream
+        if rider:
+            rider.finish()
+        saved = time.perf_counter()
+        shards.add(rest(sequence))
+        shards.close()
+        describe(model_dir, draft, settings)
+        saving += time.perf_counter() - saved
+    riding = rider.seconds if rider else 0.0
+    return QuantizationReport(time.perf_counter() - begin - saving - riding, saving, rows, 0.0)
+
+
+class Solver:
+    """Quantizes the linear layers of one block: `tensors` to save, and a row each in `rows`."""
+
+    def __init__(self, sequence: Sequence, index: int, settings: QuantizationSettings) -> None:
+        from colazero.blocks.probe import linears
+
+        self.tensors: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self._sequence, self._index, self._settings = sequence, index, settings
+        self._layers = linears(sequence.blocks[index])
+        self._input = Input([])
+
+    def solves(self, name: str) -> bool:
+        """Tell whether a parameter of the block is quantized here."""
+        return name.removesuffix(".weight") in self._layers and name.endswith(".weight")
+
+    def run(self, block: Any, stream: Stream) -> None:
+        """Run the block, which holds all else, on the stream; quantized weights join them."""
+        from colazero.blocks.lockstep import Lockstep, stopping_at
+
+        lockstep = Lockstep(len(stream.batches), self._solve)
+        with stopping_at(self._layers, lockstep.arrive):
+            lockstep.run(lambda i: self._sequence.run_block(self._index, stream, stream.batches[i]))
+        self._input = Input([])
+        for name in block.state_dict():
+            known = self._sequence.at(self._index, name)
+            if not self.solves(name) and known in self._sequence.weights:
+                self._keep(known, "", {"": self._sequence.weights.stored(known)})
+
+    def _solve(self, name: str, inputs: list[Any]) -> None:
+        from torch import nn
+
+        from colazero import gptq
+
+        if not self._input.same(inputs):
+            self._input = Input(inputs)
+            self._input.prepare(self._settings, self._sequence.device)
+        known = self._sequence.at(self._index, f"{name}.weight")
+        weight = self._sequence.weights.stored(known).to(self._sequence.device).float()
+        solved = gptq.solve(weight, self._input.prepared, self._settings)
+        dense = solved.weight(self._sequence.dtype)
+        self._layers[name].weight = nn.Parameter(dense, requires_grad=False)
+        self._keep(known, "weight", gptq.pack(solved, self._settings.quant_bits))
+        self.rows.append(
+            {
+                "layer": self._index,
+                "module": name,
+                "loss": solved.loss,
+                "damp": solved.damp,
+                "rtn_fallback": solved.rtn_fallback,
+                "samples": self._input.tokens,
+                "kernel": solved.kernel,
+            }
+        )
+
+    def _keep(self, known: str, ending: str, tensors: Mapping[str, Any]) -> None:
+        """Keep tensors to save; the files' name of `known`, less its `ending`, precedes theirs."""
+        stem = self._sequence.weights.stored_name(known).removesuffix(ending)
+        self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
+
+
+class Input:
+    """What comes into one layer, or several, in each micro-batch: [..., inputs]."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self._parts = [(part, part._version) for part in parts]
+        self.prepared: Any = None
+        self.tokens = 0
+
+    def same(self, parts: list[Any]) -> bool:
+        """Tell whether `parts` are these, and nothing has been written into them since."""
+        return len(parts) == len(self._parts) and all(
+            (new.data_ptr(), new.shape, new.stride(), new._version)
+            == (old.data_ptr(), old.shape, old.stride(), version)
+            for new, (old, version) in zip(parts, self._parts, strict=True)
+        )
+
+    def prepare(self, settings: QuantizationSettings, device: str) -> None:
+        """Sum the Hessian over all micro-batches and factor it, as `prepared`."""
+        from colazero import gptq
+
+        hessian = gptq.Hessian(self._parts[0][0].shape[-1], device)
+        for part, _ in self._parts:
+            hessian.add(part)
+        self.tokens = hessian.tokens
+        self.prepared = gptq.prepare(hessian, settings)
+
+
+def rest(sequence: Sequence) -> dict[str, Any]:
+    """Return what is outside the blocks, as it is stored."""
+    names = [n for n in sequence.model.state_dict() if not n.startswith(f"{sequence.name}.")]
+    known = [name for name in names if name in sequence.weights]
+    return {sequence.weights.stored_name(n): sequence.weights.stored(n) for n in known}
+
+
+def describe(model_dir: Path, out_dir: Path, settings: QuantizationSettings) -> None:
+    """Write the checkpoint's configuration, and copy what belongs to the tokenizer."""
+    config = json.loads((model_dir / "config.json").read_text())
+    quantization = quantization_config(settings)
+    (out_dir / "config.json").write_text(
+        json.dumps(config | {"quantization_config": quantization}, indent=2)
+    )
+    (out_dir / "quantize_config.json").write_text(json.dumps(quantization, indent=2))
+    for pattern in (*COPIED, "generation_config.json"):
+        for file in model_dir.glob(pattern):
+            shutil.copy(file, out_dir / file.name)
+
+
+def quantization_config(settings: QuantizationSettings) -> dict[str, Any]:
+    """Return what loaders of GPTQ checkpoints read, by the names that GPTQModel gives it."""
+    from colazero import __version__
+
+    return {
+        "bits": settings.quant_bits,
+        "group_size": settings.group_size,
+        "desc_act": settings.desc_act,
+        "sym": settings.sym,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        "pack_dtype": "int32",
+        "damp_percent": settings.damp_percent,
+        "true_sequential": True,
+        "meta": {
+            "quantizer": [f"colazero:{__version__}"],
+            "damp_percent": settings.damp_percent,
+            "act_group_aware": settings.act_group_aware,
+            "true_sequential": True,
+        },
+    }

@@ -1,0 +1,70 @@
+"""Divergence from the unquantized model, held against the whole models' logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from colazero.blocks import open_sequence
+from colazero.evaluation import perplexity as slicing
+from colazero.evaluation.divergence import Reference
+from colazero.evaluation.loading import load_dense
+from colazero.evaluation.through_blocks import evaluate, perplexities, references
+from colazero.interfaces import Model, Text
+
+TEXT = Text("text", np.random.default_rng(5).integers(10, 250, size=(3, 48)), np.arange(3) * 48)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = load_dense(folder, "cpu")(torch.from_numpy(TEXT.windows)).logits
+    return found[:, :-1].double()
+
+
+def test_equals_the_definition_on_the_whole_models(
+    tiny_llama: Path, tiny_mistral: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models of one vocabulary: the second is taken for what quantization made of the first."""
+    monkeypatch.setattr(slicing, "LOGITS_A_SLICE", 20 * 800)  # three slices a window
+    model = Model("tiny", tiny_llama, "1")
+    known = references(model, "cpu", [TEXT])
+    found = perplexities(tiny_mistral, "cpu", [TEXT], lambda *_: None, known)[0]
+    p, q = (logits(folder).log_softmax(-1) for folder in (tiny_llama, tiny_mistral))
+    kl = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum((1, 2))
+    same = (p.argmax(-1) == q.argmax(-1)).sum(1)
+    assert found.divergence is not None
+    assert found.divergence.kl == pytest.approx(kl.numpy(), rel=1e-4)
+    assert found.divergence.agreed.tolist() == same.tolist()
+    assert found.distances["kl_divergence"] == pytest.approx(float(kl.sum()) / 141, rel=1e-4)
+    assert found.distances["top1_agreement"] == pytest.approx(int(same.sum()) / 141)
+
+
+def test_the_model_itself_is_at_no_distance(tiny_llama: Path) -> None:
+    model = Model("tiny", tiny_llama, "1")
+    found = perplexities(
+        tiny_llama, "cpu", [TEXT], lambda *_: None, references(model, "cpu", [TEXT])
+    )[0]
+    assert found.distances == {"kl_divergence": 0.0, "top1_agreement": 1.0}
+
+
+def test_the_unquantized_model_is_run_once(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = open_sequence(tiny_llama, "cpu")
+    text = Text("another", TEXT.windows[:, ::-1].copy(), TEXT.starts)
+    model = Model("tiny", tiny_llama, "1")
+    first = Reference(model, sequence, text)
+    monkeypatch.setattr(sequence, "advance", None)
+    again = Reference(model, sequence, text)
+    assert torch.equal(first.hidden(2), again.hidden(2))
+    with pytest.raises(TypeError):
+        Reference(Model("tiny", tiny_llama, "2"), sequence, text)
+
+
+def test_what_is_not_asked_for_is_not_there(tiny_llama: Path) -> None:
+    found = evaluate(open_sequence(tiny_llama, "cpu"), [TEXT])[0]
+    assert found.divergence is None
+    assert found.distances == {}

@@ -1,0 +1,47 @@
+"""A Hessian is the sum of x xᵀ, however the inputs come."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from layers import correlated
+
+from colazero.gptq import Hessian
+
+
+@pytest.mark.parametrize("inputs", [1, 24, 256, 300, 700])
+def test_it_is_the_sum_of_products(inputs: int) -> None:
+    x = correlated(600, inputs)
+    made = Hessian(inputs, "cpu")
+    made.add(x)
+    expected = x.T.double() @ x.double()
+    scale = expected.diagonal().sqrt()
+    difference = (made.value().double() - expected) / (scale[:, None] * scale)
+    assert difference.abs().max() < 1e-6
+    assert torch.equal(made.value(), made.value().T)
+    assert made.tokens == 600
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_batches_of_any_shape_add_up(dtype: torch.dtype) -> None:
+    x = correlated(480, 320).to(dtype)
+    whole, parts = Hessian(320, "cpu"), Hessian(320, "cpu")
+    whole.add(x)
+    parts.add(x[:100])
+    parts.value()  # looking does no harm
+    parts.add(x[100:400].view(3, 100, 320))
+    parts.add(x[400:].view(2, 1, 40, 320))
+    parts.add(x[:0])
+    assert parts.tokens == whole.tokens == 480
+    torch.testing.assert_close(parts.value(), whole.value(), rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(whole.value(), x.T.float() @ x.float(), rtol=1e-5, atol=1e-2)
+
+
+def test_many_rows_are_converted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = correlated(500, 48).bfloat16()
+    whole = Hessian(48, "cpu")
+    whole.add(x)
+    monkeypatch.setattr("colazero.gptq.hessian.ROWS", 64)
+    parts = Hessian(48, "cpu")
+    parts.add(x)
+    torch.testing.assert_close(parts.value(), whole.value(), rtol=1e-5, atol=1e-2)
