@@ -23,20 +23,20 @@ def budget_table(summary: Summary) -> Table:
     several = len(summary.models) > 1
     header = [
         *(["model"] if several else []),
-        *("metric", "source of noise", "σ of one draw, %", "share of the interval %"),
-        *("to halve the interval by it alone", "note"),
+        *("metric", "source of noise", "note", "σ of one draw, %", "share of the interval %"),
+        "to halve the interval by it alone",
     ]
     rows = [
         [*([model] if several else []), metric, name, *_source(getattr(budget, key), unit)]
         for (metric, model), budget in summary.budgets.items()
         for key, name, unit in SOURCES
     ]
-    return Table(header, rows, left=3 if several else 2)
+    return Table(header, rows, left=4 if several else 3)
 
 
 def _source(source: Source, unit: str) -> list[str]:
     share = number(None if source.share is None else 100 * source.share, 0)
-    return [number(source.percent, 2), share, _halving(source, unit), source.reason or ""]
+    return [source.reason or "", number(source.percent, 2), share, _halving(source, unit)]
 
 
 def _halving(source: Source, unit: str) -> str:

@@ -143,7 +143,7 @@ def _profile(axis: Axes, pair: Pair, text: Text, stretches: NDArray[np.intp], co
     mean = float(np.average(delta, weights=text.tokens))
     axis.axhline(mean, color=colour, lw=1.1, ls=(0, (4, 3)), gid="mean")
     axis.set_title(
-        f"{label(pair.a)} vs {label(pair.b)}: {number(mean, 4, sign=True)}", fontsize=8.5
+        f"{label(pair.a)} vs {label(pair.b)}: mean {number(mean, 4, sign=True)}", fontsize=8.5
     )
     axis.tick_params(labelsize=8)
     axis.yaxis.set_major_locator(MaxNLocator(5))

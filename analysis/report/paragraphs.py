@@ -91,9 +91,9 @@ def one_set(pair: Pair) -> str:
     if not names or pair.decided_by is None:
         return ""
     who = " and ".join(names)
-    text = f"{who} each gave" if len(names) > 1 else f"{who} gave"
+    text = f"{who} each have" if len(names) > 1 else f"{who} has"
     found = (
-        f"{text} one calibration set, whatever the seed. What is said is about "
+        f"{text} one calibration set in all these runs. What is said is about "
         f"{'these very sets' if len(names) > 1 else 'this one set'}: replicates carry the noise "
         "of the arithmetic, and what the method would choose from another corpus is not in them."
     )
@@ -122,8 +122,8 @@ def _on_text(pair: Pair) -> str:
     return (
         f"The verdict is over seeds and text together: {text.n_windows} windows "
         f"({text.n_tokens:,.0f} tokens) in {text.n_stretches} contiguous stretches, "
-        f"{number(text.df, 1)} degrees of freedom.{edge} It holds for other draws of the "
-        "observations, and for other text of this kind."
+        f"{number(text.df, 1)} degrees of freedom.{edge} It speaks about other seeds (of one "
+        "set: other replicates), and about other text of this kind."
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -33,12 +31,20 @@ def overlaps(cells: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def mean_overlap(sets: list[Pieces]) -> float:
-    """Mean over all pairs of the tokens in both sets, as a share of the mean of the two sizes.
+    """Tokens that two of the sets share, on average over all pairs, as a share of a set's mean size.
 
-    sets: arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts once.
+    sets: two or more arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts
+    once a set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).
     """
     flat = [_merged(pieces) for pieces in sets]
-    return float(np.mean([_shared(a, b) for a, b in combinations(flat, 2)]))
+    first, stop = (np.concatenate([ends[:, k] for ends in flat]) for k in (0, 1))
+    places = np.concatenate([first, stop])
+    order = np.argsort(places, kind="stable")
+    step = np.concatenate([np.ones(len(first), np.int64), -np.ones(len(stop), np.int64)])[order]
+    held, length = np.cumsum(step)[:-1], np.diff(places[order])
+    n = len(sets)
+    shared = (length * held * (held - 1)).sum() / (n * (n - 1))
+    return float(shared / ((stop - first).sum() / n))
 
 
 def _merged(pieces: Pieces) -> Pieces:
@@ -49,17 +55,3 @@ def _merged(pieces: Pieces) -> Pieces:
     new = np.append(True, ends[1:, 0] > reached[:-1])
     last = np.append(np.flatnonzero(new)[1:] - 1, len(ends) - 1)
     return np.stack([ends[new, 0], reached[last]], axis=1)
-
-
-def _shared(a: Pieces, b: Pieces) -> float:
-    lengths = b[:, 1] - b[:, 0]
-    before = np.concatenate([[0], np.cumsum(lengths)])
-
-    def covered(place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of b in front of each place."""
-        at = np.searchsorted(b[:, 0], place, side="right") - 1
-        inside = np.minimum(place - b[at, 0], lengths[at])
-        return np.where(at < 0, 0, before[at] + inside)
-
-    both = (covered(a[:, 1]) - covered(a[:, 0])).sum()
-    return float(2 * both / ((a[:, 1] - a[:, 0]).sum() + lengths.sum()))
