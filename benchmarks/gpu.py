@@ -159,7 +159,7 @@ def floor(shape: str, device: str, samples: int, seq_len: int, windows: int) -> 
     Quantize: one forward pass, a Hessian for each distinct input (tokens·in²: of a symmetric
     product half is enough), its inverse's factor (4/3·in³) and the error passed on (out·in²).
     Evaluate: one forward pass with the head. Attention is causal: half of all pairs.
-    Save and load: the bytes of the 4-bit and of the dense weights, at the speed of a copy.
+    Save: the bytes of the 4-bit weights, at the speed of a copy.
     """
     sizes = SHAPES[shape]
     h, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
@@ -178,17 +178,19 @@ def floor(shape: str, device: str, samples: int, seq_len: int, windows: int) -> 
     return {
         "quantize": quantize / flops,
         "save": weights / 2 / bandwidth,
-        "load": weights * 2.5 / bandwidth,
         "evaluate": evaluate / flops,
     }
 
 
 def device_speed(device: str, size: int | None = None) -> tuple[float, float]:
-    """Return the best of ten: FLOP/s of a half-precision product, bytes/s of a copy."""
+    """Return the best of ten: FLOP/s of a product in what models compute in, bytes/s of a copy."""
     import torch
 
+    from colazero.blocks.weights import cpu_dtype
+
     n = size or (8192 if device != "cpu" else 1024)
-    a = torch.randn(n, n, device=device, dtype=torch.float16 if device != "cpu" else torch.bfloat16)
+    dtype = torch.float16 if device != "cpu" else getattr(torch, cpu_dtype(device))
+    a = torch.randn(n, n, device=device, dtype=dtype)
     product = min(timed(lambda: a @ a, device)[1] for _ in range(10))
     copy = min(timed(lambda: a.clone(), device)[1] for _ in range(10))
     return 2 * n**3 / product, 2 * a.nbytes / copy

@@ -160,6 +160,14 @@ class QuantizationReport:
         return sum(bool(row["rtn_fallback"]) for row in self.modules)
 
     @property
+    def tokens_used(self) -> int | None:
+        """Return the calibration tokens that a layer saw, at most (an expert sees its share).
+
+        None of a quantizer that looks at none, or does not tell.
+        """
+        return max((int(row["samples"]) for row in self.modules), default=0) or None
+
+    @property
     def damp_max(self) -> float:
         """Return the largest damp that a layer needed (share of the mean Hessian diagonal)."""
         return max((row["damp"] for row in self.modules), default=0.0)

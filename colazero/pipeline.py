@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,10 +40,11 @@ from colazero.interfaces import (
     Rider,
     Text,
 )
-from colazero.models import grouping
+from colazero.models import grouping, limits
 from colazero.quantizers import (
     ACT_GROUP_AWARE,
     QUANTIZERS,
+    UNQUANTIZED,
     WITHOUT_CALIBRATION,
     check_quantizer,
 )
@@ -111,6 +111,8 @@ def resolve(config: C, model: Model, device: str = "") -> C:
 
     `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`.
     """
+    if config.quantizer != UNQUANTIZED:
+        limits.refuse_quantized(model)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
@@ -148,22 +150,30 @@ def evaluation_text(
 
 
 def check_data(config: Settings, model: Model) -> None:
-    """Raise UserError if a corpus is too small for what is asked of it."""
-    pool = token_pool(model, config.corpus)
-    available = int(config.corpus_share * len(pool.tokens))
-    need_tokens(available, config.n_calibration_samples, config.seq_len, config.corpus)
+    """Raise UserError if a corpus is too small for what is asked of it, or the model unfit."""
+    check_calibration(config, model)
     check_evaluation(config, model)
 
 
+def check_calibration(config: Settings, model: Model) -> None:
+    """Raise UserError unless windows of this number and length can be cut for the model."""
+    limits.refuse_long_windows(model, config.seq_len)
+    tokens = token_pool(model, config.corpus).tokens
+    available = int(config.corpus_share * len(tokens))
+    need_tokens(available, config.n_calibration_samples, config.seq_len, config.corpus)
+    limits.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
+
+
 def check_evaluation(config: Settings, model: Model) -> None:
-    """Raise UserError if the model takes no windows so long, or a test split has too few."""
-    limit = json.loads((model.path / "config.json").read_text()).get("max_position_embeddings")
-    if limit and config.seq_len > limit:
-        raise UserError(
-            f"seq_len={config.seq_len} is more than model {model.name!r} takes: at most {limit}."
-        )
+    """Raise UserError if the model is unfit, takes no windows so long, or a test split has too few.
+
+    Every weight is looked at, once a model.
+    """
+    limits.refuse_long_windows(model, config.seq_len)
+    limits.refuse_not_finite(model)
     for corpus in config.eval_corpora:
-        evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        windows, _ = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        limits.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
 
 
 def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
@@ -179,6 +189,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), {
             "selection_time_sec": 0.0
         }
+    check_calibration(config, model)
     pool = replace(
         pool_of(config, model),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
@@ -213,6 +224,15 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     }
 
 
+def check_set(model: Model, calibration: CalibrationSet) -> None:
+    """Raise UserError if the model cannot be quantized, or takes no such windows."""
+    limits.refuse_quantized(model)
+    limits.refuse_not_finite(model)
+    if len(calibration.windows):
+        limits.refuse_long_windows(model, calibration.windows.shape[1])
+        limits.refuse_unknown_ids(model, int(calibration.windows.max()), "the calibration set")
+
+
 def quantize(
     config: Settings,
     model: Model,
@@ -223,10 +243,10 @@ def quantize(
 ) -> QuantizationReport:
     """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved.
 
-    A quantizer that goes a block at a time takes the `rider` along.
+    A quantizer that goes a block at a time takes the `rider` along. RuntimeError if the quantizer
+    looked at fewer tokens than it was given.
     """
-    if models.is_quantized(model.path):
-        raise UserError(f"model {model.name!r} is quantized already: name the original.")
+    check_set(model, calibration)
     settings = QuantizationSettings(
         config.quant_bits,
         int(config.group_size),
@@ -235,9 +255,16 @@ def quantize(
         config.damp_percent,
         bool(config.act_group_aware),
     )
-    return QUANTIZERS.get(config.quantizer)(
+    report = QUANTIZERS.get(config.quantizer)(
         model.path, calibration, settings, out_dir, config.device, progress, rider
     )
+    used = report.tokens_used
+    if used is not None and used < calibration.windows.size:
+        raise RuntimeError(
+            f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
+            "the calibration set: what it made is not what was asked for."
+        )
+    return report
 
 
 def evaluator(config: Settings, model: Model) -> Evaluator:
@@ -274,8 +301,11 @@ def evaluate(
     results = done.perplexities if done else []
     if not results:
         texts = evaluation_texts(config, model)
-        references = done.references if done else ()
-        results = through_blocks.perplexities(model_dir, config.device, texts, progress, references)
+        if model_dir == model.path:
+            results = through_blocks.unquantized(model, config.device, texts, progress)
+        else:
+            known = done.references if done else ()
+            results = through_blocks.perplexities(model_dir, config.device, texts, progress, known)
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks

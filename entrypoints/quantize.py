@@ -45,6 +45,7 @@ def run(given: dict[str, str]) -> int:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
+    pipeline.check_set(model, calibration)
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from analysis.stats.samples import FloatArray
 
@@ -76,15 +78,17 @@ def edge_factor(values: FloatArray, stretches: int) -> float:
     values: shape [W], a number a window, in the order of the text. As a first-order autoregression
     the windows give stretches that are too short to be independent a variance that is too small,
     by a ratio that follows from the correlation at lag 1 (prewhitening: Andrews & Monahan 1992).
-    That is estimated here, freed of its bias of about -(1 + 4 r) / W (Marriott & Pope 1954), and
-    held to 0..0.8. Returns the inverse of the ratio, >= 1.
+    That is estimated here, freed of its bias of about -(1 + 4 r) / W (Marriott & Pope 1954), taken
+    half a standard error larger, since too small an error is worse than too large a one, and held
+    to 0..0.8. Returns the inverse of the ratio, >= 1.
     """
     around, windows = values - values.mean(), values.size
     total = float(np.sum(around**2))
     if total == 0:
         return 1.0
     r = float(np.sum(around[1:] * around[:-1])) / total
-    r = min(max(r + (1 + 4 * r) / windows, 0.0), LARGEST_CORRELATION)
+    r += (1 + 4 * r) / windows + 0.5 / math.sqrt(windows)
+    r = min(max(r, 0.0), LARGEST_CORRELATION)
 
     def variance(length: float) -> float:
         """Of the sum of so many windows, in units of one."""
@@ -92,6 +96,11 @@ def edge_factor(values: FloatArray, stretches: int) -> float:
 
     share = stretches**2 * variance(windows / stretches) / variance(windows)
     return float((stretches - 1) / (share - 1))
+
+
+def upper_factor(stretches: int) -> float:
+    """Upper 95 % limit of a variance over so many stretches, as a multiple of its estimate."""
+    return float((stretches - 1) / special.chdtri(stretches - 1, 0.95))
 
 
 def stretch_sizes(label: NDArray[np.intp], tokens: FloatArray) -> FloatArray:

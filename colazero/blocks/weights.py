@@ -8,6 +8,7 @@ from typing import Any
 
 from colazero.blocks.refusal import Refused
 from colazero.models import is_quantized
+from colazero.models.files import weight_files
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
 """The tensors that stand in a GPTQ checkpoint for a layer's `weight`."""
@@ -77,7 +78,7 @@ class Weights:
         self._found: dict[str, tuple[Any, str]] = {}
         self._settings: dict[str, Any] = {}
         try:
-            for path in sorted(model_dir.glob("*.safetensors")):
+            for path in weight_files(model_dir):
                 file = safe_open(path, framework="pt")
                 names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
                 for name in names:

@@ -17,7 +17,7 @@ from colazero.blocks.probe import source_digest
 from colazero.cache import cache_dir, kept_arrays
 from colazero.digests import of_facts
 from colazero.evaluation.perplexity import TOKENS_A_BATCH, digest
-from colazero.interfaces import Divergence, Model, Text
+from colazero.interfaces import Divergence, Model, Progress, Text
 
 
 class Reference:
@@ -26,7 +26,13 @@ class Reference:
     Computed once a model and text. `sequence` is the unquantized model: its tail gives the logits.
     """
 
-    def __init__(self, model: Model, sequence: blocks.Sequence, text: Text) -> None:
+    def __init__(
+        self,
+        model: Model,
+        sequence: blocks.Sequence,
+        text: Text,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
         self.sequence = sequence
         dtype = str(sequence.dtype)
         facts = (model.revision, digest(text), dtype, sequence.device.partition(":")[0])
@@ -34,7 +40,7 @@ class Reference:
         entry = cache_dir() / "last_hidden" / of_facts(*facts, *libraries)
 
         def build(draft: Path) -> None:
-            np.save(draft / "hidden.npy", _last_hidden(sequence, text))
+            np.save(draft / "hidden.npy", _last_hidden(sequence, text, progress))
 
         self._hidden = kept_arrays(entry, ["hidden"], build)["hidden"]
 
@@ -45,7 +51,7 @@ class Reference:
         return torch.from_numpy(np.array(self._hidden[window])).view(self.sequence.dtype)
 
 
-def _last_hidden(sequence: blocks.Sequence, text: Text) -> NDArray[Any]:
+def _last_hidden(sequence: blocks.Sequence, text: Text, progress: Progress) -> NDArray[Any]:
     """Return [windows, tokens, width]; half precision, which NumPy lacks in part, as int16."""
     import torch
 
@@ -54,6 +60,7 @@ def _last_hidden(sequence: blocks.Sequence, text: Text) -> NDArray[Any]:
     for index in range(len(sequence)):
         with sequence.filled(index):
             sequence.advance(index, stream)
+        progress(index + 1, len(sequence))
     hidden = stream.hidden.cpu()
     found: NDArray[Any] = hidden.view(torch.int16 if hidden.itemsize == 2 else hidden.dtype).numpy()
     return found
@@ -78,8 +85,8 @@ class Distances:
         expected = self._reference.sequence.logits(hidden, ids[part]).float()
         self._agreed[window] += int((expected.argmax(-1) == logits.argmax(-1)).sum())
         p, q = expected.log_softmax(-1), logits.log_softmax(-1)
-        kl = (p.exp() * (p - q)).sum(dtype=torch.float64)
-        self._kl[window] += float(kl)
+        ratio = q.neg_().add_(p)  # in place: each of these is as large as a slice may be
+        self._kl[window] += float(p.exp_().mul_(ratio).sum(dtype=torch.float64))
 
     def sums(self) -> Divergence:
         """Return what was added up."""

@@ -10,6 +10,8 @@ from typing import Any
 from colazero.blocks.weights import eval_dtype, quantization_settings
 from colazero.errors import UserError
 from colazero.models import is_quantized
+from colazero.models.anatomy import causal_class
+from colazero.models.files import weight_files
 
 
 def load_dense(model_dir: Path, device: str) -> Any:
@@ -26,7 +28,7 @@ def load_dense(model_dir: Path, device: str) -> Any:
             return _decompressed(model_dir, device)
         if is_quantized(model_dir):
             tensors: dict[str, Any] = {}
-            for file in sorted(model_dir.glob("*.safetensors")):
+            for file in weight_files(model_dir):
                 tensors |= load_file(file)
             return dense(tensors, model_dir, device)
         dtype = eval_dtype(model_dir, device)
@@ -69,8 +71,6 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     kernel computes, and several times faster than the portable kernels. ValueError if the
     checkpoint is of another kind, KeyError if it is incomplete.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
-
     from colazero.gptq import dequantize
 
     dtype = eval_dtype(model_dir, device)
@@ -86,9 +86,9 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
             settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
         weight = dequantize(**parts, **settings).to(dtype).T.contiguous()
         weights[prefix + "weight"] = weight.cpu()  # else a GPU would hold the model twice
-    config = AutoConfig.from_pretrained(model_dir)
+    model_class, config = causal_class(model_dir)
     config.__dict__.pop("quantization_config", None)
-    model, loading = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    model, loading = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )
     _complete(loading)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from colazero import blocks
 from colazero.evaluation.divergence import Distances, Reference
@@ -48,29 +49,42 @@ class Evaluator:
         self.seconds += time.perf_counter() - begin
 
     def finish(self) -> None:
-        """Take the texts from the last block to their perplexities; FloatingPointError if one is
-        not finite."""
+        """Take the texts from the last block to their perplexities, see `scored`."""
         begin = time.perf_counter()
         known: Sequence[Reference | None] = self.references or [None] * len(self._texts)
         self.perplexities = [
-            self._scored(*each) for each in zip(self._texts, self._streams, known, strict=True)
+            scored(self._sequence, text, stream.hidden.__getitem__, reference)
+            for text, stream, reference in zip(self._texts, self._streams, known, strict=True)
         ]
         self._streams = []
         self.seconds += time.perf_counter() - begin
 
-    def _scored(self, text: Text, stream: blocks.Stream, reference: Reference | None) -> Perplexity:
-        windows, length = text.windows.shape
-        found = Likelihoods(windows)
-        distances = Distances(reference, windows) if reference else None
-        vocabulary = self._sequence.logits(stream.hidden[0, :1], stream.ids[0, :1]).shape[-1]
-        for window, (hidden, ids) in enumerate(zip(stream.hidden, stream.ids, strict=True)):
-            tokens = ids.to(self._sequence.device)
-            for part in slices(length, vocabulary):
-                logits = self._sequence.logits(hidden[part], tokens[part]).float()
-                found.take(window, part, logits, tokens)
-                if distances:
-                    distances.take(window, part, logits, tokens)
-        return found.of(text, distances.sums() if distances else None)
+
+def scored(
+    sequence: blocks.Sequence,
+    text: Text,
+    hidden_of: Callable[[int], Any],
+    reference: Reference | None = None,
+) -> Perplexity:
+    """Return the perplexity of a text, given each window's last hidden states [tokens, width].
+
+    And its divergence, if there is a `reference`. FloatingPointError if a sum is not finite.
+    """
+    import torch
+
+    windows, length = text.windows.shape
+    found = Likelihoods(windows)
+    distances = Distances(reference, windows) if reference else None
+    vocabulary = 0
+    for window, ids in enumerate(torch.from_numpy(text.windows)):
+        hidden, tokens = hidden_of(window), ids.to(sequence.device)
+        vocabulary = vocabulary or sequence.logits(hidden[:1], tokens[:1]).shape[-1]
+        for part in slices(length, vocabulary):
+            logits = sequence.logits(hidden[part], tokens[part]).float()
+            found.take(window, part, logits, tokens)
+            if distances:
+                distances.take(window, part, logits, tokens)
+    return found.of(text, distances.sums() if distances else None)
 
 
 def evaluate(
@@ -90,14 +104,29 @@ def evaluate(
     return evaluator.perplexities
 
 
-def references(model: Model, device: str, texts: Sequence[Text]) -> list[Reference]:
+def references(
+    model: Model,
+    device: str,
+    texts: Sequence[Text],
+    progress: Progress = lambda done, total: None,
+) -> list[Reference]:
     """Return what the unquantized `model` makes of each text; none if it is not run by blocks."""
     try:
         sequence = blocks.open_sequence(model.path, device)
     except blocks.Refused as refused:
         log.info("no divergence from %s: %s", model.name, refused.why)
         return []
-    return [Reference(model, sequence, text) for text in texts]
+    return [Reference(model, sequence, text, progress) for text in texts]
+
+
+def unquantized(
+    model: Model, device: str, texts: Sequence[Text], progress: Progress
+) -> list[Perplexity]:
+    """Return the perplexity of each text under `model` itself, with what is kept in the cache."""
+    known = references(model, device, texts, progress)
+    if not known:
+        return perplexities(model.path, device, texts, progress)
+    return [scored(r.sequence, text, r.hidden) for text, r in zip(texts, known, strict=True)]
 
 
 def perplexities(

@@ -7,7 +7,6 @@ order and agree bit for bit.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable
 from functools import lru_cache
@@ -63,7 +62,7 @@ def for_device(kind: str) -> tuple[Block, str]:
     if name is None:
         return reference, "torch"
     try:
-        kernel: Block = importlib.import_module(f"colazero.gptq.columns_{name}").columns
+        kernel = _compiled(kind)
         same = agrees(kernel, torch.device(kind))
         reason = "it does not give the reference's codes"
     except Exception as error:  # whatever a compiler may raise: there is a way without it
@@ -72,6 +71,15 @@ def for_device(kind: str) -> tuple[Block, str]:
         return kernel, name
     log.warning("GPTQ's columns are computed by plain torch, not %s: %s", name, reason)
     return reference, "torch"
+
+
+def _compiled(kind: str) -> Block:
+    """Import what is compiled for a kind of device; by its name, so that its source is known."""
+    if kind == "cpu":
+        from colazero.gptq.columns_numba import columns
+    else:
+        from colazero.gptq.columns_triton import columns
+    return columns
 
 
 def agrees(kernel: Block, device: torch.device) -> bool:

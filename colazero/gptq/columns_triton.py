@@ -8,6 +8,8 @@ from torch import Tensor
 
 ROWS = 32
 """Rows a program: with one warp a thread holds a row's whole block in its registers."""
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
+"""No product is fused with a sum, so that codes are the reference's."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
@@ -53,10 +55,10 @@ def columns(
     codes: Tensor,
     top: int,
 ) -> None:
-    """Do what `columns.reference` does. No product is fused with a sum: it rounds as there."""
+    """Do what `columns.reference` does."""
     columns, rows = values.shape
     _columns[(triton.cdiv(rows, ROWS),)](
         values, weights, factor, scale, zero, codes, columns, rows, factor.stride(0), float(top),
         COLUMNS=max(16, triton.next_power_of_2(columns)), ROWS=ROWS,
-        num_warps=1, enable_fp_fusion=False,
+        **OPTIONS,
     )  # fmt: skip

@@ -96,23 +96,15 @@ def _words(codes: Tensor, bits: int) -> Tensor:
     for code, octet, shift in _shifts(bits):
         part = codes[:, code]
         octets[:, octet] |= part << shift if shift >= 0 else part >> -shift
-    words = _in_order(octets.view(many * bits // 32, 4, n).transpose(1, 2))
-    return words.view(torch.int32).squeeze(2)
-
-
-def _in_order(tensor: Tensor) -> Tensor:
-    """Return a copy whose strides let view() take it for another dtype.
-
-    contiguous() leaves a dimension of one whatever stride it has.
-    """
-    return tensor.clone(memory_format=torch.contiguous_format)
+    words = octets.view(many * bits // 32, 4, n).transpose(1, 2)
+    return words.reshape(-1).view(torch.int32).view(-1, n)
 
 
 def _codes(words: Tensor, bits: int) -> Tensor:
     """Unpack int32 [codes · bits / 32, n] into uint8 [codes, n]."""
     many, n = words.shape
     per_period, octets_a_period = PERIOD[bits]
-    octets = _in_order(words).view(torch.uint8).view(many, n, 4).transpose(1, 2)
+    octets = words.reshape(-1).view(torch.uint8).view(many, n, 4).transpose(1, 2)
     octets = octets.reshape(-1, octets_a_period, n)
     codes = octets.new_zeros(len(octets), per_period, n)
     for code, octet, shift in _shifts(bits):

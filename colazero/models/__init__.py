@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from colazero.interfaces import label
-from colazero.models.source import check, fetch, is_quantized, load_tokenizer
+from colazero.models.settings import is_quantized
+from colazero.models.source import check, fetch, load_tokenizer
 
 __all__ = ["check", "fetch", "is_quantized", "label", "load_tokenizer"]

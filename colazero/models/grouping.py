@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from importlib.metadata import version
 from pathlib import Path
 
-from colazero.cache import kept_json
 from colazero.errors import UserError
+from colazero.models.anatomy import anatomy
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 """What GPTQModel's kernels take."""
@@ -15,34 +13,11 @@ DEFAULT = 128
 
 
 def layer_inputs(model_dir: Path) -> set[int]:
-    """Return the input sizes of the linear layers inside the model's blocks, without weights.
+    """Return the input sizes of the matrices in the model's blocks, as its files hold them.
 
-    They are kept on disk by the model's configuration: to find them, seconds of imports are needed.
+    Those of experts count, one tensor or many, and GPT-2's, which lie the other way round.
     """
-    file = model_dir / "config.json"
-    digest = hashlib.sha256(file.read_bytes() if file.is_file() else b"").hexdigest()[:24]
-    name = f"layers/{digest}-{version('transformers')}.json"
-    return set(kept_json(name, lambda: sorted(_layer_inputs(model_dir))))
-
-
-def _layer_inputs(model_dir: Path) -> set[int]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(model_dir, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{model_dir} is no causal language model that transformers knows: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    return {
-        module.in_features
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and any(part.isdigit() for part in name.split("."))
-    }
+    return {layer.inputs for layer in anatomy(model_dir).layers}
 
 
 def resolve(group_size: int | str, inputs: set[int]) -> int:

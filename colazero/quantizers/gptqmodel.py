@@ -22,6 +22,7 @@ from colazero.interfaces import (
     QuantizationSettings,
     Rider,
 )
+from colazero.models.files import weight_files
 from colazero.quantizers import QUANTIZERS
 
 TOKENS_A_BATCH = 16_384
@@ -73,8 +74,10 @@ def fits_in_memory(model_dir: Path) -> bool:
 
     If not, GPTQModel writes finished layers to disk.
     """
-    weights = [file for kind in ("*.safetensors", "*.bin") for file in model_dir.glob(kind)]
-    return 2 * sum(file.stat().st_size for file in weights) < psutil.virtual_memory().available
+    return (
+        2 * sum(file.stat().st_size for file in weight_files(model_dir))
+        < psutil.virtual_memory().available
+    )
 
 
 class _Layers:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +16,7 @@ from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.interfaces import Model
+from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED
 from colazero.suite.execution import Job, local
 from colazero.tracking import runs, store
@@ -206,13 +205,11 @@ class Weights:
 
     @classmethod
     def of(cls, model: Model) -> Weights:
-        """Read the headers; UserError if a file is damaged or cut off."""
+        """Read the headers; UserError if a file is missing, damaged or cut off."""
         layers = others = 0
-        for file in sorted(model.path.glob("*.safetensors")):
-            for name, tensor in _header(file).items():
-                count = math.prod(tensor["shape"])
-                inside = len(tensor["shape"]) == 2 and "layers." in name
-                layers, others = layers + inside * count, others + (not inside) * count
+        for name, tensor in stored(weight_files(model.path)).items():
+            inside = len(tensor.shape) == 2 and "layers." in name
+            layers, others = layers + inside * tensor.count, others + (not inside) * tensor.count
         return cls(layers, others)
 
     @property
@@ -223,24 +220,6 @@ class Weights:
     def quantized(self, bits: int) -> float:
         """Return the bytes of a checkpoint; scales and zeros of groups of 32 at most added."""
         return self.layers * (bits + 1) / 8 + 2.0 * self.others
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """Return name → shape, type and place of each tensor (format: huggingface/safetensors)."""
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        size = 8 + length + max(tensor["data_offsets"][1] for tensor in header.values())
-    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
-        raise UserError(f"{file} is damaged: its header cannot be read ({error}).") from error
-    if size != file.stat().st_size:
-        raise UserError(
-            f"{file} is damaged: it has {file.stat().st_size:,} bytes, its header says {size:,}. "
-            "Fetch the model again."
-        )
-    return header
 
 
 def check(needed: Sequence[Need]) -> None:

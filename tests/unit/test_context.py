@@ -41,7 +41,8 @@ def _forget() -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        *("pipeline.py", "quantizers/gptqmodel.py", "evaluation/perplexity.py", "corpora/sotu.py"),
+        *("pipeline.py", "quantizers/onepass.py", "evaluation/perplexity.py", "corpora/sotu.py"),
+        *("gptq/columns_numba.py", "blocks/lockstep.py"),
         *("corpora/pool.py", "models/source.py", "calibration/check.py", "selection/features.py"),
         *("digests.py", "selection/__init__.py", "evaluation/downstream.py"),
     ],

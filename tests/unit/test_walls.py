@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     | {"blocks"},
     # A set's picture shows the features that its method clusters, in the style of the report.
     "calibration": {"selection", "corpora", "analysis.report"},
-    "quantizers": {"blocks", "gptq"},
+    "quantizers": {"blocks", "gptq", "models"},
     "gptq": set(),
     "blocks": {"gptq", "models"},
     # Some methods look at what a model computes.

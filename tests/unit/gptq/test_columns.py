@@ -125,7 +125,7 @@ def test_where_a_kernel_fails_the_reference_is_used_and_the_log_says_so(
         args[5][3, 4] ^= 1  # type: ignore[index]
 
     if fault == "not installed":
-        monkeypatch.setitem(columns.KERNELS, "cpu", "nowhere")
+        monkeypatch.setitem(sys.modules, "colazero.gptq.columns_numba", None)
     else:
         monkeypatch.setattr(columns_numba, "columns", wrong)
     with caplog.at_level(logging.WARNING):
@@ -135,6 +135,34 @@ def test_where_a_kernel_fails_the_reference_is_used_and_the_log_says_so(
     reason = {
         "other codes": "does not give the reference's codes",
         "cannot compile": "ptxas is not here",
-        "not installed": "colazero.gptq.columns_nowhere",
+        "not installed": "colazero.gptq.columns_numba",
     }
     assert reason[fault] in record.message
+
+
+def test_triton_compiles_without_a_gpu_and_fuses_nothing(tmp_path: Path) -> None:
+    """A product fused with a sum would round otherwise than the reference does."""
+    pytest.importorskip("triton", reason="needs triton, as torch for CUDA does")
+    program = f"""
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+sys.path[:0] = {sys.path!r}
+from colazero.gptq import columns_triton as kernel
+pointers = ("values_at", "weights_at", "factor_at", "scale_at", "zero_at")
+kinds = dict.fromkeys(pointers, "*fp32") | {{"codes_at": "*u8"}}
+kinds |= dict.fromkeys(("columns", "rows", "stride"), "i32") | {{"top": "fp32"}}
+sizes = {{"COLUMNS": 16, "ROWS": kernel.ROWS}}
+kinds |= dict.fromkeys(sizes, "constexpr")
+source = triton.compiler.ASTSource(kernel._columns, kinds, sizes)
+made = triton.compile(source, GPUTarget("cuda", 80, 32), dict(kernel.OPTIONS))
+print(made.asm["ptx"])
+"""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "mul.rn.f32" in ran.stdout
+    assert "div.rn.f32" in ran.stdout
+    assert "fma" not in ran.stdout

@@ -98,11 +98,12 @@ def test_unpacking_undoes_packing(bits: int, order: str, seed: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("sym", [True, False])
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("group", [32, -1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_solved_weight_is_its_packed_tensors(
-    bits: int, sym: bool, order: str, dtype: torch.dtype
+    bits: int, sym: bool, order: str, group: int, dtype: torch.dtype
 ) -> None:
-    wanted = settings(order, quant_bits=bits, sym=sym)
+    wanted = settings(order, quant_bits=bits, sym=sym, group_size=group)
     solved = solve(weights(OUT, IN), prepare(hessian(correlated(256, IN)), wanted), wanted)
     found = dequantize(**pack(solved, bits), bits=bits, v1=True).to(dtype).T
     weight = solved.weight(dtype)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from colazero.errors import UserError
@@ -55,26 +53,3 @@ def test_a_model_that_allows_none_is_refused(size: int | str) -> None:
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt", "tiny_mistral"])
 def test_the_layers_inside_the_blocks_count(family: str, request: pytest.FixtureRequest) -> None:
     assert grouping.layer_inputs(request.getfixturevalue(family)) == {128, 256}
-
-
-def test_layers_are_found_once_for_a_configuration(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
-    found = grouping.layer_inputs(tiny_llama)
-
-    def never(_folder: Path) -> set[int]:
-        raise AssertionError("they were looked for again")
-
-    monkeypatch.setattr(grouping, "_layer_inputs", never)
-    assert grouping.layer_inputs(tiny_llama) == found
-    config = (tiny_llama / "config.json").read_text()
-    (tmp_path / "config.json").write_text(config.replace("256", "512"))
-    with pytest.raises(AssertionError):
-        grouping.layer_inputs(tmp_path)
-
-
-def test_a_directory_of_another_kind_is_told_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "nobody-knows"}')
-    with pytest.raises(UserError, match="no causal language model that transformers knows"):
-        grouping.layer_inputs(tmp_path)

@@ -34,12 +34,12 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     with tracking.run("suite", "suite") as run_id:
         tracking.log_config(config)
         tracking.flush()
-        done = "tiny-llama__mine.choice.last__seed1"
+        done = "tiny-llama__mine.choice:last__seed1"
         with tracking.run(done, "cell", runs.create_child(run_id, done, "cell")):
             pass
         (_, second) = config.cells()
         suite._fail_model(second.model, [second], ValueError("no such file"), run_id, report)
-        failed = "tiny-llama__mine.choice.last__seed2"
+        failed = "tiny-llama__mine.choice:last__seed2"
         assert report.failed == {failed: "no such file"}
         found = {line.name: line.state for line in status.of_suite(run_id)}
     assert found == {"tiny-llama__unquantized": "missing", done: "done", failed: "failed"}

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.linalg import toeplitz
 
 from analysis.stats import PooledVariance, compare_on_text, pooled_variance
-from analysis.stats.stretches import edge_factor
+from analysis.stats.stretches import edge_factor, upper_factor
 
 
 def rows(rng, n, windows, seed=0.01, window=0.02, noise=0.01, tokens=512.0):
@@ -112,20 +112,35 @@ def test_contiguous_stretches_by_default(windows, stretches):
     assert got.text_variance == pytest.approx(given.text_variance * got.edge_factor)
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.2, 0.44, 0.7])
-@pytest.mark.parametrize(("windows", "stretches"), [(16, 4), (64, 8), (160, 8)])
-def test_the_edge_factor_is_that_of_an_autoregression(rho, windows, stretches):
-    """What stretches lack, exactly, from the covariance matrix; and the mean of the estimate."""
+def exact_edge_factor(rho, windows, stretches):
+    """What stretches of an autoregression lack, from its covariance matrix."""
     covariance = toeplitz(rho ** np.arange(windows))
     to_stretch = np.kron(np.eye(stretches), np.ones(windows // stretches))
     between = to_stretch @ covariance @ to_stretch.T
     centre = np.eye(stretches) - 1 / stretches
     expected = np.trace(centre @ between) * stretches / (stretches - 1)
-    exact = covariance.sum() / expected
+    return covariance.sum() / expected
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.2, 0.44, 0.7])
+@pytest.mark.parametrize(("windows", "stretches"), [(16, 4), (64, 8), (160, 8)])
+def test_the_edge_factor_is_that_of_an_autoregression(rho, windows, stretches):
+    """Its median lies between the true one and that of a correlation a standard error larger."""
+    covariance = toeplitz(rho ** np.arange(windows))
     rng = np.random.default_rng(5)
     draws = rng.normal(size=(400, windows)) @ np.linalg.cholesky(covariance).T
     got = np.median([edge_factor(x, stretches) for x in draws])
-    assert got == pytest.approx(exact, rel=0.12)
+    larger = min(0.8, rho + 1 / np.sqrt(windows))
+    assert exact_edge_factor(rho, windows, stretches) <= 1.05 * got
+    assert got <= 1.05 * exact_edge_factor(larger, windows, stretches)
+
+
+def test_the_degrees_of_freedom_count_the_text_with_its_upper_limit():
+    rng = np.random.default_rng(8)
+    a, b, tokens = rows(rng, 5, 64), rows(rng, 5, 64), np.full(64, 512.0)
+    by_default, given = compare_on_text(a, b, tokens), compare_on_text(a, b, tokens, stretches=8)
+    assert upper_factor(8) == pytest.approx(7 / stats.chi2.ppf(0.05, 7))
+    assert 7 < by_default.df < given.df
 
 
 def test_a_single_draw_needs_lent_noise():

@@ -117,7 +117,7 @@ def test_a_cell_waits_for_one_that_does_the_same_work_and_downstream_tasks(
         if config.do_downstream:  # while this is at work, the other comes
             with pytest.raises(runs.Claimed):
                 run_plain()
-        digest = {f"colazero.{name}_digest": "d" for name in ("calibration", "checkpoint")}
+        digest = {f"colazero.{name}_digest": "d" for name in ("calibration", "order", "checkpoint")}
         tracking.set_tags(digest)
         metrics = {"quant_time_sec": 1.0, "perplexity": 30.5, "downstream.mine": 0.5}
         tracking.log_metrics(metrics)
