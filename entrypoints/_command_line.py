@@ -116,7 +116,8 @@ def _end_launched(run_id: str | None, status: str, reason: str) -> None:
     from colazero.tracking import runs
 
     try:
-        runs.end(run_id, status, reason)
+        if runs.get(run_id) is not None:
+            runs.end(run_id, status, reason)
     except (MlflowException, OSError) as error:
         logging.getLogger("colazero").warning("run %s stays open: %s", run_id, first_line(error))
 
