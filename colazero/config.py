@@ -103,6 +103,12 @@ class Settings(BaseModel):
     )
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
     seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
+    bos: Literal["auto", "always", "first", "never"] = Field(
+        "auto",
+        description="BOS token in front of every window (always), of the evaluation text as a "
+        "whole where the tokenizer writes one (first, as the GPTQ papers do) or nowhere (never); "
+        "auto: always for Gemma, else first",
+    )
     exact_documents: int = Field(
         20_000,
         ge=100,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,15 +55,28 @@ def _plain(tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a pool has to know of a tokenizer whose tokens are there: its digest, special ids."""
+    """What has to be known of a tokenizer whose tokens are there: its digest, special ids.
+
+    `front`: what it writes in front of a text by itself; `bos`: what begins a text, if it can.
+    """
 
     digest: str
     special: frozenset[int]
+    front: tuple[int, ...] = ()
+    bos: tuple[int, ...] = ()
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
     """Return what names the tokens of a tokenizer."""
-    return Vocabulary(tokenizer_digest(tokenizer), frozenset(tokenizer.all_special_ids))
+    special = frozenset(tokenizer.all_special_ids)
+    front: list[int] = []
+    for token in tokenizer("a", verbose=False).input_ids:
+        if token not in special:
+            break
+        front.append(token)
+    own = tokenizer.bos_token_id
+    bos = tuple(front) or (() if own is None else (int(own),))
+    return Vocabulary(tokenizer_digest(tokenizer), special, tuple(front), bos)
 
 
 def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
@@ -71,14 +84,14 @@ def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
 
     Loading a tokenizer takes seconds, most of them imports.
     """
-    name = f"tokenizers/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+    name = f"vocabularies/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+    kept = kept_json(name, lambda: _as_json(vocabulary(load())))
+    special = frozenset(kept["special"])
+    return Vocabulary(kept["digest"], special, tuple(kept["front"]), tuple(kept["bos"]))
 
-    def compute() -> dict[str, Any]:
-        found = vocabulary(load())
-        return {"digest": found.digest, "special": sorted(found.special)}
 
-    kept = kept_json(name, compute)
-    return Vocabulary(kept["digest"], frozenset(kept["special"]))
+def _as_json(found: Vocabulary) -> dict[str, Any]:
+    return asdict(found) | {"special": sorted(found.special)}
 
 
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:

@@ -158,7 +158,7 @@ def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenise(
     again = module.open_pool(CORPUS, known, never)
     assert np.array_equal(again.tokens, first.tokens)
     assert again.forbidden == first.forbidden
-    (file,) = (tmp_path / "tokenizers").iterdir()
+    (file,) = (tmp_path / "vocabularies").iterdir()
     file.write_text('{"digest": ')
     assert module.kept_vocabulary("revision", lambda: tokenizer) == known
     with pytest.raises(AssertionError):
@@ -179,10 +179,10 @@ def test_files_are_read_through_only_where_they_changed_since_they_were_found_go
     build_pool(CORPUS, tokenizer, tmp_path)
     assert sorted(read) == ["starts.npy", "stops.npy", "tokens.npy", "written.npy"]
     build_pool(CORPUS, tokenizer, tmp_path)
-    assert len(read) == 3
+    assert len(read) == 4
     (entry / "verified.json").write_text("{")
     build_pool(CORPUS, tokenizer, tmp_path)
-    assert len(read) == 6
+    assert len(read) == 8
 
 
 def test_an_interrupted_build_leaves_nothing(
