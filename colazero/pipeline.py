@@ -116,7 +116,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     if config.quantizer != UNQUANTIZED:
         limits.refuse_quantized(model)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
+    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = device or resolve_device(config.device)
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))

@@ -153,7 +153,7 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "quant_bits", "5", ["'5'", "2, 3, 4, 8"]),
     (RunConfig, "quant_bits", "four", ["'four'", "2, 3, 4, 8"]),
     (RunConfig, "group_size", "8", ["'8'", "auto", "at least 16"]),
-    (RunConfig, "group_size", "-1", ["'-1'", "auto", "at least 16"]),
+    (RunConfig, "group_size", "-2", ["'-2'", "auto", "at least 16"]),
     (RunConfig, "group_size", "big", ["'big'", "auto", "integer"]),
     (RunConfig, "damp_percent", "0", ["'0'", "greater than 0"]),
     (RunConfig, "damp_percent", "1", ["'1'", "less than 1"]),
