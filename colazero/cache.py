@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,8 +17,29 @@ from numpy.typing import NDArray
 
 from colazero.digests import of_file
 from colazero.environment import cache_dir as cache_dir  # the cache's own name for it
+from colazero.errors import UserError
+
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR),
+    *(errno.EEXIST, errno.EFBIG, errno.EIO),
+)
+"""What a file system says of a folder that cannot be written: full, read-only, or no folder."""
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Turn what a file system refuses into a sentence: a folder that is read-only, or full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        raise UserError(
+            f"{str(folder)!r} cannot be written ({error.strerror}): make room there, or use "
+            "another folder; COLAZERO_CACHE names that of the cache."
+        ) from error
 
 
 @contextmanager
@@ -25,19 +47,20 @@ def new_entry(target: Path) -> Iterator[Path]:
     """Yield an empty directory that becomes `target` when the block ends without an error.
 
     The move is atomic: a reader sees the whole entry or none. If another process was faster, its
-    entry stays and ours is dropped; both hold the same.
+    entry stays and ours is dropped; both hold the same. UserError if nothing can be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield draft
+    with _usable(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            draft.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            yield draft
+            try:
+                draft.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]) -> Arrays:
@@ -66,10 +89,11 @@ def kept_json(name: str, compute: Callable[[], Any]) -> Any:
     with suppress(OSError, ValueError):
         return json.loads(file.read_text())
     found = compute()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
-        json.dump(found, stream)
-    Path(stream.name).replace(file)
+    with _usable(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
+            json.dump(found, stream)
+        Path(stream.name).replace(file)
     return found
 
 

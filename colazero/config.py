@@ -30,10 +30,27 @@ PRESET_DIR = Path(__file__).parent / "presets"
 
 
 def _items(value: object) -> object:
-    """Split `a,b` into its items; what is already a list stays as it is."""
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",")] if value.strip() else []
-    return value
+    """Split `a,b` into its items; what is already a list stays as it is.
+
+    A comma inside the path of a file or folder that is there is part of the path.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",") if value.strip() else []
+    items = []
+    while parts:
+        joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
+        item = next((path for path in joined if _is_path(path)), parts[0].strip())
+        del parts[: item.count(",") + 1]
+        items.append(item)
+    return items
+
+
+def _is_path(item: str) -> bool:
+    try:
+        return Path(item.removeprefix("file:")).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, or nobody's home
+        return False
 
 
 def _seeds(value: object) -> object:
@@ -85,6 +102,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_dist
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
 Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_controls)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
+WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
 
 
@@ -103,6 +121,12 @@ class Settings(BaseModel):
     )
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
     seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
+    bos: Literal["auto", "always", "first", "never"] = Field(
+        "auto",
+        description="BOS token in front of every window (always), of the evaluation text as a "
+        "whole where the tokenizer writes one (first, as the GPTQ papers do) or nowhere (never); "
+        "auto: always for Gemma, else first",
+    )
     exact_documents: int = Field(
         20_000,
         ge=100,
@@ -118,8 +142,10 @@ class Settings(BaseModel):
         "smollm2-135m", description="small model whose perplexities cola_zero_perplexity uses"
     )
     quant_bits: Bits = Field(4, description="bits a weight")
-    group_size: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
-        "auto", description="inputs that share a scale; auto: 128, or the largest that divides"
+    group_size: Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)] = Field(
+        "auto",
+        description="inputs that share a scale; -1: all of a row; auto: 128, or the largest that "
+        "divides",
     )
     desc_act: bool = Field(False, description="quantize columns in order of activation size")
     sym: bool = Field(True, description="symmetric grid")
@@ -151,6 +177,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        if self.group_size == -1 and self.act_group_aware is True:
+            raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
         if self.desc_act and self.act_group_aware is True:
             raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
         return self

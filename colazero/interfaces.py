@@ -114,9 +114,8 @@ class TokenPool:
 
     `documents`: int64 [documents], their numbers in the corpus; None where they are all of it.
 
-    Each document is tokenised by itself, without special tokens; the tokens of a blank line stand
-    between each two. `tokens`: int32 [total]; `starts`, `stops` (separators not counted): int64
-    [documents].
+    `tokens`: int32 [total], of the documents joined by blank lines, without special tokens.
+    `starts`, `stops`: int64 [documents]; a token belongs to the document in which it begins.
     """
 
     texts: Sequence[str]
@@ -127,6 +126,8 @@ class TokenPool:
     """Ids of the tokenizer's special tokens: none of them may stand in a window."""
     entry: Path | None = None
     """Where in the cache the tokens lie, and what is computed from them beside; None: nowhere."""
+    written: int = 0
+    """How often the documents spell a special token out, which is text there."""
     config: Settings = field(default_factory=lambda: Settings.model_validate({"device": "cpu"}))
     """The run's parameters, with `device` resolved."""
     model: Model | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import corpora, models, selection
-from colazero.cache import cache_dir, kept_arrays
 from colazero.calibration import check as calibration_check
 from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
+from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import need_tokens, open_pool
 from colazero.corpora.tokens import (
     drawn_by,
@@ -27,7 +28,6 @@ from colazero.corpora.tokens import (
     tokenizer,
     vocabulary,
 )
-from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
@@ -52,6 +52,8 @@ from colazero.selection import features
 
 if TYPE_CHECKING:
     from colazero.evaluation.through_blocks import Evaluator
+
+log = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Settings)
 
@@ -114,39 +116,52 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     if config.quantizer != UNQUANTIZED:
         limits.refuse_quantized(model)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act
+    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     device = device or resolve_device(config.device)
+    bos = bos_rule.resolve(config.bos, model, vocabulary(model))
     return config.model_copy(
-        update={"group_size": group_size, "act_group_aware": gar, "device": device}
+        update={"group_size": group_size, "act_group_aware": gar, "device": device, "bos": bos}
     )
 
 
 @lru_cache(maxsize=4)
 def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
+    return np.unique(calibration_check.ngrams(_test_tokens(model, name)))
+
+
+def _test_tokens(model: Model, name: str) -> NDArray[np.int32]:
+    """Return the tokens of a corpus's test split, read as those of its training documents are."""
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
-    tokens = open_pool(test, vocabulary(model), lambda: tokenizer(model)).tokens
-    return np.unique(calibration_check.ngrams(tokens))
+    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model))
+    if pool.written:
+        log.warning(
+            "the test split of %s spells out %d special tokens of %s: they are read as text, as "
+            "in calibration.",
+            *(name, pool.written, model.name),
+        )
+    return pool.tokens
 
 
 @lru_cache(maxsize=4)
 def evaluation_text(
-    model: Model, corpus: str, seq_len: int, count: int | str
+    model: Model, corpus: str, seq_len: int, count: int | str, bos: str = "auto"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the corpus's evaluation windows in the model's tokens, which are kept on disk."""
-    from colazero.evaluation.perplexity import eval_windows, evaluation_tokens
+    """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
 
-    loaded = corpora.load(corpus)
-    key = of_facts(corpus, loaded.revision, vocabulary(model).digest, version("transformers"))
-    entry = cache_dir() / "evaluation" / key
+    Of all documents joined by blank lines; `bos` decides what stands in front, see `corpora.bos`.
+    """
+    from colazero.evaluation.perplexity import eval_windows
 
-    def build(draft: Path) -> None:
-        np.save(draft / "tokens.npy", evaluation_tokens(loaded, tokenizer(model)))
-
-    ids = kept_arrays(entry, ["tokens"], build)["tokens"]
-    return eval_windows(ids, seq_len, count, loaded.name)
+    known = vocabulary(model)
+    rule = bos_rule.resolve(bos, model, known)
+    ids = _test_tokens(model, corpus)
+    if begin := bos_rule.of_text(rule, known):
+        ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
+    name = corpora.load(corpus).name
+    return eval_windows(ids, seq_len, count, name, bos_rule.of_window(rule, known))
 
 
 def check_data(config: Settings, model: Model) -> None:
@@ -160,7 +175,8 @@ def check_calibration(config: Settings, model: Model) -> None:
     limits.refuse_long_windows(model, config.seq_len)
     tokens = token_pool(model, config.corpus).tokens
     available = int(config.corpus_share * len(tokens))
-    need_tokens(available, config.n_calibration_samples, config.seq_len, config.corpus)
+    length = text_length(config, model)
+    need_tokens(available, config.n_calibration_samples, length, config.corpus)
     limits.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
 
 
@@ -172,8 +188,27 @@ def check_evaluation(config: Settings, model: Model) -> None:
     limits.refuse_long_windows(model, config.seq_len)
     limits.refuse_not_finite(model)
     for corpus in config.eval_corpora:
-        windows, _ = evaluation_text(model, corpus, config.seq_len, config.eval_windows)
+        windows, _ = evaluation_text(model, corpus, config.seq_len, config.eval_windows, config.bos)
         limits.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
+
+
+def text_length(config: Settings, model: Model) -> int:
+    """Return the tokens of text in a calibration window: BOS, where it stands in front, is none."""
+    known = vocabulary(model)
+    rule = bos_rule.resolve(config.bos, model, known)
+    return config.seq_len - len(bos_rule.of_window(rule, known))
+
+
+def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:
+    """Return the set as the quantizer gets it: with BOS in front of each window where it belongs.
+
+    A calibration set itself is text alone: what is chosen, checked and shown.
+    """
+    known = vocabulary(model)
+    front = bos_rule.of_window(bos_rule.resolve(config.bos, model, known), known)
+    columns = np.tile(np.array(front, dtype=np.int32), (len(calibration.windows), 1))
+    windows = np.concatenate([columns, calibration.windows], axis=1)
+    return replace(calibration, windows=windows) if front and len(windows) else calibration
 
 
 def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
@@ -190,6 +225,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
             "selection_time_sec": 0.0
         }
     check_calibration(config, model)
+    length = text_length(config, model)
     pool = replace(
         pool_of(config, model),
         config=config.model_copy(update={"device": resolve_device(config.device)}),
@@ -202,7 +238,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
             config.method,
             pool,
             config.n_calibration_samples,
-            config.seq_len,
+            length,
             config.seed,
             config.corpus,
         )
@@ -216,7 +252,8 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     """Return the measures of a calibration set; UserError if too much of it is evaluation text."""
     tests = {name: test_ngrams(model, name) for name in config.eval_corpora}
     return {
-        "tokens_asked": config.n_calibration_samples * config.seq_len,
+        "tokens_asked": config.n_calibration_samples * text_length(config, model),
+        "special_tokens_written": token_pool(model, config.corpus).written,
         **calibration_check.measures(
             chosen, pool_of(config, model), token_counts(model, *drawn_by(config))
         ),
@@ -246,6 +283,7 @@ def quantize(
     A quantizer that goes a block at a time takes the `rider` along. RuntimeError if the quantizer
     looked at fewer tokens than it was given.
     """
+    calibration = with_bos(config, model, calibration)
     check_set(model, calibration)
     settings = QuantizationSettings(
         config.quant_bits,
@@ -279,7 +317,7 @@ def evaluator(config: Settings, model: Model) -> Evaluator:
 def evaluation_texts(config: Settings, model: Model) -> list[Text]:
     """Return the evaluation text of each corpus, in the order asked for."""
     return [
-        Text(name, *evaluation_text(model, name, config.seq_len, config.eval_windows))
+        Text(name, *evaluation_text(model, name, config.seq_len, config.eval_windows, config.bos))
         for name in config.eval_corpora
     ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from entrypoints._command_line import described, main, settled
 
-EVALUATION = ("seq_len", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks")
+EVALUATION = (
+    *("seq_len", "bos", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"),
+)
 PARAMETERS = ("model", *EVALUATION, "device")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from entrypoints._command_line import described, main, settled
 
 QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
-PARAMETERS = ("model", *QUANTIZATION, "quantizer", "save_model", "device")
+PARAMETERS = ("model", "bos", *QUANTIZATION, "quantizer", "save_model", "device")
 CALIBRATION = "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files"
 
 
@@ -45,7 +45,7 @@ def run(given: dict[str, str]) -> int:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
-    pipeline.check_set(model, calibration)
+    pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
     name = f"quantize__{model.label}"
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})

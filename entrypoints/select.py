@@ -9,7 +9,7 @@ from entrypoints._command_line import described, main
 
 PARAMETERS = (
     *("model", "corpus", "corpus_share", "method", "seed", "replicate"),
-    *("n_calibration_samples", "seq_len"),
+    *("n_calibration_samples", "seq_len", "bos"),
     *("exact_documents", "document_tokens", "proxy_model", "device"),
 )
 

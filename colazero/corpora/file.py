@@ -1,20 +1,25 @@
-"""The user's own text: .txt, .jsonl, .parquet, or a folder of .txt files."""
+"""The user's own text: .txt, .jsonl or .parquet, or a folder of files of one of these kinds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from colazero.corpora import CORPORA
-from colazero.errors import UserError
+from colazero.errors import UserError, first_line
 from colazero.interfaces import Corpus
 
+log = logging.getLogger(__name__)
+
 TEST_SHARE = 0.1
+Place = tuple[str, str | None]
+"""Where something stands (`line 3`), and the text there; None where there is null."""
 
 
 @CORPORA.register("file")
@@ -22,8 +27,9 @@ def load(path: str) -> Corpus:
     """Return the documents of `path`; the last tenth of them (at least one) is the test split.
 
     .txt: documents separated by blank lines. .jsonl and .parquet: one document a row, in the
-    field `text`. A folder: one document a .txt file, in order of name. UserError if the path is
-    missing, empty, not UTF-8, or a row has no `text`.
+    field `text`; rows of a table whose text is null are left out, which is told.
+    A folder: all files of one of these kinds in it and below, in order of their paths; a .txt file there is one document.
+    UserError, with file and line, for whatever cannot be read.
     """
     source = Path(os.path.expanduser(path))
     if not source.exists():
@@ -48,100 +54,154 @@ def _digest(documents: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(source: Path) -> Iterable[str]:
-    """Return what may be documents; .txt and .jsonl are never held whole beside them."""
-    if source.is_dir():
-        files = sorted(source.glob("*.txt"))
-        if not files:
-            raise UserError(f"corpus folder {str(source)!r} holds no .txt file.")
-        return [_text(file) for file in files]
-    readers: dict[str, Callable[[Path], Iterable[str]]] = {
-        ".txt": _paragraphs,
-        ".jsonl": _json_lines,
-        ".parquet": _parquet,
-    }
-    suffix = source.suffix.lower()
-    if suffix not in readers:
+def _read(source: Path) -> Iterator[str]:
+    """Yield what may be documents; .txt and .jsonl are never held whole beside them."""
+    whole = source.is_dir()
+    for file in _files(source) if whole else [source]:
+        kind = file.suffix.lower()
+        if kind not in READERS:
+            raise UserError(
+                f"corpus file {str(file)!r}: cannot read files that end in {file.suffix!r}; "
+                "use .txt, .jsonl, .parquet or a folder of one of these kinds."
+            )
+        yield from _told(file, _whole_text if whole and kind == ".txt" else READERS[kind])
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a folder and those below it, hidden ones left out."""
+    inside = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    )
+    files = [file for file in inside if file.suffix.lower() in READERS]
+    kinds = sorted({file.suffix.lower() for file in files})
+    if not files:
         raise UserError(
-            f"corpus file {str(source)!r}: cannot read files that end in {source.suffix!r}; "
-            "use .txt, .jsonl, .parquet or a folder of .txt files."
+            f"corpus folder {str(folder)!r} holds no .txt file, and no .jsonl or .parquet."
         )
-    return readers[suffix](source)
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-    except UnicodeDecodeError as error:
+    if len(kinds) > 1:
         raise UserError(
-            f"corpus file {str(file)!r} is not UTF-8 (byte {error.start}): convert it first, for "
-            "instance with iconv."
-        ) from None
-    except OSError as error:
-        raise UserError(f"corpus file {str(file)!r} cannot be read: {error.strerror}.") from error
+            f"corpus folder {str(folder)!r} holds {' and '.join(kinds)} files: which of them are "
+            "the corpus is not said. Keep one kind in it."
+        )
+    if len(inside) > len(files):
+        log.warning("%s: %d files of other kinds are not read.", folder, len(inside) - len(files))
+    return files
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _told(file: Path, read: Callable[[Path], Iterator[Place]]) -> Iterator[str]:
+    """Yield the texts of a file; whatever goes wrong is told in a sentence that says where."""
+    place, empty = "", []
     try:
-        with file.open(encoding="utf-8-sig") as stream:
-            yield from stream
-    except (UnicodeDecodeError, OSError):
-        _text(file)  # tells what is wrong, and where
+        for place, text in read(file):
+            if text is None:
+                empty.append(place)
+            elif not text.isascii() and re.search("[\ud800-\udfff]", text):
+                raise UserError(
+                    f"corpus file {str(file)!r}, {place}: half of a surrogate pair, which is no "
+                    "text."
+                )
+            else:
+                yield text
+    except UserError:
         raise
+    except UnicodeDecodeError:
+        raise UserError(
+            f"corpus file {str(file)!r} is not UTF-8 (byte {_first_bad_byte(file)}): convert it "
+            "first, for instance with iconv."
+        ) from None
+    except Exception as error:  # whatever a file can make of a parser
+        after = f", after {place}" if place else ""
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"corpus file {str(file)!r}{after} cannot be read as {file.suffix[1:]}: "
+            f"{reason.rstrip('.')}."
+        ) from error
+    if empty:
+        log.warning(
+            "corpus file %s: %d rows whose text is null are left out, the first at %s.",
+            *(file, len(empty), empty[0]),
+        )
 
 
-def _paragraphs(file: Path) -> Iterator[str]:
+def _first_bad_byte(file: Path) -> int | str:
+    try:
+        file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start
+    return "unknown"
+
+
+def _whole_text(file: Path) -> Iterator[Place]:
+    yield "line 1", file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+
+
+def _paragraphs(file: Path) -> Iterator[Place]:
     paragraph: list[str] = []
-    for line in _lines(file):
-        if line.isspace():
-            yield "".join(paragraph)
-            paragraph = []
-        else:
-            paragraph.append(line)
-    yield "".join(paragraph)
+    begin = 1
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                yield f"line {begin}", "".join(paragraph)
+                paragraph, begin = [], number + 1
+            else:
+                paragraph.append(line)
+    yield f"line {begin}", "".join(paragraph)
 
 
-def _json_lines(file: Path) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), start=1):
-        if line.strip():
-            yield _field(file, number, line)
+def _json_lines(file: Path) -> Iterator[Place]:
+    with file.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield f"line {number}", _field(file, number, line)
 
 
 def _field(file: Path, number: int, line: str) -> str:
+    where = f"corpus file {str(file)!r}, line {number}"
     try:
         row: Any = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"corpus file {str(file)!r}, line {number}: no JSON ({error.msg})."
-        ) from None
-    text = row.get("text") if isinstance(row, dict) else None
-    if not isinstance(text, str):
+        raise UserError(f"{where}: no JSON ({error.msg}).") from None
+    except RecursionError:
+        raise UserError(f"{where}: its JSON is nested too deeply to be read.") from None
+    except ValueError as error:  # a number of more digits than Python turns into one
+        raise UserError(f"{where}: its JSON cannot be read ({first_line(error)}).") from None
+    if not isinstance(row, dict) or "text" not in row:
         has = ", ".join(map(repr, row)) if isinstance(row, dict) and row else "nothing"
-        raise UserError(
-            f"corpus file {str(file)!r}, line {number}: no text in the field 'text' (it has {has})."
-        )
-    if re.search("[\ud800-\udfff]", text):
-        raise UserError(
-            f"corpus file {str(file)!r}, line {number}: half of a surrogate pair, which is no text."
-        )
+        raise UserError(f"{where}: no text in the field 'text' (it has {has}).")
+    text = row["text"]
+    if not isinstance(text, str):
+        holds = "null" if text is None else f"a {type(text).__name__}"
+        raise UserError(f"{where}: no text in the field 'text' (it holds {holds}).")
     return text
 
 
-def _parquet(file: Path) -> list[str]:
+def _parquet(file: Path) -> Iterator[Place]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        names = pq.read_schema(file).names
-        if "text" not in names:
+    with pq.ParquetFile(file) as table:
+        schema = table.schema_arrow
+        if "text" not in schema.names:
             raise UserError(
-                f"corpus file {str(file)!r} has no column 'text' (it has {', '.join(names)})."
+                f"corpus file {str(file)!r} has no column 'text' (it has "
+                f"{', '.join(schema.names)})."
             )
-        column = pq.read_table(file, columns=["text"])["text"]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"corpus file {str(file)!r} cannot be read as parquet: {error}") from error
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        raise UserError(
-            f"corpus file {str(file)!r}: the column 'text' holds {column.type}, no text."
-        )
-    return [text or "" for text in column.to_pylist()]
+        kind = schema.field("text").type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        checks = ("is_string", "is_large_string", "is_string_view", "is_null")
+        if not any(getattr(pa.types, check)(value) for check in checks):
+            raise UserError(f"corpus file {str(file)!r}: the column 'text' holds {kind}, no text.")
+        number = 0
+        for batch in table.iter_batches(columns=["text"]):
+            for text in batch.column(0).to_pylist():
+                number += 1
+                yield f"row {number}", text
+
+
+READERS: dict[str, Callable[[Path], Iterator[Place]]] = {
+    ".txt": _paragraphs,
+    ".jsonl": _json_lines,
+    ".parquet": _parquet,
+}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.cache import cache_dir, kept_arrays, kept_json
+from colazero.corpora.stream import Tokens, stream
 from colazero.digests import of_facts
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, TokenPool
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
-BATCH = 10_000
-"""Documents tokenised at a time: bounds the memory of the intermediate lists."""
 CHUNK = 2**22
 """Tokens counted at a time."""
-ARRAYS = ("tokens", "starts", "stops")
+ARRAYS = ("tokens", "starts", "stops", "written")
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -56,15 +55,28 @@ def _plain(tokenizer: Any) -> Any:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a pool has to know of a tokenizer whose tokens are there: its digest, special ids."""
+    """What has to be known of a tokenizer whose tokens are there: its digest, special ids.
+
+    `front`: what it writes in front of a text by itself; `bos`: what begins a text, if it can.
+    """
 
     digest: str
     special: frozenset[int]
+    front: tuple[int, ...] = ()
+    bos: tuple[int, ...] = ()
 
 
 def vocabulary(tokenizer: Any) -> Vocabulary:
     """Return what names the tokens of a tokenizer."""
-    return Vocabulary(tokenizer_digest(tokenizer), frozenset(tokenizer.all_special_ids))
+    special = frozenset(tokenizer.all_special_ids)
+    front: list[int] = []
+    for token in tokenizer("a", verbose=False).input_ids:
+        if token not in special:
+            break
+        front.append(token)
+    own = tokenizer.bos_token_id
+    bos = tuple(front) or (() if own is None else (int(own),))
+    return Vocabulary(tokenizer_digest(tokenizer), special, tuple(front), bos)
 
 
 def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
@@ -72,14 +84,14 @@ def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
 
     Loading a tokenizer takes seconds, most of them imports.
     """
-    name = f"tokenizers/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+    name = f"vocabularies/{revision}-{version('transformers')}-{version('tokenizers')}.json"
+    kept = kept_json(name, lambda: _as_json(vocabulary(load())))
+    special = frozenset(kept["special"])
+    return Vocabulary(kept["digest"], special, tuple(kept["front"]), tuple(kept["bos"]))
 
-    def compute() -> dict[str, Any]:
-        found = vocabulary(load())
-        return {"digest": found.digest, "special": sorted(found.special)}
 
-    kept = kept_json(name, compute)
-    return Vocabulary(kept["digest"], frozenset(kept["special"]))
+def _as_json(found: Vocabulary) -> dict[str, Any]:
+    return asdict(found) | {"special": sorted(found.special)}
 
 
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
@@ -95,37 +107,76 @@ def open_pool(
     corpus: Corpus, known: Vocabulary, load: Callable[[], Any], cache: Path | None = None
 ) -> TokenPool:
     """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise."""
-    key = of_facts(corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
+    facts = (corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
+    key = of_facts("joined", *facts)
     entry = (cache or cache_dir()) / "tokens" / key
     arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft))
-    return TokenPool(
-        corpus.train, arrays["tokens"], arrays["starts"], arrays["stops"], known.special, entry
-    )
+    places = arrays["starts"], arrays["stops"]
+    written = int(arrays["written"][0])
+    return TokenPool(corpus.train, arrays["tokens"], *places, known.special, entry, written)
 
 
 def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
-    """Write tokens.npy, starts.npy and stops.npy, holding the tokens of one batch at a time."""
+    """Write the arrays of a pool, holding some tokens at a time."""
+    sizes = np.array([len(text) for text in corpus.train], dtype=np.int64)
+    # In characters: where each document begins, and where it ends.
+    begins = np.cumsum(sizes + len(SEPARATOR)) - sizes - len(SEPARATOR)
+    starts, stops = _Places(begins), _Places(begins + sizes)
+    total = 0
+    with (folder / "tokens.npy").open("wb") as file:
+        _write_header(file, 0)
+        for tokens in text_tokens(corpus.train, tokenizer, corpus.name):
+            file.write(tokens.ids.tobytes())
+            starts.see(tokens.at)
+            stops.see(tokens.at)
+            total += len(tokens.ids)
+        file.seek(0)
+        _write_header(file, total)
+    np.save(folder / "starts.npy", starts.found())
+    np.save(folder / "stops.npy", stops.found())
+    np.save(folder / "written.npy", [written_special(corpus.train, tokenizer)])
+
+
+def text_tokens(texts: Sequence[str], tokenizer: Any, name: str) -> Iterator[Tokens]:
+    """Yield the tokens of documents joined by blank lines; special tokens in a text are text.
+
+    UserError, which names the corpus, for half a character.
+    """
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
-    gap = np.array(plain.encode(SEPARATOR, add_special_tokens=False).ids, dtype=np.int32)
-    lengths: list[int] = []
-    with (folder / "tokens.npy").open("wb") as stream:
-        _write_header(stream, 0)
-        for first in range(0, len(corpus.train), BATCH):
-            batch = list(corpus.train[first : first + BATCH])
-            _refuse_half_characters(batch, first, corpus.name)
-            for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
-                if lengths:
-                    stream.write(gap.tobytes())
-                ids = np.array(encoding.ids, dtype=np.int32)
-                stream.write(ids.tobytes())
-                lengths.append(len(ids))
-        stream.seek(0)
-        _write_header(stream, sum(lengths) + len(gap) * max(0, len(lengths) - 1))
-    steps = np.array(lengths, dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(steps + len(gap))[:-1]]).astype(np.int64)
-    np.save(folder / "starts.npy", starts[: len(steps)])
-    np.save(folder / "stops.npy", starts[: len(steps)] + steps)
+    _refuse_half_characters(texts, 0, name)
+    yield from stream(texts, SEPARATOR, plain)
+
+
+def written_special(texts: Sequence[str], tokenizer: Any) -> int:
+    """Count how often texts spell a special token out (`<|endoftext|>`): it is text there."""
+    names = [name for name in tokenizer.all_special_tokens if name]
+    if not names:
+        return 0
+    pattern = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+    return sum(len(pattern.findall(text)) for text in texts)
+
+
+class _Places:
+    """Characters of a text → the tokens that begin there, or next; tokens come a few at a time."""
+
+    def __init__(self, characters: NDArray[np.int64]) -> None:
+        self._characters, self._done, self._tokens = characters, 0, 0
+        self._found = np.zeros(len(characters), dtype=np.int64)
+
+    def see(self, at: NDArray[np.int64]) -> None:
+        """Take the next tokens; `at` says at which character each begins."""
+        stop = int(np.searchsorted(self._characters, at[-1], side="right")) if len(at) else 0
+        if stop > self._done:
+            wanted = self._characters[self._done : stop]
+            self._found[self._done : stop] = self._tokens + np.searchsorted(at, wanted)
+            self._done = stop
+        self._tokens += len(at)
+
+    def found(self) -> NDArray[np.int64]:
+        """Return a token for each character, after the last token came."""
+        self._found[self._done :] = self._tokens
+        return self._found
 
 
 def _refuse_half_characters(texts: Sequence[str], first: int, corpus: str) -> None:

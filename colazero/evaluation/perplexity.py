@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.corpora.pool import SEPARATOR
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, Divergence, Perplexity, Progress, Text
+from colazero.interfaces import Divergence, Perplexity, Progress, Text
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
@@ -22,25 +21,21 @@ Only of a model that does something unknown to its logits, those of a whole wind
 """
 
 
-def evaluation_tokens(corpus: Corpus, tokenizer: Any) -> NDArray[np.int64]:
-    """Return the token ids of the test text.
-
-    The test documents are joined by blank lines and tokenised once, with the tokenizer's own
-    special tokens at the ends, as the papers' code does.
-    """
-    text = SEPARATOR.join(corpus.test)
-    return np.array(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
-
-
 def eval_windows(
-    ids: NDArray[np.int64], seq_len: int, count: int | str, corpus: str
+    ids: NDArray[np.integer],
+    seq_len: int,
+    count: int | str,
+    corpus: str,
+    front: Sequence[int] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins.
+    """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins in them.
 
-    The rest that fills no window is dropped. `count` windows, or `all`; fewer than all are spread
-    evenly over the text. UserError, which names the `corpus`, if there are fewer.
+    `front` stands at the beginning of each window, before as many tokens fewer. The rest that
+    fills no window is dropped. `count` windows, or `all`; fewer than all are spread evenly over
+    the text. UserError, which names the `corpus`, if there are fewer.
     """
-    available = len(ids) // seq_len
+    length = seq_len - len(front)
+    available = len(ids) // length
     wanted = available if count == "all" else int(count)
     if wanted > available or available == 0:
         raise UserError(
@@ -48,8 +43,11 @@ def eval_windows(
             f"{available} windows of {seq_len}; eval_windows={count}. Ask for fewer or shorter."
         )
     chosen = np.arange(wanted) * available // wanted
-    starts = chosen * seq_len
-    return ids[starts[:, None] + np.arange(seq_len)], starts
+    starts = chosen * length
+    windows = np.empty((wanted, seq_len), dtype=np.int64)
+    windows[:, : len(front)] = front
+    windows[:, len(front) :] = ids[starts[:, None] + np.arange(length)]
+    return windows, starts
 
 
 def perplexity(

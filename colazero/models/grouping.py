@@ -25,6 +25,8 @@ def resolve(group_size: int | str, inputs: set[int]) -> int:
 
     UserError if the given one does not divide every layer's inputs, or no kernel takes it.
     """
+    if group_size == -1:  # all inputs of a layer, however many
+        return -1
     dividing = [size for size in SIZES if all(n % size == 0 for n in inputs)]
     if not dividing:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Tokens are those of each document alone, kept on disk once, whatever happens to the disk."""
+"""Tokens are those of the joined documents, kept on disk once, whatever happens to the disk."""
 
 from __future__ import annotations
 
@@ -30,27 +30,26 @@ def never(*_: Any) -> Any:
     raise AssertionError("tokenised again")
 
 
-def test_each_document_has_the_tokens_it_has_alone(tokenizer: Any, tmp_path: Path) -> None:
+def test_the_tokens_are_those_of_the_joined_documents(tokenizer: Any, tmp_path: Path) -> None:
     pool = build_pool(CORPUS, tokenizer, tmp_path)
     assert pool.tokens.dtype == np.int32
     assert len(pool.starts) == len(pool.stops) == len(DOCUMENTS)
-    for text, start, stop in zip(DOCUMENTS, pool.starts, pool.stops, strict=True):
-        alone = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        assert pool.tokens[start:stop].tolist() == alone
-        assert tokenizer.decode(pool.tokens[start:stop]) == text
+    text = SEPARATOR.join(DOCUMENTS)
+    whole = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+    assert pool.tokens.tolist() == whole
+    assert tokenizer.decode(pool.tokens) == text
 
 
-def test_a_blank_line_stands_between_each_two_and_nowhere_else(
+def test_each_document_is_found_and_a_blank_line_between_each_two(
     tokenizer: Any, tmp_path: Path
 ) -> None:
     pool = build_pool(CORPUS, tokenizer, tmp_path)
-    gap = tokenizer(SEPARATOR, add_special_tokens=False).input_ids
-    assert gap
+    for text, start, stop in zip(DOCUMENTS, pool.starts, pool.stops, strict=True):
+        assert tokenizer.decode(pool.tokens[start:stop]) == text
     for stop, start in zip(pool.stops[:-1], pool.starts[1:], strict=True):
-        assert pool.tokens[stop:start].tolist() == gap
+        assert tokenizer.decode(pool.tokens[stop:start]) == SEPARATOR
     assert pool.starts[0] == 0
     assert pool.stops[-1] == len(pool.tokens)
-    assert tokenizer.decode(pool.tokens) == SEPARATOR.join(DOCUMENTS)
 
 
 def test_special_tokens_written_in_a_text_stay_text(tokenizer: Any, tmp_path: Path) -> None:
@@ -90,16 +89,6 @@ def test_the_digest_changes_with_the_tokenizer(tokenizer: Any) -> None:
 def test_a_slow_tokenizer_is_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match=r"object has no fast version \(tokenizer\.json\)"):
         tokenizer_digest(object())
-
-
-def test_batches_do_not_show(
-    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = build_pool(CORPUS, tokenizer, tmp_path / "a")
-    monkeypatch.setattr(module, "BATCH", 2)
-    parts = build_pool(CORPUS, tokenizer, tmp_path / "b")
-    assert np.array_equal(whole.tokens, parts.tokens)
-    assert np.array_equal(whole.starts, parts.starts)
 
 
 def test_the_second_time_nothing_is_tokenised_and_the_disk_is_mapped(
@@ -169,7 +158,7 @@ def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenise(
     again = module.open_pool(CORPUS, known, never)
     assert np.array_equal(again.tokens, first.tokens)
     assert again.forbidden == first.forbidden
-    (file,) = (tmp_path / "tokenizers").iterdir()
+    (file,) = (tmp_path / "vocabularies").iterdir()
     file.write_text('{"digest": ')
     assert module.kept_vocabulary("revision", lambda: tokenizer) == known
     with pytest.raises(AssertionError):
@@ -188,12 +177,12 @@ def test_files_are_read_through_only_where_they_changed_since_they_were_found_go
     assert read == []
     (entry / "stops.npy").touch()  # unchanged, but who can know
     build_pool(CORPUS, tokenizer, tmp_path)
-    assert sorted(read) == ["starts.npy", "stops.npy", "tokens.npy"]
+    assert sorted(read) == ["starts.npy", "stops.npy", "tokens.npy", "written.npy"]
     build_pool(CORPUS, tokenizer, tmp_path)
-    assert len(read) == 3
+    assert len(read) == 4
     (entry / "verified.json").write_text("{")
     build_pool(CORPUS, tokenizer, tmp_path)
-    assert len(read) == 6
+    assert len(read) == 8
 
 
 def test_an_interrupted_build_leaves_nothing(
@@ -261,6 +250,7 @@ def test_two_processes_that_fill_the_same_entry_do_no_harm(tokenizer: Any, tmp_p
     assert len(entries(tmp_path)) == 20, "no draft left behind"
     assert {file.name for file in entries(tmp_path)[0].iterdir()} == {
         *("digests.json", "verified.json", "tokens.npy", "starts.npy", "stops.npy"),
+        "written.npy",
     }
 
 

@@ -18,16 +18,20 @@ from transformers import (
 
 from colazero.errors import UserError
 from colazero.evaluation import perplexity as module
-from colazero.evaluation.perplexity import eval_windows, evaluation_tokens, perplexity
+from colazero.evaluation.perplexity import eval_windows, perplexity
 from colazero.interfaces import Corpus
 
 CORPUS = Corpus("c", "1", ["a"], [f"Document {i} says {i * i} things." for i in range(200)])
 
 
+def text_of(tokenizer: Any) -> Any:
+    return np.array(tokenizer("\n\n".join(CORPUS.test)).input_ids)
+
+
 def test_equals_an_independent_computation(tiny_llama: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    windows, starts = eval_windows(evaluation_tokens(CORPUS, tokenizer), 64, "all", "c")
+    windows, starts = eval_windows(text_of(tokenizer), 64, "all", "c")
     found = perplexity(model, "c", windows, starts)
     # transformers' own loss, one window at a time.
     losses = []
@@ -98,15 +102,23 @@ def test_the_first_window_alone_gives_the_same_bits(tiny_llama: Path) -> None:
 def test_windows_follow_the_protocol(tiny_llama: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     ids = tokenizer("\n\n".join(CORPUS.test)).input_ids
-    windows, starts = eval_windows(evaluation_tokens(CORPUS, tokenizer), 32, "all", "c")
+    windows, starts = eval_windows(text_of(tokenizer), 32, "all", "c")
     assert windows.ravel().tolist() == ids[: len(ids) // 32 * 32]
     assert starts.tolist() == list(range(0, len(ids) // 32 * 32, 32))
 
 
+def test_what_stands_in_front_takes_the_place_of_text() -> None:
+    windows, starts = eval_windows(np.arange(100), 32, "all", "c", front=(7,))
+    assert windows.shape == (3, 32)
+    assert (windows[:, 0] == 7).all()
+    assert windows[:, 1:].ravel().tolist() == list(range(93))
+    assert starts.tolist() == [0, 31, 62]
+
+
 def test_fewer_windows_are_spread_over_the_whole_text(tiny_llama: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    every, _ = eval_windows(evaluation_tokens(CORPUS, tokenizer), 32, "all", "c")
-    some, starts = eval_windows(evaluation_tokens(CORPUS, tokenizer), 32, 4, "c")
+    every, _ = eval_windows(text_of(tokenizer), 32, "all", "c")
+    some, starts = eval_windows(text_of(tokenizer), 32, 4, "c")
     step = len(every) // 4
     assert np.abs(np.diff(starts) / 32 - step).max() <= 1
     assert all((every == window).all(axis=1).any() for window in some)
@@ -115,7 +127,7 @@ def test_fewer_windows_are_spread_over_the_whole_text(tiny_llama: Path) -> None:
 def test_too_many_windows_are_refused_with_both_numbers(tiny_llama: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     with pytest.raises(UserError, match=r"eval_windows=9999.*fewer or shorter"):
-        eval_windows(evaluation_tokens(CORPUS, tokenizer), 32, 9999, "c")
+        eval_windows(text_of(tokenizer), 32, 9999, "c")
 
 
 def test_not_finite_is_an_error(tiny_llama: Path) -> None:

@@ -53,3 +53,8 @@ def test_a_model_that_allows_none_is_refused(size: int | str) -> None:
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt", "tiny_mistral"])
 def test_the_layers_inside_the_blocks_count(family: str, request: pytest.FixtureRequest) -> None:
     assert grouping.layer_inputs(request.getfixturevalue(family)) == {128, 256}
+
+
+@pytest.mark.parametrize("inputs", [{100}, {576, 1536}, {7}])
+def test_a_group_of_the_whole_row_fits_every_layer(inputs: set[int]) -> None:
+    assert grouping.resolve(-1, inputs) == -1
