@@ -28,7 +28,8 @@ def load(path: str) -> Corpus:
 
     .txt: documents separated by blank lines. .jsonl and .parquet: one document a row, in the
     field `text`; rows of a table whose text is null are left out, which is told.
-    A folder: all files of one of these kinds in it and below, in order of their paths; a .txt file there is one document.
+    A folder: all files of one of these kinds in it and below, in order of their paths; a .txt file
+    there is one document.
     UserError, with file and line, for whatever cannot be read.
     """
     source = Path(os.path.expanduser(path))
