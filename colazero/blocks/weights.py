@@ -80,7 +80,8 @@ class Weights:
         self._settings: dict[str, Any] = {}
         try:
             for path in weight_files(model_dir):
-                names: list[str] = list(safe_open(path, framework="pt").keys())
+                file = safe_open(path, framework="pt")
+                names: list[str] = list(file.keys())  # type: ignore[no-untyped-call]
                 for name in names:
                     self._found[apply_renamings(name, renamings)] = (path, name)
             if is_quantized(model_dir):
