@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,15 +24,22 @@ class Terminal:
             os.chdir(folder)
             os.execvpe(command[0], command, dict(env))
         self._process = psutil.Process(self.pid)
-        threading.Thread(target=self._show, args=(log,), daemon=True).start()
+        self._closing = threading.Event()
+        self._screen = threading.Thread(target=self._show, args=(log,), daemon=True)
+        self._screen.start()
 
     def press_ctrl_c(self) -> None:
         """Interrupt all that runs in the terminal."""
         os.write(self._keys, CTRL_C)
 
     def close(self) -> None:
-        """Close the terminal: all that runs in it gets SIGHUP."""
-        with suppress(OSError):
+        """Close the terminal: all that runs in it gets SIGHUP.
+
+        Not under the hands of a thread that reads: it would keep the terminal open.
+        """
+        if not self._closing.is_set():
+            self._closing.set()
+            self._screen.join()
             os.close(self._keys)
 
     def family(self) -> list[psutil.Process]:
@@ -48,6 +56,7 @@ class Terminal:
 
     def _show(self, log: Path) -> None:
         with log.open("ab") as stream, suppress(OSError):
-            while text := os.read(self._keys, 4096):
-                stream.write(text)
-                stream.flush()
+            while not self._closing.is_set():
+                if select.select([self._keys], [], [], 0.1)[0]:
+                    stream.write(os.read(self._keys, 4096))
+                    stream.flush()

@@ -56,22 +56,29 @@ def code_context(config: Settings) -> dict[str, str]:
     return facts | sources(frozenset(begin))
 
 
-@lru_cache
 def sources(begin: frozenset[str]) -> dict[str, str]:
     """Return `source FILE` → 16 hex digits for modules of this package and all that they import.
 
-    As they were at the first call: what was imported does not change when a file does.
+    As all files were at the first call: what was imported does not change when a file does.
     """
+    files = contents()
     found: dict[str, str] = {}
     waiting = list(begin)
     while waiting:
         file = _file_of(waiting.pop())
         name = f"source {file.relative_to(PACKAGE.parent)}" if file else ""
-        if file is None or name in found:
+        if file not in files or name in found:
             continue
-        found[name] = of_file(file)[:16]
-        waiting += _imported(file)
+        found[name], imported = files[file]
+        waiting += imported
     return dict(sorted(found.items()))
+
+
+@lru_cache
+def contents() -> dict[Path | None, tuple[str, set[str]]]:
+    """Return file → (16 hex digits, what it imports) for every file of this package."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {file: (of_file(file)[:16], _imported(file)) for file in files}
 
 
 def _file_of(module: str) -> Path | None:

@@ -18,7 +18,7 @@ finalizer swallows it.
 PATIENCE_SEC = 10.0
 """How long a signal waits for them; a server that does not answer may keep them for minutes."""
 STARTING_SEC = 60.0
-"""How long it waits for a program to begin that is still importing its libraries."""
+"""How long it waits for an import, and for a program to begin that is importing its libraries."""
 AGAIN_SEC = 0.05
 
 
@@ -80,7 +80,7 @@ class _Handler:
         raise self._error
 
     def _must_wait(self, frame: FrameType | None, waited: float) -> bool:
-        if not _program["begun"]:
+        if not _program["begun"] or _importing(frame):
             return waited < STARTING_SEC
         return _delicate(frame) and waited < PATIENCE_SEC
 
@@ -112,6 +112,16 @@ def _hung_up(stream: int) -> bool:
         return False
     except OSError:
         return True
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported: broken off, its lock stays, and the next import,
+    in the clean-up, waits for it for ever."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _delicate(frame: FrameType | None) -> bool:

@@ -105,6 +105,24 @@ def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
     assert "interrupted" in told.stdout
 
 
+@pytest.mark.parametrize("how", ["Ctrl-C pressed", "terminal closed"])
+def test_mlflow_run_in_a_terminal_leaves_nothing_open(
+    soak: ModuleType, arguments: list[str], tmp_path: Path, how: str
+) -> None:
+    """At the start, when libraries are imported, and when cells are at work."""
+    prepare(store_of(tmp_path))
+    for kind in ("", "cell"):
+        terminal = soak.start_in_terminal(arguments, tmp_path)
+        wait_until(lambda kind=kind: any_run(soak, tmp_path, "RUNNING", kind))
+        soak.kill(terminal, how)
+        runs = soak.all_runs(tmp_path)
+        assert {run.info.status for run in runs} <= {"KILLED", "FAILED", "FINISHED"}
+    said = [run.data.tags.get("colazero.error", "") for run in runs]
+    assert "the suite was interrupted" in said
+    if how == "Ctrl-C pressed":
+        assert "the same command goes on" in log_of(tmp_path)
+
+
 def test_status_tells_from_another_shell_and_ends_what_is_dead(
     soak: ModuleType, arguments: list[str], tmp_path: Path
 ) -> None:

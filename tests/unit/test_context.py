@@ -28,14 +28,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def key(**given: object) -> str:
-    context.sources.cache_clear()
+    context.contents.cache_clear()
     config = RunConfig.model_validate(given)
     return canonical_key(config, **context.code_context(config))
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    context.sources.cache_clear()
+    context.contents.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,17 @@ def test_a_quantizers_file_counts_for_its_own_cells_alone(project: Path) -> None
     file.write_text(file.read_text() + "\nCHANGED = 1\n")
     assert key() == before[0]
     assert key(quantizer="rtn") != before[1]
+
+
+def test_what_is_edited_while_a_process_runs_changes_nothing_in_it(project: Path) -> None:
+    """Its modules are those that it imported; another of its cells may ask for more of them."""
+    key(quantizer="none")
+    file = project / "colazero/quantizers/rtn.py"
+    before, now = file.read_text(), RunConfig.model_validate({"quantizer": "rtn"})
+    wanted = context.code_context(now)
+    file.write_text(before + "\nCHANGED = 1\n")
+    assert context.code_context(now) == wanted
+    file.write_text(before)
 
 
 def test_what_differs_is_named() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +103,25 @@ def test_what_still_waits_when_the_clean_up_begins_never_comes(
     with pytest.raises(_interrupts.Terminated):
         os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.5)
+
+
+@pytest.mark.parametrize(("number", "error"), BOTH)
+def test_an_import_is_finished_first(
+    number: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(_interrupts, "PATIENCE_SEC", 0.0)
+    name = f"slow_to_import_{number}"
+    code = f"import os, time; os.kill(os.getpid(), {int(number)}); time.sleep(0.3); whole = True"
+    (tmp_path / f"{name}.py").write_text(code)
+
+    def work() -> None:
+        importlib.import_module(name)
+        time.sleep(5)
+
+    with pytest.raises(error):
+        work()
+    assert importlib.import_module(name).whole
 
 
 def test_what_comes_while_libraries_are_imported_waits_for_the_program() -> None:
