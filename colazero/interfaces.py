@@ -154,6 +154,8 @@ class QuantizationReport:
     save_time_sec: float
     modules: Sequence[Mapping[str, Any]]
     warm_up_time_sec: float | None = None
+    unquantized: Sequence[str] = ()
+    """Matrices in the model's blocks that stayed as they were."""
 
     @property
     def rtn_fallbacks(self) -> int:

@@ -48,6 +48,7 @@ from colazero.quantizers import (
     WITHOUT_CALIBRATION,
     check_quantizer,
 )
+from colazero.quantizers.readable import check_readable, left_dense
 from colazero.selection import features
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     """
     if config.quantizer != UNQUANTIZED:
         limits.refuse_quantized(model)
+        check_readable(config.quantizer, model.name, model.path)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
@@ -302,7 +304,13 @@ def quantize(
             f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
             "the calibration set: what it made is not what was asked for."
         )
-    return report
+    dense = left_dense(model.path, out_dir)
+    if dense:
+        log.warning(
+            "%s left %d matrices in the blocks of %s as they were, %s among them.",
+            *(config.quantizer, len(dense), model.name, dense[0]),
+        )
+    return replace(report, unquantized=dense)
 
 
 def evaluator(config: Settings, model: Model) -> Evaluator:

@@ -26,10 +26,9 @@ Place = tuple[str, str | None]
 def load(path: str) -> Corpus:
     """Return the documents of `path`; the last tenth of them (at least one) is the test split.
 
-    .txt: documents separated by blank lines. .jsonl and .parquet: one document a row, in the
-    field `text`; rows of a table whose text is null are left out, which is told.
-    A folder: all files of one of these kinds in it and below, in order of their paths; a .txt file
-    there is one document.
+    .txt: documents separated by blank lines. .jsonl and .parquet: one document a row, in the field
+    `text`; rows of a table whose text is null are left out, which is told. A folder: all files of
+    one of these kinds in it and below, in order of their paths; a .txt file there is one document.
     UserError, with file and line, for whatever cannot be read.
     """
     source = Path(os.path.expanduser(path))

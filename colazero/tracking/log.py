@@ -148,12 +148,13 @@ def log_quantization(report: QuantizationReport) -> None:
     log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if report.warm_up_time_sec is not None:
         log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
+    log_metrics({"modules_unquantized": len(report.unquantized)})
     if not report.modules:
         return
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
     import pandas as pd
 
-    table = pd.DataFrame(list(report.modules))
+    table = pd.DataFrame([*report.modules, *({"module": name} for name in report.unquantized)])
     table.to_json(_open[-1].artifact("quantization.json"), orient="split", index=False)
     shown = json.dumps([{"path": "quantization.json", "type": "table"}])
     set_tags({"mlflow.loggedArtifacts": shown})  # the UI shows it as a table
