@@ -190,7 +190,7 @@ def test_an_experiment_counts_a_cell_once_that_two_suites_share(suites):
     )
     whole = load_experiment(suites.name)
     assert len(whole) == 16
-    assert whole["observation"].nunique() == 12
+    assert len(observations(whole)) == 12
 
 
 def test_an_experiment_with_a_filter(suites):

@@ -294,7 +294,7 @@ def test_another_metric_and_its_direction(suites):
     found = as_json(summary_stats(summary))[MODEL]
     assert found["random"]["downstream"]["arc_easy.acc"]["mean"] == pytest.approx(0.52)
     assert found["random"]["ppl"]["mean"] > 20  # what `ppl` says does not depend on the metric
-    with pytest.raises(RunsError, match="metric='speed' is in none of the runs.*nll_per_token"):
+    with pytest.raises(RunsError, match=r"metric='speed' is in none of the runs.*nll_per_token"):
         summarize(cells, Options(metric="speed"))
 
 
