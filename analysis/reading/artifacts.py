@@ -20,7 +20,7 @@ def read(run_id: str, name: str) -> Path | None:
     """Return a local copy of a run's artifact; None if the run has none of that name."""
     try:
         with _quiet():
-            uri = append_to_uri_path(_root(run_id), name)  # type: ignore[no-untyped-call]
+            uri: str = append_to_uri_path(_root(run_id), name)  # type: ignore[no-untyped-call]
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError):
         return None
