@@ -71,11 +71,12 @@ def _planned(pair: Pair) -> str:
     plan = pair.plan
     if plan is None:
         return ""
-    what = f"at a margin of {pair.margin:g} %"
+    what = "Seeds"
     if pair.one_set_a or pair.one_set_b:
-        what = f"and as many replicates of one set, {what}"
+        both = pair.one_set_a and pair.one_set_b
+        what = "Replicates of each set" if both else "Seeds, and replicates of the one set,"
     return (
-        f" Seeds it takes {what}: {draws(plan.difference)} for a difference, "
+        f" {what} that a margin of {pair.margin:g} % takes: {draws(plan.difference)} for a difference, "
         f"{draws(plan.equivalence)} for equivalence."
     )
 
