@@ -76,8 +76,8 @@ def _planned(pair: Pair) -> str:
         both = pair.one_set_a and pair.one_set_b
         what = "Replicates of each set" if both else "Seeds, and replicates of the one set,"
     return (
-        f" {what} that a margin of {pair.margin:g} % takes: {draws(plan.difference)} for a difference, "
-        f"{draws(plan.equivalence)} for equivalence."
+        f" {what} that a margin of {pair.margin:g} % takes: {draws(plan.difference)} for a "
+        f"difference, {draws(plan.equivalence)} for equivalence."
     )
 
 
