@@ -223,10 +223,14 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Downstream:
-    """Results of downstream tasks: `TASK.METRIC` → value, and a row an item (JSON values)."""
+    """Results of downstream tasks: `TASK.METRIC` → value, and a row an item (JSON values).
+
+    `higher_is_better`: what lm-eval says of `TASK.METRIC`, where it says anything.
+    """
 
     scores: Mapping[str, float] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,12 @@ from entrypoints._command_line import main
 PARAMETERS = {
     "suite": "run id of a suite; auto: the newest one of the experiment",
     "experiment": "analyze all cells of this experiment instead of one suite",
-    "baseline": "the method each other is held against; auto: gptq_default",
-    "metric": "perplexity, perplexity.CORPUS or a downstream one (arc_easy.acc); auto: perplexity",
-    "margin": "largest difference that does not matter, % of the unquantized value; auto: 1",
+    "primary": "the method whose comparisons are the primary family; auto: cola_zero",
+    "baseline": "the method that stands second in its comparisons; auto: gptq_default",
+    "metric": "perplexity, kl_divergence, top1_agreement, NAME.CORPUS or a downstream one "
+    "(arc_easy.acc); auto: perplexity",
+    "direction": "lower or higher is better, for a metric that is not known; auto: what is known",
+    "margin": "largest difference that does not matter, % of the second method's; auto: 1",
     "alpha": "level of the tests; auto: 0.05",
     "out": "local folder that gets the files too; auto: none",
 }
@@ -27,6 +30,8 @@ def run(given: dict[str, str]) -> int:
     default = Options()
     options = Options(
         baseline=chosen.get("baseline"),
+        primary=chosen.get("primary"),
+        direction=chosen.get("direction"),
         metric=chosen.get("metric", default.metric),
         margin=_number("margin", chosen.get("margin", default.margin)),
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),

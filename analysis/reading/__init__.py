@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.reading.checks import UNQUANTIZED, RunsError
+from analysis.reading.checks import UNQUANTIZED, RunsError, observations
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "load_experiment",
     "load_folder",
     "load_suite",
+    "observations",
 ]

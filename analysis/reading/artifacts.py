@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.uri import append_to_uri_path
 
 BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 
@@ -18,8 +20,8 @@ def read(run_id: str, name: str) -> Path | None:
     """Return a local copy of a run's artifact; None if the run has none of that name."""
     try:
         with _quiet():
-            file = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name)
-        return Path(file)
+            uri = append_to_uri_path(_root(run_id), name)
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError):
         return None
 
@@ -27,6 +29,12 @@ def read(run_id: str, name: str) -> Path | None:
 def leave(run_id: str, folder: Path, name: str) -> None:
     """Log all files of `folder` with a run, under the folder `name`; the run may be finished."""
     MlflowClient().log_artifacts(run_id, str(folder), name)
+
+
+@lru_cache(maxsize=None)
+def _root(run_id: str) -> str:
+    """Return where a run's artifacts are: asking anew for each file takes as long as the file."""
+    return str(MlflowClient().get_run(run_id).info.artifact_uri)
 
 
 @contextmanager

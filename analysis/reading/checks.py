@@ -134,13 +134,43 @@ def refuse_unfinished(table: pd.DataFrame, where: str) -> None:
 
 
 def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the column `observation`: equal for cells that are one and the same experiment.
+    """Add the columns `calibration_set`, `draw`, `one_set` and `observation`.
 
-    Those are cells with the same calibration set, and cells that share one run's results. The
-    seeds of a deterministic method all are.
+    calibration_set: names the set, whatever the order of its windows. draw: names one quantization:
+    a set in one order. Runs that took another's results over are that one. Of a run that logged no
+    digest both are the run that did the work.
+    one_set: all finished cells of the model and method have one set. Its draws are then the
+    observations, of this set alone. Else a seed is one, its replicates averaged: sets that two
+    seeds drew alike by chance are two draws all the same.
+    observation: rows with the same model, method and observation are one.
     """
     origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
-    digests = table["calibration_digest"]
-    known = digests.groupby(origin).max()  # '' sorts first: any digest that a sharing run knows
-    shared = origin.map(known)
-    return table.assign(observation=shared.where(shared != "", origin))
+    digest, order = (
+        origin.map(table[name].groupby(origin).max())  # '' sorts first: what a sharing run knows
+        for name in ("calibration_digest", "order_digest")
+    )
+    known = digest != ""
+    table = table.assign(
+        calibration_set=digest.where(known, origin),
+        draw=(digest + "/" + order).where(known, origin),
+    )
+    sets = table["calibration_set"].where(table["error"] == "")
+    one = sets.groupby([table["model"], table["method"]]).transform("nunique") == 1
+    seed = table["seed"].astype("str").where(table["seed"].notna(), "")
+    return table.assign(one_set=one, observation=table["draw"].where(one, seed))
+
+
+def observations(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row an independent observation of a table as `load_suite` reads it.
+
+    A seed's replicates are averaged; of a method with one set each draw is a row. Rows with an
+    error are left out. Columns: those of the table, numbers as means, the rest as in the first of
+    the rows; `draws` counts what was averaged.
+    """
+    keys = ["model", "method", "observation"]
+    draws = table[table["error"] == ""].drop_duplicates([*keys, "draw"])
+    groups = draws.groupby(keys, sort=False)
+    metrics = list(table.select_dtypes("float64").columns)
+    found = groups.first().assign(draws=groups.size())
+    found[metrics] = groups[metrics].mean()
+    return found.reset_index()[[*table.columns, "draws"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ TAGS = {
     "version.gptqmodel": "version.gptqmodel",
     "git_commit": "colazero.git_commit",
     "git_dirty": "colazero.git_dirty",
+    "higher_is_better": "colazero.higher_is_better",
 }
 
 
@@ -57,12 +59,11 @@ def load_suite(
 ) -> pd.DataFrame:
     """Read the runs of a suite: a row a cell, and a row with method `unquantized` a model.
 
-    Columns: model, method, seed, kind (cell, baseline, control), status, error, run_id,
-    experiment_id, source_run, observation, the parameters and every metric under its name
-    (perplexity, …_sec in seconds, downstream.TASK.METRIC). Rows with the same model, method and
-    `observation` are one independent observation. A cell that failed, is missing or gave no finite
-    number has its reason
-    in `error`, which is '' otherwise, and no metrics.
+    Columns: model, method, seed, replicate, kind (cell, baseline, control), status, error, run_id,
+    experiment_id, date (its start, UTC), source_run, the parameters, every metric under its name
+    (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of `mark_observations`, from
+    which `observations` makes a row an independent observation. A cell that failed, is missing or
+    gave no finite number has its reason in `error`, which is '' otherwise, and no metrics.
 
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
     `allow_failed`, has a cell with an `error`.
@@ -114,8 +115,8 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
 
     A file holds model, method, seed, n_calibration_samples, seq_len, quant_bits, group_size,
     selection_time_sec, quant_time_sec, total_time_sec, perplexity and downstream. It does not
-    say which cells share a calibration set; a method whose perplexities are all equal still
-    counts as one observation, by `describe` and `compare`.
+    say which cells share a calibration set, so that each counts as an observation: name one file's
+    run in the `source_run` of another that is the same work.
 
     RunsError for a file that is no such object, and as for `load_suite`.
     """
@@ -194,6 +195,7 @@ def _row(run: Run) -> dict[str, Any]:
         "status": info.status,
         "run_id": info.run_id,
         "experiment_id": info.experiment_id,
+        "date": datetime.fromtimestamp(info.start_time / 1000, UTC).date().isoformat(),
         "error": "",
     }
     if info.status != "FINISHED":
@@ -223,7 +225,8 @@ def _result(file: Path) -> dict[str, Any]:
 
 def _tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
-    first = ("model", "method", *COUNTS, "kind", "status", "error", "run_id", "experiment_id")
+    about = ("kind", "status", "error", "run_id", "experiment_id", "date")
+    first = ("model", "method", *COUNTS, *about)
     words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS)
     table = pd.DataFrame(list(rows))
     known = {*first, *words, *FLAGS, *NUMBERS}

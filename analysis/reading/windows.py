@@ -1,4 +1,4 @@
-"""What a run logged of every evaluation window: the sums that its perplexity is made of."""
+"""What a run logged of every evaluation window: the sums that its metrics are made of."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ def read_windows(run_id: str, corpus: str) -> pd.DataFrame | None:
     """Read a run's windows of a corpus, in order of the text; None if it logged none.
 
     Columns: start (first token in the text), nll (summed over the window, nats), tokens
-    (predicted).
+    (predicted), and where the run measured its distance from the unquantized model: kl (summed,
+    nats) and agreed (tokens whose most likely next token is the same).
     """
     file = read(run_id, f"evaluation/windows_{corpus}.parquet")
     try:
-        return None if file is None else pd.read_parquet(file, columns=["start", "nll", "tokens"])
+        found = None if file is None else pd.read_parquet(file)
     except (OSError, ValueError):
         return None
+    if found is None or not {"start", "nll", "tokens"} <= set(found.columns):
+        return None
+    return found

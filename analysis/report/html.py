@@ -18,11 +18,12 @@ from analysis.report.style import RC
 from analysis.report.tables import Table
 
 TITLES = {
-    "seeds": "Every run",
-    "differences": "Differences and their intervals",
+    "seeds": "Every observation",
+    "differences": "Differences and the intervals that decided",
+    "windows": "Where in the text the methods differ",
+    "budget": "Where the noise comes from",
     "time": "Time against quality",
-    "windows": "Window by window",
-    "cv": "Spread over seeds",
+    "cv": "Spread",
 }
 
 # No scripts and nothing from elsewhere: MLflow shows the file in a sandboxed frame.
@@ -41,7 +42,6 @@ h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 p { margin: .4rem 0; }
 .sub { color: #555; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #555; padding-bottom: .3rem; }
 th, td { padding: .25rem .45rem; border-bottom: 1px solid #ddd; text-align: right;
@@ -50,36 +50,45 @@ th { border-bottom: 2px solid #888; vertical-align: bottom; }
 .l { text-align: left; }
 td { white-space: nowrap; }
 td.l { white-space: normal; }
+table.many { font-size: .7rem; }
+table.many td { white-space: normal; }
 .facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 figure { margin: 1rem 0; }
 img { width: 100%; max-width: 46rem; height: auto; }
 .warn { border-left: 4px solid #D55E00; padding: .1rem .8rem; background: #fdf3ec; }
+@media screen and (max-width: 60rem) {  /* a row becomes a block: nothing to scroll sideways */
+  thead { display: none; }
+  table, tbody, tr, td { display: block; width: auto; }
+  tr { border-bottom: 2px solid #888; padding: .3rem 0; }
+  td, td.l { display: flex; justify-content: space-between; gap: 1rem; white-space: normal;
+    text-align: right; border-bottom: 1px solid #eee; overflow-wrap: anywhere; }
+  td::before { content: attr(data-name); color: #555; text-align: left; flex: 0 0 45%; }
+}
 @media print {
   body { font-size: 10pt; max-width: none; padding: 0; }
   h2, h3 { break-after: avoid; }
   tr, li, img { break-inside: avoid; }
   figure { margin: .5rem 0; }
   img { max-height: 240mm; width: auto; max-width: 100%; }
-  table { font-size: 7.5pt; }
-  th, td { padding: .15rem .3rem; }
-  .wide { overflow: visible; }
+  table, table.many { font-size: 7pt; }
+  th, td, td.l { padding: .12rem .25rem; white-space: normal; }
 }
 @page { size: A4; margin: 16mm; }
 </style>
 </head>
 <body>
 {%- macro grid(table, kind="") %}
-<div class="wide"><table class="{{ kind }}">
+<table class="{{ kind }}{{ ' many' if table.header | length > 9 }}">
 <thead><tr>
 {%- for cell in table.header %}<th{% if loop.index <= table.left %} class="l"{% endif %}>
 {{- cell }}</th>{% endfor -%}
 </tr></thead>
 <tbody>
 {%- for row in table.rows %}
-<tr>{% for cell in row %}<td{% if loop.index <= table.left %} class="l"{% endif %}>
-{{- cell }}</td>{% endfor %}</tr>
+<tr>{% for cell in row %}<td{% if loop.index <= table.left %} class="l"{% endif %} data-name="
+{{- table.header[loop.index0] }}">{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}
-</tbody></table></div>
+</tbody></table>
 {%- endmacro %}
 <h1>{{ title }}</h1>
 <p class="sub">{{ subtitle }}</p>
@@ -90,10 +99,31 @@ img { width: 100%; max-width: 46rem; height: auto; }
 {%- endfor %}
 </ul>
 {{ grid(methods) }}
-{%- if comparisons.rows %}
-<h2>Comparisons</h2>
-{{ grid(comparisons) }}
+{%- if primary.rows %}
+<h2>Comparisons: the primary family</h2>
+<p>The interval is the one that decided. To its right, Welch's test on exactly these windows.</p>
+{{ grid(primary) }}
 {%- endif %}
+{%- if exploratory.rows %}
+<h2>Comparisons: exploratory</h2>
+<p>All other pairs, a family of its own. What is found here is to be tested on other seeds.</p>
+{{ grid(exploratory) }}
+{%- endif %}
+{%- if budget.rows %}
+<h2>Variance budget</h2>
+<p>What one value is made of, and what share each source has in the variance of a difference between
+two methods with the average of these designs.</p>
+{{ grid(budget) }}
+{%- endif %}
+{%- if metrics.rows %}
+<h2>Which metric sees most</h2>
+<p>Seeds a method with which Welch's test, at Holm's first step, would find in four suites of five a
+difference as large as the one estimated on exactly these windows; the range is that of the
+estimate's 95 % interval. It compares metrics. It is no plan: what is seen is not what is true.</p>
+{{ grid(metrics) }}
+{%- endif %}
+<h2>Every seed</h2>
+{{ grid(seeds) }}
 {%- if measures.rows %}
 <h2>Calibration sets</h2>
 {{ grid(measures) }}
@@ -108,7 +138,7 @@ other seeds would give is not in it.</p>
 <h2>Figures</h2>
 {%- for name, image, alt in figures %}
 <figure id="{{ name }}">
-<h3>{{ titles.get(name, name) }}</h3>
+<h3>{{ titles.get(name.partition("_")[0], name) }}</h3>
 <img src="{{ image }}" alt="{{ alt }}">
 </figure>
 {%- else %}
@@ -144,7 +174,8 @@ def page(
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `comparisons`, `measures`, `items`, `own` and `facts`.
+    tables: `methods`, `primary`, `exploratory`, `budget`, `metrics`, `seeds`, `measures`, `items`,
+    `own` and `facts`.
     images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)

@@ -3,41 +3,53 @@
 from __future__ import annotations
 
 from analysis.report.numbers import p_text
-from analysis.report.style import label
+from analysis.report.style import label, short
 from analysis.stats import stars
 from analysis.summary import DEFAULT_BASELINE, OURS, Method, Summary
 
+MOST_COLUMNS = 3
 FIRST = (OURS, "random", DEFAULT_BASELINE)
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
 
 
 def latex_table(summary: Summary) -> str:
-    """Return a table environment: Model, the methods, and p of each comparison with the first.
+    """Return a table environment that needs `\\usepackage{booktabs}`, and nothing else.
 
-    It needs `\\usepackage{booktabs}`, and nothing else.
+    Up to three methods: Model, each method, and beside it p of the first one against it; it fits
+    the text of an `article` at 10 pt. More methods: a row a method, two columns a model.
     """
     methods = [m for m in FIRST if m in summary.names]
     methods += [m for m in summary.names if m not in FIRST]
-    against = [p for p in dict.fromkeys((p.a, p.b) for p in summary.pairs) if p[0] == methods[0]]
-    heads = [escape(label(m)) for m in methods]
-    tests = [rf"$p$ vs.\ {escape(label(b))}" for _, b in against]
-    if len(against) == 1:
-        tests = ["$p$"]
-    rows = [
-        [escape(model), *(_cell(summary, model, m) for m in methods)]
-        + [_p_value(summary, model, *pair) for pair in against]
-        for model in summary.models
-    ]
-    columns = "l" + "r" * (len(heads) + len(tests))
-    lines = [" & ".join(row) + r" \\" for row in (["Model", *heads, *tests], *rows)]
+    first = summary.primary or (methods[0] if methods else None)
+    methods.sort(key=lambda name: name != first)
+    tested = [m for m in methods if any({p.a, p.b} == {first, m} for p in summary.pairs)]
+    if len(methods) <= MOST_COLUMNS:
+        head = ["Model", *(c for m in methods for c in (_head(m), *(["$p$"] * (m in tested))))]
+        rows = [
+            [
+                escape(short(model)),
+                *(c for m in methods for c in _cells(summary, model, first, m, m in tested)),
+            ]
+            for model in summary.models
+        ]
+    else:
+        head = ["Method", *(c for m in summary.models for c in (escape(short(m)), "$p$"))]
+        rows = [
+            [
+                _head(m),
+                *(c for model in summary.models for c in _cells(summary, model, first, m, True)),
+            ]
+            for m in methods
+        ]
+    lines = [" & ".join(row) + r" \\" for row in (head, *rows)]
     return "\n".join(
         [
             r"% Needs \usepackage{booktabs}.",
             r"\begin{table}",
-            r"\centering\small",
-            rf"\caption{{{_caption(summary)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{_caption(summary, first)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
@@ -48,6 +60,14 @@ def latex_table(summary: Summary) -> str:
             "",
         ]
     )
+
+
+def _head(method: str) -> str:
+    return escape(label(method))
+
+
+def _cells(summary: Summary, model: str, first: str | None, name: str, with_p: bool) -> list[str]:
+    return [_cell(summary, model, name), *([_p_value(summary, model, first, name)] * with_p)]
 
 
 def escape(text: str) -> str:
@@ -63,14 +83,15 @@ def _cell(summary: Summary, model: str, name: str) -> str:
 
 def _mean_std(method: Method) -> str:
     d = method.description
-    if method.n < 2 or d.std is None:
-        return f"${d.mean:.3f}$"
-    return rf"${d.mean:.3f} \pm {d.std:.3f}$"
+    if d.std is None:
+        return f"${d.mean:.2f}$"
+    mark = r"^{\dagger}" if method.one_set else ""
+    return rf"${d.mean:.2f} \pm {d.std:.2f}{mark}$"
 
 
-def _p_value(summary: Summary, model: str, a: str, b: str) -> str:
-    pair = next(p for p in summary.pairs if (p.model, p.a, p.b) == (model, a, b))
-    p = pair.result.p_adjusted
+def _p_value(summary: Summary, model: str, first: str | None, name: str) -> str:
+    found = [p for p in summary.pairs if p.model == model and {p.a, p.b} == {first, name}]
+    p = found[0].judgement.p_adjusted if found else None
     if p is None:
         return "--"
     mark = stars(p)
@@ -78,12 +99,16 @@ def _p_value(summary: Summary, model: str, a: str, b: str) -> str:
     return f"${text}^{{{mark}}}$" if mark else f"${text}$"
 
 
-def _caption(summary: Summary) -> str:
-    counts = sorted({m.n for m in summary.methods if m.n > 1}) or [1]
-    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}--{counts[-1]}"
+def _caption(summary: Summary, first: str | None) -> str:
+    ns = sorted({m.n for m in summary.methods if m.n > 1 and not m.one_set}) or [1]
+    n = str(ns[0]) if len(ns) == 1 else f"{ns[0]}--{ns[-1]}"
+    on_text = any(p.decided_by == "seeds and text" for p in summary.pairs)
+    basis = "over seeds and evaluation windows together" if on_text else "(Welch) over seeds"
+    one = [m.n for m in summary.methods if m.one_set and m.n > 1]
+    dagger = r" $^{\dagger}$Replicates of one calibration set." if one else ""
+    against = f"of {escape(label(first))} against the method" if first else "of each pair"
     return (
         f"{escape(summary.metric_name).capitalize()}: mean $\\pm$ standard deviation over "
-        f"$n = {n}$ seeds; a value without $\\pm$ is one observation. Two-sided $p$ of Welch's "
-        f"$t$-test, Holm-adjusted over {summary.family} tests. "
-        "$^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$."
+        f"$n = {n}$ seeds; without $\\pm$ one observation.{dagger} $p$ {against}, {basis}, "
+        "Holm-adjusted within a model. $^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$."
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.reading.checks import observations
 from analysis.report.numbers import number
 from analysis.report.tables import Table
 from analysis.summary import Summary
@@ -36,8 +37,7 @@ def measures_table(summary: Summary) -> Table:
     cells = summary.cells
     known = [c for c in MEASURES if c in cells.columns and cells[c].notna().any()]
     good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
-    once = good.groupby(["model", "method", "observation"], sort=False)[known].mean()
-    means = once.groupby(["model", "method"], sort=False).mean()
+    means = observations(good).groupby(["model", "method"], sort=False)[known].mean()
     rows = [
         [*([row["model"]] if several else []), row["method"], *(_cell(row[c], c) for c in known)]
         for row in means.reset_index().to_dict("records")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from analysis.stats.samples import Interval
-from analysis.summary import Method, Summary
+from analysis.summary import Method, Pair, Summary
 
 NONE = "–"
 
@@ -49,24 +49,57 @@ def p_equation(p: float | None) -> str:
 
 
 def mean_std(method: Method, digits: int) -> str:
-    """Write mean ± standard deviation; without one for a single or deterministic observation."""
+    """Write mean ± standard deviation; without one for a single observation."""
     values = method.description
     if values.mean is None:
         return NONE
-    if method.deterministic or values.std is None:
+    if values.std is None:
         return number(values.mean, digits)
     return f"{number(values.mean, digits)} ± {number(values.std, digits)}"
 
 
+def observed(method: Method) -> str:
+    """Write what a method's observations are: `5 seeds`, or `5 replicates of 1 set`."""
+    if not method.one_set:
+        text = f"{method.n} seed{'s' * (method.n != 1)}"
+        return text + (f" × {method.n_draws / method.n:.3g}" if method.n_draws > method.n else "")
+    if method.n == 1:
+        return "1 draw of 1 set"
+    return f"{method.n} replicates of 1 set"
+
+
 def counts(methods: Iterable[Method]) -> str:
-    """Write how many observations a method has: one number where all with spread have the same."""
+    """Write what the observations of several methods are, methods of a kind together."""
     known = [m for m in methods if m.values]
-    several = sorted({m.n for m in known if not m.deterministic})
-    if not several:
-        return "n = 1"
-    text = str(several[0]) if len(several) == 1 else f"{several[0]} to {several[-1]}"
-    alone = any(m.deterministic for m in known)
-    return f"n = {text} seeds a method" + (" (1 where deterministic)" if alone else "")
+    found = []
+    for one_set, unit in (
+        (False, "seeds a method"),
+        (True, "replicates where a method is one set"),
+    ):
+        several = sorted({m.n for m in known if m.one_set == one_set})
+        if several:
+            text = f"{several[0]} to {several[-1]}" if len(several) > 1 else str(several[0])
+            found.append(f"{text} {unit}")
+    return "n = " + " and ".join(found) if found else "n = 0"
+
+
+def decided(pair: Pair) -> str:
+    """Write the interval that decided: `97.5 % CI [−0.3, +2.1]`; – for none."""
+    found = pair.decided
+    if found is None:
+        return NONE
+    limits, level = found
+    return f"{confidence(level)} CI {interval(limits, 2, sign=True)}"
+
+
+def confidence(level: float) -> str:
+    """Write a confidence: `95 %`, `98.33 %`."""
+    return f"{100 * level:.4g} %"
+
+
+def draws(value: int | None) -> str:
+    """Write a number of seeds; `no number` for None."""
+    return "no number" if value is None else f"{value:,}"
 
 
 def better(summary: Summary) -> str:

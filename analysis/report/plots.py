@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from analysis.report.comparison_plots import differences, window_histograms
+from analysis.report.comparison_plots import budget, differences, shown, windows
 from analysis.report.method_plots import cv_bands, seeds, time_against_change
+from analysis.report.style import short
 from analysis.summary import Summary
-from analysis.summary.windows import Key, WindowPair
+
+Draw = Callable[[Summary, str], Figure]
+DRAWN: dict[str, Draw] = {
+    "seeds": seeds,
+    "differences": differences,
+    "windows": windows,
+    "budget": budget,
+    "time": time_against_change,
+    "cv": cv_bands,
+}
 
 
-def figures(summary: Summary, windows: Mapping[Key, WindowPair]) -> dict[str, Figure]:
-    """Return every figure that the runs have the numbers for, by name."""
-    found: dict[str, Figure] = {}
-    some = any(m.values for m in summary.methods)
-    if some:
-        found["seeds"] = seeds(summary)
-    if any(pair.result.diff is not None for pair in summary.pairs):
-        found["differences"] = differences(summary)
-    if some:
-        found["time"] = time_against_change(summary)
-    if windows:
-        found["windows"] = window_histograms(summary, windows)
-    if some:
-        found["cv"] = cv_bands(summary)
-    return found
+def figures(summary: Summary) -> dict[str, Figure]:
+    """Return every figure that the runs have the numbers for: NAME, or NAME_MODEL for several."""
+    several = len(summary.models) > 1
+    return {
+        f"{name}_{_file(summary, model)}" if several else name: draw(summary, model)
+        for name, draw in DRAWN.items()
+        for model in summary.models
+        if _known(summary, model, name)
+    }
+
+
+def _known(summary: Summary, model: str, name: str) -> bool:
+    if name == "differences":
+        return any(p.percent is not None for p in summary.pairs if p.model == model)
+    if name == "windows":
+        return bool(shown(summary, model))
+    if name == "budget":
+        return any(m == model for _, m in summary.budgets)
+    return bool(summary.of(model))
+
+
+def _file(summary: Summary, model: str) -> str:
+    """A model's short name as part of a file's, numbered where two would be the same."""
+
+    def plain(name: str) -> str:
+        return "".join(c if c.isalnum() or c in "-." else "_" for c in short(name).rstrip("…"))
+
+    same = [m for m in summary.models if plain(m) == plain(model)]
+    return plain(model) if len(same) == 1 else f"{plain(model)}_{same.index(model) + 1}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import wraps
-from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
@@ -44,9 +43,6 @@ LABELS = {
 WIDTH = 7.2  # inches
 CAPTION_SIZE = 8.5  # points
 LINE = 1.35 * CAPTION_SIZE / 72  # inches a line of caption
-
-# Behind a text that may lie on a line.
-PLATE: Any = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -127,17 +123,19 @@ def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:
     axis.grid(axis="x", color="#e6e6e6", lw=0.7)
 
 
-def spread_out(positions: Sequence[float], gap: float) -> list[float]:
-    """Return positions at least `gap` apart, in the same order, each as near as a pass can keep it.
+def beside(axis: Axes, row: int, text: str) -> None:
+    """Write a row's numbers at the right of a chart, where no mark lies under them."""
+    axis.annotate(
+        text, (1.01, row), xycoords=("axes fraction", "data"), va="center", ha="left",
+        fontsize=7.5, color=TEXT, annotation_clip=False,
+    )  # fmt: skip
 
-    Labels of marks that lie close together are moved to them.
-    """
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    moved = list(positions)
-    for below, i in pairwise(order):
-        moved[i] = max(moved[i], moved[below] + gap)
-    shift = sum(m - p for m, p in zip(moved, positions, strict=True)) / max(1, len(moved))
-    return [m - shift for m in moved]
+
+def legend(axis: Axes) -> None:
+    """Name the marks at the right of a chart."""
+    axis.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, labelspacing=0.7
+    )
 
 
 def caption_of(figure: Figure) -> str:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from analysis.reading.checks import CELL, UNQUANTIZED, keys
-from analysis.stats import Description, PairedWindows, describe, stars
+from analysis.reading.checks import CELL, UNQUANTIZED, keys, observations
+from analysis.stats import Description, describe, stars
 from analysis.summary import Method, Pair, Summary, controls_of
 
-Windows = Mapping[tuple[str, str, str], PairedWindows]
-"""(model, method a, method b) → the comparison on the same evaluation windows."""
 
-
-def summary_stats(summary: Summary, windows: Windows | None = None) -> dict[str, Any]:
+def summary_stats(summary: Summary) -> dict[str, Any]:
     """Return {model: {method: {ppl, times}, ttest_A_vs_B: {t_stat, p_value, cohens_d}}}.
 
     `ppl` describes perplexity whatever the metric; `metric` and the tests are of the chosen one.
+    The t-tests are over seeds, on exactly these windows; `verdict` and `headline` are what decides.
     """
-    return {model: _model(summary, model, windows or {}) for model in summary.models}
+    return {model: _model(summary, model) for model in summary.models}
 
 
-def _model(summary: Summary, model: str, windows: Windows) -> dict[str, Any]:
+def _model(summary: Summary, model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         method.name: _method(summary, method) for method in summary.methods if method.model == model
     }
@@ -35,7 +32,7 @@ def _model(summary: Summary, model: str, windows: Windows) -> dict[str, Any]:
         found[name] = {"ppl": _numbers(describe(values.to_list()))}
     for pair in summary.pairs:
         if pair.model == model:
-            found[f"ttest_{pair.a}_vs_{pair.b}"] = _test(summary, pair, windows)
+            found[f"ttest_{pair.a}_vs_{pair.b}"] = _test(summary, pair)
     return found
 
 
@@ -59,13 +56,15 @@ def _method(summary: Summary, method: Method) -> dict[str, Any]:
     return {
         "ppl": _described(rows, "perplexity"),
         "times": {
-            "selection_time_sec_mean": method.selection_time_sec,
-            "quant_time_sec_mean": method.quant_time_sec,
+            "selection_time_sec_mean": method.selection.mean,
+            "quant_time_sec_mean": method.quantization.mean,
         },
         "metric": summary.metric,
         "values": list(method.values),
         "n_seeds": method.n_seeds,
-        "deterministic": method.deterministic,
+        "n_draws": method.n_draws,
+        "one_set": method.one_set,
+        "overlap_of_sets": method.overlap,
         "change_from_unquantized_percent": method.change_percent,
         "downstream": downstream,
     }
@@ -73,29 +72,47 @@ def _method(summary: Summary, method: Method) -> dict[str, Any]:
 
 def _described(rows: pd.DataFrame, metric: str) -> dict[str, Any]:
     """Describe a metric with one value an observation."""
-    values = rows.groupby("observation", sort=False)[metric].mean().dropna().to_list()
-    return _numbers(describe(values))
+    return _numbers(describe(observations(rows)[metric].dropna().to_list()))
 
 
-def _test(summary: Summary, pair: Pair, windows: Windows) -> dict[str, Any]:
-    values = asdict(pair.result)
+def _test(summary: Summary, pair: Pair) -> dict[str, Any]:
+    values = asdict(pair.seeds)
     first = ("t_stat", "p_value", "cohens_d")
-    paired = windows.get((pair.model, pair.a, pair.b))
+    on_windows = values.pop("verdict")
     return (
         {name: values.pop(name) for name in first}
         | values
         | {
             "metric": summary.metric,
-            "family_size": summary.family,
-            "stars": stars(pair.result.p_adjusted),
-            "margin_percent": summary.options.margin,
-            "diff_percent": pair.percent(pair.result.diff),
-            "diff_percent_ci95": pair.percent_interval(pair.result.diff_ci95),
-            "percent_of": "unquantized" if pair.model in summary.unquantized else pair.b,
+            "family": pair.family,
+            "family_size": pair.tests,
+            "stars": stars(pair.seeds.p_adjusted),
+            "verdict_on_these_windows": on_windows,
+            "margin_percent": pair.margin,
+            "margin_is_post_hoc": summary.options.post_hoc,
+            "diff_percent": pair.seeds_percent,
+            "diff_percent_ci95": pair.seeds_percent_ci95,
+            "percent_of": pair.b,
+            "verdict": pair.verdict,
+            "headline": _headline(pair),
             "spread": asdict(pair.spread),
-            "paired_windows": None if paired is None else asdict(paired),
         }
     )
+
+
+def _headline(pair: Pair) -> dict[str, Any]:
+    """What decides: over seeds and text, or where windows are missing over seeds."""
+    found = pair.decided
+    return {
+        "decided_by": pair.decided_by,
+        "percent": pair.percent,
+        "percent_ci": None if found is None else found[0],
+        "percent_ci_level": None if found is None else found[1],
+        **asdict(pair.judgement),
+        "on_text": None if pair.text is None else asdict(pair.text),
+        "plan": None if pair.plan is None else asdict(pair.plan),
+        "about_one_set": [n for n, o in ((pair.a, pair.one_set_a), (pair.b, pair.one_set_b)) if o],
+    }
 
 
 def suite_facts(summary: Summary) -> dict[str, Any]:
@@ -109,8 +126,18 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
     failed = summary.failed
     return {
         "options": asdict(summary.options)
-        | {"metric": summary.metric, "baseline": summary.baseline},
-        "family_size": summary.family,
+        | {
+            "metric": summary.metric,
+            "baseline": summary.baseline,
+            "primary": summary.primary,
+            "direction": "lower" if summary.lower_is_better else "higher",
+            "margin_is_post_hoc": summary.options.post_hoc,
+        },
+        "variance_budget": {
+            model: {m: asdict(b) for (m, name), b in summary.budgets.items() if name == model}
+            for model in summary.models
+        },
+        "metrics": [asdict(one) for one in summary.metrics],
         "settings": {name: values for name, values in settings.items() if values},
         "failed": [
             dict(zip((*CELL, "status", "error"), (*key, status, error), strict=True))
@@ -123,18 +150,10 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
 
 
 SETTINGS = (
-    *(
-        "corpus",
-        "corpus_share",
-        "n_calibration_samples",
-        "seq_len",
-        "quant_bits",
-        "group_size",
-        "desc_act",
-        "sym",
-    ),
-    *("quantizer", "damp_percent", "act_group_aware", "eval_corpora", "eval_windows", "device"),
-    *("model_revision", "git_commit", "git_dirty"),
+    *("model", "method", "seed", "replicate", "corpus", "corpus_share", "n_calibration_samples"),
+    *("seq_len", "quant_bits", "group_size", "desc_act", "sym", "damp_percent"),
+    *("act_group_aware", "quantizer", "eval_corpora", "eval_windows", "do_downstream"),
+    *("downstream_tasks", "device", "model_revision", "git_commit", "git_dirty", "date"),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )
 

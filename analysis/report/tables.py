@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.report.numbers import NONE, interval, mean_std, number, p_text, percent
+from analysis.report.numbers import (
+    NONE,
+    decided,
+    interval,
+    mean_std,
+    number,
+    observed,
+    p_text,
+    percent,
+)
 from analysis.report.style import label
 from analysis.stats import stars
-from analysis.summary import OURS, Method, Pair, Summary, controls_of
+from analysis.summary import Method, Pair, Summary, controls_of
 
 
 class Table(NamedTuple):
@@ -26,90 +36,123 @@ class Table(NamedTuple):
 def result_table(summary: Summary) -> Table:
     """Return the table of the methods: a row a method, the unquantized model and controls first."""
     several = len(summary.models) > 1
-    metric = summary.metric_name
+    shared = any(m.overlap is not None for m in summary.methods)
     header = [
         *(["model"] if several else []),
-        *("method", "n", f"{metric} (mean ± std)", "CV %", "change from unquantized %"),
-        *("selection s", "quantization s"),
+        *("method", "observations", f"{summary.metric_name} (mean ± std)", "CV %"),
+        *("change from unquantized %", "selection s", "quantization s"),
+        *(["tokens shared by two sets %"] if shared else []),
     ]
     rows = []
     for model in summary.models:
-        name = [model] if several else []
+        found = []
         if model in summary.unquantized:
             value = number(summary.unquantized[model], 3)
-            rows.append([*name, "unquantized", "1", value, "–", "–", "–", "–"])
+            found.append(["unquantized", "1 run", value, *[NONE] * 4])
         for control, row in controls_of(summary, model).items():
-            rows.append([*name, control, *_control(row, summary, model)])
-        rows += [[*name, *_cells(m)] for m in summary.methods if m.model == model]
-    return Table(header, rows, left=2 if several else 1)
+            found.append([control, *_control(row, summary, model)])
+        found += [_cells(m) for m in summary.methods if m.model == model]
+        own = [row if shared else row[:7] for row in ([*f, NONE][:8] for f in found)]
+        rows += [[*([model] if several else []), *row] for row in own]
+    return Table(header, rows, left=3 if several else 2)
 
 
 def _control(row: pd.Series[float], summary: Summary, model: str) -> list[str]:
     plain = summary.unquantized.get(model)
     change = None if not plain else 100 * (row[summary.metric] / plain - 1)
     seconds = number(row["quant_time_sec"], 1)
-    return ["1", number(row[summary.metric], 3), "–", percent(change), "–", seconds]
+    return ["1 run", number(row[summary.metric], 3), NONE, percent(change), NONE, seconds]
 
 
 def _cells(method: Method) -> list[str]:
-    cv = None if method.deterministic else method.description.cv_percent
     return [
         method.name,
-        str(method.n),
+        observed(method),
         mean_std(method, 3),
-        number(cv, 2),
+        number(method.description.cv_percent, 2),
         percent(method.change_percent),
-        number(method.selection_time_sec, 2),
-        number(method.quant_time_sec, 1),
+        number(method.selection.mean, 2),
+        number(method.quantization.mean, 1),
+        number(None if method.overlap is None else 100 * method.overlap, 1),
     ]
 
 
-def comparison_table(summary: Summary) -> Table:
-    """Return the table of the comparisons: a row a comparison."""
+def comparison_table(summary: Summary, family: str) -> Table:
+    """Return the table of a family's comparisons, each with the interval that decided."""
     several = len(summary.models) > 1
     header = [
         *(["model"] if several else []),
-        *("comparison", "verdict", "n", "difference %", "95 % CI", "p", "p (Holm)", "test"),
-        *("d", "95 % CI of d"),
+        *(
+            "comparison",
+            "verdict",
+            "decided by",
+            "difference %",
+            "interval that decided",
+            "p (Holm)",
+        ),
+        *("these windows: difference %", "95 % CI", "p", "p (Holm)", "d", "95 % CI of d"),
     ]
-    rows = [[*([p.model] if several else []), *_comparison(p)] for p in summary.pairs]
-    return Table(header, rows, left=3 if several else 2)
+    own = [p for p in summary.pairs if p.family == family]
+    rows = [[*([p.model] if several else []), *_comparison(p)] for p in own]
+    return Table(header, rows, left=4 if several else 3)
 
 
 def _comparison(pair: Pair) -> list[str]:
-    r = pair.result
-    test = {"welch": "Welch", "lent-variance": "lent variance", None: NONE}[r.test]
+    r, j = pair.seeds, pair.judgement
     return [
         f"{label(pair.a)} vs {label(pair.b)}",
-        r.verdict,
-        f"{r.n_a}, {r.n_b}",
-        percent(pair.percent(r.diff)),
-        interval(pair.percent_interval(r.diff_ci95), 2, sign=True),
+        pair.verdict,
+        _rests_on(pair),
+        percent(pair.percent),
+        decided(pair),
+        p_text(j.p_adjusted) + stars(j.p_adjusted),
+        percent(pair.seeds_percent),
+        interval(pair.seeds_percent_ci95, 2, sign=True),
         p_text(r.p_value),
         p_text(r.p_adjusted) + stars(r.p_adjusted),
-        test,
         number(r.cohens_d, 2),
         interval(r.cohens_d_ci95, 2),
     ]
 
 
+def _rests_on(pair: Pair) -> str:
+    if pair.decided_by is None:
+        return NONE
+    lent = pair.seeds.lent if pair.decided_by == "seeds" else pair.text and pair.text.lent
+    text = "seeds × windows" if pair.decided_by == "seeds and text" else "seeds (Welch)"
+    return text + (", lent variance" if lent else "")
+
+
+def seeds_table(summary: Summary) -> Table:
+    """Return the metric of every cell: a row a seed and replicate, a column a method."""
+    cells = summary.cells[summary.cells["kind"] == "cell"]
+    several, replicates = len(summary.models) > 1, cells["replicate"].nunique() > 1
+    key = [*(["model"] if several else []), "seed", *(["replicate"] if replicates else [])]
+    rows = []
+    for names, own in cells.groupby(key, sort=False):
+        values = {row["method"]: row[summary.metric] for _, row in own.iterrows()}
+        known = [values.get(name, math.nan) for name in summary.names]
+        rows.append([*map(str, names), *(number(v if v == v else None, 3) for v in known)])
+    return Table([*key, *map(label, summary.names)], rows, left=len(key))
+
+
 def methods_csv(summary: Summary) -> str:
     """Return a row a method with unrounded numbers; seconds and per cent as named."""
     header = (
-        *("model", "method", "n", "n_seeds", "mean", "std", "cv_percent", "ci95_low", "ci95_high"),
-        *("min", "max", "unquantized", "change_percent", "selection_time_sec", "quant_time_sec"),
-        "p_holm_vs_cola_zero",
+        *("model", "method", "n", "n_seeds", "n_draws", "one_set", "mean", "std", "cv_percent"),
+        *("ci95_low", "ci95_high", "min", "max", "unquantized", "change_percent"),
+        *("selection_time_sec", "quant_time_sec", "overlap", "p_holm_vs_primary"),
     )
-    tests = {(p.model, p.b): p.result.p_adjusted for p in summary.pairs if p.a == OURS}
+    tests = {(p.model, p.b): p.judgement.p_adjusted for p in summary.pairs if p.family == "primary"}
     rows = []
     for m in summary.methods:
         d = m.description
-        low, high = d.ci95 or (None, None)
         rows.append(
             [
-                *(m.model, m.name, m.n, m.n_seeds, d.mean, d.std, d.cv_percent, low, high),
-                *(d.min, d.max, summary.unquantized.get(m.model), m.change_percent),
-                *(m.selection_time_sec, m.quant_time_sec, tests.get((m.model, m.name))),
+                *(m.model, m.name, m.n, m.n_seeds, m.n_draws, m.one_set, d.mean, d.std),
+                *(d.cv_percent, *(d.ci95 or (None, None)), d.min, d.max),
+                *(summary.unquantized.get(m.model), m.change_percent, m.selection.mean),
+                *(m.quantization.mean, m.overlap, tests.get((m.model, m.name))),
             ]
         )
     return csv_text(header, rows)

@@ -5,26 +5,31 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.custom import all_statistics, evaluate
 from analysis.reading import artifacts
 from analysis.reading.runs import load_suite
 from analysis.report import html
+from analysis.report.budget import budget_table, metrics_table
 from analysis.report.items import item_facts, item_table
 from analysis.report.latex import latex_table
 from analysis.report.measures import measures_table
-from analysis.report.numbers import number
+from analysis.report.own import own_numbers, own_table
 from analysis.report.plots import figures
 from analysis.report.sentences import key_lines, results_markdown, sections
-from analysis.report.style import caption_of
+from analysis.report.style import caption_of, label, short
 from analysis.report.summary_json import plain, suite_facts, summary_stats
-from analysis.report.tables import Table, comparison_table, markdown, methods_csv, result_table
+from analysis.report.tables import (
+    Table,
+    comparison_table,
+    markdown,
+    methods_csv,
+    result_table,
+    seeds_table,
+)
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.items import item_pairs
-from analysis.summary.windows import Key, WindowPair, results, window_pairs
 
 FOLDER = "analysis"
 
@@ -43,14 +48,14 @@ def analyze(
     out. RunsError for a run that is no suite and for options that do not fit it.
     """
     cells = load_suite(suite_run_id, allow_failed=True)
-    title = f"Suite {suite_run_id}"
-    return report(cells, options or Options(), title, into=into or suite_run_id, out=out)
+    origin = f"Suite {suite_run_id}"
+    return report(cells, options or Options(), origin, into=into or suite_run_id, out=out)
 
 
 def report(
     cells: pd.DataFrame,
     options: Options,
-    title: str,
+    origin: str,
     *,
     into: str | None = None,
     out: str | Path | None = None,
@@ -58,7 +63,7 @@ def report(
     """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
     summary = summarize(cells, options)
     with tempfile.TemporaryDirectory() as folder:
-        files = contents(summary, window_pairs(summary), title)
+        files = contents(summary, origin)
         for target in (Path(folder), *([] if out is None else [Path(out)])):
             for name, content in files.items():
                 file = target / name
@@ -69,32 +74,39 @@ def report(
     return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
 
 
-def contents(
-    summary: Summary, windows: dict[Key, WindowPair], title: str
-) -> dict[str, str | bytes]:
-    """Return every file of the analysis: its path in the folder → its content."""
-    drawn = figures(summary, windows)
+def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
+    """Return every file of the analysis: its path in the folder → its content.
+
+    origin: where the runs are from, as in `suite RUN_ID`.
+    """
+    drawn = figures(summary)
     images = {name: (html.svg(figure), caption_of(figure)) for name, figure in drawn.items()}
-    methods, comparisons = result_table(summary), comparison_table(summary)
-    words = sections(summary, windows)
-    items = item_pairs(summary)
-    facts = suite_facts(summary) | {"further_statistics": _own_numbers(summary)}
+    words, items = sections(summary), item_pairs(summary)
+    facts = suite_facts(summary) | {"further_statistics": own_numbers(summary)}
     facts["downstream_items"] = item_facts(items)
+    tables = {
+        "methods": result_table(summary),
+        "primary": comparison_table(summary, "primary"),
+        "exploratory": comparison_table(summary, "exploratory"),
+        "budget": budget_table(summary),
+        "metrics": metrics_table(summary),
+        "seeds": seeds_table(summary),
+        "measures": measures_table(summary),
+        "items": item_table(items),
+    }
+    written = "\n\n".join(markdown(table) for table in tables.values() if table.rows) + "\n"
+    tables |= {"own": own_table(summary), "facts": _facts_table(facts["settings"])}
     lines = [line.removeprefix("- ") for line in key_lines(summary).splitlines()]
-    tables = {"methods": methods, "comparisons": comparisons, "own": _own_table(summary)}
-    tables["measures"] = measures_table(summary)
-    tables["items"] = item_table(items)
-    tables["facts"] = _facts_table(facts["settings"])
-    written = [methods, comparisons, tables["measures"], tables["items"]]
+    page = html.page(title(summary), _subtitle(summary, origin), lines, tables, images, words)
     files: dict[str, str | bytes] = {
-        "summary_stats.json": _json(summary_stats(summary, results(windows))),
+        "summary_stats.json": _json(summary_stats(summary)),
         "suite.json": _json(facts),
         "cells.csv": summary.cells.to_csv(index=False),
-        "table.md": "\n\n".join(markdown(table) for table in written if table.rows) + "\n",
+        "table.md": written,
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
         "results.md": results_markdown(words),
-        "report.html": html.page(title, _subtitle(summary), lines, tables, images, words),
+        "report.html": page,
     }
     for name, figure in drawn.items():
         files[f"figures/{name}.svg"] = images[name][0]
@@ -102,40 +114,43 @@ def contents(
     return files
 
 
-def _subtitle(summary: Summary) -> str:
+def title(summary: Summary) -> str:
+    """Name the models, the methods, the seeds and the day."""
+    cells = summary.cells[summary.cells["kind"] == "cell"]
+    seeds = sorted({int(seed) for seed in cells["seed"].dropna()})
+    days = sorted(set(summary.cells["date"]) - {""})
+    models = ", ".join(short(model) for model in summary.models)
+    when = f", {days[-1]}" if days else ""
+    return f"{models}: {', '.join(map(label, summary.names))}; {_ranges(seeds)}{when}"
+
+
+def _ranges(seeds: list[int]) -> str:
+    """Write seeds as in `seeds 42–46, 50`."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    text = ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
+    return f"seed{'s' * (len(seeds) != 1)} {text}"
+
+
+def _subtitle(summary: Summary, origin: str) -> str:
     good = summary.cells[(summary.cells["kind"] == "cell") & (summary.cells["error"] == "")]
     planned = int((summary.cells["kind"] == "cell").sum())
-    models, methods = len(summary.models), len(summary.names)
-    grid = f"{models} model{'s' * (models > 1)} × {methods} method{'s' * (methods > 1)}"
-    return (
-        f"{grid}, {len(good)} of {planned} cells with a result; {summary.metric_name}, "
-        f"equivalence margin ±{summary.options.margin:g} %, α = {summary.options.alpha:g}."
+    late = " (post hoc)" if summary.options.post_hoc else ""
+    text = "; ".join(
+        dict.fromkeys(
+            f"{len(t.tokens)} windows of {t.corpus}, {t.tokens.sum():,.0f} tokens"
+            for t in summary.texts.values()
+        )
     )
-
-
-def _own_numbers(summary: Summary) -> dict[str, Any]:
-    return {
-        model: {
-            m.name: evaluate(all_statistics(), m.values, summary.unquantized.get(model))
-            for m in summary.of(model)
-        }
-        for model in summary.models
-    }
-
-
-def _own_table(summary: Summary) -> Table:
-    several = len(summary.models) > 1
-    header = ["model"] * several + ["method", *(one.description for one in all_statistics())]
-    rows = [
-        [model] * several + [name, *map(_text, values.values())]
-        for model, methods in _own_numbers(summary).items()
-        for name, values in methods.items()
-    ]
-    return Table(header, rows, left=1 + several)
-
-
-def _text(value: float | str | None) -> str:
-    return value if isinstance(value, str) else number(value, 3)
+    return (
+        f"{origin}: {len(good)} of {planned} cells with a result; {summary.metric_name}"
+        f"{' on ' + text if text else ''}; equivalence margin ±{summary.options.margin:g} %{late}, "
+        f"α = {summary.options.alpha:g}."
+    )
 
 
 def _facts_table(settings: dict[str, list[str]]) -> Table:

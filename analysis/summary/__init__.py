@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from analysis.summary.summarize import (
-    DEFAULT_BASELINE,
-    OURS,
-    Method,
-    Options,
-    Pair,
-    Summary,
-    controls_of,
-    pairs_of,
-    summarize,
-)
+from analysis.summary.families import pairs_of
+from analysis.summary.methods import Method
+from analysis.summary.options import DEFAULT_BASELINE, MARGIN, OURS, Options
+from analysis.summary.pairs import Pair
+from analysis.summary.summarize import Summary, controls_of, summarize
 
 __all__ = [
     "DEFAULT_BASELINE",
+    "MARGIN",
     "OURS",
     "Method",
     "Options",

@@ -2,130 +2,46 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
-from scipy import special
 
-from analysis.reading.checks import UNQUANTIZED, RunsError
-from analysis.stats import (
-    Comparison,
-    Description,
-    PooledModels,
-    compare,
-    compare_spread,
-    describe,
-    holm_family,
-    log_difference,
-    pool_models,
-)
-from analysis.stats.samples import Interval
-from analysis.stats.spread import SpreadComparison
+from analysis.reading.checks import UNQUANTIZED, observations
+from analysis.stats import PooledModels, VarianceBudget, log_difference, pool_models
+from analysis.summary import windows
+from analysis.summary.budget import Sharpness, budgets, ordered, sharpness
+from analysis.summary.families import judged, pairs_of
+from analysis.summary.methods import Method, arithmetic, method
+from analysis.summary.metrics import EVALUATED, Known, about, column_of, corpus_of, present
+from analysis.summary.options import DEFAULT_BASELINE, OURS, Options, chosen
+from analysis.summary.overlap import overlaps
+from analysis.summary.pairs import Pair, Setting, pair
+from analysis.summary.windows import Text
 
-OURS = "cola_zero"
-DEFAULT_BASELINE = "gptq_default"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is compared and how strictly.
-
-    baseline: the method every other is held against; None: gptq_default where the runs have it.
-    metric: `perplexity`, `perplexity.CORPUS`, or a downstream metric such as `arc_easy.acc`.
-    margin: largest difference that does not matter, % of the unquantized model's value.
-    alpha: level of the tests, two-sided, over the family of comparisons.
-    """
-
-    baseline: str | None = None
-    metric: str = "perplexity"
-    margin: float = 1.0
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 < self.margin < 100:
-            raise RunsError(f"margin={self.margin:g}: must be a percentage above 0 and under 100.")
-        if not 0 < self.alpha < 0.5:
-            raise RunsError(f"alpha={self.alpha:g}: must lie between 0 and 0.5.")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One method on one model. Undefined numbers are None.
-
-    values: the metric, one value an independent observation. n_seeds: finished cells.
-    deterministic: several seeds gave one observation. change_percent: of the mean from the
-    unquantized model. Times: seconds, mean over the observations.
-    """
-
-    model: str
-    name: str
-    values: tuple[float, ...]
-    n_seeds: int
-    deterministic: bool
-    description: Description
-    change_percent: float | None
-    selection_time_sec: float | None
-    quant_time_sec: float | None
-
-    @property
-    def n(self) -> int:
-        """Independent observations."""
-        return self.description.n
-
-    @property
-    def cv_ci95(self) -> Interval | None:
-        """95 % limits of the CV in %: the χ² interval of the standard deviation, over the mean."""
-        cv = self.description.cv_percent
-        if cv is None or self.n < 2:
-            return None
-        df = self.n - 1
-        low, high = (math.sqrt(df / special.chdtri(df, p)) for p in (0.025, 0.975))
-        return cv * low, cv * high
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Method a against method b on one model.
-
-    scale: value that differences are shown as a percentage of; the unquantized model's, or where
-    that is unknown the mean of b.
-    """
-
-    model: str
-    a: str
-    b: str
-    result: Comparison
-    spread: SpreadComparison
-    scale: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.a} vs {self.b}"
-
-    def percent(self, value: float | None) -> float | None:
-        """Turn a difference into % of `scale`."""
-        return None if value is None else 100 * value / self.scale
-
-    def percent_interval(self, limits: Interval | None) -> Interval | None:
-        """Turn the limits of a difference into % of `scale`."""
-        if limits is None:
-            return None
-        return 100 * limits[0] / self.scale, 100 * limits[1] / self.scale
+Names = Mapping[tuple[str, str], Method]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All that the report says, as numbers. `cells` is the table it was computed from."""
+    """All that the report says, as numbers. `cells` is the table it was computed from.
+
+    texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
+    each metric of the runs is in the primary comparisons.
+    """
 
     options: Options
     metric: str
+    known: Known
+    primary: str | None
     baseline: str | None
     cells: pd.DataFrame
     unquantized: Mapping[str, float]
     methods: Sequence[Method]
     pairs: Sequence[Pair]
+    texts: Mapping[str, Text] = field(default_factory=dict)
+    budgets: Mapping[tuple[str, str], VarianceBudget] = field(default_factory=dict)
+    metrics: Sequence[Sharpness] = ()
     pooled: Mapping[str, PooledModels] = field(default_factory=dict)
 
     @property
@@ -145,47 +61,76 @@ class Summary:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a small value is the good one: so for perplexities, not for accuracies."""
-        return any(word in self.metric for word in ("perplexity", "ppl", "bits_per_byte"))
+        """Whether a small value is the good one."""
+        return self.known.lower
 
     @property
     def failed(self) -> pd.DataFrame:
         """The rows without a result."""
         return self.cells[self.cells["error"] != ""]
 
-    @property
-    def family(self) -> int:
-        """Number of defined tests that the p-values are adjusted over."""
-        return sum(pair.result.p_value is not None for pair in self.pairs)
-
     def of(self, model: str) -> list[Method]:
         """The methods of a model that have a result."""
         return [m for m in self.methods if m.model == model and m.values]
 
+    def method(self, model: str, name: str) -> Method:
+        """One method of a model."""
+        return next(m for m in self.methods if (m.model, m.name) == (model, name))
+
+    def family(self, model: str, name: str) -> list[Pair]:
+        """The comparisons of a family, `primary` or `exploratory`, on a model."""
+        return [p for p in self.pairs if (p.model, p.family) == (model, name)]
+
 
 def summarize(cells: pd.DataFrame, options: Options) -> Summary:
-    """Describe each method and compare them, from a table as `analysis.runs` reads it.
+    """Describe each method and compare them, from a table as `analysis.reading` gives it.
 
-    Compared, on each model: cola_zero with every other method, and every other method with the
-    baseline; p-values are Holm-adjusted over all models and pairs. RunsError for a metric or a
-    baseline that the runs do not have.
+    The windows that a perplexity or divergence is made of, and what the runs chose, are read from
+    their artifacts; runs without them are judged over seeds alone.
+
+    Primary, on each model: the primary method against each other one; all other pairs are
+    exploratory. p-values are Holm-adjusted over a family of a model. RunsError for a metric, a
+    primary method or a baseline that the runs do not have.
     """
     metric = column_of(options.metric, cells)
+    known = about(metric, cells, options.direction)
     names = list(dict.fromkeys(cells.loc[cells["kind"] == "cell", "method"]))
-    baseline = _baseline(options.baseline, names)
+    primary = chosen("primary", options.primary, OURS, names)
+    baseline = chosen("baseline", options.baseline, DEFAULT_BASELINE, names)
     models = list(dict.fromkeys(cells["model"]))
     good = cells[(cells["error"] == "") & cells[metric].notna()]
     rows = good[good["method"] == UNQUANTIZED]
     plain = dict(zip(rows["model"], rows[metric], strict=True))
-    methods = [_method(good, m, n, metric, plain.get(m)) for m in models for n in names]
+    methods = _methods(good, metric, plain, models, names)
     by_name = {(m.model, m.name): m for m in methods}
-    pairs = [
-        _pair(by_name[model, a], by_name[model, b], plain.get(model), options)
-        for model in models
-        for a, b in pairs_of(names, baseline)
-    ]
+    read = windows.read(cells, corpus_of(metric, cells))
+    texts = _texts(good, metric, read, known)
+    grid = pairs_of(names, primary, baseline)
+    pairs = judged(
+        [
+            pair(by_name[model, a], by_name[model, b], family, setting)
+            for model in models
+            for setting in [_setting(good, model, metric, known, texts.get(model), options)]
+            for a, b, family in grid
+        ],
+        texts,
+        models,
+        options.alpha,
+    )
     return Summary(
-        options, metric, baseline, cells, plain, methods, _adjusted(pairs), _pooled(pairs, by_name)
+        options=options,
+        metric=metric,
+        known=known,
+        primary=primary,
+        baseline=baseline,
+        cells=cells,
+        unquantized=plain,
+        methods=methods,
+        pairs=pairs,
+        texts=texts,
+        budgets=_budgets(good, metric, read, texts, known),
+        metrics=_metrics(good, metric, pairs, models, options),
+        pooled=_pooled(pairs, by_name),
     )
 
 
@@ -197,91 +142,92 @@ def controls_of(summary: Summary, model: str) -> dict[str, pd.Series[float]]:
     return {str(row["method"]): row for _, row in rows.iterrows()}
 
 
-def column_of(metric: str, cells: pd.DataFrame) -> str:
-    """Return the column that `metric` names; `arc_easy` is short for downstream.arc_easy.acc."""
-    for name in (metric, f"downstream.{metric}", f"downstream.{metric}.acc"):
-        if name in cells.columns and (name == "perplexity" or cells[name].notna().any()):
-            return name
-    known = [c for c in cells.columns if str(c).startswith(("perplexity", "downstream."))]
-    raise RunsError(f"metric={metric!r} is in none of the runs. Allowed: {', '.join(known)}.")
+def _methods(
+    good: pd.DataFrame,
+    metric: str,
+    plain: Mapping[str, float],
+    models: Sequence[str],
+    names: Sequence[str],
+) -> list[Method]:
+    once, shared = observations(good), overlaps(good)
+    return [
+        method(good, once, metric, plain.get(model), shared.get((model, name)), (model, name))
+        for model in models
+        for name in names
+    ]
 
 
-def pairs_of(methods: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
-    """Return the comparisons: cola_zero with each method, then each other one with the baseline."""
-    rest = [name for name in methods if name not in (OURS, baseline)]
-    pairs = []
-    if OURS in methods:
-        pairs += [(OURS, name) for name in rest]
-        pairs += [(OURS, baseline)] if baseline not in (None, OURS) else []
-    return pairs + [(name, baseline) for name in rest if baseline not in (None, OURS)]
+def _texts(good: pd.DataFrame, metric: str, read: windows.Windows, known: Known) -> dict[str, Text]:
+    corpus = corpus_of(metric, good)
+    if corpus is None or known.windows is None:
+        return {}
+    return windows.texts(good, read, corpus, known.windows)
 
 
-def _baseline(wanted: str | None, methods: Sequence[str]) -> str | None:
-    if wanted is None:
-        return DEFAULT_BASELINE if DEFAULT_BASELINE in methods else None
-    if wanted not in methods:
-        raise RunsError(
-            f"baseline={wanted!r} is no method of these runs. Allowed: {', '.join(methods)}."
-        )
-    return wanted
+def _setting(
+    good: pd.DataFrame, model: str, metric: str, known: Known, text: Text | None, options: Options
+) -> Setting:
+    return Setting(options, known.log, text, arithmetic(good, model, metric))
 
 
-def _method(
-    good: pd.DataFrame, model: str, name: str, metric: str, unquantized: float | None
-) -> Method:
-    rows = good[(good["model"] == model) & (good["method"] == name)]
-    columns = list(dict.fromkeys((metric, "selection_time_sec", "quant_time_sec")))
-    once = rows.groupby("observation", sort=False)[columns].mean()
-    values = tuple(float(v) for v in once[metric])
-    description = describe(values)
-    mean = description.mean
-    change = None if mean is None or not unquantized else 100 * (mean / unquantized - 1)
-    return Method(
-        model=model,
-        name=name,
-        values=values,
-        n_seeds=len(rows),
-        deterministic=len(rows) > 1 and len(values) == 1,
-        description=description,
-        change_percent=change,
-        selection_time_sec=_mean(once["selection_time_sec"]),
-        quant_time_sec=_mean(once["quant_time_sec"]),
-    )
+def _budgets(
+    good: pd.DataFrame,
+    metric: str,
+    read: windows.Windows,
+    texts: Mapping[str, Text],
+    known: Known,
+) -> dict[tuple[str, str], VarianceBudget]:
+    """Of the metric, and beside a perplexity of the divergence on the same windows."""
+    found = {(metric, model): b for model, b in budgets(texts, known.log).items()}
+    corpus = corpus_of(metric, good)
+    if corpus is not None and known.log:
+        name = metric.replace("perplexity", "kl_divergence")
+        more = budgets(windows.texts(good, read, corpus, "kl"), log=False)
+        found |= {(name, model): b for model, b in more.items()}
+    return found
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    known = [v for v in values if math.isfinite(v)]
-    return math.fsum(known) / len(known) if known else None
+def _metrics(
+    good: pd.DataFrame,
+    metric: str,
+    pairs: Sequence[Pair],
+    models: Sequence[str],
+    options: Options,
+) -> list[Sharpness]:
+    """Of every metric of the evaluation, in the primary comparisons (all where none is)."""
+    if metric not in EVALUATED:
+        return []
+    wanted = [p for p in pairs if p.family == "primary"] or list(pairs)
+    found = []
+    for name in present(good):
+        measured = good[good[name].notna()]
+        methods = _methods_of(measured, name, models, {p.a for p in wanted} | {p.b for p in wanted})
+        settings = {m: _setting(measured, m, name, EVALUATED[name], None, options) for m in models}
+        for p in wanted:
+            a, b = methods[p.model, p.a], methods[p.model, p.b]
+            again = pair(a, b, p.family, settings[p.model])
+            tests = max(1, p.tests)
+            found.append(sharpness(name, p.model, (p.a, p.b), again.seeds, again.scale, tests))
+    return ordered(found)
 
 
-def _pair(a: Method, b: Method, unquantized: float | None, options: Options) -> Pair:
-    scale = abs(unquantized or b.description.mean or a.description.mean or 1.0)
-    margin = options.margin / 100 * scale
-    result = compare(a.values, b.values, margin=margin, alpha=options.alpha)
-    positive = min((*a.values, *b.values), default=1.0) > 0
-    spread = (
-        compare_spread(a.values, b.values, alpha=options.alpha)
-        if positive
-        else SpreadComparison(None, a.n, b.n, "a value of 0 has no logarithm")
-    )
-    return Pair(a.model, a.name, b.name, result, spread, scale)
+def _methods_of(good: pd.DataFrame, metric: str, models: Sequence[str], names: set[str]) -> Names:
+    once = observations(good)
+    return {
+        (model, name): method(good, once, metric, None, None, (model, name))
+        for model in models
+        for name in names
+    }
 
 
-def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
-    results = holm_family([pair.result for pair in pairs])
-    return [replace(pair, result=r) for pair, r in zip(pairs, results, strict=True)]
-
-
-def _pooled(
-    pairs: Sequence[Pair], methods: Mapping[tuple[str, str], Method]
-) -> dict[str, PooledModels]:
+def _pooled(pairs: Sequence[Pair], methods: Names) -> dict[str, PooledModels]:
     """Average each comparison over the models, where two or more can be compared."""
     ratios: dict[str, list[tuple[float, float]]] = {}
-    for pair in pairs:
-        a, b = methods[pair.model, pair.a].values, methods[pair.model, pair.b].values
+    for p in pairs:
+        a, b = methods[p.model, p.a].values, methods[p.model, p.b].values
         found = log_difference(a, b) if min((*a, *b), default=0) > 0 else None
         if found is not None:
-            ratios.setdefault(pair.name, []).append(found)
+            ratios.setdefault(p.name, []).append(found)
     return {
         name: pool_models([r for r, _ in found], [e for _, e in found])
         for name, found in ratios.items()

@@ -82,7 +82,14 @@ def evaluate(model: Any, tokenizer: Any, tasks: Sequence[str]) -> Downstream:
         for task, all_of_task in sorted(found["samples"].items())
         for one in all_of_task
     ]
-    return Downstream(scores | averages(scores, [_name(task) for task in tasks]), samples)
+    higher = {
+        f"{task}.{_metric(key)}": bool(found["higher_is_better"][task][key.partition(",")[0]])
+        for task, values in found["results"].items()
+        for key in values
+        if key.partition(",")[0] in found.get("higher_is_better", {}).get(task, {})
+    }
+    known = scores | averages(scores, [_name(task) for task in tasks])
+    return Downstream(known, samples, higher)
 
 
 def averages(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:

@@ -200,6 +200,10 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         file = _open[-1].artifact("evaluation/downstream.jsonl.gz")
         with gzip.open(file, "wt", encoding="utf-8") as lines:
             lines.writelines(json.dumps(item) + "\n" for item in items)
+    directions = evaluation.downstream.higher_is_better
+    if directions:
+        named = {metric_name(key): better for key, better in directions.items()}
+        set_tags({"colazero.higher_is_better": json.dumps(named)})
     scores = evaluation.downstream.scores
     metrics |= {f"downstream.{names.of_result(key)}": value for key, value in scores.items()}
     log_metrics(metrics)

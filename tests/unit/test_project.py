@@ -24,7 +24,10 @@ EXTRAS = {
     "quantize": {"calibration"},
     "single": {"force"},
     "clean": {"what", "suite", "do"},
-    "analyze": {"suite", "experiment", "baseline", "metric", "margin", "alpha", "out"},
+    "analyze": {
+        *("suite", "experiment", "primary", "baseline", "metric", "direction"),
+        *("margin", "alpha", "out"),
+    },
 }
 """Parameters that are no settings of a run, by entry point; each has its help text there."""
 WITHOUT_PRESET = ("analyze", "clean")

@@ -7,7 +7,6 @@ from synthetic_suites import METHODS, Suites
 
 from analysis.reading.runs import load_suite
 from analysis.summary import Options, summarize
-from analysis.summary.windows import window_pairs
 
 
 @pytest.fixture(scope="session")
@@ -29,24 +28,35 @@ def suites(store, request):
 
 @pytest.fixture(scope="session")
 def demo(store):
-    """The summary and window pairs of a suite of one model: (Summary, windows)."""
+    """The summary of a suite of one model."""
     return _summed(Suites(store, "demo").suite())
 
 
 @pytest.fixture(scope="session")
+def repeated(store):
+    """The same with three replicates of each set, and KL divergence beside perplexity."""
+    return _summed(Suites(store, "repeated").suite(replicates=3, windows="kl"))
+
+
+@pytest.fixture(scope="session")
 def three(store):
-    """The same of three models, one cell failed."""
+    """The same as `demo` of three models, one cell failed."""
     change = {"b/random/44": {"status": "FAILED"}}
     return _summed(Suites(store, "three").suite(models=("a", "b", "org/c"), **change))
 
 
 @pytest.fixture(scope="session")
 def crowded(store):
-    """The same of five methods that lie close together, one of them spread widely."""
-    more = {"longest_documents_first": (23.2, 0.02), "k_center_greedy": (23.3, 3.0)}
-    return _summed(Suites(store, "crowded").suite(methods=METHODS | more))
+    """The same of seven methods that lie close together, and three models."""
+    more = {
+        "longest_documents_first": (23.2, 0.02),
+        "k_center_greedy": (23.3, 3.0),
+        "stratified": (23.25, 0.3),
+        "zipcal": (23.15, 0.25),
+    }
+    models = ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf", "facebook/opt-6.7b")
+    return _summed(Suites(store, "crowded").suite(models=models, methods=METHODS | more))
 
 
 def _summed(suite):
-    summary = summarize(load_suite(suite, allow_failed=True), Options())
-    return summary, window_pairs(summary)
+    return summarize(load_suite(suite, allow_failed=True), Options())
