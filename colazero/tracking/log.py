@@ -202,7 +202,7 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
             lines.writelines(json.dumps(item) + "\n" for item in items)
     directions = evaluation.downstream.higher_is_better
     if directions:
-        named = {metric_name(key): better for key, better in directions.items()}
+        named = {names.of_result(key): better for key, better in directions.items()}
         set_tags({"colazero.higher_is_better": json.dumps(named)})
     scores = evaluation.downstream.scores
     metrics |= {f"downstream.{names.of_result(key)}": value for key, value in scores.items()}
