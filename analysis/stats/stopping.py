@@ -20,7 +20,8 @@ def expected_share(
     One method is held against each other one and differs from all of them by `effect` standard
     deviations of a seed. looks: numbers of seeds, the last the declared maximum. By simulation with
     a fixed seed, of normal seeds of one spread, each comparison by a t-test at its share of alpha,
-    alpha / comparisons, and none shown equivalent: Holm and equivalences end a suite earlier. Raises ValueError as `nominal_levels`, and for fewer than 2 methods.
+    and none shown equivalent: Holm and equivalences end a suite earlier. Raises ValueError as
+    `nominal_levels`, and for fewer than 2 methods.
     """
     if methods < 2:
         raise ValueError(f"a comparison needs at least 2 methods; got {methods}")

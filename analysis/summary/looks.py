@@ -35,7 +35,7 @@ from analysis.summary.families import pairs_of
 from analysis.summary.methods import arithmetic, method
 from analysis.summary.metrics import Known, about, column_of, corpus_of
 from analysis.summary.options import DEFAULT_BASELINE, OURS, Options, chosen
-from analysis.summary.pairs import Pair, Setting, pair
+from analysis.summary.pairs import Family, Pair, Setting, pair
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _at(
     read: windows.Windows,
     options: Options,
     seen: Seen,
-    grid: Sequence[tuple[str, str, str]],
+    grid: Sequence[tuple[str, str, Family]],
 ) -> At:
     """Make the comparisons from the cells that one look saw."""
     keys = zip(cells["model"], cells["method"], cells["seed"], strict=True)
@@ -168,9 +168,8 @@ def _at(
         methods = {m: method(good, once, metric, None, None, (name, m)) for m in there}
         for a, b, family in grid:
             if {a, b} <= there:
-                kind = "primary" if family == "primary" else "exploratory"
                 x, y = methods[a], methods[b]
-                made = pair(x, y, kind, setting)
+                made = pair(x, y, family, setting)
                 found[name, a, b] = Compared(min(x.n_seeds, y.n_seeds), made, x.values, y.values)
     return found
 

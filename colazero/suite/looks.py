@@ -113,7 +113,7 @@ def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Fin
 
 def _metrics(found: Iterable[Finding]) -> dict[str, float]:
     """Return the numbers of a look, named as in `look.MODEL.A_vs_B.p_value`."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for one in found:
         parts = [names.of_result(name) for name in (one.model, one.a, one.b)]
         stem = f"look.{parts[0]}.{parts[1]}_vs_{parts[2]}"
