@@ -343,7 +343,11 @@ def _allowed(kind: type[Settings], name: str, what: str) -> str:
     if "anyOf" in schema:
         options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
         least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)
-        return "must be " + " or ".join(options) + (f" of at least {least}" if least else "")
+        above = next(
+            (o["exclusiveMinimum"] for o in schema["anyOf"] if "exclusiveMinimum" in o), ""
+        )
+        limit = f" of at least {least}" if least else f" above {above}" if above != "" else ""
+        return "must be " + " or ".join(options) + limit
     if "enum" in schema:
         return "must be one of " + ", ".join(map(str, schema["enum"]))
     if "pattern" in schema:
