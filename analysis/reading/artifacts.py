@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import mlflow
@@ -20,7 +20,7 @@ def read(run_id: str, name: str) -> Path | None:
     """Return a local copy of a run's artifact; None if the run has none of that name."""
     try:
         with _quiet():
-            uri = append_to_uri_path(_root(run_id), name)
+            uri: str = append_to_uri_path(_root(run_id), name)  # type: ignore[no-untyped-call]
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError):
         return None
@@ -31,7 +31,7 @@ def leave(run_id: str, folder: Path, name: str) -> None:
     MlflowClient().log_artifacts(run_id, str(folder), name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _root(run_id: str) -> str:
     """Return where a run's artifacts are: asking anew for each file takes as long as the file."""
     return str(MlflowClient().get_run(run_id).info.artifact_uri)

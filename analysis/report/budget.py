@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.report.numbers import NONE, draws, number, p_text, percent
-from analysis.report.style import label
+from analysis.report.style import label, short
 from analysis.report.tables import Table
 from analysis.stats import Source, VarianceBudget
 from analysis.summary import Summary
@@ -27,7 +27,7 @@ def budget_table(summary: Summary) -> Table:
         "to halve the interval by it alone",
     ]
     rows = [
-        [*([model] if several else []), metric, name, *_source(getattr(budget, key), unit)]
+        [*([short(model)] if several else []), metric, name, *_source(getattr(budget, key), unit)]
         for (metric, model), budget in summary.budgets.items()
         for key, name, unit in SOURCES
     ]
@@ -83,7 +83,7 @@ def metrics_table(summary: Summary) -> Table:
         *(["model"] if several else []),
         *("comparison", "metric", "difference %", "p (Welch)", "seeds a method", "range"),
     ]
-    rows = [[*([s.model] if several else []), *_sharpness(s)] for s in summary.metrics]
+    rows = [[*([short(s.model)] if several else []), *_sharpness(s)] for s in summary.metrics]
     return Table(header, rows, left=3 if several else 2)
 
 

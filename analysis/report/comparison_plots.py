@@ -62,9 +62,8 @@ def _basis(pairs: Sequence[Pair]) -> str:
     if not on_text:
         return "Over seeds alone (Welch), on exactly these windows."
     windows, stretches = on_text[0].n_windows, on_text[0].n_stretches
-    more = (
-        "" if len(on_text) == len(pairs) else " Where a method lacks windows, over seeds (Welch)."
-    )
+    others = any(p.decided_by == "seeds" for p in pairs)
+    more = " Where a method lacks windows, over seeds (Welch)." if others else ""
     return (
         f"Over seeds and text: {windows} windows in {stretches} contiguous stretches, likeness "
         f"across their edges made up for.{more}"
@@ -112,7 +111,7 @@ def windows(summary: Summary, model: str) -> Figure:
     )
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
-    figure, axes = page(rows, columns, 1.9 * rows + 0.3, caption)
+    figure, axes = page(rows, columns, 2.0 * rows + 0.3, caption)
     for axis in axes[len(pairs) :]:
         axis.remove()
     for axis, pair in zip(axes, pairs, strict=False):
@@ -142,9 +141,8 @@ def _profile(axis: Axes, pair: Pair, text: Text, stretches: NDArray[np.intp], co
         axis.plot([place[own][0], place[own][-1]], [mean] * 2, color=colour, lw=2.2, gid="stretch")
     mean = float(np.average(delta, weights=text.tokens))
     axis.axhline(mean, color=colour, lw=1.1, ls=(0, (4, 3)), gid="mean")
-    axis.set_title(
-        f"{label(pair.a)} vs {label(pair.b)}: mean {number(mean, 4, sign=True)}", fontsize=8.5
-    )
+    name = f"{label(pair.a)} vs {label(pair.b)}"
+    axis.set_title(f"{name}\nmean {number(mean, 4, sign=True)}", fontsize=8.5)
     axis.tick_params(labelsize=8)
     axis.yaxis.set_major_locator(MaxNLocator(5))
 

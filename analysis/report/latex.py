@@ -16,32 +16,24 @@ SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
 def latex_table(summary: Summary) -> str:
     """Return a table environment that needs `\\usepackage{booktabs}`, and nothing else.
 
-    Up to three methods: Model, each method, and beside it p of the first one against it; it fits
-    the text of an `article` at 10 pt. More methods: a row a method, two columns a model.
+    Up to three methods: Model and each method, and below it p of the first one against it; it fits
+    a column of a two-column `article` at 10 pt. More methods: a row a method, two columns a model;
+    three models fit the text of a one-column `article`.
     """
     methods = [m for m in FIRST if m in summary.names]
     methods += [m for m in summary.names if m not in FIRST]
     first = summary.primary or (methods[0] if methods else None)
     methods.sort(key=lambda name: name != first)
-    tested = [m for m in methods if any({p.a, p.b} == {first, m} for p in summary.pairs)]
     if len(methods) <= MOST_COLUMNS:
-        head = ["Model", *(c for m in methods for c in (_head(m), *(["$p$"] * (m in tested))))]
-        rows = [
-            [
-                escape(short(model)),
-                *(c for m in methods for c in _cells(summary, model, first, m, m in tested)),
-            ]
-            for model in summary.models
-        ]
+        head = ["Model", *map(_head, methods)]
+        rows = []
+        for model in summary.models:
+            rows.append([escape(short(model)), *(_cell(summary, model, m) for m in methods)])
+            p_values = [_p_value(summary, model, first, m) for m in methods[1:]]
+            rows += [["$p$", "", *p_values]] if p_values else []
     else:
         head = ["Method", *(c for m in summary.models for c in (escape(short(m)), "$p$"))]
-        rows = [
-            [
-                _head(m),
-                *(c for model in summary.models for c in _cells(summary, model, first, m, True)),
-            ]
-            for m in methods
-        ]
+        rows = [[_head(m), *_cells(summary, first, m)] for m in methods]
     lines = [" & ".join(row) + r" \\" for row in (head, *rows)]
     return "\n".join(
         [
@@ -49,7 +41,7 @@ def latex_table(summary: Summary) -> str:
             r"\begin{table}",
             r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{_caption(summary, first)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(head) - 1)}@{{}}}}",
             r"\toprule",
             lines[0],
             r"\midrule",
@@ -66,8 +58,12 @@ def _head(method: str) -> str:
     return escape(label(method))
 
 
-def _cells(summary: Summary, model: str, first: str | None, name: str, with_p: bool) -> list[str]:
-    return [_cell(summary, model, name), *([_p_value(summary, model, first, name)] * with_p)]
+def _cells(summary: Summary, first: str | None, name: str) -> list[str]:
+    return [
+        cell
+        for model in summary.models
+        for cell in (_cell(summary, model, name), _p_value(summary, model, first, name, mark=False))
+    ]
 
 
 def escape(text: str) -> str:
@@ -89,14 +85,14 @@ def _mean_std(method: Method) -> str:
     return rf"${d.mean:.2f} \pm {d.std:.2f}{mark}$"
 
 
-def _p_value(summary: Summary, model: str, first: str | None, name: str) -> str:
+def _p_value(summary: Summary, model: str, first: str | None, name: str, mark: bool = True) -> str:
     found = [p for p in summary.pairs if p.model == model and {p.a, p.b} == {first, name}]
     p = found[0].judgement.p_adjusted if found else None
     if p is None:
         return "--"
-    mark = stars(p)
+    shown = stars(p) if mark else ""
     text = p_text(p).replace(" ", "")
-    return f"${text}^{{{mark}}}$" if mark else f"${text}$"
+    return f"${text}^{{{shown}}}$" if shown else f"${text}$"
 
 
 def _caption(summary: Summary, first: str | None) -> str:
@@ -106,9 +102,11 @@ def _caption(summary: Summary, first: str | None) -> str:
     basis = "over seeds and evaluation windows together" if on_text else "(Welch) over seeds"
     one = [m.n for m in summary.methods if m.one_set and m.n > 1]
     dagger = r" $^{\dagger}$Replicates of one calibration set." if one else ""
+    starred = len(summary.names) <= MOST_COLUMNS
+    legend = " $^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$." if starred else ""
     against = f"of {escape(label(first))} against the method" if first else "of each pair"
     return (
         f"{escape(summary.metric_name).capitalize()}: mean $\\pm$ standard deviation over "
         f"$n = {n}$ seeds; without $\\pm$ one observation.{dagger} $p$ {against}, {basis}, "
-        "Holm-adjusted within a model. $^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$."
+        f"Holm-adjusted within a model.{legend}"
     )

@@ -37,8 +37,8 @@ def seeds(summary: Summary, model: str) -> Figure:
     plain = summary.unquantized.get(model)
     line = f" Dashed: the unquantized model, {number(plain, 3)}." if plain is not None else ""
     caption = (
-        f"Values of {summary.metric_name} on {short(model)}; {counts(methods)}. Small marks: one each, "
-        "a seed (its replicates averaged), or, hollow, a replicate of a method's one set. "
+        f"Values of {summary.metric_name} on {short(model)}; {counts(methods)}. Small marks: one "
+        "each, a seed (its replicates averaged), or, hollow, a replicate of a method's one set. "
         f"Line: mean with 95 % t-interval, on exactly these windows.{line}"
     )
     figure, (axis,) = page(1, 1, 0.9 + 0.45 * len(methods), caption)

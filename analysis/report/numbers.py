@@ -8,6 +8,7 @@ from analysis.stats.samples import Interval
 from analysis.summary import Method, Pair, Summary
 
 NONE = "–"
+ONE = {False: "seed a method", True: "draw where a method is one set"}
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
@@ -79,7 +80,7 @@ def counts(methods: Iterable[Method]) -> str:
         several = sorted({m.n for m in known if m.one_set == one_set})
         if several:
             text = f"{several[0]} to {several[-1]}" if len(several) > 1 else str(several[0])
-            found.append(f"{text} {unit}")
+            found.append(f"{text} {unit}" if several != [1] else f"1 {ONE[one_set]}")
     return "n = " + " and ".join(found) if found else "n = 0"
 
 

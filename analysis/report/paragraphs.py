@@ -25,7 +25,7 @@ def paragraphs(summary: Summary, pair: Pair) -> list[str]:
         one_set(pair),
         _on_text(pair),
         _on_windows(pair),
-        planning(pair),
+        _planning(pair),
         _spread(summary, pair),
     ]
     return [text for text in found if text]
@@ -146,7 +146,7 @@ def _on_windows(pair: Pair) -> str:
     )
 
 
-def planning(pair: Pair) -> str:
+def _planning(pair: Pair) -> str:
     """Say what more seeds would show, planned for the margin."""
     plan = pair.plan
     if plan is None:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from analysis.reading.checks import names_of
 from analysis.report.budget import budget_sentence
 from analysis.report.looks import look_lines
-from analysis.report.numbers import decided, interval, p_equation, percent
-from analysis.report.paragraphs import paragraphs, planning, reason
+from analysis.report.numbers import decided, draws, interval, p_equation, percent
+from analysis.report.paragraphs import paragraphs, reason
 from analysis.report.style import label
 from analysis.stats import PooledModels, Verdict
 from analysis.summary import Pair, Summary
@@ -65,7 +65,21 @@ def _key(pair: Pair) -> str:
     about = " About this one set." if pair.one_set_a or pair.one_set_b else ""
     return (
         f"{pair.verdict} ({percent(pair.percent)} %, {decided(pair)}, {p_equation(p)} after Holm)."
-        f"{about} {planning(pair)}"
+        f"{about}{_planned(pair)}"
+    )
+
+
+def _planned(pair: Pair) -> str:
+    plan = pair.plan
+    if plan is None:
+        return ""
+    what = "Seeds"
+    if pair.one_set_a or pair.one_set_b:
+        both = pair.one_set_a and pair.one_set_b
+        what = "Replicates of each set" if both else "Seeds, and replicates of the one set,"
+    return (
+        f" {what} that a margin of {pair.margin:g} % takes: {draws(plan.difference)} for a "
+        f"difference, {draws(plan.equivalence)} for equivalence."
     )
 
 

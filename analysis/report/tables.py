@@ -20,7 +20,7 @@ from analysis.report.numbers import (
     p_text,
     percent,
 )
-from analysis.report.style import label
+from analysis.report.style import label, short
 from analysis.stats import stars
 from analysis.summary import Method, Pair, Summary, controls_of
 
@@ -53,7 +53,7 @@ def result_table(summary: Summary) -> Table:
             found.append([control, *_control(row, summary, model)])
         found += [_cells(m) for m in summary.methods if m.model == model]
         own = [row if shared else row[:7] for row in ([*f, NONE][:8] for f in found)]
-        rows += [[*([model] if several else []), *row] for row in own]
+        rows += [[*([short(model)] if several else []), *row] for row in own]
     return Table(header, rows, left=3 if several else 2)
 
 
@@ -93,7 +93,7 @@ def comparison_table(summary: Summary, family: str) -> Table:
         *("these windows: difference %", "95 % CI", "p", "p (Holm)", "d", "95 % CI of d"),
     ]
     own = [p for p in summary.pairs if p.family == family]
-    rows = [[*([p.model] if several else []), *_comparison(p)] for p in own]
+    rows = [[*([short(p.model)] if several else []), *_comparison(p)] for p in own]
     return Table(header, rows, left=4 if several else 3)
 
 
@@ -132,7 +132,8 @@ def seeds_table(summary: Summary) -> Table:
     for names, own in cells.groupby(key, sort=False):
         values = {row["method"]: row[summary.metric] for _, row in own.iterrows()}
         known = [values.get(name, math.nan) for name in summary.names]
-        rows.append([*map(str, names), *(number(v if v == v else None, 3) for v in known)])
+        shown = [short(str(name)) for name in names]
+        rows.append([*shown, *(number(v if v == v else None, 3) for v in known)])
     return Table([*key, *map(label, summary.names)], rows, left=len(key))
 
 

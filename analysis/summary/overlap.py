@@ -31,7 +31,7 @@ def overlaps(cells: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def mean_overlap(sets: list[Pieces]) -> float:
-    """Tokens that two of the sets share, on average over all pairs, as a share of a set's mean size.
+    """Tokens that two sets share, on average over all pairs, as a share of a set's mean size.
 
     sets: two or more arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts
     once a set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).

@@ -60,15 +60,15 @@ def test_into_the_open_run_of_a_suite_with_a_failed_cell(suite, tmp_path):
     assert client.get_run(suite).info.status == "RUNNING"
     text = analyze(suite, out=tmp_path / "results")
     assert client.get_run(suite).info.status == "RUNNING"
-    assert "| random       |   4 |" in text
+    assert "| random       | 4 seeds         |" in text
     assert "COLA-Zero vs Random: inconclusive" in text
     assert "1 of 16 runs have no result" in text
     logged = artifacts(suite)
     assert {"report.html", "summary_stats.json", "table.tex", "figures"} <= logged
     assert logged == {file.name for file in (tmp_path / "results").iterdir()}
-    assert len(artifacts(suite, "analysis/figures")) == 10
+    assert len(artifacts(suite, "analysis/figures")) == 12
     stats = json.loads(mlflow.artifacts.load_text(f"runs:/{suite}/analysis/summary_stats.json"))
-    assert stats[MODEL]["ttest_cola_zero_vs_random"]["paired_windows"]["n_windows"] == 16
+    assert stats[MODEL]["ttest_cola_zero_vs_random"]["headline"]["on_text"]["n_windows"] == 16
     assert stats[MODEL]["random"]["ppl"]["n"] == 4
 
 
@@ -84,6 +84,7 @@ def test_the_entry_point_finds_the_latest_suite_and_logs_into_its_own_run(store,
     assert found.info.status == "FINISHED"
     facts = json.loads(mlflow.artifacts.load_text(f"runs:/{own}/analysis/suite.json"))
     assert facts["options"]["margin"] == 5
+    assert facts["options"]["margin_is_post_hoc"]
     assert (store[0] / "copy/report.html").exists()
     assert (store[0] / "copy/figures/seeds.svg").exists()
 
@@ -105,6 +106,7 @@ def test_an_experiment_with_a_hole_is_refused(suite):
     [
         ({"margin": "much"}, "margin='much': must be a number"),
         ({"alpha": "2"}, "alpha=2: must lie between 0 and 0.5"),
+        ({"direction": "up"}, "direction='up': must be lower or higher"),
         ({"suite": "a", "experiment": "b"}, "suite and experiment exclude each other"),
     ],
 )

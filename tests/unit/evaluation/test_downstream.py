@@ -54,6 +54,7 @@ def test_a_task_of_ones_own_is_scored_item_by_item(own_task: Path, model, tokeni
     error = (accuracy * (1 - accuracy) / (n - 1)) ** 0.5
     assert found.scores[f"{name}.acc_stderr"] == pytest.approx(error)
     assert found.scores["average.acc"] == found.scores[f"{name}.acc"]
+    assert found.higher_is_better == {f"{name}.acc": True, f"{name}.acc_norm": True}
     assert len({row["doc_hash"] for row in found.samples}) == n
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from analysis.reading.checks import RunsError
+from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
 from colazero.tracking.runs import experiment_of
 
@@ -42,16 +42,44 @@ def test_seeds_of_a_deterministic_method_are_one_observation(suites):
     }
 
 
-def test_cells_that_share_a_run_are_one_observation_even_without_a_digest(suites):
+def test_seeds_that_share_one_run_are_one_observation_even_without_a_digest(suites):
     first = suites.run("cell", {"model": MODEL})
-    change = {
-        f"{MODEL}/random/{seed}": {
-            "tags": {"colazero.source_run": first, "colazero.calibration_digest": ""}
-        }
-        for seed in (42, 43)
-    }
+    tags = {"colazero.source_run": first, "colazero.calibration_digest": ""}
+    change = {f"{MODEL}/random/{seed}": {"tags": tags} for seed in range(42, 47)}
     table = load_suite(suites.suite(windows=False, **change))
-    assert table[table["method"] == "random"]["observation"].nunique() == 4
+    assert table[table["method"] == "random"]["observation"].nunique() == 1
+
+
+def test_a_set_that_two_of_five_seeds_drew_alike_is_two_draws(suites):
+    tags = {"colazero.calibration_digest": "same"}
+    change = {f"{MODEL}/random/{seed}": {"tags": tags} for seed in (42, 43)}
+    table = load_suite(suites.suite(windows=False, **change))
+    own = table[table["method"] == "random"]
+    assert own["calibration_set"].nunique() == 4
+    assert own["observation"].nunique() == 5
+    assert not own["one_set"].any()
+
+
+def test_replicates_of_a_seed_are_averaged_and_those_of_one_set_are_observations(suites):
+    table = load_suite(suites.suite(replicates=3, windows=False))
+    once = observations(table)
+    assert once.groupby("method").size().to_dict() == {
+        "cola_zero": 5,
+        "gptq_default": 15,
+        "random": 5,
+        "unquantized": 1,
+    }
+    own = table[(table["method"] == "random") & (table["seed"] == 43)]
+    row = once[(once["method"] == "random") & (once["seed"] == 43)].iloc[0]
+    assert row["draws"] == len(own) == 3
+    assert row["perplexity"] == pytest.approx(own["perplexity"].mean())
+
+
+def test_one_set_in_one_order_is_one_draw_however_often_it_was_computed(suites):
+    tags = {"colazero.calibration_digest": "same", "colazero.order_digest": "same"}
+    change = {f"{MODEL}/random/{seed}": {"tags": tags} for seed in range(42, 47)}
+    once = observations(load_suite(suites.suite(windows=False, **change)))
+    assert (once["method"] == "random").sum() == 1
 
 
 def test_many_runs_through_many_pages(suites):
@@ -163,7 +191,7 @@ def test_an_experiment_counts_a_cell_once_that_two_suites_share(suites):
     )
     whole = load_experiment(suites.name)
     assert len(whole) == 16
-    assert whole["observation"].nunique() == 12
+    assert len(observations(whole)) == 12
 
 
 def test_an_experiment_with_a_filter(suites):

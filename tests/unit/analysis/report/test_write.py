@@ -2,8 +2,8 @@
 
 import csv
 import io
+import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,32 +13,39 @@ import pytest
 
 from analysis.reading.checks import RunsError
 from analysis.reading.runs import load_suite
-from analysis.report.latex import escape, latex_table
+from analysis.report.latex import latex_table
 from analysis.report.numbers import p_text
 from analysis.report.sentences import key_lines, results_markdown, sections
 from analysis.report.style import label
-from analysis.report.tables import Table, comparison_table, markdown, methods_csv, result_table
+from analysis.report.tables import (
+    Table,
+    comparison_table,
+    markdown,
+    methods_csv,
+    result_table,
+    seeds_table,
+)
 from analysis.report.write import analyze, contents
 from analysis.summary import Options, summarize
 
 MODEL = "smollm2-135m"
 DOCS = Path(__file__).parents[4] / "docs/analysis.md"
+FIGURES = ("seeds", "differences", "windows", "budget", "time", "cv")
 FILES = {
     *("summary_stats.json", "suite.json", "cells.csv", "table.md", "table.csv", "table.tex"),
     *("results.md", "report.html"),
-    *(f"figures/{name}.svg" for name in ("seeds", "differences", "time", "windows", "cv")),
-    *(f"figures/{name}.png" for name in ("seeds", "differences", "time", "windows", "cv")),
+    *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png")),
 }
 
 
 @pytest.fixture(scope="module")
 def files(demo):
     """Every file of the demo suite's analysis."""
-    return contents(*demo, "A <title>")
+    return contents(demo, "A <suite>")
 
 
-def words(summary, windows=None):
-    return results_markdown(sections(summary, windows or {}))
+def words(summary):
+    return results_markdown(sections(summary))
 
 
 def summary_of(suites, methods, **options):
@@ -51,9 +58,11 @@ def test_every_file_is_there(files):
 
 
 def test_the_result_table_has_a_row_a_method(demo):
-    table = result_table(demo[0])
+    table = result_table(demo)
     assert [row[0] for row in table.rows] == ["unquantized", "gptq_default", "random", "cola_zero"]
-    assert [row[1] for row in table.rows] == ["1", "1", "5", "5"]
+    assert [row[1] for row in table.rows] == ["1 run", "1 draw of 1 set", "5 seeds", "5 seeds"]
+    assert table.header[-1] == "tokens shared by two sets %"
+    assert [row[-1] for row in table.rows] == ["–", "–", "80.0", "80.0"]
     assert table.rows[1][2:5] == ["24.000", "–", "+20.00"]  # one observation has no spread
     assert re.fullmatch(r"\d\d\.\d{3} ± 0\.\d{3}", table.rows[2][2])
     text = markdown(table).splitlines()
@@ -62,10 +71,10 @@ def test_the_result_table_has_a_row_a_method(demo):
 
 
 def test_the_table_of_several_models_names_them(three):
-    table = result_table(three[0])
+    table = result_table(three)
     assert table.header[:2] == ["model", "method"]
     assert len(table.rows) == 12
-    assert {row[0] for row in comparison_table(three[0]).rows} == {"a", "b", "org/c"}
+    assert {row[0] for row in comparison_table(three, "primary").rows} == {"a", "b", "c"}
 
 
 def test_a_bar_in_a_name_does_not_break_the_table():
@@ -73,79 +82,68 @@ def test_a_bar_in_a_name_does_not_break_the_table():
 
 
 def test_the_csv_table_holds_unrounded_numbers(demo):
-    summary, _ = demo
+    summary = demo
     rows = list(csv.DictReader(io.StringIO(methods_csv(summary))))
     for row, method in zip(rows, summary.methods, strict=True):
         assert float(row["mean"]) == method.description.mean
-        assert row["ci95_low"] == ("" if method.deterministic else str(method.description.ci95[0]))
-    assert float(rows[1]["p_holm_vs_cola_zero"]) == summary.pairs[0].result.p_adjusted
-
-
-def test_the_latex_table_has_the_columns_asked_for(demo):
-    lines = latex_table(demo[0]).splitlines()
-    head = next(line for line in lines if line.startswith("Model"))
-    assert head.split(" & ") == [
-        "Model",
-        "COLA-Zero",
-        "Random",
-        "GPTQ default",
-        r"$p$ vs.\ Random",
-        r"$p$ vs.\ GPTQ default \\",
-    ]
-    row = next(line for line in lines if line.startswith(MODEL))
-    assert row.count(r"\pm") == 2
-    assert "$24.000$" in row
-    assert re.findall(r"\^\{(\*+)\}\$", row) == []  # gptq_default is one draw: no test of it
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-@pytest.mark.parametrize("suite", ["demo", "three"])
-def test_the_latex_table_compiles_with_a_plain_latex(suite, request, tmp_path):
-    summary, _ = request.getfixturevalue(suite)
-    body = latex_table(summary) + "\n" + escape("50% of_a & b# {c} ~ ^ \\ $ ü ± 模")
-    page = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
-    (tmp_path / "page.tex").write_text(page % f"\n{body}\n")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "page.pdf").stat().st_size > 0
+        one = method.n == 1
+        assert row["ci95_low"] == ("" if one else str(method.description.ci95[0]))
+        assert (row["std"] == "", row["cv_percent"] == "") == (one, one)
+    assert float(rows[1]["p_holm_vs_primary"]) == summary.pairs[0].judgement.p_adjusted
 
 
 def test_a_null_is_reported_as_a_null(demo):
-    summary, windows = demo
-    text = words(summary, windows).split("## ")[2]
-    assert text.startswith("COLA-Zero vs Random\n")
+    text = words(demo).split("## COLA-Zero vs Random\n")[1].split("##")[0]
     for part in (
-        r"23\.031 ± 0\.368 with COLA-Zero \(n = 5\) and 23\.354 ± 0\.370 with Random \(n = 5\)",
-        r"Welch's t\(8\.0\) = −1\.385, p = 0\.203 \(p = 0\.203 after Holm\)",
+        r"23\.031 ± 0\.368 with COLA-Zero \(5 seeds\) and 23\.354 ± 0\.370 with Random \(5 seeds\)",
+        r"\*\*Inconclusive:\*\* −1\.39 %, 95 % CI \[.*\] % \(p = 0\.2\d\d after Holm over 1\)",
+        r"No difference is shown, and neither is one smaller than ±1 %",
+        r"over seeds and text together: 16 windows \(8,176 tokens\) in 4 contiguous stretches",
+        r"On exactly these windows: −1\.38 %.*Welch's t\(8\.0\) = −1\.385, p = 0\.203",
         r"Cohen's d = −0\.88, 95 % CI \[−2\.16, 0\.46\]",
-        r"\*\*Inconclusive:\*\* these runs show no difference, and they do not show either",
-        r"With 5 seeds you could have found d ≥ 2\.0 \(here 3\.74 %\) with 80 % power",
-        r"Coefficients of variation: 1\.60 % \(COLA-Zero\), 1\.59 % \(Random\)",
-        r"24 seeds a method to find",
-        r"On the same 16 evaluation windows",
+        r"\d+ seeds a method would find a difference of 1 % in four suites of five",
+        r"\d+ would show equivalence within ±1 % if there is none",
+        r"over seeds: 1\.60 % \(COLA-Zero\), 1\.59 % \(Random\)",
+        r"takes 24 seeds a method",
     ):
         assert re.search(part, text), part
     for word in ("better", "equivalent", "significant", "outperform"):
         assert word not in text
 
 
+def test_the_verdicts_are_counted_before_they_are_listed(demo):
+    lines = key_lines(demo).splitlines()
+    assert lines[0] == (
+        "- 2 comparisons (COLA-Zero against each other method): 1 inconclusive, 1 undefined."
+    )
+    assert lines[1].startswith("- COLA-Zero vs Random: inconclusive (−1.39 %, 95 % CI")
+    assert lines[-1] == "- 1 comparison (exploratory, all other pairs): 1 undefined."
+
+
+def test_one_set_is_spoken_of_as_one_set(repeated):
+    text = words(repeated).split("## COLA-Zero vs GPTQ default\n")[1].split("##")[0]
+    assert "24.067 ± 0.163 with GPTQ default (15 replicates of 1 set)" in text
+    assert "GPTQ default has one calibration set in all these runs. What is said is about" in text
+    assert "and as many replicates of the one set" in text
+    assert "Coefficients of variation" not in text
+
+
 def test_a_difference_names_the_better_method_whatever_its_place(suites):
     methods = {"random": (22.0, 0.05), "cola_zero": (24.0, 0.05)}
     text = words(summary_of(suites, methods))
-    assert "**Different:** Random did better than COLA-Zero." in text
+    assert "**Different:** Random did better than COLA-Zero (+9." in text
 
 
 def test_what_only_an_unadjusted_test_would_show_is_not_called_a_difference(suites):
-    methods = {"gptq_default": (23.0, 0.3), "random": (23.3, 0.3), "cola_zero": (23.6, 0.3)}
+    methods = {"other": (23.0, 0.3), "random": (23.1, 0.3), "cola_zero": (23.6, 0.3)}
     summary = summary_of(suites, methods)
-    alone = [p for p in summary.pairs if p.result.p_value < 0.05 < p.result.p_adjusted]
+    alone = [p for p in summary.pairs if p.judgement.p_value < 0.05 < p.judgement.p_adjusted]
     assert alone
     for pair in alone:
         text = words(summary).split(f"## {label(pair.a)} vs {label(pair.b)}\n")[1].split("##")[0]
         assert "**Inconclusive:**" in text
-        assert "On its own this test would count as a difference" in text
-        assert "as one of 3" in text
+        assert "Alone it would count as a difference" in text
+        assert "as one of 2 not" in text
 
 
 @pytest.mark.parametrize(
@@ -159,26 +157,29 @@ def test_a_p_value_never_hides_its_side_of_the_level(p, text):
 def test_equality_within_the_margin_is_called_equivalent(suites):
     methods = {"random": (23.0, 0.02), "cola_zero": (23.0, 0.03)}
     text = words(summary_of(suites, methods, margin=2))
-    assert re.search(r"\*\*Equivalent:\*\* the 90 % CI \[−.*\] % lies within ±2 % \(p", text)
+    assert re.search(r"\*\*Equivalent within ±2 %:\*\* .*, 90 % CI \[.*\] % lies within it", text)
     assert "no difference is shown" in text
+    assert "±2 % is post hoc" in text
+    assert "post hoc" not in words(summary_of(suites, methods))
 
 
 def test_a_small_difference_is_said_to_be_small(suites):
     methods = {"random": (23.0, 0.01), "cola_zero": (22.9, 0.01)}
     text = words(summary_of(suites, methods, margin=5))
-    assert "COLA-Zero did better than Random. The difference is also shown to lie within" in text
+    assert "COLA-Zero did better than Random" in text
+    assert "The difference is also shown to lie within ±5 %" in text
 
 
 def test_without_a_test_the_sentences_say_why(suites):
     cells = load_suite(suites.suite(seeds=1, windows=False))
     text = words(summarize(cells, Options()))
-    assert text.count("**No test applies.**") == 3
+    assert text.count("**No test applies:** one draw of unknown noise") == 2
     assert "p =" not in text
-    assert "you could have found" not in text
+    assert "would find" not in text
 
 
 def test_what_failed_is_listed_with_its_reason(three):
-    summary, _ = three
+    summary = three
     text = words(summary)
     assert "## Runs without a result" in text
     assert "b/random/seed 44: ValueError: no luck" in text
@@ -188,7 +189,7 @@ def test_what_failed_is_listed_with_its_reason(three):
 
 def test_nothing_undefined_is_written_as_a_number(three, suites):
     cells = load_suite(suites.suite(seeds=1, windows=False))
-    for summary in (three[0], summarize(cells, Options())):
+    for summary in (three, summarize(cells, Options())):
         for text in (words(summary), markdown(result_table(summary)), latex_table(summary)):
             assert not re.search(r"\b(nan|inf|None)\b", text)
 
@@ -213,14 +214,36 @@ def test_the_page_is_one_file_with_everything_in_it(files):
     text = files["report.html"]
     page = Page(text)
     assert page.open == []
-    assert page.tags.count("img") == 5
-    assert page.tags.count("table") == 4
+    assert page.tags.count("img") == 6
+    assert page.tags.count("table") == 8
     assert "script" not in page.tags
     assert all(link.startswith("data:image/svg+xml;base64,") for link in page.links)
     assert "http" not in text
-    assert "A &lt;title&gt;" in text
+    assert "A &lt;suite&gt;: 15 of 15 cells" in text
     assert "<b>Inconclusive:</b>" in text
     assert "n = 5 seeds" in text
+    assert re.search(
+        r"<h1>smollm2-135m: GPTQ default, Random, COLA-Zero; seeds 42–46, 20\d\d-\d\d-\d\d</h1>",
+        text,
+    )
+    assert "perplexity on 16 windows of sotu, 8,176 tokens" in text
+
+
+def test_every_seed_is_in_a_table(three, repeated):
+    table = seeds_table(three)
+    assert table.header == ["model", "seed", "GPTQ default", "Random", "COLA-Zero"]
+    assert len(table.rows) == 15
+    cells = three.cells.set_index(["model", "seed", "method"])["perplexity"]
+    assert table.rows[0][3] == f"{cells['a', 42, 'random']:.3f}"
+    failed = next(row for row in table.rows if row[:2] == ["b", "44"])
+    assert failed[3] == "–"
+    assert seeds_table(repeated).header[:2] == ["seed", "replicate"]
+
+
+def test_the_settings_are_complete(files):
+    settings = json.loads(files["suite.json"])["settings"]
+    for name in ("seed", "corpus", "seq_len", "eval_windows", "damp_percent", "git_commit", "date"):
+        assert settings[name], name
 
 
 def test_the_page_of_a_suite_without_a_result_says_so(suites):
@@ -232,7 +255,7 @@ def test_the_page_of_a_suite_without_a_result_says_so(suites):
     change[f"{MODEL}/unquantized"] = {"status": "FAILED"}
     suite = suites.suite(seeds=2, windows=False, **change)
     assert "7 of 7 runs have no result" in analyze(suite)
-    files = contents(summarize(load_suite(suite, allow_failed=True), Options()), {}, "t")
+    files = contents(summarize(load_suite(suite, allow_failed=True), Options()), "t")
     assert "No run has a result to show." in files["report.html"]
     assert "figures/seeds.svg" not in files
 

@@ -93,7 +93,7 @@ def test_each_filter_of_the_answers_is_compared(suites):
 
 
 def test_the_report_shows_them(summary):
-    files = contents(summary, {}, "title")
+    files = contents(summary, "title")
     rows = json.loads(files["suite.json"])["downstream_items"]
     assert len(rows) == 6
     assert rows[0]["result"]["n_items"] == 60
@@ -104,8 +104,8 @@ def test_the_report_shows_them(summary):
 
 
 def test_a_suite_without_items_says_nothing_of_them(demo):
-    assert item_pairs(demo[0]) == []
-    files = contents(*demo, "title")
+    assert item_pairs(demo) == []
+    files = contents(demo, "title")
     assert "McNemar" not in files["report.html"]
     assert "McNemar" not in files["table.md"]
 

@@ -10,9 +10,8 @@ from scipy import stats as scipy_stats
 from analysis.reading.checks import RunsError
 from analysis.reading.runs import load_suite
 from analysis.report.summary_json import plain, suite_facts, summary_stats
-from analysis.stats import paired_windows
+from analysis.stats import compare_on_text
 from analysis.summary import Options, pairs_of, summarize
-from analysis.summary.windows import results
 
 MODEL = "smollm2-135m"
 PPL = ["mean", "std", "cv_percent", "min", "max"]
@@ -32,8 +31,8 @@ def values_of(summary, method, model=MODEL):
 
 
 def test_summary_stats_has_the_shape_of_the_mission(demo):
-    summary, windows = demo
-    found = as_json(summary_stats(summary, results(windows)))
+    summary = demo
+    found = as_json(summary_stats(summary))
     assert list(found) == [MODEL]
     model = found[MODEL]
     for method in ("cola_zero", "random", "gptq_default"):
@@ -43,109 +42,165 @@ def test_summary_stats_has_the_shape_of_the_mission(demo):
     for other in ("random", "gptq_default"):
         test = model[f"ttest_cola_zero_vs_{other}"]
         assert list(test)[:3] == ["t_stat", "p_value", "cohens_d"]
-        assert test["paired_windows"]["n_windows"] == 16
+        assert test["headline"]["on_text"]["n_windows"] == 16
     assert model["random"]["ppl"]["mean"] == pytest.approx(np.mean(values_of(summary, "random")))
 
 
 def test_two_methods_with_spread_are_compared_by_welch(demo):
-    summary, _ = demo
+    summary = demo
     test = summary_stats(summary)[MODEL]["ttest_cola_zero_vs_random"]
     a, b = values_of(summary, "cola_zero"), values_of(summary, "random")
     oracle = scipy_stats.ttest_ind(a, b, equal_var=False)
     assert test["test"] == "welch"
     assert (test["t_stat"], test["p_value"]) == pytest.approx((oracle.statistic, oracle.pvalue))
-    assert test["margin"] == pytest.approx(0.2)  # 1 % of the unquantized model's 20
+    assert test["margin"] == pytest.approx(0.01 * np.mean(b))  # 1 % of the second method's
+    assert test["diff_percent"] == pytest.approx(100 * (np.mean(a) / np.mean(b) - 1))
 
 
-def test_a_deterministic_method_is_one_observation(demo):
-    summary, _ = demo
-    found = summary_stats(summary)[MODEL]
+def test_one_draw_of_one_set_is_of_unknown_noise(demo):
+    found = summary_stats(demo)[MODEL]
     test = found["ttest_cola_zero_vs_gptq_default"]
     assert (test["verdict"], test["n_b"], test["p_value"]) == ("undefined", 1, None)
     assert test["reason"] == "b has n = 1: one draw of unknown noise"
+    assert test["headline"]["decided_by"] is None
     default = found["gptq_default"]
-    assert (default["n_seeds"], default["ppl"]["n"], default["deterministic"]) == (5, 1, True)
-    assert default["ppl"]["ci95"] is None
+    assert (default["n_seeds"], default["ppl"]["n"], default["one_set"]) == (5, 1, True)
+    assert (default["ppl"]["std"], default["ppl"]["cv_percent"], default["ppl"]["ci95"]) == (
+        None,
+        None,
+        None,
+    )
 
 
-def test_five_runs_of_one_calibration_set_are_not_five(suites):
-    """Equal digests with perplexities that differ by round-off, as on another device."""
-    methods = {"gptq_default": (24.0, 1e-4), "random": (23.0, 0.3)}
-    change = {
-        f"{MODEL}/gptq_default/{seed}": {"tags": {"colazero.calibration_digest": "same"}}
-        for seed in range(42, 47)
-    }
-    suite = suites.suite(methods=methods, windows=False, **change)
-    summary = summarize(load_suite(suite), Options())
-    assert len(values_of(summary, "gptq_default")) == 1
-    assert [p.result.verdict for p in summary.pairs] == ["undefined"]
+def test_one_set_is_compared_by_its_replicates(repeated):
+    found = summary_stats(repeated)[MODEL]
+    test = found["ttest_cola_zero_vs_gptq_default"]
+    a, b = values_of(repeated, "cola_zero"), values_of(repeated, "gptq_default")
+    assert (len(a), len(b)) == (5, 15)
+    oracle = scipy_stats.ttest_ind(a, b, equal_var=False)
+    assert (test["t_stat"], test["p_value"]) == pytest.approx((oracle.statistic, oracle.pvalue))
+    assert test["headline"]["about_one_set"] == ["gptq_default"]
+    assert test["spread"]["test"] is None  # the arithmetic's spread is not that of sets
 
 
-def test_a_single_seed_is_not_taken_for_deterministic(suites):
+def test_a_set_that_was_drawn_once_is_lent_the_arithmetic_of_the_others(suites):
+    change = {f"{MODEL}/gptq_default/{seed}/2": None for seed in range(42, 47)}
+    change |= {f"{MODEL}/gptq_default/{seed}": None for seed in range(43, 47)}
+    cells = load_suite(suites.suite(replicates=2, **change), allow_failed=True)
+    summary = summarize(cells, Options())
+    pair = next(p for p in summary.pairs if (p.a, p.b) == ("cola_zero", "gptq_default"))
+    assert (pair.seeds.test, pair.seeds.lent, pair.text.lent) == ("lent-variance", "b", "b")
+    assert pair.decided_by == "seeds and text"
+    noise = [
+        np.var(rows["perplexity"], ddof=1)
+        for _, rows in cells[cells["kind"] == "cell"].groupby(["method", "seed"])
+        if rows["perplexity"].notna().sum() == 2
+    ]
+    own = np.var(values_of(summary, "cola_zero"), ddof=1) / 5
+    assert pair.seeds.std_error == pytest.approx(math.sqrt(own + np.mean(noise)))
+
+
+def test_equal_values_of_different_sets_do_not_collapse(suites):
+    change = {f"{MODEL}/random/{s}": {"metrics": {"perplexity": 23.0}} for s in range(42, 47)}
+    summary = summarize(load_suite(suites.suite(windows=False, **change)), Options())
+    assert values_of(summary, "random") == (23.0,) * 5
+    assert not next(m for m in summary.methods if m.name == "random").one_set
+
+
+def test_a_single_seed_shows_nothing(suites):
     summary = summarize(load_suite(suites.suite(seeds=1, windows=False)), Options())
-    assert {p.result.verdict for p in summary.pairs} == {"undefined"}
-    assert not any(m.deterministic for m in summary.methods)
+    assert {p.verdict for p in summary.pairs} == {"undefined"}
     found = as_json(summary_stats(summary))[MODEL]
     assert found["ttest_cola_zero_vs_random"]["p_value"] is None
     assert found["ttest_cola_zero_vs_random"]["reason"]
     assert found["random"]["ppl"]["std"] is None
 
 
-def test_holm_is_taken_over_all_models(three):
-    summary, _ = three
-    raw = [p.result.p_value for p in summary.pairs if p.result.p_value is not None]
-    assert len(summary.pairs) == 9
-    assert summary.family == len(raw) == 3  # gptq_default is one draw of unknown noise
-    adjusted = [p.result.p_adjusted for p in summary.pairs if p.result.p_adjusted is not None]
-    assert min(adjusted) == pytest.approx(3 * min(raw))
-    assert set(summary.pooled) == {"cola_zero vs random"}
-    facts = as_json(suite_facts(summary))
+def test_the_verdict_is_that_of_seeds_and_text(demo):
+    pair = demo.pairs[0]
+    text = demo.texts[MODEL]
+    rows = [text.draws[name].rows for name in ("cola_zero", "random")]
+    assert [r.shape for r in rows] == [(5, 16), (5, 16)]
+    expected = compare_on_text(*rows, text.tokens)
+    assert pair.text == expected
+    assert pair.decided_by == "seeds and text"
+    assert pair.percent == expected.percent
+    limits, level = pair.decided
+    assert level == 0.95  # one defined test in this family
+    assert limits == pytest.approx(expected.percent_ci)
+
+
+def test_without_windows_the_seeds_decide(suites):
+    summary = summarize(load_suite(suites.suite(windows=False)), Options())
+    pair = summary.pairs[0]
+    assert (pair.decided_by, pair.text, summary.budgets) == ("seeds", None, {})
+    assert pair.verdict == pair.seeds.verdict
+    assert pair.decided[0] == pytest.approx(pair.seeds_percent_ci95)
+
+
+def test_holm_is_taken_over_a_family_of_a_model(crowded):
+    for model in crowded.models:
+        for family, size in (("primary", 6), ("exploratory", 15)):
+            pairs = crowded.family(model, family)
+            raw = [p.judgement.p_value for p in pairs if p.judgement.p_value is not None]
+            assert len(pairs) == size
+            # gptq_default is one draw of unknown noise
+            assert {p.tests for p in pairs} == {len(raw)} == {5 if family == "primary" else 10}
+            assert min(p.judgement.p_adjusted for p in pairs if p.decided) == pytest.approx(
+                min(1.0, len(raw) * min(raw))
+            )
+
+
+def test_models_are_pooled_and_failures_named(three):
+    assert set(three.pooled) == {"cola_zero vs random"}
+    facts = as_json(suite_facts(three))
     assert [f["seed"] for f in facts["failed"]] == [44]
     assert facts["pooled_over_models"]["cola_zero vs random"]["n_models"] == 3
 
 
 @pytest.mark.parametrize(
-    ("methods", "baseline", "pairs"),
+    ("methods", "primary", "baseline", "pairs"),
     [
         (
             ["gptq_default", "random", "cola_zero"],
+            "cola_zero",
             "gptq_default",
             [
-                ("cola_zero", "random"),
-                ("cola_zero", "gptq_default"),
-                ("random", "gptq_default"),
+                ("cola_zero", "random", "primary"),
+                ("cola_zero", "gptq_default", "primary"),
+                ("random", "gptq_default", "exploratory"),
             ],
         ),
-        (["random", "cola_zero"], None, [("cola_zero", "random")]),
-        (["x", "y", "random"], "random", [("x", "random"), ("y", "random")]),
-        (["x", "cola_zero"], "cola_zero", [("cola_zero", "x")]),
-        (["cola_zero"], None, []),
+        (["random", "cola_zero"], "random", None, [("random", "cola_zero", "primary")]),
+        (
+            ["x", "y", "random"],
+            None,
+            "random",
+            [
+                ("x", "y", "exploratory"),
+                ("x", "random", "exploratory"),
+                ("y", "random", "exploratory"),
+            ],
+        ),
+        (["cola_zero"], "cola_zero", None, []),
     ],
 )
-def test_what_is_compared(methods, baseline, pairs):
-    assert pairs_of(methods, baseline) == pairs
+def test_what_is_compared(methods, primary, baseline, pairs):
+    assert pairs_of(methods, primary, baseline) == pairs
 
 
-def test_another_metric_and_its_direction(suites):
-    change = {
-        f"{MODEL}/{method}/{seed}": {"metrics": {"downstream.arc_easy.acc": 0.5 + i / 100}}
-        for method in ("random", "cola_zero")
-        for i, seed in enumerate(range(42, 47))
+def test_the_primary_method_can_be_named(demo):
+    summary = summarize(demo.cells, Options(primary="random"))
+    assert {(p.a, p.b) for p in summary.pairs if p.family == "primary"} == {
+        ("random", "cola_zero"),
+        ("random", "gptq_default"),
     }
-    change[f"{MODEL}/unquantized"] = {"metrics": {"downstream.arc_easy.acc": 0.6}}
-    cells = load_suite(suites.suite(windows=False, **change))
-    summary = summarize(cells, Options(metric="arc_easy"))
-    assert (summary.metric, summary.lower_is_better) == ("downstream.arc_easy.acc", False)
-    assert values_of(summary, "random") == pytest.approx((0.50, 0.51, 0.52, 0.53, 0.54))
-    found = as_json(summary_stats(summary))[MODEL]
-    assert found["random"]["downstream"]["arc_easy.acc"]["mean"] == pytest.approx(0.52)
-    assert found["random"]["ppl"]["mean"] > 20  # what `ppl` says does not depend on the metric
-    with pytest.raises(RunsError, match="metric='speed' is in none of the runs"):
-        summarize(cells, Options(metric="speed"))
+    with pytest.raises(RunsError, match=r"primary='mine' is no method"):
+        summarize(demo.cells, Options(primary="mine"))
 
 
 def test_options_out_of_range_are_refused(demo):
-    summary, _ = demo
+    summary = demo
     with pytest.raises(RunsError, match="margin=0"):
         Options(margin=0)
     with pytest.raises(RunsError, match=r"alpha=0\.9"):
@@ -154,12 +209,14 @@ def test_options_out_of_range_are_refused(demo):
         summarize(summary.cells, Options(baseline="mine"))
 
 
-def test_without_the_unquantized_model_the_margin_is_of_the_second_method(suites):
+def test_the_margin_is_of_the_second_method(suites):
     suite = suites.suite(windows=False, **{f"{MODEL}/unquantized": {"status": "FAILED"}})
     summary = summarize(load_suite(suite, allow_failed=True), Options(margin=2))
     assert summary.unquantized == {}
     pair = summary.pairs[0]
-    assert pair.result.margin == pytest.approx(0.02 * np.mean(values_of(summary, "random")))
+    assert pair.seeds.margin == pytest.approx(0.02 * np.mean(values_of(summary, "random")))
+    assert summary.options.post_hoc
+    assert not Options().post_hoc
     assert all(m.change_percent is None for m in summary.methods)
     as_json(summary_stats(summary))
 
@@ -179,30 +236,8 @@ def test_a_suite_without_any_result_gives_nulls(suites):
 
 
 def test_the_interval_of_the_cv(demo):
-    summary, _ = demo
+    summary = demo
     method = next(m for m in summary.methods if m.name == "random")
     cv, (low, high) = method.description.cv_percent, method.cv_ci95
     assert (cv / high) ** 2 * 4 == pytest.approx(scipy_stats.chi2.ppf(0.025, 4))
     assert (cv / low) ** 2 * 4 == pytest.approx(scipy_stats.chi2.ppf(0.975, 4))
-
-
-def test_windows_are_paired_over_the_mean_of_the_checkpoints(demo):
-    summary, windows = demo
-    found = windows[MODEL, "cola_zero", "gptq_default"]
-    assert (found.checkpoints_a, found.checkpoints_b) == (5, 1)
-    assert found.delta.shape == (16,)
-    assert found.result.n_clusters == 16
-    assert found.result.n_tokens == 16 * 511
-    assert found.result.diff_nll == pytest.approx(found.delta.mean())
-    # The synthetic windows were shifted by the log of each perplexity's ratio.
-    logs = [math.log(v) for v in values_of(summary, "cola_zero")]
-    assert found.result.diff_nll == pytest.approx(np.mean(logs) - math.log(24), abs=0.005)
-    again = paired_windows(found.delta + 1, np.ones(16), np.ones(16), np.arange(16))
-    assert again.diff_nll == pytest.approx(found.result.diff_nll)
-
-
-def test_runs_without_window_sums_are_left_out(suites):
-    summary = summarize(load_suite(suites.suite(windows=False, seeds=2)), Options())
-    from analysis.summary.windows import window_pairs
-
-    assert window_pairs(summary) == {}

@@ -1,0 +1,145 @@
+"""Metrics and their direction, windows, budgets, plans: what the verdicts are made of."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from analysis.reading.artifacts import read
+from analysis.reading.checks import RunsError, observations
+from analysis.reading.runs import load_suite
+from analysis.report.summary_json import plain, summary_stats
+from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
+from analysis.summary import Options, summarize
+
+MODEL = "smollm2-135m"
+
+
+def as_json(value):
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    text = json.dumps(plain(value), allow_nan=False)
+    return json.loads(text, parse_constant=refuse)
+
+
+def values_of(summary, method, model=MODEL):
+    return next(m.values for m in summary.methods if (m.model, m.name) == (model, method))
+
+
+@pytest.mark.parametrize("metric", ["nll_per_token", "kl_divergence", "top1_agreement"])
+def test_every_metric_of_the_evaluation_says_which_method_is_better(repeated, metric):
+    """The synthetic methods differ in one quantity alone: all metrics favour the same one."""
+    summary = summarize(repeated.cells, Options(metric=metric))
+    pair = next(p for p in summary.pairs if (p.a, p.b) == ("cola_zero", "gptq_default"))
+    assert (pair.verdict, pair.decided_by) == ("different", "seeds and text")
+    assert summary.lower_is_better == (metric != "top1_agreement")
+    assert (pair.percent < 0) == summary.lower_is_better
+    values = [np.mean(values_of(summary, name)) for name in ("cola_zero", "gptq_default")]
+    assert pair.seeds_percent == pytest.approx(100 * (values[0] / values[1] - 1))
+
+
+def test_a_metric_without_a_known_direction_needs_one(demo):
+    with pytest.raises(RunsError, match=r"'selection_time_sec': nothing says whether.*direction="):
+        summarize(demo.cells, Options(metric="selection_time_sec"))
+    options = Options(metric="selection_time_sec", direction="lower")
+    assert summarize(demo.cells, options).lower_is_better
+    with pytest.raises(RunsError, match="of perplexity a lower value is the good one"):
+        summarize(demo.cells, Options(direction="higher"))
+    with pytest.raises(RunsError, match="direction='up'"):
+        Options(direction="up")
+
+
+def test_the_direction_that_lm_eval_logged_counts(demo):
+    cells = demo.cells.assign(**{"downstream.mine.score": demo.cells["perplexity"]})
+    for higher in (True, False):
+        known = cells.assign(higher_is_better=json.dumps({"mine.score": higher}))
+        assert summarize(known, Options(metric="mine.score")).lower_is_better != higher
+    with pytest.raises(RunsError, match="nothing says"):
+        summarize(cells, Options(metric="mine.score"))
+
+
+def test_plans_are_for_the_margin_and_the_rule_that_decides(demo):
+    pair = demo.pairs[0]
+    text = demo.texts[MODEL]
+    sds = [
+        np.std(text.draws[n].rows.sum(axis=1) / text.tokens.sum(), ddof=1) for n in (pair.a, pair.b)
+    ]
+    left = math.sqrt(max(0, pair.text.text_variance - pair.text.overlap_variance))
+    design = Design(*sds, family=1, text_error=left, text_df=3)
+    assert pair.plan.difference == seeds_for_difference(math.log1p(0.01), design)
+    assert pair.plan.equivalence == seeds_for_equivalence(math.log1p(0.01), design)
+
+
+def test_the_budget_is_in_percent_of_its_metric(repeated):
+    budget = repeated.budgets["perplexity", MODEL]
+    assert budget.arithmetic.percent == pytest.approx(100 * 0.15 / 23.4, rel=0.5)
+    assert sum(s.share for s in (budget.seed, budget.arithmetic, budget.method_window)) == (
+        pytest.approx(1)
+    )
+    kl = repeated.budgets["kl_divergence", MODEL]
+    draws = repeated.cells[repeated.cells["kind"] == "cell"]
+    means = draws.groupby(["method", "calibration_set"])["kl_divergence"]
+    df = means.size() - 1
+    pooled = math.sqrt((means.var() * df).sum() / df.sum())
+    level = np.mean([np.mean(v) for _, v in observations(draws).groupby("method")["kl_divergence"]])
+    assert kl.arithmetic.percent == pytest.approx(100 * pooled / level, rel=1e-6)
+
+
+def test_each_metric_says_how_many_seeds_it_needs(repeated):
+    found = {(s.metric, s.b): s for s in repeated.metrics}
+    assert {m for m, _ in found} == {
+        *("perplexity", "nll_per_token", "kl_divergence", "top1_agreement")
+    }
+    for one in found.values():
+        assert one.few <= one.seeds
+        assert one.many is None or one.many >= one.seeds
+
+
+def test_sets_of_a_method_overlap(demo):
+    """Sets of 100 tokens, each 10 further on: 90, 80, 70, 60 of 100 are shared."""
+    shared = (4 * 90 + 3 * 80 + 2 * 70 + 60) / 10 / 100
+    found = {m.name: m.overlap for m in demo.methods}
+    assert found == {
+        "gptq_default": None,
+        "random": pytest.approx(shared),
+        "cola_zero": pytest.approx(shared),
+    }
+
+
+def test_another_metric_and_its_direction(suites):
+    change = {
+        f"{MODEL}/{method}/{seed}": {"metrics": {"downstream.arc_easy.acc": 0.5 + i / 100}}
+        for method in ("random", "cola_zero")
+        for i, seed in enumerate(range(42, 47))
+    }
+    change[f"{MODEL}/unquantized"] = {"metrics": {"downstream.arc_easy.acc": 0.6}}
+    cells = load_suite(suites.suite(windows=False, **change))
+    summary = summarize(cells, Options(metric="arc_easy"))
+    assert (summary.metric, summary.lower_is_better) == ("downstream.arc_easy.acc", False)
+    assert values_of(summary, "random") == pytest.approx((0.50, 0.51, 0.52, 0.53, 0.54))
+    found = as_json(summary_stats(summary))[MODEL]
+    assert found["random"]["downstream"]["arc_easy.acc"]["mean"] == pytest.approx(0.52)
+    assert found["random"]["ppl"]["mean"] > 20  # what `ppl` says does not depend on the metric
+    with pytest.raises(RunsError, match=r"metric='speed' is in none of the runs.*nll_per_token"):
+        summarize(cells, Options(metric="speed"))
+
+
+def test_the_profile_of_a_pair_is_the_difference_of_means(demo):
+    profile = demo.texts[MODEL].profile("cola_zero", "gptq_default")
+    # The synthetic windows were shifted by the log of each perplexity's ratio.
+    logs = [math.log(v) for v in values_of(demo, "cola_zero")]
+    assert profile.shape == (16,)
+    assert profile.mean() == pytest.approx(np.mean(logs) - math.log(24), abs=0.005)
+
+
+def test_windows_that_a_run_lacks_leave_its_method_to_the_seeds(suites):
+    suite = suites.suite()
+    cells = load_suite(suite)
+    first = cells[cells["method"] == "random"].iloc[0]
+    file = read(first["run_id"], "evaluation/windows_sotu.parquet")
+    file.unlink()
+    summary = summarize(cells, Options())
+    assert set(summary.texts[MODEL].draws) == {"gptq_default", "cola_zero"}
+    assert summary.pairs[0].decided_by == "seeds"
