@@ -76,8 +76,8 @@ def _seeds(value: object) -> object:
     return seeds
 
 
-def _controls(value: object) -> object:
-    """Leave `none` out: the unquantized model is in every suite."""
+def _some(value: object) -> object:
+    """Split as `_items`, and leave `none` out."""
     items = _items(value)
     return [item for item in items if item != "none"] if isinstance(items, list | tuple) else items
 
@@ -100,7 +100,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
-Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_controls)]
+Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
+Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
 WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
@@ -209,6 +210,19 @@ class SuiteConfig(Settings):
         description="times that each calibration set is quantized, its windows in another order "
         "each time: what differs then is arithmetic alone",
     )
+    until: Literal["seeds", "settled"] = Field(
+        "seeds",
+        description="seeds: all of them; settled: a method whose comparisons are settled gets no "
+        "more, and `seeds` is the declared maximum",
+    )
+    looks: Looks = Field(
+        (),
+        description="with until=settled: after how many seeds the analysis looks (5,10,20); auto: "
+        "each sixth of the maximum, at least 3 seeds apart. The maximum is always a look",
+    )
+    budget_hours: Literal["none"] | Annotated[float, Field(gt=0)] = Field(
+        "none", description="start no cell that would not end within so many hours; none: no limit"
+    )
     executor: Name = Field("local", description="where cells run: local or ray")
     workers: int = Field(
         1, ge=1, description="cells at once, each in a process of its own; Ray decides by itself"
@@ -230,6 +244,36 @@ class SuiteConfig(Settings):
     controls: Controls = Field(
         (), description="rtn: each model rounded to nearest too, beside the grid; or none"
     )
+
+    @model_validator(mode="after")
+    def _settling(self) -> SuiteConfig:
+        given = f"looks={','.join(map(str, self.looks))}"
+        if self.until == "seeds":
+            if self.looks:
+                raise ValueError(f"{given} needs until=settled: a fixed suite is looked at once")
+            return self
+        if len(self.methods) < 2 or len(self.seeds) < 3:
+            raise ValueError(
+                f"until=settled with {len(self.methods)} methods and {len(self.seeds)} seeds: "
+                "comparisons need at least 2 methods, and looks at least 3 seeds"
+            )
+        if list(self.looks) != sorted(set(self.looks)):
+            raise ValueError(f"{given}: the numbers of seeds must rise")
+        if self.looks and self.looks[-1] > len(self.seeds):
+            raise ValueError(
+                f"{given}: beyond the declared maximum of {len(self.seeds)} seeds. Name more seeds "
+                "or leave the last looks out"
+            )
+        return self
+
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Numbers of seeds after which the suite is looked at; the last is all of them."""
+        maximum = len(self.seeds)
+        if self.until == "seeds":
+            return (maximum,)
+        step = max(3, -(-maximum // 6))
+        return tuple(dict.fromkeys((*(self.looks or range(step, maximum, step)), maximum)))
 
     def cells(self) -> list[RunConfig]:
         """Return the runs: model by model, method by method, seed by seed, order by order."""
@@ -327,7 +371,11 @@ def _allowed(kind: type[Settings], name: str, what: str) -> str:
     if "anyOf" in schema:
         options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
         least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)
-        return "must be " + " or ".join(options) + (f" of at least {least}" if least else "")
+        above = next(
+            (o["exclusiveMinimum"] for o in schema["anyOf"] if "exclusiveMinimum" in o), ""
+        )
+        limit = f" of at least {least}" if least else f" above {above}" if above != "" else ""
+        return "must be " + " or ".join(options) + limit
     if "enum" in schema:
         return "must be one of " + ", ".join(map(str, schema["enum"]))
     if "pattern" in schema:

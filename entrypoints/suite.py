@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from colazero.config import SuiteConfig
 from entrypoints._command_line import described, main
+
+if TYPE_CHECKING:
+    from analysis.report.looks import Finding
 
 PARAMETERS = tuple(SuiteConfig.model_fields)
 
@@ -27,12 +32,12 @@ def run(given: dict[str, str]) -> int:
     tracking.connect()
     if config.plan:
         with tracking.run("plan", "plan"):
-            print(suite.plan_suite(config))
+            print(suite.plan_suite(config, _expect))
         return 0
     with tracking.run("suite", "suite") as run_id:
         # Seconds, which would else be lost at the end; meanwhile the workers start.
         Thread(target=importlib.import_module, args=["analysis.report.write"], daemon=True).start()
-        report = suite.run_suite(config, run_id)
+        report = suite.run_suite(config, run_id, _judge)
         from analysis.report.write import analyze
 
         table = runs.patiently(analyze, run_id)
@@ -40,10 +45,28 @@ def run(given: dict[str, str]) -> int:
     print(f"\n{table}\n")
     if report.reused:
         print(f"{len(report.reused)} of {len(report.done)} cells share the results of another run.")
+    if report.not_started:
+        print(
+            f"budget_hours={config.budget_hours}: {len(report.not_started)} cells were not "
+            "started, as they would not have ended in time. The same command goes on with them."
+        )
     print(f"suite run: {run_id}\nBrowse the results: mlflow ui, then http://127.0.0.1:5000")
     for name, reason in report.failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def _judge(suite_run: str, seeds: int) -> list[Finding]:
+    """Look at a suite's first seeds; imported when it is first needed, which takes seconds."""
+    from analysis.report.looks import judge
+
+    return judge(suite_run, seeds)
+
+
+def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
+    from analysis.report.looks import expect
+
+    return expect(methods, looks)
 
 
 def show_status(given: dict[str, str]) -> int:

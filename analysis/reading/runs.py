@@ -52,6 +52,8 @@ TAGS = {
     "git_dirty": "colazero.git_dirty",
     "higher_is_better": "colazero.higher_is_better",
 }
+STOPPED = "colazero.stopped"
+"""The tag of a suite with the number of seeds, by model and method, after which all was settled."""
 
 
 def load_suite(
@@ -63,7 +65,8 @@ def load_suite(
     experiment_id, date (its start, UTC), source_run, the parameters, every metric under its name
     (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of `mark_observations`, from
     which `observations` makes a row an independent observation. A cell that failed, is missing or
-    gave no finite number has its reason in `error`, which is '' otherwise, and no metrics.
+    gave no finite number has its reason in `error`, which is '' otherwise, and no metrics. Of a
+    method that was settled before its last seed the seeds from there on are not missing.
 
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
     `allow_failed`, has a cell with an `error`.
@@ -77,15 +80,21 @@ def load_suite(
         page_size,
     )
     table = _tidy(map(_row, found))
+    ends = json.loads(parent.data.tags.get(STOPPED, "{}"))
     grid = [
         (model, method, int(seed), replicate)
         for model in _list(parent, "models")
         for method in _list(parent, "methods")
-        for seed in _list(parent, "seeds")
+        for seed in _list(parent, "seeds")[: ends.get(model, {}).get(method)]
         for replicate in range(1, 1 + int(param(parent.data.params, "replicates") or 1))
     ]
     wanted = [*((model, UNQUANTIZED, None, 1) for model in _list(parent, "models")), *grid]
     return _checked(complete(drop_repeats(table), wanted), f"suite {suite_run_id}", allow_failed)
+
+
+def seeds_of(suite_run_id: str) -> list[int]:
+    """Return the seeds of a suite in their order; RunsError if it does not exist."""
+    return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
 
 
 def load_experiment(

@@ -20,6 +20,7 @@ from analysis.report.tables import Table
 TITLES = {
     "seeds": "Every observation",
     "differences": "Differences and the intervals that decided",
+    "looks": "The comparisons over seeds, look by look",
     "windows": "Where in the text the methods differ",
     "budget": "Where the noise comes from",
     "time": "Time against quality",
@@ -109,6 +110,11 @@ img { width: 100%; max-width: 46rem; height: auto; }
 <p>All other pairs, a family of its own. What is found here is to be tested on other seeds.</p>
 {{ grid(exploratory) }}
 {%- endif %}
+{%- if looks.rows %}
+<h2>Looks</h2>
+<p>Each comparison as it stood at each look, its interval at the nominal level of that look.</p>
+{{ grid(looks) }}
+{%- endif %}
 {%- if budget.rows %}
 <h2>Variance budget</h2>
 <p>What one value is made of, and what share each source has in the variance of a difference between
@@ -174,8 +180,8 @@ def page(
 ) -> str:
     """Return the report as one HTML page.
 
-    tables: `methods`, `primary`, `exploratory`, `budget`, `metrics`, `seeds`, `measures`, `items`,
-    `own` and `facts`.
+    tables: `methods`, `primary`, `exploratory`, `looks`, `budget`, `metrics`, `seeds`, `measures`,
+    `items`, `own` and `facts`.
     images: name → SVG and caption.
     """
     environment = Environment(autoescape=True)

@@ -55,6 +55,11 @@ def verdict(summary: Summary, pair: Pair) -> str:
             f"({p_equation(j.tost_p_adjusted)} after Holm over {pair.tests}, two one-sided tests), "
             f"and no difference is shown ({p_equation(j.p_adjusted)})."
         )
+    if pair.verdict == "open":
+        return (
+            f"**Open:** {known} ({p}). Neither a difference nor equivalence within {margin} is "
+            "shown so far, and seeds are left."
+        )
     if pair.verdict == "inconclusive":
         return (
             f"**Inconclusive:** {known} ({p}). No difference is shown, and neither is one smaller "

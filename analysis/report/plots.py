@@ -7,6 +7,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from analysis.report.comparison_plots import budget, differences, shown, windows
+from analysis.report.look_plots import followed, looks
 from analysis.report.method_plots import cv_bands, seeds, time_against_change
 from analysis.report.style import short
 from analysis.summary import Summary
@@ -15,6 +16,7 @@ Draw = Callable[[Summary, str], Figure]
 DRAWN: dict[str, Draw] = {
     "seeds": seeds,
     "differences": differences,
+    "looks": looks,
     "windows": windows,
     "budget": budget,
     "time": time_against_change,
@@ -36,6 +38,8 @@ def figures(summary: Summary) -> dict[str, Figure]:
 def _known(summary: Summary, model: str, name: str) -> bool:
     if name == "differences":
         return any(p.percent is not None for p in summary.pairs if p.model == model)
+    if name == "looks":
+        return bool(followed(summary, model))
     if name == "windows":
         return bool(shown(summary, model))
     if name == "budget":

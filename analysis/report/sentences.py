@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from analysis.reading.checks import names_of
 from analysis.report.budget import budget_sentence
+from analysis.report.looks import look_lines
 from analysis.report.numbers import decided, draws, interval, p_equation, percent
 from analysis.report.paragraphs import paragraphs, reason
 from analysis.report.style import label
 from analysis.stats import PooledModels, Verdict
 from analysis.summary import Pair, Summary
 
-WORDS: tuple[Verdict, ...] = ("different", "equivalent", "inconclusive", "undefined")
+WORDS: tuple[Verdict, ...] = ("different", "equivalent", "open", "inconclusive", "undefined")
 
 
 class Section(NamedTuple):
@@ -34,6 +35,7 @@ def key_lines(summary: Summary) -> str:
             lines.append(f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
     if any(pair.family == "exploratory" for pair in summary.pairs):
         lines.append(count(summary, "exploratory"))
+    lines += look_lines(summary)
     if len(summary.failed):
         lines.append(_failed(summary))
     return "\n".join(f"- {line}" for line in lines)
@@ -155,6 +157,7 @@ def _scope(summary: Summary) -> list[str]:
         "An observation is a calibration set that a seed drew (its replicates averaged); of a "
         "method whose seeds all have one set, a replicate of this set. What is said holds for "
         "these models and settings.",
+        *look_lines(summary),
         *_evaluated(summary),
     ]
 

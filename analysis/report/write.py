@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.reading import artifacts
+from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite
 from analysis.report import html
 from analysis.report.budget import budget_table, metrics_table
 from analysis.report.items import item_facts, item_table
 from analysis.report.latex import latex_table
+from analysis.report.looks import looks_table
 from analysis.report.measures import measures_table
 from analysis.report.own import own_numbers, own_table
 from analysis.report.plots import figures
@@ -49,7 +51,9 @@ def analyze(
     """
     cells = load_suite(suite_run_id, allow_failed=True)
     origin = f"Suite {suite_run_id}"
-    return report(cells, options or Options(), origin, into=into or suite_run_id, out=out)
+    course = read_course(suite_run_id, cells)
+    into = into or suite_run_id
+    return report(cells, options or Options(), origin, course=course, into=into, out=out)
 
 
 def report(
@@ -57,11 +61,12 @@ def report(
     options: Options,
     origin: str,
     *,
+    course: Course | None = None,
     into: str | None = None,
     out: str | Path | None = None,
 ) -> str:
     """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
-    summary = summarize(cells, options)
+    summary = summarize(cells, options, course)
     with tempfile.TemporaryDirectory() as folder:
         files = contents(summary, origin)
         for target in (Path(folder), *([] if out is None else [Path(out)])):
@@ -88,6 +93,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
         "methods": result_table(summary),
         "primary": comparison_table(summary, "primary"),
         "exploratory": comparison_table(summary, "exploratory"),
+        "looks": looks_table(summary),
         "budget": budget_table(summary),
         "metrics": metrics_table(summary),
         "seeds": seeds_table(summary),

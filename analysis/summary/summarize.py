@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis.reading.checks import UNQUANTIZED, observations
+from analysis.reading.looks import Course
 from analysis.stats import PooledModels, VarianceBudget, log_difference, pool_models
 from analysis.summary import windows
 from analysis.summary.budget import Sharpness, budgets, ordered, sharpness
 from analysis.summary.families import judged, pairs_of
+from analysis.summary.looks import Tracked, after_looks, track
 from analysis.summary.methods import Method, arithmetic, method
 from analysis.summary.metrics import EVALUATED, Known, about, column_of, corpus_of, present
 from analysis.summary.options import DEFAULT_BASELINE, OURS, Options, chosen
@@ -27,7 +29,8 @@ class Summary:
     """All that the report says, as numbers. `cells` is the table it was computed from.
 
     texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
-    each metric of the runs is in the primary comparisons.
+    each metric of the runs is in the primary comparisons. looks: what each look at them showed,
+    where there was more than one or a maximum was declared.
     """
 
     options: Options
@@ -43,6 +46,7 @@ class Summary:
     budgets: Mapping[tuple[str, str], VarianceBudget] = field(default_factory=dict)
     metrics: Sequence[Sharpness] = ()
     pooled: Mapping[str, PooledModels] = field(default_factory=dict)
+    looks: Sequence[Tracked] = ()
 
     @property
     def models(self) -> list[str]:
@@ -82,7 +86,7 @@ class Summary:
         return [p for p in self.pairs if (p.model, p.family) == (model, name)]
 
 
-def summarize(cells: pd.DataFrame, options: Options) -> Summary:
+def summarize(cells: pd.DataFrame, options: Options, course: Course | None = None) -> Summary:
     """Describe each method and compare them, from a table as `analysis.reading` gives it.
 
     The windows that a perplexity or divergence is made of, and what the runs chose, are read from
@@ -90,7 +94,8 @@ def summarize(cells: pd.DataFrame, options: Options) -> Summary:
 
     Primary, on each model: the primary method against each other one; all other pairs are
     exploratory. p-values are Holm-adjusted over a family of a model. RunsError for a metric, a
-    primary method or a baseline that the runs do not have.
+    primary method or a baseline that the runs do not have. course: when the runs were looked at;
+    None: once, with all of them there.
     """
     metric = column_of(options.metric, cells)
     known = about(metric, cells, options.direction)
@@ -117,6 +122,8 @@ def summarize(cells: pd.DataFrame, options: Options) -> Summary:
         models,
         options.alpha,
     )
+    looks = track(cells, options, course) if course is not None else []
+    pairs = after_looks(pairs, looks)
     return Summary(
         options=options,
         metric=metric,
@@ -131,6 +138,7 @@ def summarize(cells: pd.DataFrame, options: Options) -> Summary:
         budgets=_budgets(good, metric, read, texts, known),
         metrics=_metrics(good, metric, pairs, models, options),
         pooled=_pooled(pairs, by_name),
+        looks=looks,
     )
 
 

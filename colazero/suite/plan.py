@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,9 @@ class Plan:
     seconds: float | None
     why: dict[str, list[str]] = field(default_factory=dict)
     """Why cells run although others of their parameters are finished: reason → names."""
+    expected: dict[str, float] = field(default_factory=dict)
+    """With until=settled, the number of cells expected: under what → how many of `most`."""
+    most: int = 0
 
     def text(self) -> str:
         """Return the plan in lines."""
@@ -60,6 +63,8 @@ class Plan:
         for title, names in (("run", self.run), ("reuse", self.reuse)):
             lines.append(f"{len(names)} cells to {title}" + (":" if names else ""))
             lines += [f"  {name}" for name in names]
+        for what, cells in self.expected.items():
+            lines.append(f"about {cells:.0f} of these cells, {self.most} at most, {what}")
         lines += said(self.why)
         lines += [need.sentence() for need in self.needs]
         if self.seconds is None:
@@ -73,14 +78,23 @@ class Plan:
         return asdict(self)
 
 
-def make(config: SuiteConfig, jobs: Sequence[Job], workers: int) -> Plan:
+Expect = Callable[[int, Sequence[int]], Mapping[str, float]]
+"""(number of methods, looks) → under what → the share of the cells that is done till all is
+settled."""
+
+
+def make(config: SuiteConfig, jobs: Sequence[Job], workers: int, expect: Expect) -> Plan:
     """Plan a suite inside an open run: `config` as it was given, `workers` as many as there are.
 
     It takes seconds: nothing is selected.
     """
+    expected, most = {}, sum(job.kind == "cell" for job in jobs)
+    if config.until == "settled":
+        shares = expect(len(config.methods), config.schedule)
+        expected = {what: share * most for what, share in shares.items()}
     run, reuse = divide(jobs)
     needed, seconds = needs(config, jobs, run), _seconds(run, workers)
-    return Plan(_names(run), _names(reuse), needed, seconds, why_new(run))
+    return Plan(_names(run), _names(reuse), needed, seconds, why_new(run), expected, most)
 
 
 def why_new(run: Sequence[Job]) -> dict[str, list[str]]:
@@ -118,18 +132,25 @@ def _finished(job: Job) -> bool:
 
 
 def _seconds(run: Sequence[Job], workers: int) -> float | None:
-    """Estimate the suite's duration from finished cells: of the same method where there are any."""
-    total = 0.0
+    """Estimate the suite's duration."""
+    known = times(run).values()
+    return None if None in known else sum(t for t in known if t is not None) / workers
+
+
+def times(run: Sequence[Job]) -> dict[str, float | None]:
+    """Estimate by name what cells take: the mean of finished ones, of the same method if any are.
+
+    None where no finished run of these settings tells.
+    """
+    found: dict[str, float | None] = {}
     experiment = runs.experiment_of(tracking.active_run_id())
     for job in run:
         same = ("model", "n_calibration_samples", "seq_len", "quant_bits", "do_downstream")
         params = {name: tracking.as_text(getattr(job.config, name)) for name in same}
-        times = runs.finished_times(experiment, params)
-        known = times.get(job.config.method) or [t for own in times.values() for t in own]
-        if not known:
-            return None
-        total += sum(known) / len(known)
-    return total / workers
+        finished = runs.finished_times(experiment, params)
+        known = finished.get(job.config.method) or [t for own in finished.values() for t in own]
+        found[job.name] = sum(known) / len(known) if known else None
+    return found
 
 
 def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[Need]:

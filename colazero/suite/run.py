@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,8 @@ from colazero import cell, models, pipeline, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
-from colazero.suite import plan
+from colazero.suite import looks, plan
+from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
 from colazero.tracking import keeping, publishing, runs, store
@@ -38,8 +40,10 @@ def check(config: SuiteConfig) -> None:
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
 
 
-def run_suite(config: SuiteConfig, suite: str) -> Report:
-    """Run all cells inside the open run `suite`, each in a nested run of its own.
+def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
+    """Run the cells inside the open run `suite`, each in a nested run of its own.
+
+    With until=settled `judge` says after each look which comparisons are settled.
 
     A model that cannot be fetched, or a cell that fails, is recorded with its reason and the
     suite goes on. Whatever ends this process in order leaves no run open.
@@ -52,7 +56,8 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
     # Workers import for seconds; meanwhile here is planned.
     executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
     try:
-        tracking.log_config(config)
+        settling = config.until == "settled"
+        tracking.log_config(config.model_copy(update={"looks": config.schedule * settling}))
         tracking.flush()
         publishing.recover(experiment)
         source = np.random.default_rng(int(suite, 16))
@@ -61,13 +66,18 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
             for name in config.models
             for job in drawn_order(_jobs(config, name, suite, report), source)
         ]
-        run, _ = plan.divide(jobs)
+        run, reuse = plan.divide(jobs)
         for line in plan.said(plan.why_new(run)):
             log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
-        Supervisor(config, suite, executor, report).run(jobs)
+        budget = _budget(config, run, reuse)
+        supervisor = Supervisor(config, suite, executor, report, budget)
+        if settling:
+            looks.follow(config, suite, jobs, supervisor.run, judge)
+        else:
+            supervisor.run(jobs)
     except Exception:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
@@ -77,6 +87,14 @@ def run_suite(config: SuiteConfig, suite: str) -> Report:
         executor.close()
         _end_open_runs(suite)
     return report
+
+
+def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job]) -> Budget:
+    """Begin to count the hours that the suite may take."""
+    if config.budget_hours == "none":
+        return Budget(math.inf)
+    known = {name: t for name, t in plan.times(run).items() if t is not None}
+    return Budget(config.budget_hours, known, [job.name for job in reuse])
 
 
 def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
@@ -110,15 +128,16 @@ def _end_open_runs(suite: str) -> None:
         log.error("runs stay open, for the next suite to end: %s", first_line(error))
 
 
-def plan_suite(config: SuiteConfig) -> str:
+def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     """Log inside the open run what the suite would do; return it in lines.
 
+    expect: how many of the cells it would do until all is settled.
     UserError if it cannot be done.
     """
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
-    made = plan.make(asked, jobs, config.workers)
+    made = plan.make(asked, jobs, config.workers, expect)
     store.write_now(made.as_json(), "plan.json")
     tracking.describe(f"```\n{made.text()}\n```")
     plan.check(made.needs)

@@ -11,14 +11,17 @@ from colazero import models
 from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
 from colazero.suite.run import name_of
-from colazero.tracking import runs
+from colazero.tracking import looks, runs
 
-STATES = ("done", "running", "waiting", "failed", "lost", "missing")
+STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A cell or a baseline: done, running, waiting for another run, failed, lost or missing."""
+    """A cell or a baseline: done, running, waiting for another run, failed, lost or missing.
+
+    Or settled: there need be no run, as its method's comparisons were settled before.
+    """
 
     name: str
     state: str
@@ -37,23 +40,30 @@ def of_suite(run_id: str) -> list[Line]:
     found: dict[str, Run] = {}
     for run in sorted(runs.children(run_id), key=lambda r: r.info.status == "FINISHED"):
         found[run.info.run_name] = run
-    return [_line(name, found.get(name)) for name in _grid(suite)]
+    return [
+        Line(name, "settled") if settled and name not in found else _line(name, found.get(name))
+        for name, settled in _grid(suite).items()
+    ]
 
 
-def _grid(suite: Run) -> list[str]:
+def _grid(suite: Run) -> dict[str, bool]:
+    """Return the names of what a suite may run, and whether a look has shown it unnecessary."""
+    stopped = looks.stopped_at(suite)
     params = suite.data.params
     given = {
         name: params.get(f"resolved.{name}", params.get(name, "auto"))
         for name in SuiteConfig.model_fields
     }
     config = parse(SuiteConfig, {"preset": "demo"} | given)
-    found = []
+    found = {}
     for model in config.models:
-        label = models.label(model)
-        found.append(f"{label}__unquantized")
-        found += [f"{label}__{control}" for control in config.controls]
-        mine = [one for one in config.cells() if one.model == model]
-        found += [name_of(one) for one in mine]
+        label, ends = models.label(model), stopped.get(model, {})
+        for beside in ("unquantized", *config.controls):
+            found[f"{label}__{beside}"] = False
+        for one in config.cells():
+            if one.model == model:
+                begun = config.seeds[: ends.get(one.method)]
+                found[name_of(one)] = one.seed not in begun
     return found
 
 
@@ -74,8 +84,8 @@ def _line(name: str, run: Run | None) -> Line:
 
 
 def text(lines: list[Line]) -> str:
-    """Return the counts, then the lines that are not done."""
+    """Return the counts, then the lines of what is still to be done."""
     counts = {state: sum(line.state == state for line in lines) for state in STATES}
     head = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    rest = [line for line in lines if line.state != "done"]
+    rest = [line for line in lines if line.state not in ("done", "settled")]
     return "\n".join([head, *(f"{r.state:8} {r.name}  {r.more}".rstrip() for r in rest)])

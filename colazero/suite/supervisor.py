@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from mlflow.exceptions import MlflowException
 
 from colazero.config import SuiteConfig
+from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Executor, Job
 from colazero.suite.progress import Board
 from colazero.tracking import runs
@@ -29,18 +30,29 @@ HEARTBEAT_SEC = 30.0
 
 @dataclass
 class Report:
-    """What came of a suite: cells that are done, and the reasons of those that failed."""
+    """What came of a suite: cells that are done, the reasons of those that failed, and those that
+    were not started, for want of time."""
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    not_started: list[str] = field(default_factory=list)
 
 
 class Supervisor:
     """Gives jobs to an executor until none is left, and keeps the record of those it lost."""
 
-    def __init__(self, config: SuiteConfig, suite: str, executor: Executor, report: Report) -> None:
+    def __init__(
+        self,
+        config: SuiteConfig,
+        suite: str,
+        executor: Executor,
+        report: Report,
+        budget: Budget | None = None,
+    ) -> None:
         self._config, self._suite, self._executor, self._report = config, suite, executor, report
+        self._budget = budget or Budget()
+        self._later = 0
         self._waiting: list[Job] = []
         self._running: dict[str, Job] = {}
         self._begun: dict[str, float] = {}
@@ -51,9 +63,12 @@ class Supervisor:
         self._seconds: list[float] = []
         self._last_beat = 0.0
 
-    def run(self, jobs: list[Job]) -> None:
-        """Do all jobs."""
-        self._waiting = list(jobs)
+    def run(self, jobs: list[Job], later: int = 0) -> bool:
+        """Do all jobs, those that would not end in time left out; tell whether there were none.
+
+        later: how many cells may follow in another call.
+        """
+        self._waiting, self._later = list(jobs), later
         self._board = Board(len(jobs))
         try:
             while self._waiting or self._running:
@@ -65,10 +80,19 @@ class Supervisor:
         finally:
             self._board.close()
         self._beat(at_once=True)
+        return not self._report.not_started
+
+    def _leave_what_is_late(self) -> None:
+        late = [job for job in self._waiting if not self._budget.fits(job)]
+        for job in late:
+            self._waiting.remove(job)
+            self._report.not_started.append(job.name)
+            self._board.ended(job.name, "not started, it would not end in time")
 
     def _dispatch(self) -> None:
         now = time.monotonic()
         while True:
+            self._leave_what_is_late()
             ready = [job for job in self._waiting if self._not_before.get(job.name, 0) <= now]
             job = self._executor.accepts(ready)
             if job is None:
@@ -120,6 +144,7 @@ class Supervisor:
                 self._report.reused.append(job.name)
             else:
                 self._seconds.append(seconds)
+                self._budget.took(job, seconds)
         how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
         self._board.ended(job.name, how)
         self._beat(at_once=True)
@@ -162,16 +187,17 @@ class Supervisor:
         if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
             return
         self._last_beat = time.monotonic()
-        left = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
+        cells = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
+        left = len(cells) + self._later
         metrics = {
             "cells_done": float(len(self._report.done)),
             "cells_reused": float(len(self._report.reused)),
             "cells_failed": float(len(self._report.failed)),
-            "cells_left": float(len(left)),
+            "cells_left": float(left),
         }
         if self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
-            metrics["seconds_left"] = mean * len(left) / max(1, len(self._running))
+            metrics["seconds_left"] = mean * left / max(1, len(self._running))
         try:
             runs.heartbeat(self._suite, metrics)
         except (MlflowException, OSError) as error:

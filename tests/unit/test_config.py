@@ -173,6 +173,10 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "quantizer", "", ["''", "at least 1 character"]),
     (SuiteConfig, "downstream_seeds", "some", ["'some'", "first, all"]),
     (SuiteConfig, "controls", "rtm", ["'rtm'", "rtn"]),
+    (SuiteConfig, "until", "soon", ["'soon'", "seeds, settled"]),
+    (SuiteConfig, "looks", "1,3", ["'1,3'", "greater than or equal to 2"]),
+    (SuiteConfig, "budget_hours", "0", ["'0'", "none or number above 0"]),
+    (SuiteConfig, "budget_hours", "long", ["'long'", "none or number above 0"]),
     (RunConfig, "save_model", "yes", ["'yes'", "artifact, local, none"]),
     (RunConfig, "device", "gpu", ["'gpu'", "auto|cpu|cuda"]),
     (RunConfig, "device", "cuda:", ["'cuda:'", "auto|cpu|cuda"]),
@@ -347,3 +351,49 @@ def test_downstream_tasks_run_for_the_first_seed_alone_unless_asked_for_all() ->
 )
 def test_the_unquantized_control_needs_no_asking(value: str, expected: tuple[str, ...]) -> None:
     assert parse(SuiteConfig, {"preset": "demo", "controls": value}).controls == expected
+
+
+@pytest.mark.parametrize(
+    ("seeds", "looks", "expected"),
+    [
+        ("1-30", "auto", (5, 10, 15, 20, 25, 30)),
+        ("1-30", "5,10,15,20,30", (5, 10, 15, 20, 30)),
+        ("1-30", "7", (7, 30)),
+        ("1-10", "auto", (3, 6, 9, 10)),
+        ("1-5", "auto", (3, 5)),
+        ("1-3", "none", (3,)),
+        ("1-60", "auto", (10, 20, 30, 40, 50, 60)),
+    ],
+)
+def test_the_looks_end_at_the_declared_maximum(seeds: str, looks: str, expected: Any) -> None:
+    given = {"preset": "demo", "until": "settled", "seeds": seeds, "looks": looks}
+    config = parse(SuiteConfig, given)
+    assert config.schedule == expected
+    again = parse(SuiteConfig, {**given, "looks": ",".join(map(str, config.schedule))})
+    assert again.schedule == expected, "what is logged is what is read"
+
+
+def test_a_fixed_suite_has_one_look() -> None:
+    assert parse(SuiteConfig, {"preset": "demo"}).schedule == (5,)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"looks": "5,20"}, "looks=5,20: beyond the declared maximum of 10 seeds"),
+        ({"looks": "5,3"}, "looks=5,3: the numbers of seeds must rise"),
+        ({"looks": "3,3"}, "must rise"),
+        ({"seeds": "1,2"}, "looks at least 3 seeds"),
+        ({"methods": "random"}, "at least 2 methods"),
+        ({"until": "seeds", "looks": "5"}, "looks=5 needs until=settled"),
+    ],
+)
+def test_a_suite_that_cannot_be_settled_is_refused(given: dict[str, str], words: str) -> None:
+    base = {"preset": "demo", "until": "settled", "seeds": "1-10"}
+    with pytest.raises(UserError, match=words):
+        parse(SuiteConfig, base | given)
+
+
+def test_hours_are_a_number_or_none() -> None:
+    assert parse(SuiteConfig, {"preset": "demo", "budget_hours": "8"}).budget_hours == 8
+    assert parse(SuiteConfig, {"preset": "demo"}).budget_hours == "none"

@@ -133,9 +133,32 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
     monkeypatch.setattr(plan.runs, "experiment_of", lambda _: "1")
     monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {"random": [60.0]})
     new = a_suite(executor="ray", device="cuda")
-    made = plan.make(new.config, new.jobs, workers=2)
+    made = plan.make(new.config, new.jobs, 2, lambda *_: {})
     assert len(made.run) == 6
     assert made.seconds == 6 * 60 / 2
+
+
+def test_a_plan_until_settled_says_how_many_cells_are_expected_and_the_most(
+    a_suite: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(plan.runs, "experiment_of", lambda _: "1")
+    monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {})
+    asked = []
+
+    def expect(*given: Any) -> dict[str, float]:
+        asked.append(given)
+        return {"where nothing differs": 0.9, "where all does": 0.45}
+
+    new = a_suite(seeds="1-20", looks="5,10", until="settled")
+    made = plan.make(new.config, new.jobs, 1, expect)
+    assert asked == [(2, (5, 10, 20))]
+    assert made.most == 40
+    assert "about 36 of these cells, 40 at most, where nothing differs" in made.text()
+    assert "about 18 of these cells, 40 at most, where all does" in made.text()
+    fixed = a_suite(seeds="1-20")
+    assert "at most" not in plan.make(fixed.config, fixed.jobs, 1, expect).text()
+    assert len(asked) == 1
 
 
 @pytest.fixture
@@ -196,5 +219,5 @@ def test_a_suite_divides_gpus_among_its_workers_unless_one_is_named(
         monkeypatch.setattr(module, name, lambda *_: None)
     monkeypatch.setattr(suite.runs, "worker_environment", lambda _: {})
     with pytest.raises(InterruptedError):
-        suite.run_suite(new.config, "suite")
+        suite.run_suite(new.config, "suite", lambda *_: [])
     assert found == shown

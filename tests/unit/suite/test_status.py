@@ -13,7 +13,7 @@ from colazero.config import SuiteConfig
 from colazero.suite import run as suite
 from colazero.suite import status
 from colazero.suite.supervisor import Report
-from colazero.tracking import runs
+from colazero.tracking import looks, runs
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,17 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
         assert report.failed == {failed: "no such file"}
         found = {line.name: line.state for line in status.of_suite(run_id)}
     assert found == {"tiny-llama__unquantized": "missing", done: "done", failed: "failed"}
+
+
+def test_what_a_look_made_unnecessary_is_not_missing(tiny_llama: Path) -> None:
+    given = {"methods": "random,cola_zero", "seeds": "7-10", "until": "settled", "looks": "3"}
+    config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})
+    with tracking.run("suite", "suite") as run_id:
+        tracking.log_config(config)
+        tracking.flush()
+        looks.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
+        found = {line.name.partition("__")[2]: line.state for line in status.of_suite(run_id)}
+    assert {name for name, state in found.items() if state == "settled"} == {"random__seed10"}
+    assert len(found) == 9
+    lines = [status.Line("x", "settled"), status.Line("y", "missing")]
+    assert status.text(lines) == "1 missing, 1 settled\nmissing  y"

@@ -14,6 +14,7 @@ from colazero import tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.interfaces import Model
 from colazero.suite import supervisor
+from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Job
 from colazero.suite.supervisor import Report, Supervisor
 
@@ -135,3 +136,36 @@ def test_a_store_that_is_away_when_a_cell_is_lost_ends_no_suite(
     assert report.done == ["cell1"]
     status = shared_store.get_run(told.started[0].run_id).info.status
     assert status == ("FAILED" if patience == "30" else "RUNNING")
+
+
+def test_no_cell_is_started_that_would_not_end_in_time(
+    suite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells take 40 s of 100 here: two end in time, and the third is not begun."""
+    clock = [0.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: clock[0])
+
+    class Slow(Told):
+        def events(self, timeout: float) -> list[Event]:
+            clock[0] += 40
+            return super().events(timeout)
+
+    report = Report()
+    model = Model("m", Path("m"), "1")
+    jobs = [Job(f"cell{i}", "cell", RunConfig(seed=i), model) for i in range(4)]
+    jobs += [Job("beside", "baseline", RunConfig(), model)]
+    told = Slow([("done",)] * 5)
+    budget = Budget(100 / 3600)
+    assert not Supervisor(SuiteConfig(), suite, told, report, budget).run(jobs)
+    assert report.done == ["cell0", "cell1"]
+    assert report.not_started == ["cell2", "cell3"]
+    assert [job.name for job in told.started] == ["cell0", "cell1", "beside"]
+    run = MlflowClient().get_run(suite)
+    assert run.data.metrics["cells_left"] == 0
+
+
+def test_the_cells_of_later_looks_are_left(suite: str) -> None:
+    report = Report()
+    job = Job("cell0", "cell", RunConfig(), Model("m", Path("m"), "1"))
+    assert Supervisor(SuiteConfig(), suite, Told([DONE]), report).run([job], later=7)
+    assert MlflowClient().get_run(suite).data.metrics["cells_left"] == 7

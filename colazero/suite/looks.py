@@ -1,0 +1,128 @@
+"""Seeds until it is settled: when a look is due, and which cells still follow from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from colazero.config import SuiteConfig
+from colazero.errors import UserError
+from colazero.suite.execution import Job
+from colazero.tracking import looks as tracked
+from colazero.tracking import names, runs
+
+log = logging.getLogger(__name__)
+
+Method = tuple[str, str]
+"""A model and a method."""
+
+
+class Finding(Protocol):
+    """What a look says of two methods of a model."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def a(self) -> str: ...
+    @property
+    def b(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def numbers(self) -> Mapping[str, float]: ...
+    @property
+    def text(self) -> str: ...
+
+
+Judge = Callable[[str, int], Sequence[Finding]]
+"""(run id of a suite, number of its first seeds) → what the finished cells of these seeds say.
+
+It answers from the store alone: whoever looks at the same cells decides the same.
+"""
+
+SETTLED = ("different", "equivalent")
+
+
+def closed(found: Iterable[Finding]) -> set[Method]:
+    """Return the methods that need no more seeds: all comparisons of theirs are settled."""
+    compared, still_open = set(), set()
+    for finding in found:
+        methods = {(finding.model, finding.a), (finding.model, finding.b)}
+        compared |= methods
+        if finding.verdict not in SETTLED:
+            still_open |= methods
+    return compared - still_open
+
+
+def due(jobs: Iterable[Job], seeds: Sequence[int], without: set[Method]) -> list[Job]:
+    """Return the cells of `seeds` in their order, those of some methods left out."""
+    return [
+        job
+        for job in jobs
+        if job.kind == "cell"
+        and job.config.seed in seeds
+        and (job.config.model, job.config.method) not in without
+    ]
+
+
+def follow(
+    config: SuiteConfig,
+    suite: str,
+    jobs: Sequence[Job],
+    do: Callable[[list[Job], int], bool],
+    judge: Judge,
+) -> None:
+    """Do the cells look by look until every comparison is settled, or all seeds are done.
+
+    do: does jobs, given how many at most follow them; tells whether it got through all of them.
+    What is neither a cell nor settled by a look is done first. A look at cells that another suite
+    has finished is made again, and says the same.
+    """
+    stopped: dict[Method, int] = {}
+    before = 0
+    for k, seeds in enumerate(config.schedule):
+        batch = due(jobs, config.seeds[before:seeds], set(stopped))
+        later = len(due(jobs, config.seeds[seeds:], set(stopped)))
+        first = [job for job in jobs if job.kind != "cell"] if not before else []
+        if not do([*first, *batch], later):
+            return
+        before = seeds
+        found = _look(suite, k, config, judge)
+        stopped |= dict.fromkeys(closed(found) - set(stopped), seeds)
+        runs.patiently(
+            tracked.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
+        )
+        if not due(jobs, config.seeds, set(stopped)):
+            log.info("all is settled after %d of %d seeds", seeds, len(config.seeds))
+            return
+
+
+def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Finding]:
+    seeds = config.schedule[k]
+    head = f"look {k + 1} of at most {len(config.schedule)}, {seeds} of {len(config.seeds)} seeds"
+    try:
+        found = runs.patiently(judge, suite, seeds)
+    except UserError as error:  # such as no cell with a result: later seeds may have some
+        log.warning("%s: nothing can be compared: %s", head, error)
+        return []
+    for finding in found:
+        log.info("%s: %s", head, finding.text)
+    return found
+
+
+def _metrics(found: Iterable[Finding]) -> dict[str, float]:
+    """Return the numbers of a look, named as in `look.MODEL.A_vs_B.p_value`."""
+    metrics: dict[str, float] = {}
+    for one in found:
+        parts = [names.of_result(name) for name in (one.model, one.a, one.b)]
+        stem = f"look.{parts[0]}.{parts[1]}_vs_{parts[2]}"
+        metrics |= {f"{stem}.{name}": value for name, value in one.numbers.items()}
+    return metrics
+
+
+def _by_model(stopped: Mapping[Method, int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (model, method), seeds in stopped.items():
+        found.setdefault(model, {})[method] = seeds
+    return found

@@ -1,0 +1,199 @@
+"""What each look at a suite showed, and the verdict that all of them allow."""
+
+import pytest
+
+from analysis.reading.looks import Course, read_course
+from analysis.reading.runs import load_suite
+from analysis.report.looks import CODES, judge, look_lines, looks_table
+from analysis.report.plots import figures
+from analysis.report.write import contents
+from analysis.stats import Look, anytime, holm, judge_looks
+from analysis.summary import Options, summarize
+from analysis.summary.looks import track
+
+MODEL = "smollm2-135m"
+APART = {"random": (24.0, 0.35), "cola_zero": (22.0, 0.30)}
+ALIKE = {"random": (23.1, 0.35), "cola_zero": (23.0, 0.30)}
+
+
+def settling(suites, methods, seeds, looks, windows=False, **change):
+    """A suite with until=settled that was looked at as often as `looks` says."""
+    parent = suites.suite(methods=methods, seeds=seeds, windows=windows, **change)
+    for name, value in (("until", "settled"), ("looks", looks)):
+        suites.client.log_param(parent, name, value)
+    suites.client.set_tag(parent, "colazero.looks", looks)
+    return parent
+
+
+def keyed(methods, seeds, before=None):
+    """Keys for cells as `Suites.suite` takes changes; `before` is the suite they were done in."""
+    done = {}
+    if before is not None:
+        rows = load_suite(before)
+        rows = rows[rows["kind"] == "cell"]
+        done = dict(
+            zip(zip(rows["method"], rows["seed"], strict=True), rows["run_id"], strict=True)
+        )
+    found = {}
+    for method in methods:
+        for seed in range(42, 42 + seeds):
+            tags = {"colazero.key": f"{method}-{seed}"}
+            if (method, seed) in done:
+                tags["colazero.source_run"] = done[method, seed]
+            found[f"{MODEL}/{method}/{seed}"] = {"tags": tags}
+    return found
+
+
+def values(cells, method, first):
+    rows = cells[(cells["method"] == method) & (cells["seed"] < 42 + first)]
+    return rows.sort_values("seed")["perplexity"].to_list()
+
+
+def test_looks_under_a_declared_maximum_are_judged_by_all_of_them(suites):
+    cells = load_suite(settling(suites, ALIKE, 9, "3,6,9"))
+    keys = [(MODEL, m, s) for m in ALIKE for s in range(42, 51)]
+    course = Course([frozenset(k for k in keys if k[2] < 42 + n) for n in (3, 6, 9)], maximum=9)
+    (one,) = track(cells, Options(), course)
+    assert one.ns == (3, 6, 9)
+    looks = [Look(n, p.seeds.estimate) for n, p in zip(one.ns, one.pairs, strict=True)]
+    for n, pair in zip(one.ns, one.pairs, strict=True):
+        assert (pair.seeds.n_a, pair.seeds.n_b) == (n, n)
+    (right,) = judge_looks([looks], [one.pairs[-1].margin_of_estimate], 9)
+    assert one.judgement == right
+    assert one.spent[-1] == pytest.approx(0.05)
+    assert list(one.spent) == sorted(one.spent)
+
+
+def test_a_suite_is_judged_from_its_first_seeds_alone(suites):
+    suite = settling(suites, APART, 10, "5")
+    (early,) = judge(suite, 5)
+    cells = load_suite(suite)
+    assert early.verdict == "different"
+    assert early.numbers["seeds"] == 5
+    assert early.numbers["verdict"] == CODES["different"]
+    change = 100 * (sum(values(cells, "cola_zero", 5)) / sum(values(cells, "random", 5)) - 1)
+    assert early.numbers["difference_percent"] == pytest.approx(change)
+    assert early.numbers["low_percent"] < change < early.numbers["high_percent"] < 0
+    assert early.numbers["p_value"] < early.numbers["level"] < 0.05
+    for words in ("COLA-Zero vs Random: different", "at a level of 0.0"):
+        assert words in early.text
+
+
+def test_what_is_open_says_how_it_may_end(suites):
+    (found,) = judge(settling(suites, ALIKE, 10, "3"), 3)
+    assert found.verdict == "open"
+    assert "as things stand 10 seeds show a difference with a chance of" in found.text
+
+
+def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it(suites):
+    """`random` is done after 5 seeds; the primary method goes on for the other."""
+    methods = APART | {"stratified": (22.05, 0.3)}
+    left_out = {f"{MODEL}/random/{seed}": None for seed in range(47, 52)}
+    suite = settling(suites, methods, 10, "5", **left_out)
+    suites.client.set_tag(suite, "colazero.stopped", f'{{"{MODEL}": {{"random": 5}}}}')
+    cells = load_suite(suite)
+    assert len(cells[cells["method"] == "random"]) == 5, "the others are not missing"
+    summary = summarize(cells, Options(), read_course(suite, cells))
+    assert len(summary.failed) == 0
+    first, second = summary.family(MODEL, "primary")
+    assert (first.b, first.verdict) == ("random", "different")
+    assert (first.seeds.n_a, first.seeds.n_b) == (5, 5)
+    assert (second.seeds.n_a, second.seeds.n_b) == (10, 10)
+    assert second.verdict in ("equivalent", "inconclusive")
+    adjusted = holm([first.seeds.p_value, second.seeds.p_value])
+    assert [first.seeds.p_adjusted, second.seeds.p_adjusted] == pytest.approx(adjusted)
+
+
+def test_a_suite_that_was_looked_at_once_is_judged_as_ever(suites):
+    suite = suites.suite(methods=ALIKE, windows=False)
+    cells = load_suite(suite)
+    course = read_course(suite, cells)
+    assert (len(course.looks), course.maximum, course.earlier) == (1, None, ())
+    looked, plain = summarize(cells, Options(), course), summarize(cells, Options())
+    assert looked.looks == []
+    assert looked.pairs == plain.pairs
+    assert look_lines(looked) == []
+    assert "<h2>Looks</h2>" not in contents(looked, "suite")["report.html"]
+
+
+def test_a_fixed_suite_that_is_extended_says_which_look_it_is(suites):
+    first = suites.suite(methods=ALIKE, windows=False, **keyed(ALIKE, 5))
+    suites.client.set_terminated(first, "FINISHED")
+    second = suites.suite(methods=ALIKE, seeds=10, windows=False, **keyed(ALIKE, 10, first))
+    cells = load_suite(second)
+    course = read_course(second, cells)
+    assert course.maximum is None
+    assert course.earlier == (first,)
+    assert [len(seen) for seen in course.looks] == [10, 20]
+    summary = summarize(cells, Options(), course)
+    (one,) = summary.looks
+    assert one.ns == (5, 10)
+    right = anytime(values(cells, "cola_zero", 10), values(cells, "random", 10))
+    assert one.judgement.p_value == right.p_value
+    assert one.judgement.ci == right.ci
+    (pair,) = summary.pairs
+    assert pair.judgement == one.judgement
+    low, high = one.nominal
+    assert (low, high) == pytest.approx(pair.seeds_percent_ci95)
+    assert pair.decided[0][0] < low < high < pair.decided[0][1], "wider than of a single look"
+    (line,) = look_lines(summary)
+    assert line.startswith("This is look 2, at 10 seeds a method, after looks at 5. No maximum")
+    assert "as of a single look: COLA-Zero vs Random [" in line
+    assert line in contents(summary, "suite")["results.md"]
+
+
+def test_a_settling_suite_that_is_run_again_spends_nothing_twice(suites):
+    first = settling(suites, ALIKE, 10, "5,10", **keyed(ALIKE, 10))
+    suites.client.set_terminated(first, "FINISHED")
+    again = settling(suites, ALIKE, 10, "5,10", **keyed(ALIKE, 10, first))
+    cells = load_suite(again)
+    course = read_course(again, cells)
+    assert course.maximum == 10
+    assert [len(seen) for seen in course.looks] == [10, 20]
+
+
+def test_a_suite_beyond_the_declared_maximum_has_none(suites):
+    first = settling(suites, ALIKE, 6, "3,6", **keyed(ALIKE, 6))
+    suites.client.set_terminated(first, "FINISHED")
+    more = settling(suites, ALIKE, 9, "3,6,9", **keyed(ALIKE, 9, first))
+    cells = load_suite(more)
+    course = read_course(more, cells)
+    assert course.maximum is None
+    assert [len(seen) for seen in course.looks] == [6, 12, 18]
+
+
+def test_a_suite_that_was_killed_before_its_analysis_looked_at_nothing(suites):
+    first = suites.suite(methods=ALIKE, windows=False, **keyed(ALIKE, 5))
+    suites.client.set_terminated(first, "KILLED")
+    second = suites.suite(methods=ALIKE, seeds=10, windows=False, **keyed(ALIKE, 10, first))
+    assert read_course(second, load_suite(second)).earlier == ()
+
+
+def test_only_methods_that_were_there_were_looked_at(suites):
+    first = suites.suite(methods=ALIKE, windows=False, **keyed(ALIKE, 5))
+    suites.client.set_terminated(first, "FINISHED")
+    methods = ALIKE | {"stratified": (23.0, 0.3)}
+    second = suites.suite(methods=methods, seeds=8, windows=False, **keyed(methods, 8, first))
+    cells = load_suite(second)
+    found = track(cells, Options(), read_course(second, cells))
+    assert {t.pair.b: t.ns for t in found} == {"random": (5, 8), "stratified": (8,)}
+
+
+def test_the_looks_are_in_the_report_and_drawn(suites):
+    suite = settling(suites, ALIKE, 9, "3,6,9", windows=True)
+    cells = load_suite(suite)
+    summary = summarize(cells, Options(), read_course(suite, cells))
+    assert summary.pairs[0].decided_by == "seeds and text"
+    table = looks_table(summary)
+    assert [row[1] for row in table.rows] == ["3", "6", "9"]
+    assert all(len(row) == len(table.header) for row in table.rows)
+    figure = figures(summary)["looks"]
+    drawn = {child.get_gid() for axis in figure.axes for child in axis.get_children()}
+    assert {"repeated", "difference", "boundary", "z"} <= drawn
+    files = contents(summary, "suite")
+    assert "<h2>Looks</h2>" in files["report.html"]
+    assert "figures/looks.svg" in files
+    (line,) = look_lines(summary)
+    assert line.startswith(
+        "This is look 3, at 9 seeds a method, after looks at 3, 6, of at most 9."
+    )
