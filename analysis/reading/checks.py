@@ -144,3 +144,19 @@ def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
     known = digests.groupby(origin).max()  # '' sorts first: any digest that a sharing run knows
     shared = origin.map(known)
     return table.assign(observation=shared.where(shared != "", origin))
+
+
+def mixed_devices(table: pd.DataFrame) -> str:
+    """Say that rows of a table were computed on different devices; '' where all are of one.
+
+    Each rounds in its own way, which moves a quantized model's perplexity. A run from before
+    devices were logged has none, and is not counted.
+    """
+    count = table.loc[table["device_name"] != "", "device_name"].value_counts()
+    if len(count) < 2:
+        return ""
+    parts = ", ".join(f"{number} on {name}" for name, number in sorted(count.items()))
+    return (
+        f"The runs were computed on different devices ({parts}): differences between them are "
+        "partly arithmetic."
+    )

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora, tracking
+from colazero import cell, corpora, devices, tracking
 from colazero.cache import cache_dir
 from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
@@ -169,10 +169,10 @@ def _memory(asked: str, device: str, dense: float, workers: int) -> Need:
         import psutil
 
         return Need("memory", workers * dense / GB, psutil.virtual_memory().available / GB, "GB")
-    import torch
-
-    on_one = math.ceil(workers / local.gpus(asked))
-    return Need("CUDA memory", on_one * dense / GB, torch.cuda.mem_get_info(device)[0] / GB, "GB")
+    numbers = local.gpus(asked)
+    free = min(devices.cards()[number].free for number in numbers)
+    on_one = math.ceil(workers / len(numbers))
+    return Need("CUDA memory", on_one * dense / GB, free / GB, "GB")
 
 
 def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
 GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "environment"}
+GROUND |= {"devices"}
 GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
@@ -39,6 +40,7 @@ ROOMS: dict[str, set[str]] = {
     "digests": set(),
     "errors": set(),
     "environment": set(),
+    "devices": set(),
     "colazero": set(),
     "analysis.reading": {"errors"},
     "analysis.stats": set(),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from colazero import cell, pipeline, selection, tracking
+from colazero import cell, devices, selection, tracking
 from colazero.config import SuiteConfig
 from colazero.suite import plan
 from colazero.suite import run as suite
@@ -140,8 +140,14 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cuda_devices", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
+    card = devices.Card("H", "9.0", "570.1", 10**12, 10**12)
+    monkeypatch.setattr(devices, "seen", lambda: devices.Seen((card,) * 4))
+
+    def opened(*_: object) -> None:
+        raise AssertionError("the suite's process opened a GPU")
+
+    for name in ("init", "_lazy_init", "mem_get_info", "is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, opened)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -161,24 +167,27 @@ def test_gpu_memory_is_for_the_workers_that_share_one(
     [
         ("auto", None, ["0", "1", "2", "3"]),
         ("cuda", "7,5,3,1", ["7", "5", "3", "1"]),
-        ("cuda:0", None, [None] * 4),
-        ("cuda:1", "7,5,3,1", ["7,5,3,1"] * 4),
-        ("cpu", None, [None] * 4),
+        ("cuda:0", None, ["0"] * 4),
+        ("cuda:1", "7,5,3,1", ["5"] * 4),
+        ("cpu", None, [""] * 4),
     ],
 )
-def test_a_suite_divides_gpus_among_its_workers_unless_one_is_named(
+def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
     a_suite: Any,
     device: str,
     before: str | None,
-    shown: list[str | None],
+    shown: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The executor is made as a suite makes it, from what the device was resolved to."""
     local: Any = EXECUTORS.get("local")
-    found: list[str | None] = []
+    found: list[str] = []
 
     def launch(executor: Any, index: int) -> None:
-        found.append(executor._environment(index).get("CUDA_VISIBLE_DEVICES"))
+        environment = executor._environment(index)
+        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert environment["PYTORCH_ALLOC_CONF"] == devices.ALLOCATOR
+        found.append(environment["CUDA_VISIBLE_DEVICES"])
         if index == 3:
             raise InterruptedError
 
