@@ -160,6 +160,16 @@ class QuantizationReport:
         return sum(bool(row["rtn_fallback"]) for row in self.modules)
 
     @property
+    def column_kernel(self) -> str:
+        """Name what ran GPTQ's loop over columns (`triton`, `torch`, ...); '' if nothing tells.
+
+        Several are joined by commas. Layers that were rounded had no such loop.
+        """
+        rows = [row for row in self.modules if "kernel" in row and not row["rtn_fallback"]]
+        found = {str(row["kernel"]) for row in rows}
+        return ",".join(sorted(found))
+
+    @property
     def tokens_used(self) -> int | None:
         """Return the calibration tokens that a layer saw, at most (an expert sees its share).
 

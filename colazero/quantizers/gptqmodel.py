@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,12 +62,35 @@ def quantize(
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
+    kernel = column_kernel(device)
     return QuantizationReport(
         quantized - begin,
         saved - quantized,
-        [_module(row) for row in log["gptq"]],
+        [_module(row) | {"kernel": kernel} for row in log["gptq"]],
         warm_up_time_sec,
     )
+
+
+def column_kernel(device: str) -> str:
+    """Return what GPTQModel's loop over columns ran on: its `cuda` extension, or plain `torch`.
+
+    A warning says that it was torch on a GPU. The extension is compiled by nvcc at first use, which
+    PyTorch's wheels do not bring; without it GPTQModel says nothing and takes several times longer.
+    """
+    if not device.startswith("cuda"):
+        return "torch"
+    from gptqmodel.quantization.gptq_cuda import block_update_available
+
+    if block_update_available():
+        return "cuda"
+    where = shutil.which("nvcc")
+    why = f"{where} did not compile it" if where else "nvcc is not installed (the CUDA toolkit)"
+    logging.getLogger(__name__).warning(
+        "GPTQModel's columns were computed by plain torch, not by its CUDA extension: %s. "
+        "quantizer=onepass needs no nvcc.",
+        why,
+    )
+    return "torch"
 
 
 def fits_in_memory(model_dir: Path) -> bool:

@@ -150,6 +150,8 @@ def log_quantization(report: QuantizationReport) -> None:
         log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
     if not report.modules:
         return
+    if report.column_kernel:
+        set_tags({"colazero.column_kernel": report.column_kernel})
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
     import pandas as pd
 
