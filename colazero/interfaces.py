@@ -146,13 +146,15 @@ class QuantizationReport:
     """What quantizing took and did. `modules`: one row a quantized linear layer.
 
     `warm_up_time_sec` is what the library took to start, once a process, before the clock ran;
-    None where nobody measured it.
+    None where nobody measured it. `windows_at_once`: how many were run together in the end, None
+    where nobody tells.
     """
 
     quant_time_sec: float
     save_time_sec: float
     modules: Sequence[Mapping[str, Any]]
     warm_up_time_sec: float | None = None
+    windows_at_once: int | None = None
 
     @property
     def rtn_fallbacks(self) -> int:
@@ -298,8 +300,12 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexities by corpus, in the order asked for, and downstream results."""
+    """Perplexities by corpus, in the order asked for, and downstream results.
+
+    `windows_at_once`: how many were run together in the end, None where nobody tells.
+    """
 
     perplexities: Sequence[Perplexity]
     downstream: Downstream = field(default_factory=Downstream)
     eval_time_sec: float = 0.0
+    windows_at_once: int | None = None

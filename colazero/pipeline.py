@@ -284,7 +284,8 @@ def evaluate(
         loaded = loading.load_dense(model_dir, config.device)
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
     seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
-    return Evaluation(results, downstream, seconds)
+    at_once = done.windows_at_once if done else None
+    return Evaluation(results, downstream, seconds, at_once)
 
 
 def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:

@@ -148,6 +148,8 @@ def log_quantization(report: QuantizationReport) -> None:
     log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if report.warm_up_time_sec is not None:
         log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
+    if report.windows_at_once is not None:
+        log_metrics({"quantize_windows_at_once": report.windows_at_once})
     if not report.modules:
         return
     if report.column_kernel:
@@ -184,6 +186,8 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     import pandas as pd
 
     metrics = {"eval_time_sec": evaluation.eval_time_sec}
+    if evaluation.windows_at_once is not None:
+        metrics["eval_windows_at_once"] = evaluation.windows_at_once
     for i, result in enumerate(evaluation.perplexities):
         name = names.of_corpus(result.corpus)
         metrics |= {f"perplexity.{name}": result.perplexity}
