@@ -57,7 +57,7 @@ class Evaluator:
             scored(self._sequence, text, stream.hidden.__getitem__, reference)
             for text, stream, reference in zip(self._texts, self._streams, known, strict=True)
         ]
-        self.windows_at_once = max(stream.at_once for stream in self._streams)
+        self.windows_at_once = max((s.at_once for s in self._streams), default=None)
         self._streams = []
         self.seconds += time.perf_counter() - begin
 

@@ -166,11 +166,26 @@ def contained() -> Iterator[None]:
             ):
                 torch.manual_seed(0)
                 yield
+            for line in said.getvalue().splitlines():
+                if "OOM" in line:  # it went on in main memory, many times slower
+                    logging.getLogger(__name__).warning("GPTQModel: %s", line.strip())
         except Exception:
             logging.getLogger(__name__).error("GPTQModel said:\n%s", said.getvalue()[-4000:])
             raise
         finally:
             os.chdir(here)
+            _forget()
+
+
+def _forget() -> None:
+    """Let go of the model's activations and tensors.
+
+    GPTQModel stops a forward pass by raising one and the same exception each time, which keeps the
+    frames that it went through until it is raised again.
+    """
+    from gptqmodel.nn_modules.hooked_linear import STOP_FORWARD_EXCEPTION
+
+    STOP_FORWARD_EXCEPTION.__traceback__ = STOP_FORWARD_EXCEPTION.__context__ = None
 
 
 @contextlib.contextmanager

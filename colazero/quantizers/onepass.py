@@ -114,9 +114,7 @@ class Solver:
 
         ended: list[slice] = []
         while not fits(partial(self._in_lockstep, stream, ended), stream.at_once):
-            if (
-                ended
-            ):  # so all layers are solved, and the other batches need not wait for each other
+            if ended:  # so all layers are solved: the others need not meet again
                 self._sequence.advance(self._index, _left(stream, ended))
                 break
             self.tensors, self.rows, self._input = {}, [], Input([])
