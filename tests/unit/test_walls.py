@@ -17,7 +17,8 @@ GROUND |= {"colazero"}
 ROOMS: dict[str, set[str]] = {
     "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
     | {"analysis.reading", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"},
+    "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"}
+    | {"blocks"},
     "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
