@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, pipeline, tracking
+from colazero import corpora, devices, pipeline, tracking
 from colazero.blocks.weights import cpu_dtype
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
@@ -62,8 +62,8 @@ def name_of(config: RunConfig, model: Model) -> str:
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
     """Return all that decides a result beside the parameters."""
-    dtype = {"dtype": cpu_dtype(config.device)}
-    return data_context(config, model) | code_context(config) | dtype
+    device = devices.facts(config.device) | {"dtype": cpu_dtype(config.device)}
+    return data_context(config, model) | code_context(config) | device
 
 
 def key_of(config: RunConfig, model: Model) -> str:
@@ -114,7 +114,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     keeping.check(config, name_of(config, model))
     context, key = work_context(config, model), key_of(config, model)
     tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
-    tracking.set_tags({"colazero.model_revision": model.revision})
+    tracking.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
     tracking.log_json(_facts(config, model), CONTEXT)
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
@@ -255,6 +255,7 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
     tracking.log_params({"model": model.name, "method": "unquantized"})
+    tracking.set_tags(devices.tags(config.device))
     if reuse:
         runs.patiently(runs.claim, "colazero.key", key, tracking.active_run_id())
     source = tracking.find_finished("colazero.key", key) if reuse else None

@@ -387,7 +387,7 @@ def canonical_key(config: Settings, **context: str) -> str:
     """Return 16 hex digits that two runs share exactly when they must give the same result.
 
     `context` is what decides the result beside the parameters: revisions, digests, versions.
-    The device counts by type only (cuda:1 computes what cuda:0 computes).
+    The device's number does not count: what computes stands in `context` (`devices.facts`).
     """
     values = config.model_dump(mode="json")
     values["device"] = str(values["device"]).split(":")[0]

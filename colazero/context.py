@@ -19,6 +19,7 @@ PIPELINE = "colazero.pipeline"
 """Where the imports of a run begin. What only records, plans or draws is not among them."""
 LIBRARIES = ("torch", "transformers", "gptqmodel")
 SELECTING = ("numpy", "scipy", "scikit-learn")
+DEVICE = ("device", "driver", "compute capability")
 
 
 def data_context(config: Settings, model: Model) -> dict[str, str]:
@@ -123,7 +124,7 @@ def differences(before: dict[str, str], now: dict[str, str]) -> str:
     files = [name.removeprefix("source ") for name in names if name.startswith("source ")]
     said = [f"the source of {', '.join(files)} differs"] if files else []
     for name in names:
-        if name in (*LIBRARIES, *SELECTING):
+        if name in (*LIBRARIES, *SELECTING, *DEVICE):
             said.append(f"{name} was {before.get(name, 'unknown')} and is {now.get(name)}")
         elif not name.startswith("source "):
             said.append(f"{name} differs")

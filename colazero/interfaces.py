@@ -147,7 +147,8 @@ class QuantizationReport:
     """What quantizing took and did. `modules`: one row a quantized linear layer.
 
     `warm_up_time_sec` is what the library took to start, once a process, before the clock ran;
-    None where nobody measured it.
+    None where nobody measured it. `windows_at_once`: how many were run together in the end, None
+    where nobody tells.
     """
 
     quant_time_sec: float
@@ -156,11 +157,22 @@ class QuantizationReport:
     warm_up_time_sec: float | None = None
     unquantized: Sequence[str] = ()
     """Matrices in the model's blocks that stayed as they were."""
+    windows_at_once: int | None = None
 
     @property
     def rtn_fallbacks(self) -> int:
         """Count the layers that got round-to-nearest because GPTQ could not be applied."""
         return sum(bool(row["rtn_fallback"]) for row in self.modules)
+
+    @property
+    def column_kernel(self) -> str:
+        """Name what ran GPTQ's loop over columns (`triton`, `torch`, ...); '' if nothing tells.
+
+        Several are joined by commas. Layers that were rounded had no such loop.
+        """
+        rows = [row for row in self.modules if "kernel" in row and not row["rtn_fallback"]]
+        found = {str(row["kernel"]) for row in rows}
+        return ",".join(sorted(found))
 
     @property
     def tokens_used(self) -> int | None:
@@ -295,8 +307,12 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Perplexities by corpus, in the order asked for, and downstream results."""
+    """Perplexities by corpus, in the order asked for, and downstream results.
+
+    `windows_at_once`: how many were run together in the end, None where nobody tells.
+    """
 
     perplexities: Sequence[Perplexity]
     downstream: Downstream = field(default_factory=Downstream)
     eval_time_sec: float = 0.0
+    windows_at_once: int | None = None

@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import corpora, models, selection
+from colazero import corpora, devices, models, selection
 from colazero.calibration import check as calibration_check
 from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
@@ -28,7 +27,6 @@ from colazero.corpora.tokens import (
     tokenizer,
     vocabulary,
 )
-from colazero.errors import UserError
 from colazero.interfaces import (
     CalibrationSet,
     Downstream,
@@ -77,36 +75,8 @@ def check(
         downstream.check(config.downstream_tasks)
     for name in names:
         models.check(name)
-    device = resolve_device(config.device) if here else config.device
+    device = devices.resolve(config.device) if here else config.device
     check_quantizer(config.quantizer, device, config.act_group_aware)
-
-
-def resolve_device(device: str) -> str:
-    """Return `cpu` or `cuda:N` for what was asked; UserError if there is no such CUDA device."""
-    if device == "cpu":
-        return device
-    count = cuda_devices()
-    if device == "auto":
-        return "cuda:0" if count else "cpu"
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
-        raise UserError(
-            f"device={device!r}: this machine has {count} CUDA devices that torch can use. "
-            "Use device=cpu, or device=auto to take what there is."
-        )
-    return f"cuda:{index}"
-
-
-def cuda_devices() -> int:
-    """Return how many CUDA devices torch can use on this machine.
-
-    A torch that is built for CPUs says so in its version, and need not be imported, for seconds.
-    """
-    if version("torch").endswith("+cpu"):
-        return 0
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def resolve(config: C, model: Model, device: str = "") -> C:
@@ -120,7 +90,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
-    device = device or resolve_device(config.device)
+    device = device or devices.resolve(config.device)
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))
     return config.model_copy(
         update={"group_size": group_size, "act_group_aware": gar, "device": device, "bos": bos}
@@ -230,7 +200,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
     length = text_length(config, model)
     pool = replace(
         pool_of(config, model),
-        config=config.model_copy(update={"device": resolve_device(config.device)}),
+        config=config.model_copy(update={"device": devices.resolve(config.device)}),
         model=model,
     )
     # one_thread() loads what it limits before the clock starts
@@ -359,7 +329,8 @@ def evaluate(
         loaded = loading.load_dense(model_dir, config.device)
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
     seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
-    return Evaluation(results, downstream, seconds)
+    at_once = done.windows_at_once if done else None
+    return Evaluation(results, downstream, seconds, at_once)
 
 
 def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:

@@ -14,6 +14,9 @@ def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
 
     config = parse(RunConfig, given)
+    from colazero import devices
+
+    device = devices.take(config.device)
     from colazero import models, pipeline, tracking
     from colazero.suite.progress import stage_bar
     from colazero.tracking import fetching
@@ -22,16 +25,18 @@ def run(given: dict[str, str]) -> int:
     if path.startswith("runs:/"):
         tracking.connect()
         config = parse(RunConfig, settled(given, fetching.settings(path, EVALUATION)))
+        config = config.model_copy(update={"device": device})
         pipeline.check(config, [], [])
         path = str(fetching.fetch_artifacts(path, "model"))
     else:
+        config = config.model_copy(update={"device": device})
         pipeline.check(config, [], [path])
         tracking.connect()
     model = models.fetch(path)
-    config = config.model_copy(update={"device": pipeline.resolve_device(config.device)})
     pipeline.check_evaluation(config, model)
     name = f"evaluate__{models.label(config.model)}"
     with tracking.run(name, "evaluate"):
+        tracking.set_tags(devices.tags(device))
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
         metrics = tracking.log_evaluation(evaluation)

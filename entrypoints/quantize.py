@@ -19,6 +19,9 @@ def run(given: dict[str, str]) -> int:
     source = given["calibration"]
     given = {name: value for name, value in given.items() if name != "calibration"}
     config = parse(RunConfig, given)
+    from colazero import devices
+
+    device = devices.take(config.device)
     from colazero import cell, models, pipeline, tracking
     from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
@@ -31,6 +34,7 @@ def run(given: dict[str, str]) -> int:
         config = parse(RunConfig, settled(given, fetching.settings(source, _settings(given))))
         if config.quantizer not in WITHOUT_CALIBRATION:  # before the model, maybe gigabytes away
             folder = fetching.fetch_artifacts(source, "calibration")
+    config = config.model_copy(update={"device": device})
     pipeline.check(config, [], [config.model])
     keeping.check(config, "quantize")
     if config.quantizer == UNQUANTIZED:
@@ -50,6 +54,7 @@ def run(given: dict[str, str]) -> int:
     with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         cell.tag_calibration(calibration)
+        tracking.set_tags(devices.tags(device))
         checkpoint = Path(work) / "checkpoint"
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)

@@ -19,7 +19,10 @@ def run(given: dict[str, str]) -> int:
 
     config = parse(RunConfig, given)
     # Nothing is evaluated here: the test split that may not leak is the corpus's own.
-    config = config.model_copy(update={"eval_corpora": (config.corpus,)})
+    from colazero import devices
+
+    more = {"eval_corpora": (config.corpus,), "device": devices.take(config.device)}
+    config = config.model_copy(update=more)
     from colazero import cell, models, pipeline, tracking
 
     pipeline.check(config, [config.method], [config.model])
@@ -28,6 +31,7 @@ def run(given: dict[str, str]) -> int:
         model = models.fetch(config.model)
         calibration, times = pipeline.calibrate(config, model)
         tracking.log_params({name: tracking.as_text(getattr(config, name)) for name in PARAMETERS})
+        tracking.set_tags(devices.tags(config.device))
         cell.log_calibration(config, model, calibration, times)
     n, seq_len = calibration.windows.shape
     seconds = times["selection_time_sec"]

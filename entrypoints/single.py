@@ -26,6 +26,9 @@ def run(given: dict[str, str]) -> int:
     if force not in ("auto", "true", "false"):
         raise UserError(f"force={force!r}: must be true or false.")
     config = parse(RunConfig, given)
+    from colazero import devices
+
+    config = config.model_copy(update={"device": devices.take(config.device)})
     from colazero import models, pipeline, tracking
     from colazero.tracking import keeping
 

@@ -174,3 +174,19 @@ def observations(table: pd.DataFrame) -> pd.DataFrame:
     found = groups.first().assign(draws=groups.size())
     found[metrics] = groups[metrics].mean()
     return found.reset_index()[[*table.columns, "draws"]]
+
+
+def mixed_devices(table: pd.DataFrame) -> str:
+    """Say that rows of a table were computed on different devices; '' where all are of one.
+
+    Each rounds in its own way, which moves a quantized model's perplexity. A run from before
+    devices were logged has none, and is not counted.
+    """
+    count = table.loc[table["device_name"] != "", "device_name"].value_counts()
+    if len(count) < 2:
+        return ""
+    parts = ", ".join(f"{number} on {name}" for name, number in sorted(count.items()))
+    return (
+        f"The runs were computed on different devices ({parts}): differences between them are "
+        "partly arithmetic."
+    )

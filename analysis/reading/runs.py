@@ -48,6 +48,7 @@ TAGS = {
     "version.torch": "version.torch",
     "version.transformers": "version.transformers",
     "version.gptqmodel": "version.gptqmodel",
+    "device_name": "colazero.device",
     "git_commit": "colazero.git_commit",
     "git_dirty": "colazero.git_dirty",
     "higher_is_better": "colazero.higher_is_better",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from analysis.reading.checks import names_of
+from analysis.reading.checks import mixed_devices, names_of
 from analysis.report.budget import budget_sentence
 from analysis.report.looks import look_lines
 from analysis.report.numbers import decided, draws, interval, p_equation, percent
@@ -159,6 +159,7 @@ def _scope(summary: Summary) -> list[str]:
         "these models and settings.",
         *look_lines(summary),
         *_evaluated(summary),
+        *filter(None, [mixed_devices(summary.cells)]),
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from colazero import devices
 from colazero.blocks.record import own, run
 from colazero.blocks.sequence import Sequence
 from colazero.cache import kept_json
@@ -31,7 +32,7 @@ def kept(sequence: Sequence) -> dict[str, str]:
     """Return `probed`, from the cache where this model was tried with these versions before."""
     config = sequence.model.config.to_dict() | {"_name_or_path": ""}
     facts = [json.dumps(config, sort_keys=True, default=str), str(sequence.dtype)]
-    facts += [sequence.device.partition(":")[0], version("transformers"), version("torch")]
+    facts += [devices.identity(sequence.device), version("transformers"), version("torch")]
     key = of_facts(*facts, source_digest())
     found: dict[str, str] = kept_json(f"blocks/{key}.json", lambda: probed(sequence))
     return found

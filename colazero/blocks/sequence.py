@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.blocks.memory import fits, halved
 from colazero.blocks.record import Call, Form, embed, first, learn_form, parted, record, run
 from colazero.blocks.refusal import Refused
 from colazero.blocks.skeleton import build, decoder_blocks, fill_rest, holding
 from colazero.blocks.weights import Weights
+
+log = logging.getLogger(__name__)
 
 SHARE_OF_DEVICE = 0.5
 """Of a GPU's free memory, for hidden states; what does not fit stays in pinned main memory."""
@@ -25,12 +30,17 @@ class Stream:
     """Windows on their way through the blocks.
 
     `ids`: token ids [windows, tokens]; `hidden`: what the next block gets, [windows, tokens,
-    width]; `batches`: the windows that are run together.
+    width]; `batches`: the windows that are run together, fewer where memory runs out.
     """
 
     ids: Any
     hidden: Any
     batches: list[slice]
+
+    @property
+    def at_once(self) -> int:
+        """Return how many windows are run together at most."""
+        return max(int(part.stop - part.start) for part in self.batches)
 
 
 def batches(windows: int, at_once: int, alone: int = 0) -> list[slice]:
@@ -113,23 +123,43 @@ class Sequence:
         if not self.device.startswith("cuda"):
             return torch.empty(shape, dtype=dtype, device=self.device)
         free, _ = torch.cuda.mem_get_info(self.device)
-        fits = int(np.prod(shape)) * dtype.itemsize <= SHARE_OF_DEVICE * free
-        where: dict[str, Any] = {"device": self.device} if fits else {"pin_memory": True}
+        room = int(np.prod(shape)) * dtype.itemsize <= SHARE_OF_DEVICE * free
+        if not room:
+            log.warning(
+                "hidden states (%.1f GB) stay in main memory: %.1f GB are free on %s",
+                *(int(np.prod(shape)) * dtype.itemsize / 1e9, free / 1e9, self.device),
+            )
+        where: dict[str, Any] = {"device": self.device} if room else {"pin_memory": True}
         return torch.empty(shape, dtype=dtype, **where)
 
     def run_block(self, index: int, stream: Stream, part: slice) -> None:
         """Run a block, which must be filled, on one batch of the stream."""
         hidden = stream.hidden[part].to(self.device, non_blocking=True)
-        call = self._calls[(len(hidden), hidden.shape[1])][index]
+        key = (len(hidden), hidden.shape[1])
+        if key not in self._calls:  # a batch that was halved
+            ids = stream.ids[part].to(self.device)
+            self._calls[key] = record(self.model, self.blocks, ids, self._form)[1]
+        call = self._calls[key][index]
         stream.hidden[part] = first(call(self.blocks[index], hidden))
 
     def advance(self, index: int, stream: Stream) -> None:
-        """Run a block, which must be filled, on all windows of the stream."""
+        """Run a block, which must be filled, on all windows of the stream.
+
+        In smaller batches from where memory runs out; torch.OutOfMemoryError if one window is too
+        much.
+        """
         import torch
 
+        done: list[slice] = []
+        left = list(stream.batches)
         with torch.no_grad():
-            for part in stream.batches:
-                self.run_block(index, stream, part)
+            while left:
+                run = partial(self.run_block, index, stream, left[0])
+                if fits(run, left[0].stop - left[0].start):
+                    done.append(left.pop(0))
+                else:
+                    left = halved(left)
+        stream.batches[:] = done
 
     def logits(self, hidden: Any, ids: Any) -> Any:
         """Return the logits [tokens, vocabulary] of last hidden states [tokens, width].

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import blocks
+from colazero import blocks, devices
 from colazero.blocks.probe import source_digest
 from colazero.cache import cache_dir, kept_arrays
 from colazero.digests import of_facts
@@ -35,7 +35,7 @@ class Reference:
     ) -> None:
         self.sequence = sequence
         dtype = str(sequence.dtype)
-        facts = (model.revision, digest(text), dtype, sequence.device.partition(":")[0])
+        facts = (model.revision, digest(text), dtype, devices.identity(sequence.device))
         libraries = (version("torch"), version("transformers"), source_digest())
         entry = cache_dir() / "last_hidden" / of_facts(*facts, *libraries)
 

@@ -28,6 +28,7 @@ class Evaluator:
     def __init__(self, texts: Sequence[Text], references: Sequence[Reference] = ()) -> None:
         self.perplexities: list[Perplexity] = []
         self.seconds = 0.0
+        self.windows_at_once: int | None = None
         self._texts = texts
         self.references = references
 
@@ -56,6 +57,7 @@ class Evaluator:
             scored(self._sequence, text, stream.hidden.__getitem__, reference)
             for text, stream, reference in zip(self._texts, self._streams, known, strict=True)
         ]
+        self.windows_at_once = max((s.at_once for s in self._streams), default=None)
         self._streams = []
         self.seconds += time.perf_counter() - begin
 

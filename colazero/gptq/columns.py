@@ -60,6 +60,7 @@ def for_device(kind: str) -> tuple[Block, str]:
     """
     name = KERNELS.get(kind)
     if name is None:
+        log.warning("GPTQ's columns are computed by plain torch: no kernel is for %r", kind)
         return reference, "torch"
     try:
         kernel = _compiled(kind)

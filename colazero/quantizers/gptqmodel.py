@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,12 +62,35 @@ def quantize(
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
+    kernel = column_kernel(device)
     return QuantizationReport(
         quantized - begin,
         saved - quantized,
-        [_module(row) for row in log["gptq"]],
+        [_module(row) | {"kernel": kernel} for row in log["gptq"]],
         warm_up_time_sec,
     )
+
+
+def column_kernel(device: str) -> str:
+    """Return what GPTQModel's loop over columns ran on: its `cuda` extension, or plain `torch`.
+
+    A warning says that it was torch on a GPU. The extension is compiled by nvcc at first use, which
+    PyTorch's wheels do not bring; without it GPTQModel says nothing and takes several times longer.
+    """
+    if not device.startswith("cuda"):
+        return "torch"
+    from gptqmodel.quantization.gptq_cuda import block_update_available
+
+    if block_update_available():
+        return "cuda"
+    where = shutil.which("nvcc")
+    why = f"{where} did not compile it" if where else "nvcc is not installed (the CUDA toolkit)"
+    logging.getLogger(__name__).warning(
+        "GPTQModel's columns were computed by plain torch, not by its CUDA extension: %s. "
+        "quantizer=onepass needs no nvcc.",
+        why,
+    )
+    return "torch"
 
 
 def fits_in_memory(model_dir: Path) -> bool:
@@ -142,11 +166,26 @@ def contained() -> Iterator[None]:
             ):
                 torch.manual_seed(0)
                 yield
+            for line in said.getvalue().splitlines():
+                if "OOM" in line:  # it went on in main memory, many times slower
+                    logging.getLogger(__name__).warning("GPTQModel: %s", line.strip())
         except Exception:
             logging.getLogger(__name__).error("GPTQModel said:\n%s", said.getvalue()[-4000:])
             raise
         finally:
             os.chdir(here)
+            _forget()
+
+
+def _forget() -> None:
+    """Let go of the model's activations and tensors.
+
+    GPTQModel stops a forward pass by raising one and the same exception each time, which keeps the
+    frames that it went through until it is raised again.
+    """
+    from gptqmodel.nn_modules.hooked_linear import STOP_FORWARD_EXCEPTION
+
+    STOP_FORWARD_EXCEPTION.__traceback__ = STOP_FORWARD_EXCEPTION.__context__ = None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +77,7 @@ def quantize(
             shards.add(solver.tensors)
             saving += time.perf_counter() - saved
             progress(index + 1, len(sequence))
+        at_once = stream.at_once
         del stream
         if rider:
             rider.finish()
@@ -84,7 +87,13 @@ def quantize(
         describe(model_dir, draft, settings)
         saving += time.perf_counter() - saved
     riding = rider.seconds if rider else 0.0
-    return QuantizationReport(time.perf_counter() - begin - saving - riding, saving, rows, 0.0)
+    return QuantizationReport(
+        time.perf_counter() - begin - saving - riding,
+        saving,
+        rows,
+        warm_up_time_sec=0.0,
+        windows_at_once=at_once,
+    )
 
 
 class Solver:
@@ -105,16 +114,32 @@ class Solver:
 
     def run(self, block: Any, stream: Stream) -> None:
         """Run the block, which holds all else, on the stream; quantized weights join them."""
-        from colazero.blocks.lockstep import Lockstep, stopping_at
+        from colazero.blocks.memory import fits, halved
 
-        lockstep = Lockstep(len(stream.batches), self._solve)
-        with stopping_at(self._layers, lockstep.arrive):
-            lockstep.run(lambda i: self._sequence.run_block(self._index, stream, stream.batches[i]))
+        ended: list[slice] = []
+        while not fits(partial(self._in_lockstep, stream, ended), stream.at_once):
+            if ended:  # so all layers are solved: the others need not meet again
+                self._sequence.advance(self._index, _left(stream, ended))
+                break
+            self.tensors, self.rows, self._input = {}, [], Input([])
+            stream.batches[:] = halved(stream.batches)
         self._input = Input([])
         for name in block.state_dict():
             known = self._sequence.at(self._index, name)
             if not self.solves(name) and known in self._sequence.weights:
                 self._keep(known, "", {"": self._sequence.weights.stored(known).clone()})
+
+    def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
+        """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
+        from colazero.blocks.lockstep import Lockstep, stopping_at
+
+        def work(member: int) -> None:
+            self._sequence.run_block(self._index, stream, stream.batches[member])
+            ended.append(stream.batches[member])
+
+        lockstep = Lockstep(len(stream.batches), self._solve)
+        with stopping_at(self._layers, lockstep.arrive):
+            lockstep.run(work)
 
     def _solve(self, name: str, inputs: list[Any]) -> None:
         from torch import nn
@@ -146,6 +171,15 @@ class Solver:
         """Keep tensors to save; the files' name of `known`, less its `ending`, precedes theirs."""
         stem = self._sequence.weights.stored_name(known).removesuffix(ending)
         self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
+
+
+def _left(stream: Stream, ended: list[slice]) -> Stream:
+    """Return the batches of a stream that have not ended; its own are halved from here on."""
+    from colazero.blocks.memory import halved
+
+    left = [part for part in stream.batches if part not in ended]
+    stream.batches[:] = halved(stream.batches)
+    return replace(stream, batches=halved(left))
 
 
 class Input:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import environment, models
+from colazero import devices, environment, models
 from colazero.errors import UserError
 from colazero.interfaces import Model, TokenPool
 
@@ -72,7 +72,7 @@ def proxy(pool: TokenPool) -> Model:
 
 def facts(pool: TokenPool, model: Model) -> list[str]:
     """Return what decides these features beside the documents and the source code."""
-    device = pool.config.device.partition(":")[0]
+    device = devices.identity(pool.config.device)
     libraries = [version(name) for name in ("torch", "transformers")]
     return [model.revision, str(pool.config.document_tokens), device, *libraries]
 

@@ -15,13 +15,11 @@ from colazero.cache import cache_dir
 from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
-from colazero.interfaces import Model
-from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED
+from colazero.suite import memory
 from colazero.suite.execution import Job, local
+from colazero.suite.memory import GB, Weights
 from colazero.tracking import runs, store
-
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,10 @@ class Plan:
     expected: dict[str, float] = field(default_factory=dict)
     """With until=settled, the number of cells expected: under what → how many of `most`."""
     most: int = 0
+    cells: dict[str, memory.Room] = field(default_factory=dict)
+    """Model → bytes that a cell of it needs."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Models that have no room on this machine → why."""
 
     def text(self) -> str:
         """Return the plan in lines."""
@@ -66,6 +68,10 @@ class Plan:
         for what, cells in self.expected.items():
             lines.append(f"about {cells:.0f} of these cells, {self.most} at most, {what}")
         lines += said(self.why)
+        for name, room in self.cells.items():
+            gpu = f"{room.gpu / GB:,.1f} GB on the GPU and " if room.gpu else ""
+            lines.append(f"a cell of {name} needs {gpu}{room.main / GB:,.1f} GB of main memory")
+        lines += [f"model {name} is left out: {why}" for name, why in self.left_out.items()]
         lines += [need.sentence() for need in self.needs]
         if self.seconds is None:
             lines.append("time: no finished run of these settings tells")
@@ -93,8 +99,29 @@ def make(config: SuiteConfig, jobs: Sequence[Job], workers: int, expect: Expect)
         shares = expect(len(config.methods), config.schedule)
         expected = {what: share * most for what, share in shares.items()}
     run, reuse = divide(jobs)
+    left_out = memory.too_large(config, run)
+    refuse_all_left_out(left_out, run)
+    run = [job for job in run if job.model.name not in left_out]
     needed, seconds = needs(config, jobs, run), _seconds(run, workers)
-    return Plan(_names(run), _names(reuse), needed, seconds, why_new(run), expected, most)
+    rooms = memory.rooms(config, run)
+    return Plan(
+        run=_names(run),
+        reuse=_names(reuse),
+        needs=needed,
+        seconds=seconds,
+        why=why_new(run),
+        expected=expected,
+        most=most,
+        cells=rooms,
+        left_out=left_out,
+    )
+
+
+def refuse_all_left_out(left_out: Mapping[str, str], run: Sequence[Job]) -> None:
+    """Raise UserError if none of the models that cells are to run for has room."""
+    if run and all(job.model.name in left_out for job in run):
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UserError(f"no model of the suite has room here. {reasons}. Take smaller models.")
 
 
 def why_new(run: Sequence[Job]) -> dict[str, list[str]]:
@@ -176,24 +203,24 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[
     ]
     here = min(config.workers, len(run)) if config.executor == "local" else 0
     if here:
-        largest = max(one.dense for one in weights)
-        found.append(_memory(config.device, run[0].config.device, largest, here))
+        found += _memory(config, run, here)
     return [*found, *_disk(config, sizes, here)]
 
 
-def _memory(asked: str, device: str, dense: float, workers: int) -> Need:
-    """Hold the model's weights in half precision, the least a cell needs, against what is free.
+def _memory(config: SuiteConfig, run: Sequence[Job], workers: int) -> list[Need]:
+    """Hold the least that all workers need at once, of GPU and main memory, against what is free.
 
-    `asked`: the device as the suite was given it, which decides whether GPUs are divided.
+    `config` as it was given: its device decides whether GPUs are divided.
     """
-    if device == "cpu":
-        import psutil
-
-        return Need("memory", workers * dense / GB, psutil.virtual_memory().available / GB, "GB")
-    import torch
-
-    on_one = math.ceil(workers / local.gpus(asked))
-    return Need("CUDA memory", on_one * dense / GB, torch.cuda.mem_get_info(device)[0] / GB, "GB")
+    rooms = memory.rooms(config, run).values()
+    main = workers * max(room.main for room in rooms)
+    found = [Need("memory", main / GB, memory.main_memory() / GB, "GB")]
+    card = memory.free_on_card(config.device)
+    if card:
+        on_one = math.ceil(workers / len(local.gpus(config.device)))
+        gpu = on_one * max(room.gpu for room in rooms)
+        found.append(Need(f"CUDA memory of {card[0]}", gpu / GB, card[1] / GB, "GB"))
+    return found
 
 
 def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:
@@ -215,32 +242,6 @@ def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Nee
         Need(f"disk at {path}", size / GB, shutil.disk_usage(path).free / GB, "GB")
         for path, size in by_system.values()
     ]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Numbers of weights, from the headers of the safetensors: in the layers, and the others."""
-
-    layers: int
-    others: int
-
-    @classmethod
-    def of(cls, model: Model) -> Weights:
-        """Read the headers; UserError if a file is missing, damaged or cut off."""
-        layers = others = 0
-        for name, tensor in stored(weight_files(model.path)).items():
-            inside = len(tensor.shape) == 2 and "layers." in name
-            layers, others = layers + inside * tensor.count, others + (not inside) * tensor.count
-        return cls(layers, others)
-
-    @property
-    def dense(self) -> float:
-        """Return the bytes in half precision."""
-        return 2.0 * (self.layers + self.others)
-
-    def quantized(self, bits: int) -> float:
-        """Return the bytes of a checkpoint; scales and zeros of groups of 32 at most added."""
-        return self.layers * (bits + 1) / 8 + 2.0 * self.others
 
 
 def check(needed: Sequence[Need]) -> None:

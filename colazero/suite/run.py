@@ -16,7 +16,7 @@ from colazero import cell, models, pipeline, tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
-from colazero.suite import looks, plan
+from colazero.suite import looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
@@ -69,6 +69,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         run, reuse = plan.divide(jobs)
         for line in plan.said(plan.why_new(run)):
             log.info(line)
+        jobs, run = _with_room(asked, jobs, run, suite, report)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
@@ -154,9 +155,30 @@ def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> l
         return []
 
 
+def _with_room(
+    asked: SuiteConfig, jobs: list[Job], run: list[Job], suite: str, report: Report
+) -> tuple[list[Job], list[Job]]:
+    """Return the jobs without those of models that have no room here, recorded as failed.
+
+    UserError if none has.
+    """
+    left_out = memory.too_large(asked, run)
+    plan.refuse_all_left_out(left_out, run)
+    for name, why in left_out.items():
+        cells = [job.config for job in run if job.model.name == name and job.kind == "cell"]
+        _fail_model(name, cells, UserError(f"model {name!r} is left out: {why}."), suite, report)
+    lost = {job.name for job in run if job.model.name in left_out}
+    left = [job for job in jobs if job.name not in lost]
+    models_left = {job.model.name for job in left if job.kind != "baseline"}
+    return (
+        [job for job in left if job.model.name in models_left],  # no baseline without a cell
+        [job for job in run if job.name not in lost],
+    )
+
+
 def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
     model = models.fetch(model_name)
-    plan.Weights.of(model)
+    memory.Weights.of(model)
     mine = [one for one in config.cells() if one.model == model_name]
     resolved = [pipeline.resolve(one, model, config.device) for one in mine]
     pipeline.check_data(resolved[0], model)

@@ -149,8 +149,12 @@ def log_quantization(report: QuantizationReport) -> None:
     if report.warm_up_time_sec is not None:
         log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
     log_metrics({"modules_unquantized": len(report.unquantized)})
+    if report.windows_at_once is not None:
+        log_metrics({"quantize_windows_at_once": report.windows_at_once})
     if not report.modules:
         return
+    if report.column_kernel:
+        set_tags({"colazero.column_kernel": report.column_kernel})
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
     import pandas as pd
 
@@ -183,6 +187,8 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     import pandas as pd
 
     metrics = {"eval_time_sec": evaluation.eval_time_sec}
+    if evaluation.windows_at_once is not None:
+        metrics["eval_windows_at_once"] = evaluation.windows_at_once
     for i, result in enumerate(evaluation.perplexities):
         name = names.of_corpus(result.corpus)
         metrics |= {f"perplexity.{name}": result.perplexity}

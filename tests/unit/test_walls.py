@@ -10,13 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
 GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "environment"}
+GROUND |= {"devices"}
 GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
 ROOMS: dict[str, set[str]] = {
     "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
     | {"analysis.reading", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"},
+    "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"}
+    | {"blocks"},
     "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
@@ -39,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "digests": set(),
     "errors": set(),
     "environment": set(),
+    "devices": set(),
     "colazero": set(),
     "analysis.reading": {"errors"},
     "analysis.stats": set(),

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colazero import pipeline
+from colazero import devices
 from colazero.config import SuiteConfig
 from colazero.suite.execution import EXECUTORS, Event, Job
 from colazero.suite.execution.worker import thread_limits, to_event, to_line
@@ -40,13 +40,13 @@ class LocalExecutor:
     @staticmethod
     def check(config: SuiteConfig) -> None:
         """Raise UserError if this machine has no such device, or the store is not for several."""
-        pipeline.resolve_device(config.device)
+        devices.resolve(config.device)
         store.refuse_unshareable()
 
     @staticmethod
     def resolve(config: SuiteConfig) -> SuiteConfig:
         """Say which device of this machine `device` means."""
-        return config.model_copy(update={"device": pipeline.resolve_device(config.device)})
+        return config.model_copy(update={"device": devices.resolve(config.device)})
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
         """Return the first job of the model that a free worker has loaded, else the first."""
@@ -64,7 +64,7 @@ class LocalExecutor:
         worker.job, worker.model = job, job.model.name
         assert worker.process.stdin
         try:
-            worker.process.stdin.write(to_line(job))
+            worker.process.stdin.write(to_line(_there(job)))
             worker.process.stdin.flush()
         except BrokenPipeError:
             pass  # it is gone, and its last event will say so
@@ -138,20 +138,29 @@ class LocalExecutor:
         path = os.environ.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{path}{os.pathsep}{ROOT}" if path else str(ROOT)
         if self._config.workers > 1:
-            environment |= thread_limits(threads) | self._gpu(index)
-        return environment
+            environment |= thread_limits(threads)
+        return environment | self._gpu(index)
 
     def _gpu(self, index: int) -> dict[str, str]:
-        """Show each worker one GPU, in turn, where several are divided: it is `cuda:0` there."""
-        if self._gpus < 2:
-            return {}
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(self._gpus)))
-        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[index % self._gpus]}
+        """Show each worker one GPU, in turn where several are divided, or none: see `devices`."""
+        return devices.showing(self._gpus[index % len(self._gpus)] if self._gpus else None)
 
 
-def gpus(device: str) -> int:
-    """Return among how many GPUs workers are divided if `device` is asked for: 1 if it is named."""
-    return max(1, pipeline.cuda_devices()) if device in ("auto", "cuda") else 1
+def gpus(device: str) -> list[int]:
+    """Return the numbers of the GPUs among which workers are divided if `device` is asked for."""
+    resolved = devices.resolve(device)
+    if resolved == "cpu":
+        return []
+    if device in ("auto", "cuda"):
+        return list(range(len(devices.cards())))
+    return [int(resolved.partition(":")[2])]
+
+
+def _there(job: Job) -> Job:
+    """Return a job as its worker sees it, whose one GPU is `cuda:0`."""
+    if job.config.device == "cpu":
+        return job
+    return replace(job, config=job.config.model_copy(update={"device": "cuda:0"}))
 
 
 def _how_it_ended(worker: _Worker) -> str:

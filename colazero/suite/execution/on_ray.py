@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colazero import tracking
+from colazero import devices, tracking
 from colazero.config import SuiteConfig
 from colazero.errors import UserError
 from colazero.suite.execution import EXECUTORS, Event, Job, ray_cluster
@@ -58,6 +58,7 @@ class RayExecutor:
             **{k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)},
             **environment,
             **thread_limits(max(1, int(config.cpus_per_cell))),
+            **_gpu(self._needs),
             "COLAZERO_CODE": json.dumps(provenance.git_state()),
         }
         self._setting.pop("MLFLOW_RUN_ID", None)  # that is the suite's own run
@@ -226,6 +227,11 @@ class RayExecutor:
         return _Worker(
             actor, node, where, actor.begin.remote(self._suite, provenance.environment())
         )
+
+
+def _gpu(needs: Mapping[str, float]) -> dict[str, str]:
+    """Return what has a worker see the one GPU that Ray gives it, or none."""
+    return devices.settings() if needs["GPU"] else devices.showing(None)
 
 
 def _last_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from colazero import devices
 from colazero.config import RunConfig
 from colazero.errors import DiscreetFormatter, UserError
 from colazero.interfaces import Model, Progress
@@ -29,7 +31,16 @@ Send = Callable[[Event], None]
 
 
 def run_job(job: Job, send: Send) -> None:
-    """Do `job` inside its run and send what becomes of it; errors end the run, not the worker."""
+    """Do `job` inside its run and send what becomes of it; errors end the run, not the worker.
+
+    When that is sent, the worker holds nothing of the job, and no memory of its GPU that is free.
+    """
+    outcome = _done(job, send)
+    devices.release()
+    send(outcome)
+
+
+def _done(job: Job, send: Send) -> Event:
     from colazero import cell, tracking
     from colazero.tracking import publishing, runs
 
@@ -50,16 +61,22 @@ def run_job(job: Job, send: Send) -> None:
         elif over.info.status == "FINISHED":
             source = over.data.tags.get("colazero.source_run")
         else:  # it had failed by itself before its worker was lost
-            send(Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]}))
-            return
+            return Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]})
     except runs.Claimed:
-        send(Event(job.name, "deferred"))
+        return Event(job.name, "deferred")
     except Exception as error:
         if not isinstance(error, UserError):
             logging.getLogger(__name__).exception("%s failed", job.name)
-        send(Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"}))
-    else:
-        send(Event(job.name, "done", {"source_run": source}))
+        _let_go(error)
+        return Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"})
+    return Event(job.name, "done", {"source_run": source})
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames that an error and its causes went through, whoever still holds it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def to_line(value: Job | Event) -> str:

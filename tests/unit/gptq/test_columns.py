@@ -108,9 +108,13 @@ def fresh() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_cpu_gets_numba_and_an_unknown_device_the_reference() -> None:
+def test_a_cpu_gets_numba_and_an_unknown_device_the_reference_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert columns.for_device("cpu") == (columns_numba.columns, "numba")
+    assert not caplog.records
     assert columns.for_device("xpu") == (columns.reference, "torch")
+    assert "plain torch: no kernel is for 'xpu'" in caplog.text
 
 
 @pytest.mark.usefixtures("fresh")

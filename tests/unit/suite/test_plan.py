@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from colazero import cell, pipeline, selection, tracking
+from colazero import cell, devices, selection, tracking
 from colazero.config import SuiteConfig
-from colazero.suite import plan
+from colazero.errors import UserError
+from colazero.suite import memory, plan
 from colazero.suite import run as suite
 from colazero.suite.execution import EXECUTORS, Job
 
@@ -111,13 +112,13 @@ def test_disk_is_needed_for_what_is_left(
 ) -> None:
     new = a_suite(workers=workers)
     new.finish(*finished)
-    one = plan.Weights.of(new.jobs[0].model).quantized(4)
+    one = memory.Weights.of(new.jobs[0].model).quantized(4)
     assert new.needs("disk") == pytest.approx(checkpoints * one)
 
 
 def test_workers_elsewhere_need_nothing_of_this_machine(a_suite: Any) -> None:
     new = a_suite(executor="ray", workers=50, device="cuda")
-    one = plan.Weights.of(new.jobs[0].model).quantized(4)
+    one = memory.Weights.of(new.jobs[0].model).quantized(4)
     assert new.jobs[0].config.device == "cuda:0"
     assert new.needs("disk") == pytest.approx(6 * one)
     assert new.needs("memory") == new.needs("CUDA memory") == 0
@@ -163,8 +164,14 @@ def test_a_plan_until_settled_says_how_many_cells_are_expected_and_the_most(
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "cuda_devices", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**12, 10**12))
+    card = devices.Card("H", "9.0", "570.1", 10**12, 10**12)
+    monkeypatch.setattr(devices, "seen", lambda: devices.Seen((card,) * 4))
+
+    def opened(*_: object) -> None:
+        raise AssertionError("the suite's process opened a GPU")
+
+    for name in ("init", "_lazy_init", "mem_get_info", "is_available", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, opened)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -174,8 +181,11 @@ def test_gpu_memory_is_for_the_workers_that_share_one(
     a_suite: Any, device: str, on_one: int
 ) -> None:
     new = a_suite(workers=4, device=device)
-    dense = plan.Weights.of(new.jobs[0].model).dense
-    assert new.needs("CUDA memory") == pytest.approx(on_one * dense)
+    job = new.jobs[-1]
+    room = memory.of_cell(job.config, job.model, free=10**12)
+    assert room.gpu > memory.Weights.of(job.model).block * 2
+    assert new.needs("CUDA memory") == pytest.approx(on_one * room.gpu)
+    assert new.needs("memory") == room.main == 0
 
 
 @pytest.mark.usefixtures("four_gpus")
@@ -184,24 +194,27 @@ def test_gpu_memory_is_for_the_workers_that_share_one(
     [
         ("auto", None, ["0", "1", "2", "3"]),
         ("cuda", "7,5,3,1", ["7", "5", "3", "1"]),
-        ("cuda:0", None, [None] * 4),
-        ("cuda:1", "7,5,3,1", ["7,5,3,1"] * 4),
-        ("cpu", None, [None] * 4),
+        ("cuda:0", None, ["0"] * 4),
+        ("cuda:1", "7,5,3,1", ["5"] * 4),
+        ("cpu", None, [""] * 4),
     ],
 )
-def test_a_suite_divides_gpus_among_its_workers_unless_one_is_named(
+def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
     a_suite: Any,
     device: str,
     before: str | None,
-    shown: list[str | None],
+    shown: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The executor is made as a suite makes it, from what the device was resolved to."""
     local: Any = EXECUTORS.get("local")
-    found: list[str | None] = []
+    found: list[str] = []
 
     def launch(executor: Any, index: int) -> None:
-        found.append(executor._environment(index).get("CUDA_VISIBLE_DEVICES"))
+        environment = executor._environment(index)
+        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert environment["PYTORCH_ALLOC_CONF"] == devices.ALLOCATOR
+        found.append(environment["CUDA_VISIBLE_DEVICES"])
         if index == 3:
             raise InterruptedError
 
@@ -221,3 +234,63 @@ def test_a_suite_divides_gpus_among_its_workers_unless_one_is_named(
     with pytest.raises(InterruptedError):
         suite.run_suite(new.config, "suite", lambda *_: [])
     assert found == shown
+
+
+def test_every_worker_counts_in_main_memory(a_suite: Any) -> None:
+    new = a_suite(workers=3)
+    job = new.jobs[-1]
+    room = memory.of_cell(job.config, job.model, free=0.0)
+    hidden = 2 * 128 * (4 + 4) * 64
+    assert room.gpu == 0
+    assert room.main > memory.Weights.of(job.model).block * 2 + hidden
+    assert new.needs("memory") == pytest.approx(3 * room.main)
+
+
+def test_what_a_cell_needs_depends_on_what_it_does(a_suite: Any) -> None:
+    new = a_suite(device="cuda:0", executor="ray")
+    job = new.jobs[-1]
+
+    def room(free: float = 10**12, **more: Any) -> memory.Room:
+        return memory.of_cell(job.config.model_copy(update=more), job.model, free)
+
+    weights, one = memory.Weights.of(job.model), room()
+    assert one.main == 0, "hidden states are on the GPU"
+    assert room(free=0).main == 2 * 128 * (4 + 4) * 64, "and in main memory where they do not fit"
+    assert room(quantizer="gptqmodel").main == weights.dense
+    assert room(do_downstream=True).gpu == max(weights.dense, one.gpu)
+    assert room(quantizer="none").gpu < one.gpu
+    assert weights.outside + 2 * weights.block == weights.layers + weights.others
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
+    a_suite: Any, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = a_suite(device="cuda", workers=2)
+    resolved = new.config.model_copy(update={"device": "cuda:0", "models": (str(tiny_opt),)})
+    jobs = [*new.jobs, *suite._usable(resolved, str(tiny_opt))]
+    own = memory.of_cell
+    large = jobs[-1].model.name
+
+    def of_cell(config: Any, model: Any, free: float) -> memory.Room:
+        room = own(config, model, free)
+        return memory.Room(2e12, 1.0) if model.name == large else room
+
+    monkeypatch.setattr(memory, "of_cell", of_cell)
+    failed: dict[str, str] = {}
+    monkeypatch.setattr(
+        suite, "_fail_model", lambda name, cells, error, *_: failed.update({name: str(error)})
+    )
+    run, _ = plan.divide(jobs)
+    left, to_run = suite._with_room(new.config, jobs, run, "suite", suite.Report())
+    assert {job.model.name for job in left} == {new.jobs[0].model.name}
+    assert len(to_run) == 6
+    assert list(failed) == [large]
+    assert "at least 2,000.0 GB on H, which has 1,000.0 GB free" in failed[large]
+    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(plan, "_seconds", lambda *_: None)
+    said = plan.make(new.config, jobs, 2, lambda *_: {}).text()
+    assert f"model {large} is left out: a cell needs at least 2,000.0 GB on H" in said
+    assert f"a cell of {new.jobs[0].model.name} needs 0.0 GB on the GPU" in said
+    with pytest.raises(UserError, match="no model of the suite has room here"):
+        suite._with_room(new.config, jobs[-7:], run[-6:], "suite", suite.Report())

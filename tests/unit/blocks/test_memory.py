@@ -1,0 +1,154 @@
+"""When memory runs out, smaller micro-batches are run, down to one window, before a cell fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from colazero.blocks import Sequence, open_sequence
+from colazero.blocks.memory import halved
+from colazero.evaluation.through_blocks import Evaluator, evaluate
+from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings, Text
+from colazero.quantizers import onepass
+
+SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
+RNG = np.random.default_rng(0)
+CALIBRATION = CalibrationSet(RNG.integers(10, 250, size=(8, 64), dtype=np.int32), [], {})
+Limit = Callable[[int, str], list[int]]
+"""(windows, layer's name) → how many came there at once, each time; see `room_for`."""
+TEXT = Text("text", RNG.integers(10, 250, size=(9, 64)), np.arange(9) * 64)
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch) -> Limit:
+    """Return what lets a layer of each block compute so many windows at once, or none of more."""
+
+    def limit(windows: int, layer: str) -> list[int]:
+        seen: list[int] = []
+        own = torch.nn.Linear.forward
+
+        def forward(module: Any, x: Any) -> Any:
+            if getattr(module, "called", "") == layer:
+                seen.append(len(x))
+                if len(x) > windows:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            return own(module, x)
+
+        begun = Sequence.__init__
+
+        def named(sequence: Sequence, *args: Any) -> None:
+            begun(sequence, *args)
+            for block in sequence.blocks:
+                for name, module in block.named_modules():
+                    module.called = name.rpartition(".")[2]
+            seen.clear()
+
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+        monkeypatch.setattr(Sequence, "__init__", named)
+        return seen
+
+    return limit
+
+
+def quantized(model: Path, out: Path) -> tuple[QuantizationReport, Evaluator]:
+    rider = Evaluator([TEXT])
+    report = onepass.quantize(model, CALIBRATION, SETTINGS, out, "cpu", lambda *_: None, rider)
+    return report, rider
+
+
+@pytest.mark.parametrize(("windows", "used"), [(9, 8), (4, 4), (3, 2), (1, 1)])
+def test_evaluation_takes_fewer_windows_at_once(
+    windows: int,
+    used: int,
+    tiny_llama: Path,
+    room_for: Limit,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain = evaluate(open_sequence(tiny_llama, "cpu"), [TEXT])[0]
+    seen = room_for(windows, "down_proj")
+    rider = Evaluator([TEXT])
+    sequence = open_sequence(tiny_llama, "cpu")
+    seen.clear()
+    with caplog.at_level(logging.WARNING):
+        rider.board(sequence)
+        for index in range(len(sequence)):
+            with sequence.filled(index):
+                rider.advance(index)
+        rider.finish()
+    assert rider.windows_at_once == used
+    tried = sum(size > windows for size in seen)
+    assert tried == len(caplog.records) <= 3, "once a size, not once a block"
+    assert rider.perplexities[0].nll == pytest.approx(plain.nll, rel=1e-2)
+    assert rider.perplexities[0].nll[0] == plain.nll[0], "it is by itself in any case"
+
+
+@pytest.mark.parametrize("layer", ["q_proj", "down_proj"])
+@pytest.mark.parametrize(("windows", "used"), [(8, 8), (2, 2), (1, 1)])
+def test_onepass_takes_fewer_windows_at_once(
+    layer: str,
+    windows: int,
+    used: int,
+    tiny_llama: Path,
+    tmp_path: Path,
+    room_for: Limit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 8 * 64)
+    before, _ = quantized(tiny_llama, tmp_path / "before")
+    room_for(windows, layer)
+    report, rider = quantized(tiny_llama, tmp_path / "after")
+    assert (report.windows_at_once, rider.windows_at_once) == (used, min(used, 8))
+    assert [(row["layer"], row["module"]) for row in report.modules] == [
+        (row["layer"], row["module"]) for row in before.modules
+    ]
+    assert {row["samples"] for row in report.modules} == {CALIBRATION.windows.size}
+    losses = [[row["loss"] for row in one.modules] for one in (before, report)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_batches_that_ended_before_memory_ran_out_are_not_run_again(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch fails behind the block's last layer, when others have left the block."""
+    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 2 * 64)
+    before, plain = quantized(tiny_llama, tmp_path / "before")
+    own, failed = Sequence.run_block, []
+
+    def run_block(sequence: Sequence, index: int, stream: Any, part: slice) -> None:
+        hidden = stream.hidden[part].clone()
+        own(sequence, index, stream, part)
+        if part == slice(6, 8) and index == 0 and not failed:
+            stream.hidden[part] = hidden
+            failed.append(part)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Sequence, "run_block", run_block)
+    report, rider = quantized(tiny_llama, tmp_path / "after")
+    assert failed
+    assert report.windows_at_once == 1
+    assert [row["loss"] for row in report.modules if row["layer"] == 0] == [
+        row["loss"] for row in before.modules if row["layer"] == 0
+    ]
+    assert rider.perplexities[0].nll == pytest.approx(plain.perplexities[0].nll, rel=0.02)
+
+
+def test_one_window_that_does_not_fit_is_an_error(
+    tiny_llama: Path, tmp_path: Path, room_for: Limit
+) -> None:
+    room_for(0, "o_proj")
+    with pytest.raises(torch.OutOfMemoryError):
+        quantized(tiny_llama, tmp_path / "out")
+
+
+def test_what_is_nearly_as_large_as_the_largest_is_halved_too() -> None:
+    parts = [slice(0, 1), slice(1, 9), slice(9, 14), slice(14, 18)]
+    assert halved(parts) == [
+        *(slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 12), slice(12, 14), slice(14, 18)),
+    ]
+    assert halved([slice(0, 1), slice(1, 2)]) == [slice(0, 1), slice(1, 2)]
