@@ -37,7 +37,8 @@ PAGE = """<!DOCTYPE html>
 <style>
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1a1a1a;
-  background: #fff; max-width: 60rem; margin: 0 auto; padding: 1.2rem 1.2rem 3rem; }
+  background: #fff; max-width: 60rem; margin: 0 auto; padding: 1.2rem 1.2rem 3rem;
+  overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
@@ -53,6 +54,7 @@ td { white-space: nowrap; }
 td.l { white-space: normal; }
 table.many { font-size: .7rem; }
 table.many td { white-space: normal; }
+table.many th { overflow-wrap: anywhere; }
 .facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 figure { margin: 1rem 0; }
 img { width: 100%; max-width: 46rem; height: auto; }
@@ -79,7 +81,7 @@ img { width: 100%; max-width: 46rem; height: auto; }
 </head>
 <body>
 {%- macro grid(table, kind="") %}
-<table class="{{ kind }}{{ ' many' if table.header | length > 9 }}">
+<table class="{{ kind }}{{ ' many' if table.header | length > 8 }}">
 <thead><tr>
 {%- for cell in table.header %}<th{% if loop.index <= table.left %} class="l"{% endif %}>
 {{- cell }}</th>{% endfor -%}
