@@ -107,17 +107,23 @@ def evaluation_text(
     model: Model, corpus: str, seq_len: int, count: int | str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the corpus's evaluation windows in the model's tokens, which are kept on disk."""
-    from colazero.evaluation.perplexity import eval_windows, evaluation_tokens
+    from colazero.evaluation.perplexity import (
+        eval_windows,
+        evaluation_tokens,
+        warn_of_other_tokens,
+    )
 
     loaded = corpora.load(corpus)
-    key = of_facts(corpus, loaded.revision, vocabulary(model).digest, version("transformers"))
+    text = (corpus, loaded.revision, loaded.joined_by)
+    key = of_facts(*text, vocabulary(model).digest, version("transformers"))
     entry = cache_dir() / "evaluation" / key
 
     def build(draft: Path) -> None:
         np.save(draft / "tokens.npy", evaluation_tokens(loaded, tokenizer(model)))
 
     ids = kept_arrays(entry, ["tokens"], build)["tokens"]
-    return eval_windows(ids, seq_len, count, loaded.name)
+    warn_of_other_tokens(corpus, model.path, len(ids))
+    return eval_windows(ids, seq_len, count, loaded.name, loaded.test_windows)
 
 
 def check_data(config: Settings, model: Model) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.corpora.pool import SEPARATOR
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, Divergence, Perplexity, Progress, Text
 
@@ -21,26 +23,46 @@ LOGITS_A_SLICE = 2**25
 Only of a model that does something unknown to its logits, those of a whole window are.
 """
 
+LLAMA2_WIKITEXT2_TOKENS = 341_469
+"""Tokens of WikiText-2's test split, with the BOS token: 166 windows of 2,048, as in the papers."""
+log = logging.getLogger(__name__)
+
 
 def evaluation_tokens(corpus: Corpus, tokenizer: Any) -> NDArray[np.int64]:
     """Return the token ids of the test text.
 
-    The test documents are joined by blank lines and tokenised once, with the tokenizer's own
+    The test documents are joined as the corpus says and tokenised once, with the tokenizer's own
     special tokens at the ends, as the papers' code does.
     """
-    text = SEPARATOR.join(corpus.test)
+    text = corpus.joined_by.join(corpus.test)
     return np.array(tokenizer(text, verbose=False).input_ids, dtype=np.int64)
 
 
+def warn_of_other_tokens(corpus: str, model_dir: Path, tokens: int) -> None:
+    """Warn of WikiText-2 in other tokens than published results of Llama-2 are of.
+
+    Its tokenizer is that of a model of type `llama` with 32,000 ids.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    llama2 = (config.get("model_type"), config.get("vocab_size")) == ("llama", 32_000)
+    if corpus == "wikitext2" and llama2 and tokens != LLAMA2_WIKITEXT2_TOKENS:
+        log.warning(
+            "WikiText-2's test split is %s tokens of %s, and %s in published results of Llama-2: "
+            "text or tokenizer are not those, and perplexities do not compare.",
+            *(f"{tokens:,}", model_dir.name, f"{LLAMA2_WIKITEXT2_TOKENS:,}"),
+        )
+
+
 def eval_windows(
-    ids: NDArray[np.int64], seq_len: int, count: int | str, corpus: str
+    ids: NDArray[np.int64], seq_len: int, count: int | str, corpus: str, most: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins.
 
-    The rest that fills no window is dropped. `count` windows, or `all`; fewer than all are spread
+    The rest that fills no window is dropped, and what follows the first `most`. `count` windows, or
+    `all`; fewer than all are spread
     evenly over the text. UserError, which names the `corpus`, if there are fewer.
     """
-    available = len(ids) // seq_len
+    available = min(len(ids) // seq_len, len(ids) if most is None else most)
     wanted = available if count == "all" else int(count)
     if wanted > available or available == 0:
         raise UserError(
