@@ -45,14 +45,16 @@ def label(name: str) -> str:
 class Corpus:
     """Documents to calibrate on and documents to evaluate on, disjoint.
 
-    `revision` changes whenever the documents do. The test documents joined by blank lines are
-    the evaluation text.
+    `revision` changes whenever the documents do. The test documents with `joined_by` between them
+    are the evaluation text, of which the first `test_windows` are evaluated at most.
     """
 
     name: str
     revision: str
     train: Sequence[str]
     test: Sequence[str]
+    joined_by: str = "\n\n"
+    test_windows: int | None = None
 
 
 @dataclass(frozen=True)

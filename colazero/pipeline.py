@@ -107,7 +107,7 @@ def _test_tokens(model: Model, name: str) -> NDArray[np.int32]:
     """Return the tokens of a corpus's test split, read as those of its training documents are."""
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
-    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model))
+    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), between=corpus.joined_by)
     if pool.written:
         log.warning(
             "the test split of %s spells out %d special tokens of %s: they are read as text, as "
@@ -123,17 +123,19 @@ def evaluation_text(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
 
-    Of all documents joined by blank lines; `bos` decides what stands in front, see `corpora.bos`.
+    Of all documents joined as the corpus says; `bos` decides what stands in front, see
+    `corpora.bos`.
     """
-    from colazero.evaluation.perplexity import eval_windows
+    from colazero.evaluation.perplexity import eval_windows, warn_of_other_tokens
 
     known = vocabulary(model)
     rule = bos_rule.resolve(bos, model, known)
     ids = _test_tokens(model, corpus)
     if begin := bos_rule.of_text(rule, known):
         ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
-    name = corpora.load(corpus).name
-    return eval_windows(ids, seq_len, count, name, bos_rule.of_window(rule, known))
+    warn_of_other_tokens(corpus, model.path, len(ids))
+    front, loaded = bos_rule.of_window(rule, known), corpora.load(corpus)
+    return eval_windows(ids, seq_len, count, loaded.name, front, loaded.test_windows)
 
 
 def check_data(config: Settings, model: Model) -> None:

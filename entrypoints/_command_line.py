@@ -23,7 +23,10 @@ from entrypoints import _interrupts
 EXIT_USER_ERROR = 2
 
 
-PRESET = "demo, quick, validation, full, a YAML file; auto: demo, or full when a model is named"
+PRESET = (
+    "demo, quick, validation, full, published, a YAML file; auto: demo, or full when a model is "
+    "named"
+)
 
 
 def described(names: Iterable[str], **more: str) -> dict[str, str]:

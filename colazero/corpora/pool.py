@@ -104,28 +104,35 @@ def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> Tok
 
 
 def open_pool(
-    corpus: Corpus, known: Vocabulary, load: Callable[[], Any], cache: Path | None = None
+    corpus: Corpus,
+    known: Vocabulary,
+    load: Callable[[], Any],
+    cache: Path | None = None,
+    between: str = SEPARATOR,
 ) -> TokenPool:
-    """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise."""
+    """Do as `build_pool`, and `load` the tokenizer only if there is something to tokenise.
+
+    `between`: what stands between two documents.
+    """
     facts = (corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
-    key = of_facts("joined", *facts)
+    key = of_facts("joined", between, *facts)
     entry = (cache or cache_dir()) / "tokens" / key
-    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft))
+    arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft, between))
     places = arrays["starts"], arrays["stops"]
     written = int(arrays["written"][0])
     return TokenPool(corpus.train, arrays["tokens"], *places, known.special, entry, written)
 
 
-def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
+def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path, between: str) -> None:
     """Write the arrays of a pool, holding some tokens at a time."""
     sizes = np.array([len(text) for text in corpus.train], dtype=np.int64)
     # In characters: where each document begins, and where it ends.
-    begins = np.cumsum(sizes + len(SEPARATOR)) - sizes - len(SEPARATOR)
+    begins = np.cumsum(sizes + len(between)) - sizes - len(between)
     starts, stops = _Places(begins), _Places(begins + sizes)
     total = 0
     with (folder / "tokens.npy").open("wb") as file:
         _write_header(file, 0)
-        for tokens in text_tokens(corpus.train, tokenizer, corpus.name):
+        for tokens in text_tokens(corpus.train, tokenizer, corpus.name, between):
             file.write(tokens.ids.tobytes())
             starts.see(tokens.at)
             stops.see(tokens.at)
@@ -137,7 +144,9 @@ def _tokenise(corpus: Corpus, tokenizer: Any, folder: Path) -> None:
     np.save(folder / "written.npy", [written_special(corpus.train, tokenizer)])
 
 
-def text_tokens(texts: Sequence[str], tokenizer: Any, name: str) -> Iterator[Tokens]:
+def text_tokens(
+    texts: Sequence[str], tokenizer: Any, name: str, between: str = SEPARATOR
+) -> Iterator[Tokens]:
     """Yield the tokens of documents joined by blank lines; special tokens in a text are text.
 
     UserError, which names the corpus, for half a character.
@@ -145,7 +154,7 @@ def text_tokens(texts: Sequence[str], tokenizer: Any, name: str) -> Iterator[Tok
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" written in a text is text, not a special token
     _refuse_half_characters(texts, 0, name)
-    yield from stream(texts, SEPARATOR, plain)
+    yield from stream(texts, between, plain)
 
 
 def written_special(texts: Sequence[str], tokenizer: Any) -> int:

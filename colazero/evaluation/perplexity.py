@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,25 @@ LOGITS_A_SLICE = 2**25
 Only of a model that does something unknown to its logits, those of a whole window are.
 """
 
+LLAMA2_WIKITEXT2_TOKENS = 341_469
+"""Tokens of WikiText-2's test split, with the BOS token: 166 windows of 2,048, as in the papers."""
+log = logging.getLogger(__name__)
+
+
+def warn_of_other_tokens(corpus: str, model_dir: Path, tokens: int) -> None:
+    """Warn of WikiText-2 in other tokens than published results of Llama-2 are of.
+
+    Its tokenizer is that of a model of type `llama` with 32,000 ids.
+    """
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    llama2 = (config.get("model_type"), config.get("vocab_size")) == ("llama", 32_000)
+    if corpus == "wikitext2" and llama2 and tokens != LLAMA2_WIKITEXT2_TOKENS:
+        log.warning(
+            "WikiText-2's test split is %s tokens of %s, and %s in published results of Llama-2: "
+            "text or tokenizer are not those, and perplexities do not compare.",
+            *(f"{tokens:,}", model_dir.name, f"{LLAMA2_WIKITEXT2_TOKENS:,}"),
+        )
+
 
 def eval_windows(
     ids: NDArray[np.integer],
@@ -27,15 +49,19 @@ def eval_windows(
     count: int | str,
     corpus: str,
     front: Sequence[int] = (),
+    most: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins in them.
 
     `front` stands at the beginning of each window, before as many tokens fewer. The rest that
-    fills no window is dropped. `count` windows, or `all`; fewer than all are spread evenly over
-    the text. UserError, which names the `corpus`, if there are fewer.
+    fills no window is dropped, and what follows the first `most`. `count` windows, or `all`; fewer
+    than all are spread evenly over the text. UserError, which names the `corpus`, if there are
+    fewer.
     """
     length = seq_len - len(front)
     available = len(ids) // length
+    if most is not None:
+        available = min(available, most)
     wanted = available if count == "all" else int(count)
     if wanted > available or available == 0:
         raise UserError(

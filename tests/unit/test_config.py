@@ -95,8 +95,16 @@ def test_the_large_presets_share_the_missions_settings(
     assert config.do_downstream is False
 
 
+def test_published_has_the_papers_settings() -> None:
+    config = parse(SuiteConfig, {"preset": "published"})
+    assert (config.damp_percent, config.desc_act, config.act_group_aware) == (0.01, False, False)
+    assert (config.corpus, config.n_calibration_samples, config.seq_len) == ("c4", 128, 2048)
+    assert (config.methods, config.eval_corpora) == (("random",), ("wikitext2",))
+    assert (config.quant_bits, config.group_size) == (4, 128)
+
+
 def test_every_preset_that_comes_along_is_valid() -> None:
-    assert preset_names() == ["demo", "full", "quick", "validation"]
+    assert preset_names() == ["demo", "full", "published", "quick", "validation"]
     for name in preset_names():
         parse(SuiteConfig, {"preset": name})
 
@@ -137,7 +145,7 @@ def test_a_bad_preset_file_is_told_in_a_sentence(
 
 
 BAD: list[tuple[type[Settings], str, str, list[str]]] = [
-    (RunConfig, "preset", "demmo", ["'demmo'", "Did you mean 'demo'?", "full, quick"]),
+    (RunConfig, "preset", "demmo", ["'demmo'", "Did you mean 'demo'?", "full, published"]),
     (RunConfig, "sed", "1", ["'sed'", "Did you mean 'seed'?"]),
     (RunConfig, "models", "a/b", ["'models'", "Did you mean 'model'?"]),
     (SuiteConfig, "method", "random", ["'method'", "Did you mean 'methods'?"]),

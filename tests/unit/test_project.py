@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_every_package_is_pinned_and_none_is_this_project() -> None:
         name = re.split(r"[=<>]", requirement)[0]
         assert re.fullmatch(r"[A-Za-z0-9-]+", name), requirement
         assert name == "pip" or re.fullmatch(r"[\w-]+==[\d.]+", requirement), requirement
+
+
+def test_what_logs_the_use_of_gpus_is_installed_with_the_rest() -> None:
+    """MLflow logs GPUs if it finds a module `pynvml`, and says nothing if it does not."""
+    from mlflow.system_metrics.metrics import gpu_monitor
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("nvidia-ml-py==") for one in project["dependencies"])
+    assert hasattr(gpu_monitor, "pynvml")
+    assert "nvidia-ml-py" in packages_distributions()["pynvml"]
 
 
 def test_no_uv_lock_overrides_conda_yaml() -> None:

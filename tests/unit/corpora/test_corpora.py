@@ -278,6 +278,7 @@ def test_c4_takes_the_first_documents_of_its_shards(
     assert list(corpus.train) == ["first", "second", "third"]
     assert list(corpus.test) == ["fifth"]
     assert corpus.revision == f"{c4.REVISION}-3"
+    assert (corpus.joined_by, corpus.test_windows) == (" ", 256), "as the GPTQ code evaluates it"
 
 
 @pytest.mark.usefixtures("_local_datasets")

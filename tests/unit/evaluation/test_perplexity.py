@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
+from colazero.corpora.pool import text_tokens
 from colazero.errors import UserError
 from colazero.evaluation import perplexity as module
 from colazero.evaluation.perplexity import eval_windows, perplexity
@@ -136,3 +138,41 @@ def test_not_finite_is_an_error(tiny_llama: Path) -> None:
     windows = np.full((2, 16), 5)
     with pytest.raises(FloatingPointError, match=r"not finite \(2 windows of 2\)"):
         perplexity(model, "c", windows, windows[:, 0])
+
+
+def test_a_corpus_says_how_it_is_joined_and_how_much_of_it_is_evaluated(tiny_llama: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    spaces, lines = (
+        np.concatenate([part.ids for part in text_tokens(CORPUS.test, tokenizer, "c", between)])
+        for between in (" ", "\n\n")
+    )
+    plain = tokenizer(" ".join(CORPUS.test), add_special_tokens=False)
+    assert spaces.tolist() == plain.input_ids
+    assert spaces.tolist() != lines.tolist()
+    assert len(eval_windows(spaces, 64, "all", "c")[0]) > 5
+    windows, starts = eval_windows(spaces, 64, "all", "c", most=5)
+    assert starts.tolist() == [0, 64, 128, 192, 256]
+    assert windows.ravel().tolist() == spaces[: 5 * 64].tolist()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "vocabulary", "tokens", "warned"),
+    [
+        ("wikitext2", 32_000, 341_469, False),
+        ("wikitext2", 32_000, 341_468, True),
+        ("wikitext2", 128_256, 289_077, False),
+        ("sotu", 32_000, 1_000, False),
+    ],
+)
+def test_other_tokens_than_the_papers_are_warned_of(
+    corpus: str,
+    vocabulary: int,
+    tokens: int,
+    warned: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = {"model_type": "llama", "vocab_size": vocabulary}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    module.warn_of_other_tokens(corpus, tmp_path, tokens)
+    assert ("341,469" in caplog.text) is warned
