@@ -41,6 +41,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["COLAZERO_CACHE"] = before
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_experiment_of_another_file() -> None:
+    """Forget the experiment that MLflow wrote into the environment for an earlier file's store."""
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
+@pytest.fixture(autouse=True)
+def _no_experiment_of_another_test() -> None:
+    """As above: a test may have used a store of its own."""
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
 def _words(rng: random.Random, count: int) -> list[str]:
     """Return made-up words, long and short, of which the first are meant to be used most."""
     syllables = [c + v for c in "bdfgklmnprstvz" for v in ("a", "e", "i", "o", "u", "or", "an")]

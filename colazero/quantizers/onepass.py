@@ -54,7 +54,10 @@ def quantize(
     """
     from colazero.blocks import open_sequence
     from colazero.blocks.shards import Shards
+    from colazero.gptq import columns
 
+    started = time.perf_counter()
+    columns.for_device(device.partition(":")[0])  # compiles, or loads, what it runs
     begin = time.perf_counter()
     sequence = open_sequence(model_dir, device, to_quantize=True)
     count, length = calibration.windows.shape
@@ -91,7 +94,7 @@ def quantize(
         time.perf_counter() - begin - saving - riding,
         saving,
         rows,
-        warm_up_time_sec=0.0,
+        warm_up_time_sec=begin - started,
         windows_at_once=at_once,
     )
 

@@ -111,7 +111,7 @@ def test_single_does_the_three_in_one_run(
     assert run.data.params["seed"] == "43"
     assert run.data.params["resolved.method"] == "cola_zero"
     times = ("selection_time_sec", "quant_time_sec", "total_time_sec", "perplexity")
-    assert run.data.metrics["warm_up_time_sec"] > 1, "GPTQModel's start, no part of quant_time_sec"
+    assert run.data.metrics["warm_up_time_sec"] > 0, "a kernel's start is no part of quant_time_sec"
     assert all(run.data.metrics[name] > 0 for name in times)
     assert not run.outputs or not run.outputs.model_outputs
 

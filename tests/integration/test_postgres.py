@@ -163,7 +163,8 @@ def test_three_workers_on_a_server_with_postgresql_and_everything_read_back(
     grid = [f"--{name}={value}" for name, value in arguments.items()]
     known = {"MLFLOW_TRACKING_USERNAME": USER, "MLFLOW_TRACKING_PASSWORD": PASSWORD}
     known["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(tmp_path / "modules")])
-    refused = run_here("suite", grid, here, MLFLOW_TRACKING_URI=server)
+    path = known["PYTHONPATH"]
+    refused = run_here("suite", grid, here, MLFLOW_TRACKING_URI=server, PYTHONPATH=path)
     assert refused.returncode == 2, "no password, no suite"
     assert "MLFLOW_TRACKING_USERNAME" in refused.stderr
     done = run_here("suite", grid, here, MLFLOW_TRACKING_URI=server, **known)
