@@ -35,7 +35,7 @@ def looks(summary: Summary, model: str) -> Figure:
         _differences(left, one, margin, (colour, marker))
         _boundary(right, one, (colour, marker))
         for axis in (left, right):
-            axis.set_xlim(0, one.maximum)
+            axis.set_xlim(0, 1.04 * (one.maximum or one.ns[-1]))
             axis.tick_params(labelsize=8)
     for axis in axes[-2:]:
         axis.set_xlabel("seeds a method", fontsize=8.5)

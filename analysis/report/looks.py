@@ -67,12 +67,19 @@ def _at(one: Tracked) -> str:
 
 def _shown(one: Tracked) -> str:
     pair = one.pair
-    text = f"{percent(pair.percent)} %, {decided(pair)}"
-    k = one.decided
-    estimate = one.pairs[k].estimate
-    if one.levels and estimate is not None:
-        text += f", {p_equation(estimate.p_value)} at a level of {one.levels[k]:.4f}"
-    return text + _outlook(one)
+    return f"{percent(pair.percent)} %, {decided(pair)}{_p_at_level(one)}{_outlook(one)}"
+
+
+def _p_at_level(one: Tracked) -> str:
+    """The p of the look that decided, beside its level: of two one-sided tests if they decided."""
+    pair, j = one.pair, one.judgement
+    if not one.levels or pair.estimate is None:
+        return ""
+    if pair.verdict == "equivalent" and j.equivalence_ci_level is not None:
+        p = pair.estimate.tost_p_value(pair.margin_of_estimate)
+        level = (1 - j.equivalence_ci_level) / 2
+        return f", {p_equation(p)} at a level of {level:.4f}, two one-sided tests"
+    return f", {p_equation(pair.estimate.p_value)} at a level of {one.levels[one.decided]:.4f}"
 
 
 def _outlook(one: Tracked) -> str:

@@ -33,7 +33,9 @@ NOISY = """
         return real(config, *rest)
 
     def noisy(evaluation):
-        config = now["config"]
+        config = now.get("config")
+        if config is None:  # the unquantized model
+            return log(evaluation)
         z = np.random.default_rng([config.seed, len(config.method)]).normal()
         found = [replace(p, nll=p.nll + 0.004 * z * p.tokens) for p in evaluation.perplexities]
         return log(replace(evaluation, perplexities=tuple(found)))

@@ -197,3 +197,12 @@ def test_the_looks_are_in_the_report_and_drawn(suites):
     assert line.startswith(
         "This is look 3, at 9 seeds a method, after looks at 3, 6, of at most 9."
     )
+
+
+def test_equivalence_is_told_with_the_tests_that_showed_it(suites):
+    """The p beside the level is below it, as it is for a difference."""
+    close = {"random": (23.0, 0.02), "cola_zero": (23.0, 0.02)}
+    (found,) = judge(settling(suites, close, 9, "6"), 6)
+    assert found.verdict == "equivalent"
+    assert ", p < 0.001 at a level of 0.0" in found.text
+    assert found.text.endswith(", two one-sided tests")
