@@ -148,11 +148,11 @@ def log_quantization(report: QuantizationReport) -> None:
     log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if report.warm_up_time_sec is not None:
         log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
-    log_metrics({"modules_unquantized": len(report.unquantized)})
     if report.windows_at_once is not None:
         log_metrics({"quantize_windows_at_once": report.windows_at_once})
     if not report.modules:
         return
+    log_metrics({"modules_unquantized": len(report.unquantized)})
     if report.column_kernel:
         set_tags({"colazero.column_kernel": report.column_kernel})
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import runpy
 import signal
@@ -91,9 +90,9 @@ def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path, call: Any) ->
         for file in tiny_llama.iterdir():
             (model / file.name).write_bytes(file.read_bytes())
         if name == "group size":
-            config = json.loads((model / "config.json").read_text())
-            config |= {"hidden_size": 192, "head_dim": 48}
-            (model / "config.json").write_text(json.dumps(config))
+            config = AutoConfig.from_pretrained(model)
+            config.update({"hidden_size": 192, "head_dim": 48})
+            AutoModelForCausalLM.from_config(config).save_pretrained(model)
         arguments = [*arguments, f"--model={model}", "--preset=demo"]
     code, said, seconds = call(entry, *arguments)
     assert code == 2, said[-2000:]

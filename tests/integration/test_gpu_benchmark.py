@@ -60,6 +60,10 @@ def test_what_the_default_call_compiles_once_is_not_counted(
     library.GPTQModel = SimpleNamespace(load=lambda *_, **__: Model())
     library.QuantizeConfig = SimpleNamespace
     monkeypatch.setitem(sys.modules, "gptqmodel", library)
+    hooked: Any = ModuleType("gptqmodel.nn_modules.hooked_linear")
+    hooked.STOP_FORWARD_EXCEPTION = Exception()
+    monkeypatch.setitem(sys.modules, "gptqmodel.nn_modules", ModuleType("gptqmodel.nn_modules"))
+    monkeypatch.setitem(sys.modules, hooked.__name__, hooked)
     monkeypatch.setattr(script, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(script, "make_model", lambda shape, device, folder: toys.append(folder))
     found = script.default_call(tmp_path, "cpu", 8, 128, 6)

@@ -109,9 +109,13 @@ def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
 def test_mlflow_run_in_a_terminal_leaves_nothing_open(
     soak: ModuleType, arguments: list[str], tmp_path: Path, how: str
 ) -> None:
-    """At the start, when libraries are imported, and when cells are at work."""
+    """At the start and when cells are at work.
+
+    Earlier, before the program that `mlflow run` starts has begun, its run is MLflow's alone: a
+    Ctrl-C there leaves it RUNNING, for the next suite to end.
+    """
     prepare(store_of(tmp_path))
-    for kind in ("", "cell"):
+    for kind in ("suite", "cell"):
         terminal = soak.start_in_terminal(arguments, tmp_path)
         wait_until(lambda kind=kind: any_run(soak, tmp_path, "RUNNING", kind))
         soak.kill(terminal, how)

@@ -60,7 +60,8 @@ def test_seconds_are_those_of_the_nested_project(
         "cuda:1",
         lambda *_: None,
     )
-    assert asdict(done.report) == SECONDS | {"modules": [], "warm_up_time_sec": None}
+    untold = {"modules": [], "warm_up_time_sec": None, "unquantized": (), "windows_at_once": None}
+    assert asdict(done) == SECONDS | untold
     assert given["device"] == "cuda:1"
     assert (tmp_path / "out" / "tokenizer.json").exists()
     assert not (tmp_path / "out" / "seconds.json").exists()
