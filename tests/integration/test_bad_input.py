@@ -90,6 +90,8 @@ def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path, call: Any) ->
         for file in tiny_llama.iterdir():
             (model / file.name).write_bytes(file.read_bytes())
         if name == "group size":
+            from transformers import AutoConfig, AutoModelForCausalLM
+
             config = AutoConfig.from_pretrained(model)
             config.update({"hidden_size": 192, "head_dim": 48})
             AutoModelForCausalLM.from_config(config).save_pretrained(model)
