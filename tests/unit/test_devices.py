@@ -32,7 +32,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what makes this a machine of such GPUs; what a test takes, it takes for itself."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(devices, "_taken", [])
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    for name in ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF"):
+        os.environ.pop(name, None)  # GPTQModel, imported by another test, sets the second
 
     def make(*cards: Card, reason: str = "", driver: Path | None = None) -> None:
         monkeypatch.setattr(devices, "seen", lambda: Seen(cards, reason))

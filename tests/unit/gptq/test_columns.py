@@ -53,7 +53,7 @@ def test_triton_gives_the_reference_to_the_bit(tmp_path: Path) -> None:
     torch.save(cases, tmp_path / "cases")
     program = f"""
 import sys, torch
-sys.path[:0] = {sys.path!r}
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from test_columns import after
 from colazero.gptq.columns_triton import columns
 cases = torch.load({str(tmp_path / "cases")!r})
