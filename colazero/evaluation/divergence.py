@@ -74,19 +74,18 @@ class Distances:
         self._kl = np.zeros(windows)
         self._agreed = np.zeros(windows, dtype=np.int64)
 
-    def take(self, window: int, part: slice, logits: Any, ids: Any) -> None:
-        """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
+    def take(self, window: int, part: slice, found: Any, ids: Any) -> None:
+        """Take in the log-probabilities [positions, vocabulary] of positions `part` of a window.
 
-        `ids`: the window's tokens. Probabilities are taken in float32 and added up in float64.
+        `found`, in float32, is overwritten. `ids`: the window's tokens. Sums are in float64.
         """
         import torch
 
         hidden = self._reference.hidden(window)[part]
-        expected = self._reference.sequence.logits(hidden, ids[part]).float()
-        self._agreed[window] += int((expected.argmax(-1) == logits.argmax(-1)).sum())
-        p, q = expected.log_softmax(-1), logits.log_softmax(-1)
-        ratio = q.neg_().add_(p)  # in place: each of these is as large as a slice may be
-        self._kl[window] += float(p.exp_().mul_(ratio).sum(dtype=torch.float64))
+        expected = self._reference.sequence.logits(hidden, ids[part]).float().log_softmax(-1)
+        self._agreed[window] += int((expected.argmax(-1) == found.argmax(-1)).sum())
+        ratio = torch.sub(expected, found, out=found)  # each is as large as a slice may be
+        self._kl[window] += float(expected.exp_().mul_(ratio).sum(dtype=torch.float64))
 
     def sums(self) -> Divergence:
         """Return what was added up."""

@@ -119,16 +119,15 @@ class Likelihoods:
     def __init__(self, windows: int) -> None:
         self._sums = np.zeros(windows)
 
-    def take(self, window: int, part: slice, logits: Any, ids: Any) -> None:
+    def take(self, window: int, part: slice, logits: Any, ids: Any) -> Any:
         """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
 
-        `ids`: the window's tokens, on the logits' device.
+        `ids`: the window's tokens, on the logits' device. Returns the log-probabilities.
         """
-        from torch.nn import functional as F
-
+        known = logits.log_softmax(-1)
         actual = ids[part.start + 1 : part.stop + 1]
-        nll = F.cross_entropy(logits, actual, reduction="none")
-        self._sums[window] += nll.double().sum().item()
+        self._sums[window] -= known.gather(-1, actual[:, None]).double().sum().item()
+        return known
 
     def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
         """Return what was added up of a text; FloatingPointError if a sum is not finite."""

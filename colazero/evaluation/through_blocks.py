@@ -83,9 +83,10 @@ def scored(
         vocabulary = vocabulary or sequence.logits(hidden[:1], tokens[:1]).shape[-1]
         for part in slices(length, vocabulary):
             logits = sequence.logits(hidden[part], tokens[part]).float()
-            found.take(window, part, logits, tokens)
+            likely = found.take(window, part, logits, tokens)
+            del logits
             if distances:
-                distances.take(window, part, logits, tokens)
+                distances.take(window, part, likely, tokens)
     return found.of(text, distances.sums() if distances else None)
 
 
