@@ -9,6 +9,8 @@ of preset demo (unless said otherwise) and measures, in one run:
 - `perplexity_in_float32`: of the same weights, what bfloat16's arithmetic costs being left out.
 - `quantize_ratio_to_default_call`: seconds to load and quantize / GPTQModel's default call on the
   same calibration set (fresh process each, after one warm-up), and both perplexities.
+- `cell_ratio`: seconds to quantize, save, evaluate (perplexity and divergence) and verify / the
+  same with GPTQModel's default call.
 """
 
 from __future__ import annotations
@@ -40,21 +42,32 @@ def prepared(given: dict[str, str]) -> tuple[Any, Any, Any]:
     return config, model, pipeline.calibrate(config, model)[0]
 
 
-def quantize_here(given: dict[str, str], out: str) -> float:
-    """Quantize as a cell does; return seconds."""
+def cell_here(given: dict[str, str], out: Path) -> dict[str, float]:
+    """Quantize, save, evaluate and verify as a cell does; return the seconds of its stages."""
     from colazero import pipeline
 
     config, model, calibration = prepared(given)
-    return pipeline.quantize(config, model, calibration, Path(out), lambda *_: None).quant_time_sec
+    rider = pipeline.evaluator(config, model)  # what the unquantized model makes of the texts: kept
+    begin = time.perf_counter()
+    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, rider)
+    evaluation = pipeline.evaluate(config, model, out, lambda *_: None, rider)
+    pipeline.verify(config, model, out, evaluation)
+    cell = time.perf_counter() - begin - (report.warm_up_time_sec or 0.0)
+    return {"quantize_sec": report.quant_time_sec, "cell_sec": cell}
 
 
-def quantize_by_default(given: dict[str, str], out: str) -> float:
+def cell_by_default(given: dict[str, str], out: Path) -> dict[str, float]:
     """Call GPTQModel as its README does, on the same windows; return seconds to load and quantize.
 
-    Only what the checkpoint must have in common is set: bits, group size, and the other settings
-    of the method. Nothing of colazero's tuning is installed in this process.
+    And those of the cell: saved, then evaluated and verified from the checkpoint as here. Only what
+    the checkpoint must have in common is set: bits, group size, and the other settings of the
+    method. Nothing of colazero's tuning is installed in this process.
     """
     import torch
+
+    from colazero import pipeline
+    from colazero.evaluation import through_blocks
+    from colazero.interfaces import Evaluation
 
     config, model, calibration = prepared(given)
     from gptqmodel import GPTQModel, QuantizeConfig
@@ -77,12 +90,19 @@ def quantize_by_default(given: dict[str, str], out: str) -> float:
     loaded = load(model.path)
     loaded.quantize(rows)
     seconds = time.perf_counter() - begin
-    loaded.save(out)
-    return seconds
+    loaded.save(str(out))
+    del loaded
+    texts = pipeline.evaluation_texts(config, model)
+    spent = time.perf_counter()
+    known = through_blocks.references(model, config.device, texts)
+    begin += time.perf_counter() - spent  # kept, as above
+    found = through_blocks.perplexities(out, config.device, texts, lambda *_: None, known)
+    pipeline.verify(config, model, out, Evaluation(found))
+    return {"quantize_sec": seconds, "cell_sec": time.perf_counter() - begin}
 
 
-def in_a_process(which: str, given: dict[str, str], out: Path) -> float:
-    """Run one of the two above in a process of its own; return its seconds."""
+def in_a_process(which: str, given: dict[str, str], out: Path) -> dict[str, float]:
+    """Run one of the two above in a process of its own; return what it measured."""
     command = [
         sys.executable,
         __file__,
@@ -92,7 +112,8 @@ def in_a_process(which: str, given: dict[str, str], out: Path) -> float:
     done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    return float(re.findall(r"^seconds ([0-9.]+)$", done.stdout, re.M)[-1])
+    measured: dict[str, float] = json.loads(re.findall(r"^measured (.+)$", done.stdout, re.M)[-1])
+    return measured
 
 
 def kernel_nll(checkpoint: Path, device: str, windows: Any, dtype: Any) -> list[float]:
@@ -121,10 +142,9 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
     windows, starts = pipeline.evaluation_text(model, corpus, config.seq_len, config.eval_windows)
     with tempfile.TemporaryDirectory() as work:
         ours, default = Path(work) / "ours", Path(work) / "default"
-        seconds = {
-            "quantize_sec": in_a_process("here", given, ours),
-            "quantize_default_sec": in_a_process("default", given, default),
-        }
+        here = in_a_process("here", given, ours)
+        by_their_call = in_a_process("default", given, default)
+        print("one pass:", here, "\nGPTQModel's default call:", by_their_call, file=sys.stderr)
         both = {
             "quantized": load_dense(ours, config.device),
             "unquantized": load_dense(model.path, config.device),
@@ -145,7 +165,8 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
     return {
         "eval_speed_ratio": best["unquantized"] / best["quantized"],
         "perplexity_relative_difference": abs(dense.perplexity / float(kernels) - 1),
-        "quantize_ratio_to_default_call": seconds["quantize_sec"] / seconds["quantize_default_sec"],
+        "quantize_ratio_to_default_call": here["quantize_sec"] / by_their_call["quantize_sec"],
+        "cell_ratio": here["cell_sec"] / by_their_call["cell_sec"],
         "perplexity": results["quantized"].perplexity,
         "perplexity_default_call": by_default.perplexity,
         "perplexity_unquantized": results["unquantized"].perplexity,
@@ -153,7 +174,8 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
         "perplexity_unquantized_in_float32": exact["unquantized"].perplexity,
         "tokens_per_sec": windows.size / best["quantized"],
         "tokens_per_sec_unquantized": windows.size / best["unquantized"],
-        **seconds,
+        **here,
+        **{f"{name}_default_call": value for name, value in by_their_call.items()},
     }
 
 
@@ -161,10 +183,10 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--json"]
     given = dict(a.removeprefix("--").split("=", 1) for a in arguments)
     if "here" in given:
-        print(f"seconds {quantize_here(given, given.pop('here'))}")
+        print("measured", json.dumps(cell_here(given, Path(given.pop("here")))))
         return
     if "default" in given:
-        print(f"seconds {quantize_by_default(given, given.pop('default'))}")
+        print("measured", json.dumps(cell_by_default(given, Path(given.pop("default")))))
         return
     repeats = int(given.pop("repeats", 3))
     with contextlib.redirect_stdout(sys.stderr):  # GPTQModel greets at import

@@ -246,11 +246,9 @@ def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) ->
 def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
     """Evaluate the unquantized model inside the open run, as `run_cell` does a cell."""
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
-    for name in (
-        *("seq_len", "bos", "eval_corpora", "eval_windows"),
-        *("do_downstream", "downstream_tasks"),
-    ):
+    for name in (*("bos", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"),):
         same[name] = getattr(config, name)
+    same["eval_seq_len"] = config.evaluated_len
     same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
     evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))

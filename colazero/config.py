@@ -41,6 +41,10 @@ def _items(value: object) -> object:
     while parts:
         joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
         item = next((path for path in joined if _is_path(path)), parts[0].strip())
+        if item.startswith("mix:"):  # its parts are what ends in a share
+            shares = [bool(re.search(r"=[0-9.]+$", part.strip())) for part in parts]
+            last = max((i for i, share in enumerate(shares) if share), default=0)
+            item = ",".join(parts[: last + 1]).strip()
         del parts[: item.count(",") + 1]
         items.append(item)
     return items
@@ -121,7 +125,7 @@ class Settings(BaseModel):
         "selects; below 1 every method, a deterministic one too, has a spread over corpora",
     )
     n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
-    seq_len: int = Field(2048, ge=16, description="tokens a window, calibration and evaluation")
+    seq_len: int = Field(2048, ge=16, description="tokens a calibration window")
     bos: Literal["auto", "always", "first", "never"] = Field(
         "auto",
         description="BOS token in front of every window (always), of the evaluation text as a "
@@ -160,6 +164,9 @@ class Settings(BaseModel):
     eval_windows: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
         "all", description="windows evaluated a corpus, evenly spaced over the test split"
     )
+    eval_seq_len: Literal["auto"] | Annotated[int, Field(ge=16)] = Field(
+        "auto", description="tokens an evaluation window; auto: as many as a calibration window"
+    )
     do_downstream: bool = Field(False, description="run the downstream tasks too")
     downstream_tasks: Names = Field(
         ("arc_easy", "hellaswag", "piqa", "winogrande"), description="lm-eval task names"
@@ -183,6 +190,11 @@ class Settings(BaseModel):
         if self.desc_act and self.act_group_aware is True:
             raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
         return self
+
+    @property
+    def evaluated_len(self) -> int:
+        """Tokens of an evaluation window."""
+        return self.seq_len if self.eval_seq_len == "auto" else self.eval_seq_len
 
 
 class RunConfig(Settings):

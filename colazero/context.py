@@ -9,6 +9,7 @@ from pathlib import Path
 
 from colazero import corpora, models, selection
 from colazero.config import RunConfig, Settings
+from colazero.corpora.parts import parts_of
 from colazero.corpora.tokens import vocabulary
 from colazero.digests import of_file, of_files
 from colazero.interfaces import Model
@@ -49,7 +50,8 @@ def code_context(config: Settings) -> dict[str, str]:
     if config.quantizer != UNQUANTIZED:
         begin.add(QUANTIZERS.get(config.quantizer).__module__)
     for name in (config.corpus, *config.eval_corpora):
-        begin.add(corpora.CORPORA.get(name.partition(":")[0]).__module__)
+        for part in (name, *parts_of(name)):
+            begin.add(corpora.CORPORA.get(part.partition(":")[0]).__module__)
     facts = {name: version(name) for name in LIBRARIES}
     backend = PACKAGE.parent / "backends" / config.quantizer.replace("-", "_")
     if backend.is_dir():  # a quantizer in an environment of its own

@@ -55,6 +55,8 @@ class Corpus:
     test: Sequence[str]
     joined_by: str = "\n\n"
     test_windows: int | None = None
+    parts: Sequence[tuple[int, float]] = ()
+    """Of a mix, whose parts' documents follow each other: documents and share of tokens of each."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Selection:
 
     windows: Sequence[Sequence[Span]]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    tokens: NDArray[np.int32] | None = None
+    """Windows [n, seq_len] that the method wrote itself: no document's, so without any spans."""
 
 
 @dataclass(frozen=True)

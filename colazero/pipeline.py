@@ -93,7 +93,13 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     device = device or devices.resolve(config.device)
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))
     return config.model_copy(
-        update={"group_size": group_size, "act_group_aware": gar, "device": device, "bos": bos}
+        update={
+            "group_size": group_size,
+            "act_group_aware": gar,
+            "device": device,
+            "bos": bos,
+            "eval_seq_len": config.evaluated_len,
+        }
     )
 
 
@@ -159,10 +165,12 @@ def check_evaluation(config: Settings, model: Model) -> None:
 
     Every weight is looked at, once a model.
     """
-    limits.refuse_long_windows(model, config.seq_len)
+    limits.refuse_long_windows(model, config.evaluated_len)
     limits.refuse_not_finite(model)
     for corpus in config.eval_corpora:
-        windows, _ = evaluation_text(model, corpus, config.seq_len, config.eval_windows, config.bos)
+        windows, _ = evaluation_text(
+            model, corpus, config.evaluated_len, config.eval_windows, config.bos
+        )
         limits.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
 
 
@@ -297,7 +305,10 @@ def evaluator(config: Settings, model: Model) -> Evaluator:
 def evaluation_texts(config: Settings, model: Model) -> list[Text]:
     """Return the evaluation text of each corpus, in the order asked for."""
     return [
-        Text(name, *evaluation_text(model, name, config.seq_len, config.eval_windows, config.bos))
+        Text(
+            name,
+            *evaluation_text(model, name, config.evaluated_len, config.eval_windows, config.bos),
+        )
         for name in config.eval_corpora
     ]
 

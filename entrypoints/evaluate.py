@@ -5,7 +5,8 @@ from __future__ import annotations
 from entrypoints._command_line import described, main, settled
 
 EVALUATION = (
-    *("seq_len", "bos", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"),
+    *("seq_len", "eval_seq_len", "bos", "eval_corpora", "eval_windows"),
+    *("do_downstream", "downstream_tasks"),
 )
 PARAMETERS = ("model", *EVALUATION, "device")
 
@@ -13,6 +14,8 @@ PARAMETERS = ("model", *EVALUATION, "device")
 def run(given: dict[str, str]) -> int:
     from colazero.config import RunConfig, parse
 
+    if given.get("seq_len", "auto") != "auto" and given.get("eval_seq_len", "auto") == "auto":
+        given = given | {"eval_seq_len": given["seq_len"]}  # nothing is calibrated here
     config = parse(RunConfig, given)
     from colazero import devices
 
@@ -32,6 +35,7 @@ def run(given: dict[str, str]) -> int:
         config = config.model_copy(update={"device": device})
         pipeline.check(config, [], [path])
         tracking.connect()
+    config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
     pipeline.check_evaluation(config, model)
     name = f"evaluate__{models.label(config.model)}"

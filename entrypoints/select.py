@@ -43,11 +43,14 @@ def run(given: dict[str, str]) -> int:
 
 def sentence(notes: Mapping[str, Any]) -> str:
     """Say what the check of a calibration set found."""
+    distance = "holds tokens that the corpus lacks"
+    if "kl_from_corpus_bits" in notes:
+        distance = f"KL divergence from the corpus {notes['kl_from_corpus_bits']:.3f} bits"
     return (
         f"{notes['documents_used']:,} documents used ({100 * notes['documents_share']:.1f} %), "
         f"type-token ratio {notes['type_token_ratio']:.3f}, "
         f"entropy {notes['entropy_bits']:.2f} bits, "
-        f"KL divergence from the corpus {notes['kl_from_corpus_bits']:.3f} bits, "
+        f"{distance}, "
         f"{100 * notes['test_13gram_overlap']:.2f} % of its 13-grams in the test split"
     )
 

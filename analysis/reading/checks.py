@@ -15,7 +15,8 @@ Key = tuple[str, str, int | None, int]
 # What a perplexity depends on beside the cell. The second group is resolved a model.
 SHARED = (
     *("n_calibration_samples", "seq_len", "quant_bits", "desc_act", "sym", "damp_percent"),
-    *("corpus", "corpus_share", "eval_corpora", "eval_windows", "downstream_tasks", "quantizer"),
+    *("corpus", "corpus_share", "eval_corpora", "eval_windows", "eval_seq_len"),
+    *("downstream_tasks", "quantizer"),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )
 SHARED_BY_MODEL = ("group_size", "act_group_aware", "device", "model_revision")

@@ -35,6 +35,7 @@ WORDS = (
     "corpus_share",
     "eval_corpora",
     "eval_windows",
+    "eval_seq_len",
     "downstream_tasks",
     "device",
     "quantizer",

@@ -152,8 +152,16 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
 SETTINGS = (
     *("model", "method", "seed", "replicate", "corpus", "corpus_share", "n_calibration_samples"),
     *("seq_len", "quant_bits", "group_size", "desc_act", "sym", "damp_percent"),
-    *("act_group_aware", "quantizer", "eval_corpora", "eval_windows", "do_downstream"),
-    *("downstream_tasks", "device", "model_revision", "git_commit", "git_dirty", "date"),
+    *("act_group_aware", "quantizer", "eval_corpora", "eval_windows", "eval_seq_len"),
+    *(
+        "do_downstream",
+        "downstream_tasks",
+        "device",
+        "model_revision",
+        "git_commit",
+        "git_dirty",
+        "date",
+    ),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )
 

@@ -84,13 +84,14 @@ def overlap(
             share, name, worst = float(by_window.mean()), corpus, by_window
     if share > LEAK_LIMIT:
         window = int(worst.argmax())
+        spans = calibration.spans[window]
+        begins = f"; it begins in training document {spans[0].document}" if spans else ""
         raise UserError(
             f"{100 * share:.1f} % of the calibration set stands in the test split of corpus "
             f"{name!r} too, in runs of {NGRAM} tokens or more; at most {100 * LEAK_LIMIT:g} % may. "
             "Perplexity would be measured on text that the quantizer has seen. Window "
-            f"{window + 1} is the worst ({100 * worst[window]:.0f} %); it begins in training "
-            f"document {calibration.spans[window][0].document}. Remove from the calibration corpus "
-            "what the test split holds, or evaluate on another corpus."
+            f"{window + 1} is the worst ({100 * worst[window]:.0f} %){begins}. Remove from the "
+            "calibration corpus what the test split holds, or evaluate on another corpus."
         )
     return {
         "test_13gram_overlap": share,
@@ -117,7 +118,8 @@ def measures(
 
     `type_token_ratio`: distinct tokens / tokens. `entropy_bits`: of the set's unigram distribution
     p, as counted. `kl_from_corpus_bits`: D(p ‖ q) = Σ p log₂(p / q) from the corpus's unigram
-    distribution q. Neither is smoothed: what stands in a window stands in the corpus. Both depend
+    distribution q; left out where a method wrote a token that the corpus lacks. Neither is
+    smoothed: what is cut from the corpus stands in it. Both depend
     on the size of the set (a random one of N tokens has D ≈ (types - 1) / 2N ln 2 by chance alone),
     so compare sets of one size.
     """
@@ -125,8 +127,11 @@ def measures(
     own = token_counts(windows.ravel(), len(counts))
     types = np.flatnonzero(own)
     p = own[types] / windows.size
-    q = counts[types] / counts.sum()
+    q = np.pad(counts, (0, len(own) - len(counts)))[types] / counts.sum()
     used = len(documents_of(calibration, pool))
+    distance = {}
+    if q.all():
+        distance["kl_from_corpus_bits"] = max(0.0, float((p * np.log2(p / q)).sum()))
     return {
         "tokens_given": windows.size,
         "special_tokens": int(_special(windows, pool.forbidden).sum()),
@@ -135,5 +140,5 @@ def measures(
         "documents_share": used / max(1, int((pool.stops > pool.starts).sum())),
         "type_token_ratio": len(types) / windows.size,
         "entropy_bits": float(-(p * np.log2(p)).sum()),
-        "kl_from_corpus_bits": max(0.0, float((p * np.log2(p / q)).sum())),
+        **distance,
     }

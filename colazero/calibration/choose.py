@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from colazero.calibration.check import refuse_unusable
 from colazero.corpora.pool import need_tokens
-from colazero.interfaces import CalibrationSet, Selection, TokenPool
+from colazero.interfaces import CalibrationSet, Selection, Span, TokenPool
 from colazero.selection import find, one_thread
 
 ORDER = 1
@@ -36,10 +38,15 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
     ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
     of exactly `seq_len` tokens. UserError for a special token in one, or if two are the same.
     """
-    windows = [
-        np.concatenate([pool.tokens[s.start : s.stop] for s in spans])
-        for spans in selection.windows
-    ]
+    windows: Sequence[NDArray[np.int32]]
+    chosen: Sequence[Sequence[Span]]
+    if selection.tokens is not None:
+        windows, chosen = list(selection.tokens), [()] * len(selection.tokens)
+    else:
+        chosen = selection.windows
+        windows = [
+            np.concatenate([pool.tokens[s.start : s.stop] for s in spans]) for spans in chosen
+        ]
     if len(windows) != n or any(len(window) != seq_len for window in windows):
         lengths = sorted({len(window) for window in windows})
         raise ValueError(
@@ -47,7 +54,7 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
         )
     stacked = np.stack(windows).astype(np.int32)
     refuse_unusable(stacked, pool.forbidden)
-    return CalibrationSet(stacked, selection.windows, dict(selection.notes))
+    return CalibrationSet(stacked, chosen, dict(selection.notes))
 
 
 def ordered(calibration: CalibrationSet, seed: int, replicate: int) -> CalibrationSet:

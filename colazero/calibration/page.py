@@ -138,6 +138,8 @@ def pieces(
     """Say of each span which documents it is from, in which clusters, and which tokens it has."""
     clusters = notes.get("document_clusters", {})
     found = []
+    if not spans:
+        return [("no document", "written by the method")]
     for span in spans:
         last = int(np.searchsorted(pool.starts, span.stop, side="left")) - 1
         name = f"document {span.document:,}"

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.corpora.parts import parts_of
 from colazero.errors import UserError
 from colazero.interfaces import Corpus, CorpusLoader
 from colazero.registry import Registry
@@ -42,7 +43,11 @@ def check(name: str) -> None:
     The user's own file is read at once, so that what is wrong with it shows early.
     """
     _loader(name)
-    if name.startswith("file:"):
+    kind = name.partition(":")[0]
+    if kind == "mix":
+        for part in parts_of(name):
+            check(part)
+    elif kind == "file":
         load(name)
 
 
@@ -56,7 +61,11 @@ def drawn(corpus: Corpus, share: float, seed: int) -> tuple[Corpus, NDArray[np.i
     chosen = np.sort(source.choice(there, size=max(1, round(share * there)), replace=False))
     train = [corpus.train[document] for document in chosen]
     revision = f"{corpus.revision} share {share:g} seed {seed}"
-    return replace(corpus, train=train, revision=revision), chosen.astype(np.int64)
+    ends = np.searchsorted(chosen, np.cumsum([size for size, _ in corpus.parts]))
+    sizes = np.diff(ends, prepend=0).tolist()
+    parts = [(size, part) for size, (_, part) in zip(sizes, corpus.parts, strict=True)]
+    found = replace(corpus, train=train, revision=revision, parts=parts)
+    return found, chosen.astype(np.int64)
 
 
 def _loader(name: str) -> CorpusLoader:
@@ -64,7 +73,7 @@ def _loader(name: str) -> CorpusLoader:
     loader = CORPORA.get(kind)
     if kind == "file" and not argument:
         raise UserError("corpus 'file' needs a path: file:PATH.")
-    if kind != "file" and argument:
+    if kind not in ("file", "mix") and argument:
         raise UserError(f"corpus {kind!r} takes no argument, got {argument!r}.")
     return loader
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from colazero import corpora, models
 from colazero.config import RunConfig
-from colazero.corpora import pool
+from colazero.corpora import mix, pool
 from colazero.interfaces import Model, TokenPool
 
 
@@ -34,6 +34,10 @@ def token_pool(model: Model, corpus: str, share: float = 1, seed: int = 0) -> To
     if share < 1:
         whole, documents = corpora.drawn(whole, share, seed)
     found = pool.open_pool(whole, vocabulary(model), lambda: tokenizer(model))
+    if whole.parts:
+        whole, chosen = mix.mixed(whole, found.stops - found.starts)
+        documents = chosen if documents is None else documents[chosen]
+        found = pool.open_pool(whole, vocabulary(model), lambda: tokenizer(model))
     return replace(found, documents=documents)
 
 

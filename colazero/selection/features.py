@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,17 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
     if pool.entry is None:
         return compute(pool, documents)
 
+    chosen = hashlib.sha256(documents.tobytes()).hexdigest()
+    key = of_facts(name, *facts(pool), *_code(compute), chosen)
+    entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
+    return kept(entry, lambda: compute(pool, documents))
+
+
+def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Return what `compute` gives, mapped from `entry` of the cache from then on.
+
+    Computed with one thread. What comes from there counts with the seconds it took, see `spared`.
+    """
     computed = False
 
     def build(draft: Path) -> None:
@@ -58,17 +69,14 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
         computed = True
         with one_thread():
             begin = time.perf_counter()
-            np.save(draft / "features.npy", compute(pool, documents))
+            np.save(draft / "features.npy", compute())
             np.save(draft / "seconds.npy", time.perf_counter() - begin)
 
-    chosen = hashlib.sha256(documents.tobytes()).hexdigest()
-    key = of_facts(name, *facts(pool), *_code(compute), chosen)
-    entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
-    kept = kept_arrays(entry, ["features", "seconds"], build)
+    arrays = kept_arrays(entry, ["features", "seconds"], build)
     reader = _reader.get()
     if reader is not None and not computed:
-        reader.append(float(kept["seconds"]))
-    return kept["features"]
+        reader.append(float(arrays["seconds"]))
+    return arrays["features"]
 
 
 _reader: ContextVar[list[float] | None] = ContextVar("reader", default=None)

@@ -100,7 +100,7 @@ def tokens(config: RunConfig, model: Model) -> int:
     """Return how many tokens go through the blocks at once, of calibration and evaluation."""
     calibration = config.n_calibration_samples * config.seq_len
     texts = (
-        pipeline.evaluation_text(model, name, config.seq_len, config.eval_windows)[0].size
+        pipeline.evaluation_text(model, name, config.evaluated_len, config.eval_windows)[0].size
         for name in config.eval_corpora
     )
     return sum(texts) + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)

@@ -104,7 +104,7 @@ def test_published_has_the_papers_settings() -> None:
 
 
 def test_every_preset_that_comes_along_is_valid() -> None:
-    assert preset_names() == ["demo", "full", "published", "quick", "validation"]
+    assert preset_names() == ["demo", "full", "published", "quick", "study", "validation"]
     for name in preset_names():
         parse(SuiteConfig, {"preset": name})
 
@@ -173,6 +173,7 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "act_group_aware", "perhaps", ["'perhaps'", "auto or boolean"]),
     (RunConfig, "do_downstream", "x", ["'x'", "boolean"]),
     (RunConfig, "eval_windows", "0", ["'0'", "all or integer of at least 1"]),
+    (RunConfig, "eval_seq_len", "8", ["'8'", "auto or integer of at least 16"]),
     (RunConfig, "eval_windows", "some", ["'some'", "all or integer of at least 1"]),
     (RunConfig, "eval_corpora", "", ["''", "empty"]),
     (RunConfig, "eval_corpora", "sotu,", ["'sotu,'", "empty item"]),
@@ -291,6 +292,7 @@ OTHER: dict[str, Any] = {
     "act_group_aware": False,
     "eval_corpora": ("c4",),
     "eval_windows": 4,
+    "eval_seq_len": 256,
     "do_downstream": True,
     "downstream_tasks": ("piqa",),
     "quantizer": "rtn",

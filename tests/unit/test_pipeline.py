@@ -42,8 +42,13 @@ def test_every_calibration_set_is_measured(method: str, model: Model, corpus_fil
     assert notes["tokens_asked"] == notes["tokens_given"] == chosen.windows.size
     assert notes["special_tokens"] == notes["duplicate_windows"] == 0
     assert notes["type_token_ratio"] == len(np.unique(chosen.windows)) / chosen.windows.size
-    assert 0 < notes["documents_share"] < 1
-    assert 0 < notes["kl_from_corpus_bits"] < notes["entropy_bits"] < np.log2(N * SEQ_LEN)
+    assert 0 < notes["entropy_bits"] < np.log2(N * SEQ_LEN)
+    if method in ("random_tokens", "self"):
+        assert (notes["documents_used"], notes["documents_share"]) == (0, 0)
+    else:
+        assert 0 < notes["documents_share"] < 1
+    if method != "self":  # it may write what the corpus lacks
+        assert 0 < notes["kl_from_corpus_bits"] < notes["entropy_bits"]
     assert notes["test_13gram_overlap"] <= notes["test_13gram_overlap_worst_window"] < 0.1
 
 
@@ -93,7 +98,7 @@ def test_features_cost_every_seed_what_they_took(
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", sorted(set(METHODS.names()) - {"random_tokens", "self"}))
 def test_text_of_the_test_split_is_refused(
     method: str, model: Model, paragraphs: list[str], tmp_path: Path
 ) -> None:

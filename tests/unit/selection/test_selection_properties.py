@@ -67,6 +67,8 @@ def refuse_wrong(chosen: CalibrationSet, pool: TokenPool, n: int, seq_len: int) 
     assert chosen.windows.dtype == np.int32
     assert len(np.unique(chosen.windows, axis=0)) == n
     assert not np.isin(chosen.windows, list(pool.forbidden)).any()
+    if not any(chosen.spans):  # no document's: the method wrote them
+        return
     for window, spans in zip(chosen.windows, chosen.spans, strict=True):
         pieces = [pool.tokens[span.start : span.stop] for span in spans]
         assert np.array_equal(window, np.concatenate(pieces))
@@ -75,7 +77,7 @@ def refuse_wrong(chosen: CalibrationSet, pool: TokenPool, n: int, seq_len: int) 
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-WITH_A_MODEL = ["cola", "cola_zero_perplexity"]
+WITH_A_MODEL = ["cola", "cola_zero_perplexity", "self"]
 OFTEN = settings(
     max_examples=30,
     deadline=20_000,  # milliseconds: a hang is not slowness
@@ -164,7 +166,7 @@ def text(seed: int, words: int) -> str:
     return " ".join(f"w{i}" for i in np.random.default_rng(seed).integers(200, size=words))
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", sorted(set(METHODS.names()) - {"self"}))
 def test_words_that_the_tokenizer_does_not_know_are_refused_in_a_sentence(
     method: str, words_only: Any, equipped: Any, tmp_path: Path
 ) -> None:

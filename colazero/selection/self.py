@@ -1,0 +1,88 @@
+"""Self-calibration: text that the model to be quantized writes itself; no corpus is looked at.
+
+After Williams, Chrysostomou and Aletras 2024 (arXiv 2410.17170): the model begins from its BOS
+token and samples, which gives back something like what it was trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero import models
+from colazero.cache import cache_dir
+from colazero.digests import of_facts
+from colazero.errors import UserError
+from colazero.interfaces import Selection, TokenPool
+from colazero.selection import METHODS, features, forward, source_digest
+
+HEAD = 3
+"""Tokens taken greedily before sampling begins, against a start that leads nowhere: as LLM-QAT does
+(Liu et al. 2023, arXiv 2305.17888), which takes three to five. All windows share them."""
+TOKENS_AT_ONCE = 2**15
+"""Tokens written together: their keys and values are in memory."""
+
+
+@METHODS.register("self")
+def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
+    """Let the model write `n` windows at temperature 1, kept in the cache.
+
+    Of the whole distribution less special tokens, which may not stand in a window. One seed gives
+    the same windows on one kind of device. UserError for a model without a token to begin with.
+    """
+    model = forward.target(pool)
+    seed = int(rng.integers(2**62))
+    facts = [*forward.facts(pool, model), source_digest("self"), str((n, seq_len, seed))]
+    entry = cache_dir() / "self" / of_facts(*facts)
+    return Selection([], tokens=features.kept(entry, lambda: write(pool, n, seq_len, seed)))
+
+
+def write(pool: TokenPool, n: int, seq_len: int, seed: int) -> NDArray[np.int32]:
+    """Return the windows [n, seq_len] that the model writes with this seed."""
+    import torch
+    from transformers import GenerationConfig
+
+    from colazero.evaluation.loading import load_dense
+
+    target = forward.target(pool)
+    begin = first_token(target.name, models.load_tokenizer(target))
+    model = load_dense(target.path, pool.config.device)
+    forbidden = sorted(pool.forbidden)
+
+    def continued(ids: Any, length: int, **how: Any) -> Any:
+        # In the place of the model's own, which may sample from a part of the distribution.
+        model.generation_config = GenerationConfig(
+            max_new_tokens=length, min_new_tokens=length, suppress_tokens=forbidden, **how
+        )
+        return model.generate(ids, attention_mask=torch.ones_like(ids))
+
+    windows = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that bits, and with them what is drawn, do not depend on it
+    gpus = [] if model.device.type == "cpu" else [model.device]
+    try:
+        with torch.random.fork_rng(gpus), torch.inference_mode():
+            torch.manual_seed(seed)
+            start = torch.tensor([[begin]], device=model.device)
+            start = continued(start, min(HEAD, seq_len), do_sample=False)
+            at_once = max(1, TOKENS_AT_ONCE // seq_len)
+            for first in range(0, n, at_once):
+                rows = start.expand(min(at_once, n - first), -1)
+                if seq_len > HEAD:
+                    how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+                    rows = continued(rows, seq_len - HEAD, **how)
+                windows.append(rows[:, 1:].cpu().numpy())
+    finally:
+        torch.set_num_threads(threads)
+    written: NDArray[np.int32] = np.concatenate(windows).astype(np.int32)
+    return written
+
+
+def first_token(name: str, tokenizer: Any) -> int:
+    """Return the token that begins a text: BOS or, where there is none, what ends one."""
+    for found in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return int(found)
+    raise UserError(f"method 'self': the tokenizer of {name} has no BOS token to begin with.")
