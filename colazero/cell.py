@@ -192,8 +192,8 @@ def _quantize_and_evaluate(
 ) -> dict[str, float]:
     if config.quantizer == UNQUANTIZED:
         return _evaluate_unquantized(config, model, show)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
+    with tracking.workspace() as folder:
+        checkpoint = folder / "checkpoint"
         rider = pipeline.evaluator(config, model)
         report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
         tracking.log_quantization(report)

@@ -24,8 +24,8 @@ EXIT_USER_ERROR = 2
 
 
 PRESET = (
-    "demo, quick, validation, full, published, a YAML file; auto: demo, or full when a model is "
-    "named"
+    "demo, quick, validation, full, published, study, a YAML file; auto: demo, or full when a "
+    "model is named"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from entrypoints._command_line import described, main, settled
@@ -51,11 +50,11 @@ def run(given: dict[str, str]) -> int:
         calibration, about = calibration_files.load_calibration(folder, model)
     pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
     name = f"quantize__{model.label}"
-    with tracking.run(name, "quantize") as run_id, tempfile.TemporaryDirectory() as work:
+    with tracking.run(name, "quantize") as run_id, tracking.workspace() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         cell.tag_calibration(calibration)
         tracking.set_tags(devices.tags(device))
-        checkpoint = Path(work) / "checkpoint"
+        checkpoint = work / "checkpoint"
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)

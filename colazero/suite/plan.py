@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -226,9 +225,8 @@ def _memory(config: SuiteConfig, run: Sequence[Job], workers: int) -> list[Need]
 def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:
     """Sum up, by file system, what stays for ever and what is there while cells are at work."""
     at_work = workers * max(sizes, default=0.0)
-    places = [(Path(tempfile.gettempdir()), at_work)]
+    places = [(cache_dir(), at_work)]
     if config.save_model == "artifact":
-        places.append((cache_dir(), at_work))
         if kept := store.artifact_folder():
             places.append((kept, sum(sizes)))
     elif config.save_model == "local" and config.executor == "local":

@@ -21,6 +21,7 @@ from colazero.tracking.log import (
     newest_finished,
     run,
     set_tags,
+    workspace,
 )
 from colazero.tracking.searching import EXPERIMENT
 
@@ -44,4 +45,5 @@ __all__ = [
     "newest_finished",
     "run",
     "set_tags",
+    "workspace",
 ]

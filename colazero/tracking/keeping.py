@@ -13,7 +13,7 @@ from colazero.cache import new_entry
 from colazero.config import Settings
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
-from colazero.tracking import names, provenance
+from colazero.tracking import names, provenance, records
 from colazero.tracking.log import as_text, log_checkpoint, set_tags
 
 LOCAL = Path("outputs/checkpoints")
@@ -49,7 +49,9 @@ def keep(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
     if config.save_model == "local":
         target = LOCAL / f"{names.of_file(name)}-{digest}"
         with new_entry(target) as draft:
-            shutil.copytree(checkpoint, draft, dirs_exist_ok=True)
+            shutil.copytree(
+                checkpoint, draft, dirs_exist_ok=True, copy_function=records.link_or_copy
+            )
         set_tags({"colazero.checkpoint_path": str(target.resolve())})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -167,8 +168,15 @@ def log_quantization(report: QuantizationReport) -> None:
 def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> None:
     """Log a checkpoint directory as a LoggedModel with its manifest."""
     (checkpoint / "sha256.json").write_text(json.dumps(files, indent=1) + "\n")
-    _open[-1].add_files(checkpoint, kind="model")
+    _open[-1].add_files(checkpoint, kind="model", digests=files)
     _open[-1].model.update(name=name, base=base)
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """Yield an empty folder from which `log_checkpoint` and `log_files` copy nothing."""
+    with tempfile.TemporaryDirectory(dir=_open[-1].workspace()) as folder:
+        yield Path(folder)
 
 
 def active_run_id() -> str:

@@ -42,6 +42,8 @@ class Record:
     datasets: list[dict[str, str]] = field(default_factory=list)
     model: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
+    """Digests of files that were told when they were added, so that none is read twice for it."""
 
     @property
     def folder(self) -> Path:
@@ -63,11 +65,30 @@ class Record:
         now = int(time.time() * 1000)
         self.metrics += [(name, float(value), now) for name, value in values.items()]
 
-    def add_files(self, source: Path, path: str = "", kind: str = "artifacts") -> None:
-        """Add a folder's files; on the same file system they take no more room."""
+    def workspace(self) -> Path:
+        """Return a folder for files on their way, on the record's file system; gone with it."""
+        folder = self.folder / "work"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def add_files(
+        self,
+        source: Path,
+        path: str = "",
+        kind: str = "artifacts",
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add a folder's files; on the same file system they take no more room.
+
+        `digests`: what is known of them already, by their names in `source`. Of a file that had to
+        be copied it is not taken.
+        """
         for file in sorted(source.rglob("*")):
+            name = file.relative_to(source)
             if file.is_file():
-                _link_or_copy(file, self._below(kind, str(Path(path) / file.relative_to(source))))
+                target = self._below(kind, str(Path(path) / name))
+                if link_or_copy(file, target) and str(name) in (digests or {}):
+                    self.known[str(target.relative_to(self.folder))] = (digests or {})[str(name)]
 
     def seal(self, status: str) -> None:
         """Write down everything, and what the files are; from here on the record counts."""
@@ -75,7 +96,7 @@ class Record:
         manifest = self.artifact("manifest.json")
         manifest.unlink(missing_ok=True)
         self.files = {
-            str(file.relative_to(self.folder)): (file.stat().st_size, of_file(file))
+            str(file.relative_to(self.folder)): (file.stat().st_size, self._digest(file))
             for kind in ("artifacts", "model")
             for file in sorted((self.folder / kind).rglob("*"))
             if file.is_file()
@@ -84,6 +105,9 @@ class Record:
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
             self.tags["colazero.manifest"] = of_file(manifest)
         self._write()
+
+    def _digest(self, file: Path) -> str:
+        return self.known.get(str(file.relative_to(self.folder))) or of_file(file)
 
     def whole(self) -> bool:
         """Tell whether the record is sealed and its files are what was sealed."""
@@ -148,8 +172,11 @@ def root() -> Path:
     return cache_dir() / "records"
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> bool:
+    """Give a file another name, or where that cannot be a copy; tell whether it was the former."""
     try:
         os.link(source, target)
+        return True
     except OSError:
         shutil.copyfile(source, target)
+        return False

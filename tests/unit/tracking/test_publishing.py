@@ -16,7 +16,8 @@ from mlflow.tracking import MlflowClient
 from colazero import tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from colazero.tracking import publishing, records, runs
+from colazero.interfaces import Model
+from colazero.tracking import keeping, log, provenance, publishing, records, runs
 from colazero.tracking.records import Record
 
 DEAD = f"{runs._host()} 1 0.00"
@@ -306,3 +307,55 @@ def test_the_store_is_asked_again_while_it_refuses(monkeypatch: pytest.MonkeyPat
     answers[:] = [MlflowException("503"), MlflowException("503")]
     with pytest.raises(MlflowException):
         runs.patiently(ask)
+
+
+def test_a_checkpoint_is_hashed_once_and_copied_not_at_all(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    own = records.of_file
+
+    def counted(file: Path) -> str:
+        read.append(file.name)
+        return own(file)
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was copied on its way to the record")
+
+    for module in (records, provenance):
+        monkeypatch.setattr(module, "of_file", counted)
+    model = Model("m", Path("m"), "1")
+    with tracking.run("cell", "cell") as run_id:
+        with tracking.workspace() as work:
+            checkpoint = work / "checkpoint"
+            checkpoint.mkdir()
+            (checkpoint / "model.safetensors").write_bytes(b"weights")
+            with monkeypatch.context() as patch:  # the store makes the one copy, later
+                patch.setattr(records.shutil, "copyfile", never)
+                keeping.keep(RunConfig(), model, checkpoint, "name")
+        record = log._open[-1]
+        folder = record.folder
+        record.seal("FINISHED")
+        assert record.files["model/model.safetensors"][1] == own(
+            folder / "model" / "model.safetensors"
+        )
+        assert record.whole()
+        assert read.count("model.safetensors") == 2, "for the digest, and by whole() just now"
+    assert not folder.exists()
+    assert store.get_run(run_id).info.status == "FINISHED"
+
+
+def test_the_digest_of_a_file_that_had_to_be_copied_is_not_believed(
+    store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_file_system(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(records.os, "link", other_file_system)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    record = Record("a-run", mlflow.get_tracking_uri(), DEAD)
+    record.begin()
+    record.add_files(tmp_path, kind="model", digests={"model.safetensors": "0" * 64})
+    record.seal("FINISHED")
+    assert record.whole()
+    record.discard()
