@@ -54,7 +54,7 @@ td { white-space: nowrap; }
 td.l { white-space: normal; }
 table.many { font-size: .7rem; }
 table.many td { white-space: normal; }
-table.many th { overflow-wrap: anywhere; }
+table.many th { overflow-wrap: normal; }
 .facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 figure { margin: 1rem 0; }
 img { width: 100%; max-width: 46rem; height: auto; }
@@ -72,7 +72,7 @@ img { width: 100%; max-width: 46rem; height: auto; }
   h2, h3 { break-after: avoid; }
   tr, li, img { break-inside: avoid; }
   figure { margin: .5rem 0; }
-  img { max-height: 240mm; width: auto; max-width: 100%; }
+  img { max-height: 240mm; width: auto; max-width: 78%; }
   table, table.many { font-size: 7pt; }
   th, td, td.l { padding: .12rem .25rem; white-space: normal; }
 }
