@@ -27,6 +27,7 @@ from pydantic import (
 from colazero.errors import UserError, unknown
 
 PRESET_DIR = Path(__file__).parent / "presets"
+USUAL_PRIMARY, USUAL_BASELINE = "cola_zero", "gptq_default"
 
 
 def _items(value: object) -> object:
@@ -244,6 +245,16 @@ class SuiteConfig(Settings):
     controls: Controls = Field(
         (), description="rtn: each model rounded to nearest too, beside the grid; or none"
     )
+    primary: Name = Field(
+        "auto",
+        description="the method whose comparisons with each other one are the primary family; "
+        "auto: cola_zero where it is there",
+    )
+    baseline: Name = Field(
+        "auto",
+        description="the method that stands second where it is compared; auto: gptq_default where "
+        "it is there, else the first method named",
+    )
 
     @model_validator(mode="after")
     def _settling(self) -> SuiteConfig:
@@ -265,6 +276,27 @@ class SuiteConfig(Settings):
                 "or leave the last looks out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _compared(self) -> SuiteConfig:
+        for name in ("primary", "baseline"):
+            method = getattr(self, name)
+            if method not in ("auto", *self.methods):
+                raise ValueError(
+                    f"{name}={method!r}: must be one of the methods of the suite: "
+                    f"{', '.join(self.methods)}, or auto"
+                )
+        return self
+
+    @property
+    def second(self) -> str:
+        """The baseline: as named, or gptq_default, or the first method that is not the primary."""
+        if self.baseline != "auto":
+            return self.baseline
+        if USUAL_BASELINE in self.methods:
+            return USUAL_BASELINE
+        first = USUAL_PRIMARY if self.primary == "auto" else self.primary
+        return next((name for name in self.methods if name != first), self.methods[0])
 
     @property
     def schedule(self) -> tuple[int, ...]:

@@ -98,6 +98,16 @@ def seeds_of(suite_run_id: str) -> list[int]:
     return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
 
 
+def named_by(suite_run_id: str) -> dict[str, str]:
+    """Return the methods that a suite names as its `primary` and its `baseline`, where it does.
+
+    RunsError if there is no such suite.
+    """
+    params = _get(MlflowClient(), suite_run_id).data.params
+    named = {name: param(params, name) or "auto" for name in ("primary", "baseline")}
+    return {name: method for name, method in named.items() if method != "auto"}
+
+
 def load_experiment(
     name: str, filter: str = "", *, allow_failed: bool = False, page_size: int = PAGE
 ) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from analysis.reading.looks import read_course
-from analysis.reading.runs import load_suite, seeds_of
+from analysis.reading.runs import load_suite, named_by, seeds_of
 from analysis.report.numbers import NONE, decided, interval, number, p_equation, p_text, percent
 from analysis.report.style import label
 from analysis.report.tables import Table
@@ -45,10 +45,10 @@ def judge(suite_run_id: str, seeds: int) -> list[Finding]:
 
     It reads the store and nothing else. RunsError where nothing can be read yet.
     """
-    first = seeds_of(suite_run_id)[:seeds]
+    first, options = seeds_of(suite_run_id)[:seeds], Options().or_else(named_by(suite_run_id))
     cells = load_suite(suite_run_id, allow_failed=True)
     cells = cells[cells["seed"].isna() | cells["seed"].isin(first)]
-    tracked = track(cells, Options(), read_course(suite_run_id, cells))
+    tracked = track(cells, options, read_course(suite_run_id, cells))
     several = cells["model"].nunique() > 1
     return [_finding(one, several) for one in tracked]
 

@@ -26,11 +26,14 @@ class Section(NamedTuple):
 
 
 def key_lines(summary: Summary) -> str:
-    """Return the report in a terminal: the verdicts counted, a line a primary comparison."""
+    """Return the report in a terminal: the verdicts counted, a line a primary comparison.
+
+    Without a primary method there is a line for each comparison with the baseline.
+    """
     several = len(summary.models) > 1
     lines = [count(summary, "primary")] if summary.primary else []
     for pair in summary.pairs:
-        if pair.family == "primary":
+        if pair.family == "primary" or (not summary.primary and pair.b == summary.baseline):
             where = f"{pair.model}: " if several else ""
             lines.append(f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
     if any(pair.family == "exploratory" for pair in summary.pairs):
@@ -49,7 +52,7 @@ def count(summary: Summary, family: str) -> str:
     what = (
         f"{label(summary.primary)} against each other method"
         if family == "primary" and summary.primary
-        else "exploratory, all other pairs"
+        else f"exploratory, all {'other ' * bool(summary.primary)}pairs"
     )
     n = len(pairs)
     return f"{n} comparison{'s' * (n != 1)} ({what}): {words or 'none'}."

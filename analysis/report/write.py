@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.reading import artifacts
 from analysis.reading.looks import Course, read_course
-from analysis.reading.runs import load_suite
+from analysis.reading.runs import load_suite, named_by
 from analysis.report import html
 from analysis.report.budget import budget_table, metrics_table
 from analysis.report.items import item_facts, item_table
@@ -47,13 +47,13 @@ def analyze(
 
     into: the run that the artifacts are logged to; None: the suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out. RunsError for a run that is no suite and for options that do not fit it.
+    out. Where no primary method or baseline is named, those of the suite are taken. RunsError for a run that is no suite and for options that do not fit it.
     """
     cells = load_suite(suite_run_id, allow_failed=True)
     origin = f"Suite {suite_run_id}"
     course = read_course(suite_run_id, cells)
-    into = into or suite_run_id
-    return report(cells, options or Options(), origin, course=course, into=into, out=out)
+    into, options = into or suite_run_id, (options or Options()).or_else(named_by(suite_run_id))
+    return report(cells, options, origin, course=course, into=into, out=out)
 
 
 def report(

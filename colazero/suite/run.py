@@ -13,7 +13,7 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from colazero import cell, models, pipeline, tracking
-from colazero.config import RunConfig, SuiteConfig
+from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
 from colazero.suite import looks, memory, plan
@@ -40,6 +40,28 @@ def check(config: SuiteConfig) -> None:
     pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
 
 
+def with_baseline(config: SuiteConfig) -> SuiteConfig:
+    """Return the configuration with its baseline named; say which, where none was and no usual one.
+
+    It is logged so, and every analysis of the suite takes it from there.
+    """
+    named = config.model_copy(update={"baseline": config.second})
+    if len(config.methods) > 1:
+        if config.baseline == "auto" and named.baseline != USUAL_BASELINE:
+            log.info(
+                "baseline: %s, the first method named, for %s is not among them; "
+                "baseline=METHOD names another",
+                *(named.baseline, USUAL_BASELINE),
+            )
+        if config.primary == "auto" and USUAL_PRIMARY not in config.methods:
+            log.info(
+                "no method is the primary one, for %s is not among them: all comparisons are "
+                "exploratory; primary=METHOD names one",
+                USUAL_PRIMARY,
+            )
+    return named
+
+
 def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     """Run the cells inside the open run `suite`, each in a nested run of its own.
 
@@ -50,6 +72,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     """
     report = Report()
     experiment = runs.experiment_of(suite)
+    config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     environment = runs.worker_environment(experiment)
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
@@ -135,6 +158,7 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     expect: how many of the cells it would do until all is settled.
     UserError if it cannot be done.
     """
+    config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
