@@ -63,7 +63,8 @@ def check(
 ) -> None:
     """Raise UserError for any name or device that does not exist, before anything is loaded.
 
-    Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved, a device that this machine may lack.
+    Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved,
+    a device that this machine may lack.
     """
     trial.check(methods)
     for method in methods:

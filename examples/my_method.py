@@ -1,10 +1,11 @@
 """A selection method of one's own, and a way to try one on a real corpus without MLflow.
 
     python examples/my_method.py                                    # this one, in seconds
-    PYTHONPATH=. python examples/my_method.py --method=mymod:mine   # yours, in ./mymod.py
-    PYTHONPATH=examples mlflow run . -e suite -P methods=random,my_method:evenly -P primary=auto
+    PYTHONPATH=. python examples/my_method.py --method=mymod:last   # yours, in ./mymod.py
 
-It prints what each seed chose: measures of the set, as docs/calibration-sets.md explains them.
+It prints what each seed chose; docs/calibration-sets.md explains the measures. In a suite:
+
+    PYTHONPATH=examples mlflow run . -e suite -P methods=random,my_method:evenly
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def evenly(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
     Systematic sampling: in a corpus with an order (by date, by topic) every part of it gets its
     share, which windows at random give it only on average.
     """
-    distance = (len(pool.tokens) - seq_len) / n
-    first = rng.uniform(0, distance)
+    distance = len(pool.tokens) / n
+    first = rng.uniform(0, distance - seq_len)
     starts = (first + distance * np.arange(n)).astype(np.int64)
     return Selection(windows_at(pool, starts, seq_len), {"distance": distance})
 
@@ -34,28 +35,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", default="my_method:evenly", help="a method's name")
-    parser.add_argument("--model", default="smollm2-135m", help="whose tokens are counted")
+    parser.add_argument("--model", default="smollm2-135m", help="the model whose tokens count")
     parser.add_argument("--corpus", default="sotu", help="a corpus's name, or file:PATH")
-    parser.add_argument("--seeds", default="42,43", help="which seeds, comma separated")
+    parser.add_argument("--seeds", default="42,43", help="comma separated")
     options = parser.parse_args()
 
     from colazero import models, pipeline
     from colazero.config import RunConfig, parse
 
-    given = {name: getattr(options, name) for name in ("method", "model", "corpus")}
+    given = {"method": options.method, "model": options.model, "corpus": options.corpus}
     given |= {"preset": "demo", "eval_corpora": options.corpus, "device": "cpu"}
-    print(f"{options.method} on {options.corpus}")
     for seed in options.seeds.split(","):
         config = parse(RunConfig, given | {"seed": seed})
         pipeline.check(config, [config.method], [config.model])
         model = models.fetch(config.model)
         chosen, times = pipeline.calibrate(pipeline.resolve(config, model), model)
-        notes = chosen.notes
         print(
-            f"seed {seed}: digest {chosen.digest}, {times['selection_time_sec']:.2f} s, "
-            f"{notes['documents_used']} documents, type-token ratio "
-            f"{notes['type_token_ratio']:.3f}, KL from the corpus "
-            f"{notes['kl_from_corpus_bits']:.2f} bits"
+            f"{options.method}, seed {seed}: digest {chosen.digest}, "
+            f"{times['selection_time_sec']:.2f} s, {chosen.notes['documents_used']} documents, "
+            f"type-token ratio {chosen.notes['type_token_ratio']:.3f}, "
+            f"KL from the corpus {chosen.notes['kl_from_corpus_bits']:.2f} bits"
         )
 
 

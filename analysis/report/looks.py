@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
 from analysis.report.numbers import NONE, decided, interval, number, p_equation, p_text, percent
+from analysis.report.places import columns, place
 from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import LookJudgement
@@ -120,8 +121,7 @@ def last_interval(one: Tracked) -> tuple[float, float] | None:
 
 def looks_table(summary: Summary) -> Table:
     """Return the table of the looks: a row a comparison and look."""
-    several = len(summary.models) > 1
-    header = [*(["model"] if several else []), "comparison", "seeds", "difference %"]
+    header = [*columns(summary), "comparison", "seeds", "difference %"]
     header += ["repeated interval %", "p", "level", "α spent %", "verdict of all looks"]
     rows = []
     for one in summary.looks:
@@ -129,7 +129,7 @@ def looks_table(summary: Summary) -> Table:
             p = None if pair.estimate is None else pair.estimate.p_value
             rows.append(
                 [
-                    *([pair.model] if several else []),
+                    *place(summary, pair.model),
                     f"{label(pair.a)} vs {label(pair.b)}",
                     str(n),
                     percent(pair.percent),
@@ -140,7 +140,7 @@ def looks_table(summary: Summary) -> Table:
                     one.judgement.verdict if k == one.decided else "",
                 ]
             )
-    return Table(header, rows, left=2 if several else 1)
+    return Table(header, rows, left=1 + len(columns(summary)))
 
 
 def look_lines(summary: Summary) -> list[str]:

@@ -18,8 +18,8 @@ class Options:
     """What is compared and how strictly.
 
     baseline: the method that stands second where it is compared; None: what the suite says, or
-    gptq_default where the runs have it. primary: the method whose comparisons with each other one are the primary family;
-    None: what the suite says, or cola_zero where the runs have it.
+    gptq_default where the runs have it. primary: the method whose comparisons with each other one
+    are the primary family; None: what the suite says, or cola_zero where the runs have it.
     metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, or a downstream metric such as
     `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does not say so.
     margin: largest difference that does not matter, % of the second method's value.
