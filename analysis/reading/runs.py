@@ -26,14 +26,16 @@ from analysis.reading.checks import (
     refuse_unfinished,
 )
 from analysis.reading.settings import (
+    SETTINGS,
     by_setting,
     completed,
     differing,
     facets,
+    filled,
     newest,
     with_baselines,
 )
-from analysis.reading.tidy import PAGE, SIZES, WORDS, param, result_row, row_of, search, tidy
+from analysis.reading.tidy import PAGE, param, result_row, row_of, search, tidy
 
 STOPPED = "colazero.stopped"
 """The tag of a suite with the number of seeds, by model and method, after which all was settled."""
@@ -61,8 +63,8 @@ def load_suite(
     `allow_failed`, has a cell with an `error`.
     """
     suite = _get(MlflowClient(), suite_run_id)
-    cells = by_setting(_of_suite(suite, "", page_size), list(_sweep(suite)))
-    return _checked(with_baselines(cells), f"suite {suite_run_id}", allow_failed)
+    table = drop_repeats(by_setting(_of_suite(suite, "", page_size), list(_sweep(suite))))
+    return _checked(with_baselines(table), f"suite {suite_run_id}", allow_failed)
 
 
 def load_suites(
@@ -91,17 +93,17 @@ def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
     condition = f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
     condition += f" and {filter}" if filter else ""
     table = tidy(map(row_of, search([suite.info.experiment_id], condition, page_size)))
-    cells = _with_settings(table[table["kind"] == "cell"], suite)
-    beside = drop_repeats(table[table["kind"] != "cell"])
-    sweep, parts = _sweep(suite), [beside]
+    sweep = _sweep(suite)
+    asked = {name: param(suite.data.params, name) or "auto" for name in SETTINGS}
+    cells = filled(table[table["kind"] == "cell"], asked, sweep)
+    parts = [table[table["kind"] != "cell"]]
     for values in product(*sweep.values()):
         setting = dict(zip(sweep, values, strict=True))
         own = cells[_where(cells, setting)]
         whole = complete(drop_repeats(own), _seen(own) if filter else _grid(suite))
-        missing = whole["status"] == "MISSING"
         for name, value in setting.items():
-            whole.loc[missing, name] = value
-        parts.append(_with_settings(whole, suite))
+            whole.loc[whole["status"] == "MISSING", name] = value
+        parts.append(filled(whole.assign(suite=suite.info.run_id), asked, sweep))
     found = pd.concat(parts, ignore_index=True).astype(table.dtypes.to_dict())
     return found.assign(suite=suite.info.run_id)
 
@@ -130,24 +132,6 @@ def _grid(suite: Run) -> list[Key]:
     ]
 
 
-def _with_settings(cells: pd.DataFrame, suite: Run) -> pd.DataFrame:
-    """Give cells that logged no settings, as they failed or are missing, those of their suite.
-
-    What is `auto` there is as in the cells of the same model that logged it.
-    """
-    cells = cells.copy()
-    for name in (name for name in (*SIZES, *WORDS) if name not in _sweep(suite)):
-        asked = pd.Series([param(suite.data.params, name)])
-        if name in SIZES:
-            asked = pd.to_numeric(asked, errors="coerce").astype("Int64")
-        known = cells[name].where(cells[name].astype("str").ne(""))
-        known = known.fillna(known.groupby(cells["model"]).transform("first"))
-        if asked.notna().all() and asked[0] != "auto":
-            known = known.fillna(asked[0])
-        cells[name] = known.astype(cells[name].dtype)
-    return cells
-
-
 def seeds_of(suite_run_id: str) -> list[int]:
     """Return the seeds of a suite in their order; RunsError if it does not exist."""
     return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
@@ -172,8 +156,8 @@ def load_experiment(
 ) -> pd.DataFrame:
     """Read all cells of one or more experiments, of whatever suites; columns as `load_suites`.
 
-    filter: MLflow's search syntax, such as `params.seq_len = '512'`. Complete means that in each
-    setting every model has every method with every seed that occurs there.
+    filter: MLflow's search syntax, such as `params.seq_len = '512'`. Complete means that each suite
+    has, in each setting, of every model and method that it holds, every seed that it holds.
 
     RunsError if nothing is found, or, unless `allow_failed`, a cell has an `error`.
     """
@@ -183,9 +167,11 @@ def load_experiment(
     where += f" with filter {filter!r}" if filter else ""
     if table.empty:
         raise RunsError(f"{where} holds no cell.")
-    settings = differing(table)
-    table = newest(by_setting(drop_repeats(table), settings))
-    return _checked(_balanced(table, settings), where, allow_failed)
+    table, settings = filled(table), differing(table)
+    table = by_setting(table, settings)
+    suites = table[(table["kind"] == "cell") & (table["suite"] != "")].groupby(["suite", *settings])
+    wanted = [key for _, own in suites for key in _seen(own)]
+    return _checked(completed(newest(table), wanted), where, allow_failed)
 
 
 def _experiment(name: str) -> str:
@@ -206,11 +192,13 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     say which cells share a calibration set, so that each counts as an observation: name one file's
     run in the `source_run` of another that is the same work.
 
-    RunsError for a file that is no such object, and as for `load_suite`.
+    Complete means that every model has every method with every seed that occurs. RunsError for a
+    file that is no such object, and as for `load_suite`.
     """
     files = sorted(Path(folder).glob("*.json"))
     table = by_setting(tidy(map(result_row, files)), [])
-    return _checked(_balanced(table, []), f"folder {folder}", allow_failed=False)
+    table = completed(table, _seen(table[table["kind"] == "cell"]))
+    return _checked(table, f"folder {folder}", allow_failed=False)
 
 
 def latest_suite(experiments: Sequence[str]) -> str:
@@ -245,15 +233,6 @@ def _get(client: MlflowClient, run_id: str) -> Run:
 
 def _list(run: Run, name: str) -> list[str]:
     return [item.strip() for item in (param(run.data.params, name) or "").split(",") if item]
-
-
-def _balanced(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Complete, in each setting, the product of the models, methods and seeds that occur."""
-    cells = table[table["kind"] == "cell"]
-    groups = (
-        cells.groupby([cells[name] for name in names], dropna=False) if names else [("", cells)]
-    )
-    return completed(table, [key for _, own in groups for key in _seen(own)])
 
 
 def _seen(cells: pd.DataFrame) -> list[Key]:

@@ -6,7 +6,7 @@ A table of several settings names the setting in its column `model`, as in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ ROUNDING = (*EVALUATING, "quant_bits", "group_size", "sym")
 
 def differing(table: pd.DataFrame) -> list[str]:
     """Return the settings that finished cells differ in, those resolved a model within a model."""
-    cells = table[(table["kind"] == "cell") & (table["error"] == "")].astype({"model": "str"})
+    cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
     return [
         name
@@ -68,7 +68,13 @@ def _rows(table: pd.DataFrame) -> list[Mapping[str, object]]:
 
 
 def _label(row: Mapping[str, object], names: Sequence[str]) -> str:
-    return f"{row[BASE]} [{', '.join(f'{name}={text(row[name])}' for name in names)}]"
+    return f"{row[BASE]} [{', '.join(f'{k}={v}' for k, v in setting(row, names).items())}]"
+
+
+def setting(row: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
+    """Return a row's settings of these names; the number of a device does not count."""
+    found = {name: text(row[name]) for name in names}
+    return found | ({"device": found["device"].split(":")[0]} if "device" in found else {})
 
 
 def setting_of(model: str) -> str:
@@ -99,6 +105,27 @@ def completed(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
     names = table[FACETS].iloc[0] if len(table) else ""
     table = complete(table, wanted)
     return table.assign(**{BASE: table["model"].map(plain), FACETS: names})
+
+
+def filled(
+    table: pd.DataFrame, asked: Mapping[str, str] | None = None, apart: Collection[str] = ()
+) -> pd.DataFrame:
+    """Give cells that logged no settings, as they failed or are missing, those of their suite.
+
+    That is what other cells of the suite and model have, or else what was `asked` for. `apart`:
+    settings that are left as they are, as the suite has several values of them.
+    """
+    cells, groups = table["kind"] == "cell", [table["suite"], table["model"]]
+    found = {}
+    for name in (name for name in SETTINGS if name not in apart):
+        column = table[name].mask(cells & table[name].astype("str").eq(""))
+        known = column.groupby(groups).transform("first")
+        value = (asked or {}).get(name, "auto")
+        if value != "auto" and name in FIRST:
+            known = known.fillna(int(value) if column.dtype == "Int64" else value)
+        column = column.where(column.notna() | ~cells, known)
+        found[name] = column.fillna("") if table[name].dtype == "str" else column
+    return table.assign(**found)
 
 
 def newest(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.reading.checks import UNQUANTIZED, observations
 from analysis.reading.looks import Course
-from analysis.reading.settings import BASE, facets, setting_of, text
+from analysis.reading.settings import BASE, facets, setting, setting_of
 from analysis.stats import PooledModels, VarianceBudget, log_difference, pool_models
 from analysis.summary import windows
 from analysis.summary.budget import Sharpness, budgets, ordered, sharpness
@@ -72,8 +72,8 @@ class Summary:
     def place(self, model: str) -> Place:
         """What `model` names: the model alone, and the setting's values."""
         rows = self.cells[self.cells["model"] == model]
-        row = rows[rows["kind"] == "cell"].iloc[0]
-        return Place(str(row[BASE]), {name: text(row[name]) for name in self.facets})
+        row = rows.loc[(rows["kind"] != "cell").sort_values(kind="stable").index[0]]
+        return Place(str(row[BASE]), setting(row, self.facets))
 
     @property
     def names(self) -> list[str]:
