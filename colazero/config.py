@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -457,14 +457,15 @@ def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
             raise UserError(what) from None
         field = kind.model_fields[name]
         raise UserError(
-            f"{name}={values.get(name)!r}: {_allowed(kind, name, what)} ({field.description})."
+            f"{name}={values.get(name)!r}: {_allowed(kind, first['loc'], what)} "
+            f"({field.description})."
         ) from None
 
 
-def _allowed(kind: type[Common], name: str, what: str) -> str:
-    """Say what a field allows, in words where pydantic's own would show its internals."""
-    schema = kind.model_json_schema()["properties"][name]
-    schema = schema["items"] if name in SWEPT and "items" in schema else schema
+def _allowed(kind: type[Common], place: Sequence[int | str], what: str) -> str:
+    """Say what a field, or an item of its list, allows; not in pydantic's words for its insides."""
+    schema = kind.model_json_schema()["properties"][place[0]]
+    schema = schema["items"] if "items" in schema and len(place) > 1 else schema
     if "anyOf" in schema:
         options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
         least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)

@@ -7,6 +7,7 @@ A table of several settings names the setting in its column `model`, as in
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -42,14 +43,14 @@ def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     What stands beside the grid (the unquantized model, controls) gets a row in each setting of its
     suite whose cells it belongs to.
     """
-    table = table.assign(**{BASE: table["model"], FACETS: ", ".join(names)})
+    table = table.assign(base_model=table["model"], facets=", ".join(names))
     if not names:
         return table
     cells = table[table["kind"] == "cell"]
-    cells = cells.assign(model=[_label(row, names) for _, row in cells.iterrows()])
+    cells = cells.assign(model=[_label(row, names) for row in _rows(cells)])
     found = [cells]
     places = cells.drop_duplicates(["suite", "model"])
-    for _, row in table[table["kind"] != "cell"].iterrows():
+    for row in _rows(table[table["kind"] != "cell"]):
         own = places[(places["suite"] == row["suite"]) & (places[BASE] == row[BASE])]
         fit = [
             model
@@ -63,8 +64,8 @@ def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).astype(table.dtypes.to_dict())
 
 
-def _rows(table: pd.DataFrame) -> list[Mapping[str, object]]:
-    return [dict(row) for _, row in table.iterrows()]
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for _, row in table.iterrows()]
 
 
 def _label(row: Mapping[str, object], names: Sequence[str]) -> str:

@@ -47,6 +47,7 @@ def _panel(axis: Axes, summary: Summary, model: str, names: list[str]) -> None:
     for method in summary.of(model):
         colour, marker = look(method.name, summary.names)
         row, about = names.index(method.name), method.description
+        assert about.mean is not None
         if about.ci95 is not None:
             axis.plot(about.ci95, [row, row], color=colour, lw=1.6, gid="ci95")
         face = "white" if method.one_set else colour

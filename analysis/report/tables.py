@@ -130,7 +130,7 @@ def seeds_table(summary: Summary) -> Table:
     for names, own in cells.groupby(key, sort=False):
         values = {row["method"]: row[summary.metric] for _, row in own.iterrows()}
         known = [values.get(name, math.nan) for name in summary.names]
-        shown = [*place(summary, names[0]), *map(str, names[1:])]
+        shown = [*place(summary, str(names[0])), *map(str, names[1:])]
         rows.append([*shown, *(number(v if v == v else None, 3) for v in known)])
     head = [*columns(summary), *key[1:]]
     return Table([*head, *map(label, summary.names)], rows, left=len(head))

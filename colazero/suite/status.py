@@ -54,7 +54,7 @@ def _grid(suite: Run) -> dict[str, bool]:
         for name in SuiteConfig.model_fields
     }
     config = parse(SuiteConfig, {"preset": "demo"} | given)
-    found = {}
+    found: dict[str, bool] = {}
     for model in config.models:
         ends = stopped.get(model, {})
         mine = [one for one in config.cells() if one.model == model]

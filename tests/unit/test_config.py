@@ -65,9 +65,10 @@ def test_demo_is_what_the_readme_says() -> None:
     assert demo.models == ("smollm2-135m",)
     assert demo.methods == ALL_METHODS
     assert demo.seeds == (42, 43, 44, 45, 46)
-    assert (demo.corpus, demo.quant_bits, demo.device) == ("sotu", 4, "auto")
-    assert demo.n_calibration_samples * demo.seq_len >= 8 * 512
-    assert demo.eval_windows == "all" or demo.eval_windows * demo.seq_len >= 16 * 512
+    (one,) = demo.settings()
+    assert (one.corpus, one.quant_bits, one.device) == ("sotu", 4, "auto")
+    assert one.n_calibration_samples * one.seq_len >= 8 * 512
+    assert one.eval_windows == "all" or one.eval_windows * one.seq_len >= 16 * 512
     assert len(demo.cells()) == 15
     assert demo.workers == 2
 

@@ -98,11 +98,11 @@ def test_the_toy_pools_documents_are_what_its_places_say() -> None:
         ("def f(pool, n, seq_len, rng): return [1]", ["returns a Selection, this one a list"]),
         (
             "def f(pool, n, seq_len, rng):\n    return pool.words",
-            ["AttributeError", "'words'", "mymod.py, line 9"],
+            ["AttributeError", "'words'", "mymod.py, line 8"],
         ),
         (
             "def f(pool, n, seq_len, rng):\n    pool.tokens[0] = 1",
-            ["ValueError", "read-only", "mymod.py, line 9"],
+            ["ValueError", "read-only", "mymod.py, line 8"],
         ),
         ("def f(pool, n, seq_len, rng): pool.model.path", ["uses_model = True"]),
     ],
