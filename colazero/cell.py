@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,13 @@ CHOOSING = (
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
 
+EVALUATING = (
+    *("eval_seq_len", "bos", "eval_corpora", "eval_windows"),
+    *("do_downstream", "downstream_tasks"),
+)
+"""Parameters that decide how a model is evaluated."""
+
+
 CONTEXT = "context.json"
 """The artifact that holds what decided a cell's result beside its parameters."""
 
@@ -54,10 +61,19 @@ class Outcome:
     source_run: str | None = None
 
 
-def name_of(config: RunConfig, model: Model) -> str:
-    """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`)."""
+def name_of(config: RunConfig, model: Model, sweep: Collection[str] = ()) -> str:
+    """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`).
+
+    sweep: the settings that tell cells of one suite apart, as in `…__seed42__quant_bits3`.
+    """
     again = f"__replicate{config.replicate}" if config.replicate > 1 else ""
-    return names.of_run(f"{model.label}__{config.method}__seed{config.seed}{again}")
+    where = setting_of(config, sweep)
+    return names.of_run(f"{model.label}__{config.method}__seed{config.seed}{again}{where}")
+
+
+def setting_of(config: Settings, sweep: Collection[str]) -> str:
+    """Return values of settings as a part of a run's name: `__quant_bits3__corpusc4`."""
+    return "".join(f"__{name}{names.of_corpus(str(getattr(config, name)))}" for name in sweep)
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -246,13 +262,13 @@ def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) ->
 def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
     """Evaluate the unquantized model inside the open run, as `run_cell` does a cell."""
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
-    for name in (*("bos", "eval_corpora", "eval_windows", "do_downstream", "downstream_tasks"),):
-        same[name] = getattr(config, name)
+    same |= {name: getattr(config, name) for name in EVALUATING}
     same["eval_seq_len"] = config.evaluated_len
     same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
     evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
-    tracking.log_params({"model": model.name, "method": "unquantized"})
+    evaluating = {name: tracking.as_text(getattr(config, name)) for name in EVALUATING}
+    tracking.log_params({"model": model.name, "method": "unquantized"} | evaluating)
     tracking.set_tags(devices.tags(config.device))
     if reuse:
         runs.patiently(runs.claim, "colazero.key", key, tracking.active_run_id())

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,6 +28,7 @@ from pydantic import (
 from colazero.errors import UserError, unknown
 
 PRESET_DIR = Path(__file__).parent / "presets"
+USUAL_PRIMARY, USUAL_BASELINE = "cola_zero", "gptq_default"
 
 
 def _items(value: object) -> object:
@@ -100,6 +102,13 @@ def _digits(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _values(value: object) -> object:
+    """Split as `_items`; a single value is a list of one."""
+    return _items(value) if isinstance(value, str | list | tuple) else [value]
+
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], BeforeValidator(_values), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
@@ -108,15 +117,17 @@ Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
 Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
 WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
+GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=16)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
 
 
-class Settings(BaseModel):
+class Common(BaseModel):
     """What a single run and a suite have in common."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    corpus: Name = Field("sotu", description="calibration corpus: a name or file:PATH")
     corpus_share: float = Field(
         1.0,
         gt=0,
@@ -124,8 +135,6 @@ class Settings(BaseModel):
         description="share of the training documents that each seed draws before its method "
         "selects; below 1 every method, a deterministic one too, has a spread over corpora",
     )
-    n_calibration_samples: int = Field(128, ge=1, description="calibration windows")
-    seq_len: int = Field(2048, ge=16, description="tokens a calibration window")
     bos: Literal["auto", "always", "first", "never"] = Field(
         "auto",
         description="BOS token in front of every window (always), of the evaluation text as a "
@@ -145,12 +154,6 @@ class Settings(BaseModel):
     )
     proxy_model: Name = Field(
         "smollm2-135m", description="small model whose perplexities cola_zero_perplexity uses"
-    )
-    quant_bits: Bits = Field(4, description="bits a weight")
-    group_size: Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)] = Field(
-        "auto",
-        description="inputs that share a scale; -1: all of a row; auto: 128, or the largest that "
-        "divides",
     )
     desc_act: bool = Field(False, description="quantize columns in order of activation size")
     sym: bool = Field(True, description="symmetric grid")
@@ -183,18 +186,47 @@ class Settings(BaseModel):
         "auto", description="auto (CUDA when there, else CPU), cpu, cuda, cuda:N"
     )
 
+
+class Settings(Common):
+    """What decides a cell beside its model, method and seed."""
+
+    corpus: Name = Field("sotu", description="calibration corpus: a name or file:PATH")
+    n_calibration_samples: Count = Field(128, description="calibration windows")
+    seq_len: Length = Field(2048, description="tokens a calibration window")
+    quant_bits: Bits = Field(4, description="bits a weight")
+    group_size: GroupSize = Field(
+        "auto",
+        description="inputs that share a scale; -1: all of a row; auto: 128, or the largest that "
+        "divides",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.group_size == -1 and self.act_group_aware is True:
-            raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
-        if self.desc_act and self.act_group_aware is True:
-            raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
+        _refuse_groups(self, [self.group_size])
         return self
 
     @property
     def evaluated_len(self) -> int:
         """Tokens of an evaluation window."""
         return self.seq_len if self.eval_seq_len == "auto" else self.eval_seq_len
+
+
+def _refuse_groups(config: Common, sizes: Collection[int | str]) -> None:
+    if -1 in sizes and config.act_group_aware is True:
+        raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
+    if config.desc_act and config.act_group_aware is True:
+        raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
+
+
+SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus")
+"""The settings of which a suite takes several values."""
+
+
+def _swept(name: str) -> Any:
+    """Return the field of a suite for a setting of which it takes several values."""
+    field = Settings.model_fields[name]
+    text = f"{field.description}; a suite takes several, comma separated"
+    return Field((field.default,), description=text)
 
 
 class RunConfig(Settings):
@@ -210,8 +242,14 @@ class RunConfig(Settings):
     )
 
 
-class SuiteConfig(Settings):
-    """A grid of cells: models × methods × seeds × replicates."""
+class SuiteConfig(Common):
+    """A grid of cells: models × settings × methods × seeds × replicates."""
+
+    corpus: Several[Name] = _swept("corpus")
+    n_calibration_samples: Several[Count] = _swept("n_calibration_samples")
+    seq_len: Several[Length] = _swept("seq_len")
+    quant_bits: Several[Bits] = _swept("quant_bits")
+    group_size: Several[GroupSize] = _swept("group_size")
 
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
@@ -256,6 +294,31 @@ class SuiteConfig(Settings):
     controls: Controls = Field(
         (), description="rtn: each model rounded to nearest too, beside the grid; or none"
     )
+    primary: Name = Field(
+        "auto",
+        description="the method whose comparisons with each other one are the primary family; "
+        "auto: cola_zero where it is there",
+    )
+    baseline: Name = Field(
+        "auto",
+        description="the method that stands second where it is compared; auto: gptq_default where "
+        "it is there, else the first method named",
+    )
+
+    @model_validator(mode="after")
+    def _sweeping(self) -> SuiteConfig:
+        if len(self.group_size) > 1 and "auto" in self.group_size:
+            raise ValueError(
+                f"group_size={','.join(map(str, self.group_size))}: auto is one of the sizes, by "
+                "the model; of several name each"
+            )
+        _refuse_groups(self, self.group_size)
+        if self.until == "settled" and self.sweep:
+            raise ValueError(
+                f"until=settled with several values of {', '.join(self.sweep)}: looks are planned "
+                "for one setting. Run a suite for each: analyze with suites=A,B puts them together"
+            )
+        return self
 
     @model_validator(mode="after")
     def _settling(self) -> SuiteConfig:
@@ -278,6 +341,27 @@ class SuiteConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _compared(self) -> SuiteConfig:
+        for name in ("primary", "baseline"):
+            method = getattr(self, name)
+            if method not in ("auto", *self.methods):
+                raise ValueError(
+                    f"{name}={method!r}: must be one of the methods of the suite: "
+                    f"{', '.join(self.methods)}, or auto"
+                )
+        return self
+
+    @property
+    def second(self) -> str:
+        """The baseline: as named, or gptq_default, or the first method that is not the primary."""
+        if self.baseline != "auto":
+            return self.baseline
+        if USUAL_BASELINE in self.methods:
+            return USUAL_BASELINE
+        first = USUAL_PRIMARY if self.primary == "auto" else self.primary
+        return next((name for name in self.methods if name != first), self.methods[0])
+
     @property
     def schedule(self) -> tuple[int, ...]:
         """Numbers of seeds after which the suite is looked at; the last is all of them."""
@@ -287,13 +371,23 @@ class SuiteConfig(Settings):
         step = max(3, -(-maximum // 6))
         return tuple(dict.fromkeys((*(self.looks or range(step, maximum, step)), maximum)))
 
+    @property
+    def sweep(self) -> dict[str, tuple[Any, ...]]:
+        """The settings of which there are several values: name → values."""
+        return {name: getattr(self, name) for name in SWEPT if len(getattr(self, name)) > 1}
+
+    def settings(self) -> list[Settings]:
+        """Return each combination of the settings' values, the last of SWEPT changing fastest."""
+        shared = {name: getattr(self, name) for name in Common.model_fields}
+        lists = [getattr(self, name) for name in SWEPT]
+        return [Settings(**shared, **dict(zip(SWEPT, v, strict=True))) for v in product(*lists)]
+
     def cells(self) -> list[RunConfig]:
-        """Return the runs: model by model, method by method, seed by seed, order by order."""
-        shared = {name: getattr(self, name) for name in Settings.model_fields}
+        """Return the runs: model by model, setting by setting, method, seed, order by order."""
         downstream = self.seeds if self.downstream_seeds == "all" else self.seeds[:1]
         return [
             RunConfig(
-                **shared
+                **one.model_dump()
                 | {"do_downstream": self.do_downstream and seed in downstream and replicate == 1},
                 model=model,
                 method=method,
@@ -301,13 +395,14 @@ class SuiteConfig(Settings):
                 replicate=replicate,
             )
             for model in self.models
+            for one in self.settings()
             for method in self.methods
             for seed in self.seeds
             for replicate in range(1, self.replicates + 1)
         ]
 
 
-Config = TypeVar("Config", bound=Settings)
+Config = TypeVar("Config", bound=Common)
 
 
 def preset_names() -> list[str]:
@@ -355,10 +450,11 @@ def parse(
         preset = "full" if {"model", "models"} & chosen.keys() else "demo"
     values = _read_preset(preset)
     if kind is not SuiteConfig:
-        # A single run takes the first of the preset's models and seeds; its method it names itself.
+        # A single run takes the first of what a preset lists; its method it names itself.
         suite = _validated(SuiteConfig, values)
         values = {name: v for name, v in values.items() if name in Settings.model_fields}
         values |= {"model": suite.models[0], "seed": suite.seeds[0]}
+        values |= {name: getattr(suite, name)[0] for name in SWEPT}
     return _validated(kind, values | chosen)
 
 
@@ -373,13 +469,15 @@ def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
             raise UserError(what) from None
         field = kind.model_fields[name]
         raise UserError(
-            f"{name}={values.get(name)!r}: {_allowed(kind, name, what)} ({field.description})."
+            f"{name}={values.get(name)!r}: {_allowed(kind, first['loc'], what)} "
+            f"({field.description})."
         ) from None
 
 
-def _allowed(kind: type[Settings], name: str, what: str) -> str:
-    """Say what a field allows, in words where pydantic's own would show its internals."""
-    schema = kind.model_json_schema()["properties"][name]
+def _allowed(kind: type[Common], place: Sequence[int | str], what: str) -> str:
+    """Say what a field, or an item of its list, allows; not in pydantic's words for its insides."""
+    schema = kind.model_json_schema()["properties"][place[0]]
+    schema = schema["items"] if "items" in schema and len(place) > 1 else schema
     if "anyOf" in schema:
         options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
         least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)

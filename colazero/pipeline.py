@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from colazero import corpora, devices, models, selection
 from colazero.calibration import check as calibration_check
+from colazero.calibration import trial
 from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
 from colazero.corpora import bos as bos_rule
@@ -62,8 +63,10 @@ def check(
 ) -> None:
     """Raise UserError for any name or device that does not exist, before anything is loaded.
 
-    What is not computed `here` names, resolved, a device that this machine may lack.
+    Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved,
+    a device that this machine may lack.
     """
+    trial.check(methods)
     for method in methods:
         if selection.uses_proxy(method):
             models.check(config.proxy_model)

@@ -7,7 +7,11 @@ from entrypoints._command_line import main
 
 PARAMETERS = {
     "suite": "run id of a suite; auto: the newest one of the experiment",
+    "suites": "run ids of several suites, comma separated: their cells side by side, each setting "
+    "within itself",
     "experiment": "analyze all cells of this experiment instead of one suite",
+    "filter": "which cells are taken, in MLflow's search syntax (params.quant_bits = '4'); alone: "
+    "of all suites",
     "primary": "the method whose comparisons are the primary family; auto: cola_zero",
     "baseline": "the method that stands second in its comparisons; auto: gptq_default",
     "metric": "perplexity, kl_divergence, top1_agreement, NAME.CORPUS or a downstream one "
@@ -25,8 +29,9 @@ def run(given: dict[str, str]) -> int:
     from analysis.summary import Options
 
     chosen = {name: value for name, value in given.items() if value != "auto"}
-    if "suite" in chosen and "experiment" in chosen:
-        raise UserError("suite and experiment exclude each other: name one of them.")
+    which = [name for name in ("suite", "suites", "experiment") if name in chosen]
+    if len(which) > 1:
+        raise UserError(f"{' and '.join(which)} exclude each other: name one of them.")
     default = Options()
     options = Options(
         baseline=chosen.get("baseline"),
@@ -36,7 +41,7 @@ def run(given: dict[str, str]) -> int:
         margin=_number("margin", chosen.get("margin", default.margin)),
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),
     )
-    out = chosen.get("out")
+    out, condition = chosen.get("out"), chosen.get("filter", "")
     import mlflow
 
     from colazero import tracking
@@ -45,16 +50,21 @@ def run(given: dict[str, str]) -> int:
     store.refuse_missing(mlflow.get_tracking_uri())
     tracking.connect()
     with tracking.run("analysis", "analysis") as run_id:
-        if "experiment" in chosen:
-            name = chosen["experiment"]
-            table = report(
-                load_experiment(name), options, f"Experiment {name}", into=run_id, out=out
+        homes = searching.homes(runs.experiment_of(run_id))
+        if "experiment" in chosen or (condition and not which):
+            names = (
+                [chosen["experiment"]]
+                if which
+                else [mlflow.get_experiment(home).name for home in homes]
             )
+            cells = load_experiment(names, condition)
+            origin = f"Experiment {', '.join(names)}{f', {condition}' if condition else ''}"
+            table = report(cells, options, origin, into=run_id, out=out)
         else:
-            homes = searching.homes(runs.experiment_of(run_id))
-            suite = chosen.get("suite") or latest_suite(homes)
-            tracking.log_params({"suite": suite})
-            table = analyze(suite, options, into=run_id, out=out)
+            suites = chosen.get("suites") or chosen.get("suite") or latest_suite(homes)
+            tracking.log_params({"suite" if "," not in suites else "suites": suites})
+            ids = [one.strip() for one in suites.split(",")]
+            table = analyze(ids, options, filter=condition, into=run_id, out=out)
         tracking.describe(table)
     print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html")
     return 0

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from analysis.reading.checks import UNQUANTIZED, RunsError, observations
-from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
+from analysis.reading.runs import (
+    latest_suite,
+    load_experiment,
+    load_folder,
+    load_suite,
+    load_suites,
+)
 
 __all__ = [
     "UNQUANTIZED",
@@ -12,5 +18,6 @@ __all__ = [
     "load_experiment",
     "load_folder",
     "load_suite",
+    "load_suites",
     "observations",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ SHARED = (
     *("downstream_tasks", "quantizer"),
     *("version.torch", "version.transformers", "version.gptqmodel"),
 )
-SHARED_BY_MODEL = ("group_size", "act_group_aware", "device", "model_revision")
+SHARED_BY_MODEL = ("group_size", "act_group_aware", "bos", "device", "model_revision")
 # MLflow returns a logged infinity as 1.797e308.
 LARGEST = 1e100
 
@@ -47,22 +47,12 @@ def names_of(rows: pd.DataFrame, limit: int = 10) -> str:
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
-def drop_repeats(table: pd.DataFrame, *, across_suites: bool = False) -> pd.DataFrame:
-    """Drop a cell's failed attempts once it finished.
-
-    With `across_suites`, also a cell that only shares what another run of the same cell did.
-    """
+def drop_repeats(table: pd.DataFrame) -> pd.DataFrame:
+    """Drop a cell's failed attempts once it finished."""
     good = table["error"] == ""
     finished = set(keys(table[good]))
     retried = [key in finished for key in keys(table)]
-    table = table[good | ~np.array(retried, dtype=bool)]
-    if across_suites:
-        origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
-        repeated = table.assign(origin=origin).duplicated([*CELL, "origin"]) & (
-            table["error"] == ""
-        )
-        table = table[~repeated]
-    return table.reset_index(drop=True)
+    return table[good | ~np.array(retried, dtype=bool)].reset_index(drop=True)
 
 
 def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
@@ -108,14 +98,17 @@ def refuse_duplicates(table: pd.DataFrame, where: str) -> None:
         )
 
 
-def refuse_mixed_settings(table: pd.DataFrame, where: str) -> None:
-    """RunsError if finished cells differ in anything but model, method, seed and replicate."""
+def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str]) -> None:
+    """RunsError if finished cells differ in anything but model, method, seed and replicate.
+
+    known: the settings that the column `model` names.
+    """
     cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
     groups: list[tuple[str, pd.DataFrame, Sequence[str]]] = [("", cells, SHARED)]
     groups += [(f" of {m}", rows, SHARED_BY_MODEL) for m, rows in cells.groupby("model")]
     for whose, rows, settings in groups:
-        for name in settings:
+        for name in (name for name in settings if name not in known):
             values = sorted({str(value) for value in rows[name]})
             if len(values) > 1:
                 raise RunsError(

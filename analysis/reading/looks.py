@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from analysis.reading.runs import STOPPED, param
+from analysis.reading.runs import STOPPED
+from analysis.reading.tidy import param
 
 Cell = tuple[str, str, int]
 """Model, method, seed."""
@@ -34,23 +35,27 @@ class Course:
     earlier: Sequence[str] = ()
 
 
-def read_course(suite_run_id: str, cells: pd.DataFrame) -> Course:
-    """Read the looks at the finished ones of `cells`, from `load_suite` or a part of it.
+def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Course:
+    """Read the looks at the finished ones of `cells`, of one suite or of several side by side.
 
     An earlier suite is one that holds cells of the same key: the same settings, data and code. It
     looked when it was FINISHED, since its analysis ends it; with until=settled also at each look
-    that it has logged.
+    that it has logged. Of several suites each has looked at its own cells before.
     """
     client = MlflowClient()
-    suite = client.get_run(suite_run_id)
+    ids = [suite_run_ids] if isinstance(suite_run_ids, str) else suite_run_ids
+    given = sorted(map(client.get_run, ids), key=lambda run: run.info.start_time)
+    suite, several = given[-1], len(given) > 1
     good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
     here = _cells(good)
-    before = _earlier(client, suite, good)
+    before = _held(client, given, good)
+    if not several:
+        before = [(r, seen) for r, seen in before if r.info.run_id != suite.info.run_id]
     looks = [seen for run, found in before for seen in _looks(run, found, at_end=True)]
-    looks += [*_looks(suite, dict(zip(here, here, strict=True)), at_end=False), frozenset(here)]
+    looks += [*([] if several else _looks(suite, set(here), at_end=False)), frozenset(here)]
     plans = [_maximum(run) for run in (*(run for run, _ in before), suite)]
     most = good.groupby(["model", "method"])["seed"].nunique().max() if len(good) else 0
-    kept = plans[0] is not None and most <= plans[0]
+    kept = plans[0] is not None and most <= plans[0] and not (several and len(set(plans)) > 1)
     return Course(
         looks=tuple(dict.fromkeys(seen for seen in looks if seen)),
         maximum=plans[0] if kept else None,
@@ -65,14 +70,14 @@ def _cells(rows: pd.DataFrame) -> list[Cell]:
     ]
 
 
-def _looks(suite: Run, found: dict[Cell, Cell], *, at_end: bool) -> Iterator[Seen]:
-    """What a suite saw: at its looks, and at its end if it came to one; found: its cell → ours."""
+def _looks(suite: Run, found: Collection[Cell], *, at_end: bool) -> Iterator[Seen]:
+    """What a suite saw of the cells: at its looks, and at its end if it came to one."""
     seeds = [int(seed) for seed in (param(suite.data.params, "seeds") or "").split(",") if seed]
     for number in filter(None, suite.data.tags.get(LOOKS, "").split(",")):
         first = set(seeds[: int(number)])
-        yield frozenset(ours for (_, _, seed), ours in found.items() if seed in first)
+        yield frozenset(cell for cell in found if cell[2] in first)
     if at_end and suite.info.status == "FINISHED":
-        yield frozenset(found.values())
+        yield frozenset(found)
 
 
 def _maximum(suite: Run) -> int | None:
@@ -82,40 +87,31 @@ def _maximum(suite: Run) -> int | None:
     return len((param(params, "seeds") or "").split(","))
 
 
-def _earlier(
-    client: MlflowClient, suite: Run, good: pd.DataFrame
-) -> list[tuple[Run, dict[Cell, Cell]]]:
-    """Return the suites that began before and hold some of the cells, oldest first; cell → ours."""
+def _held(
+    client: MlflowClient, given: Sequence[Run], good: pd.DataFrame
+) -> list[tuple[Run, set[Cell]]]:
+    """Return the suites that looked, until the newest given one began, and what they hold of it."""
+    suite, mine = given[-1], {run.info.run_id for run in given}
     sources = sorted(set(good["source_run"]) - {""} - set(good["run_id"]))
-    if not sources:
+    if not sources and len(given) == 1:
         return []
-    homes = {str(client.get_run(sources[0]).info.experiment_id), str(suite.info.experiment_id)}
+    homes = {str(run.info.experiment_id) for run in (*given, *map(client.get_run, sources[:1]))}
     known = "tags.`colazero.kind` = 'cell' and attributes.status = 'FINISHED'"
-    runs = _all(client, sorted(homes), known)
-    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId", "") for run in runs}
-    mine = {
-        run.data.tags[KEY]: run
-        for run in runs
-        if parents[run.info.run_id] == suite.info.run_id and KEY in run.data.tags
-    }
-    ours = dict(zip(good["run_id"], _cells(good), strict=True))
-    found: dict[str, dict[Cell, Cell]] = {}
-    for run in runs:
-        same = mine.get(run.data.tags.get(KEY, ""))
-        parent, p = parents[run.info.run_id], run.data.params
-        if same is None or same.info.run_id not in ours or parent in ("", suite.info.run_id):
-            continue
-        theirs = (str(param(p, "model")), str(param(p, "method")), int(param(p, "seed") or 0))
-        found.setdefault(parent, {})[theirs] = ours[same.info.run_id]
+    ours = dict(zip(good["key"], _cells(good), strict=True))
+    found: dict[str, set[Cell]] = {}
+    for run in _all(client, sorted(homes), known):
+        key, parent = run.data.tags.get(KEY, ""), run.data.tags.get("mlflow.parentRunId", "")
+        if key and key in ours and parent:
+            found.setdefault(parent, set()).add(ours[key])
     suites = [(client.get_run(run_id), cells) for run_id, cells in found.items()]
-    began = [(run, cells) for run, cells in suites if _began_before(run, suite)]
+    began = [
+        (run, cells)
+        for run, cells in suites
+        if run.data.tags.get("colazero.kind") == "suite"
+        and (run.info.run_id in mine or run.info.start_time < suite.info.start_time)
+    ]
     looked = [(r, c) for r, c in began if r.info.status == "FINISHED" or LOOKS in r.data.tags]
     return sorted(looked, key=lambda item: item[0].info.start_time)
-
-
-def _began_before(run: Run, suite: Run) -> bool:
-    kind = run.data.tags.get("colazero.kind")
-    return kind == "suite" and bool(run.info.start_time < suite.info.start_time)
 
 
 def _all(client: MlflowClient, experiments: list[str], condition: str) -> list[Run]:

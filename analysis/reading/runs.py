@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from analysis.reading.checks import (
-    UNQUANTIZED,
+    CELL,
+    Key,
     RunsError,
     blank_non_finite,
     complete,
@@ -24,38 +25,22 @@ from analysis.reading.checks import (
     refuse_mixed_settings,
     refuse_unfinished,
 )
-
-PAGE = 1000
-KINDS = ("cell", "baseline", "control")
-COUNTS = ("seed", "replicate", "n_calibration_samples", "seq_len", "quant_bits", "group_size")
-FLAGS = ("desc_act", "sym", "act_group_aware", "do_downstream")
-NUMBERS = ("damp_percent",)
-WORDS = (
-    "corpus",
-    "corpus_share",
-    "eval_corpora",
-    "eval_windows",
-    "eval_seq_len",
-    "downstream_tasks",
-    "device",
-    "quantizer",
+from analysis.reading.settings import (
+    SETTINGS,
+    by_setting,
+    completed,
+    differing,
+    facets,
+    filled,
+    newest,
+    with_baselines,
 )
-ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
-TAGS = {
-    "source_run": "colazero.source_run",
-    "calibration_digest": "colazero.calibration_digest",
-    "order_digest": "colazero.order_digest",
-    "model_revision": "colazero.model_revision",
-    "version.torch": "version.torch",
-    "version.transformers": "version.transformers",
-    "version.gptqmodel": "version.gptqmodel",
-    "device_name": "colazero.device",
-    "git_commit": "colazero.git_commit",
-    "git_dirty": "colazero.git_dirty",
-    "higher_is_better": "colazero.higher_is_better",
-}
+from analysis.reading.tidy import PAGE, param, result_row, row_of, search, tidy
+
 STOPPED = "colazero.stopped"
 """The tag of a suite with the number of seeds, by model and method, after which all was settled."""
+SWEEP = "colazero.sweep"
+"""The tag of a suite with the settings that it gives several values: name → values, as JSON."""
 
 
 def load_suite(
@@ -64,34 +49,87 @@ def load_suite(
     """Read the runs of a suite: a row a cell, and a row with method `unquantized` a model.
 
     Columns: model, method, seed, replicate, kind (cell, baseline, control), status, error, run_id,
-    experiment_id, date (its start, UTC), source_run, the parameters, every metric under its name
-    (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of `mark_observations`, from
-    which `observations` makes a row an independent observation. A cell that failed, is missing or
-    gave no finite number has its reason in `error`, which is '' otherwise, and no metrics. Of a
-    method that was settled before its last seed the seeds from there on are not missing.
+    suite (its run id), experiment_id, date and started (UTC), source_run, the parameters, every
+    metric under its name (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of
+    `mark_observations`, from which `observations` makes a row an independent observation. A cell
+    that failed, is missing or gave no finite number has its reason in `error`, which is ''
+    otherwise, and no metrics. Of a method that was settled before its last seed the seeds from
+    there on are not missing.
+
+    Of a suite that gives a setting several values `model` names the setting too, `base_model` the
+    model alone, and `facets` the settings that differ.
 
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
     `allow_failed`, has a cell with an `error`.
     """
+    suite = _get(MlflowClient(), suite_run_id)
+    table = drop_repeats(by_setting(_of_suite(suite, "", page_size), list(_sweep(suite))))
+    return _checked(with_baselines(table), f"suite {suite_run_id}", allow_failed)
+
+
+def load_suites(
+    suite_run_ids: Sequence[str], filter: str = "", *, page_size: int = PAGE
+) -> pd.DataFrame:
+    """Read the runs of several suites side by side; columns as `load_suite`.
+
+    Whatever settings their cells differ in, `model` names and `facets` lists. Of a cell's repeats
+    the newest that finished is taken, once. filter: MLflow's search syntax; complete means then
+    that each suite has, of each model and method that it finds, every seed that it finds.
+
+    RunsError if a suite does not exist, or nothing is found.
+    """
     client = MlflowClient()
-    parent = _get(client, suite_run_id)
-    found = _search(
-        client,
-        parent.info.experiment_id,
-        f"tags.mlflow.parentRunId = '{parent.info.run_id}'",
-        page_size,
-    )
-    table = _tidy(map(_row, found))
-    ends = json.loads(parent.data.tags.get(STOPPED, "{}"))
-    grid = [
+    found = [_of_suite(_get(client, run_id), filter, page_size) for run_id in suite_run_ids]
+    table = pd.concat(found, ignore_index=True)
+    where = f"suites {', '.join(suite_run_ids)}" + (f" with filter {filter!r}" if filter else "")
+    if not (table["kind"] == "cell").any():
+        raise RunsError(f"{where}: no cell is found.")
+    table = with_baselines(newest(by_setting(table, differing(table))))
+    return _checked(table, where, allow_failed=True)
+
+
+def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
+    """Read the rows of a suite, holes among them, settings in columns of their own alone."""
+    condition = f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
+    condition += f" and {filter}" if filter else ""
+    table = tidy(map(row_of, search([suite.info.experiment_id], condition, page_size)))
+    sweep = _sweep(suite)
+    asked = {name: param(suite.data.params, name) or "auto" for name in SETTINGS}
+    cells = filled(table[table["kind"] == "cell"], asked, sweep)
+    parts = [table[table["kind"] != "cell"]]
+    for values in product(*sweep.values()):
+        setting = dict(zip(sweep, values, strict=True))
+        own = cells[_where(cells, setting)]
+        whole = complete(drop_repeats(own), _seen(own) if filter else _grid(suite))
+        for name, value in setting.items():
+            whole.loc[whole["status"] == "MISSING", name] = value
+        parts.append(filled(whole.assign(suite=suite.info.run_id), asked, sweep))
+    found = pd.concat(parts, ignore_index=True).astype(table.dtypes.to_dict())
+    return found.assign(suite=suite.info.run_id)
+
+
+def _where(cells: pd.DataFrame, setting: Mapping[str, object]) -> pd.Series[bool]:
+    found = pd.Series(True, index=cells.index)
+    for name, value in setting.items():
+        found &= (cells[name] == value).fillna(False).astype(bool)
+    return found
+
+
+def _sweep(suite: Run) -> dict[str, list[Any]]:
+    """Return the settings of which a suite has several values: name → values."""
+    return dict(json.loads(suite.data.tags.get(SWEEP, "{}")))
+
+
+def _grid(suite: Run) -> list[Key]:
+    """Return the cells of a suite in one setting."""
+    ends = json.loads(suite.data.tags.get(STOPPED, "{}"))
+    return [
         (model, method, int(seed), replicate)
-        for model in _list(parent, "models")
-        for method in _list(parent, "methods")
-        for seed in _list(parent, "seeds")[: ends.get(model, {}).get(method)]
-        for replicate in range(1, 1 + int(param(parent.data.params, "replicates") or 1))
+        for model in _list(suite, "models")
+        for method in _list(suite, "methods")
+        for seed in _list(suite, "seeds")[: ends.get(model, {}).get(method)]
+        for replicate in range(1, 1 + int(param(suite.data.params, "replicates") or 1))
     ]
-    wanted = [*((model, UNQUANTIZED, None, 1) for model in _list(parent, "models")), *grid]
-    return _checked(complete(drop_repeats(table), wanted), f"suite {suite_run_id}", allow_failed)
 
 
 def seeds_of(suite_run_id: str) -> list[int]:
@@ -99,26 +137,51 @@ def seeds_of(suite_run_id: str) -> list[int]:
     return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
 
 
-def load_experiment(
-    name: str, filter: str = "", *, allow_failed: bool = False, page_size: int = PAGE
-) -> pd.DataFrame:
-    """Read all cells of an experiment, whatever suite they belong to; columns as `load_suite`.
+def named_by(suite_run_id: str) -> dict[str, str]:
+    """Return the methods that a suite names as its `primary` and its `baseline`, where it does.
 
-    filter: MLflow's search syntax, such as `params.seq_len = '512'`, to choose among settings. A
-    cell that a later suite took over from an earlier one counts once. Complete means that every
-    model has every method with every seed that occurs.
-
-    RunsError as for `load_suite`.
+    RunsError if there is no such suite.
     """
+    params = _get(MlflowClient(), suite_run_id).data.params
+    named = {name: param(params, name) or "auto" for name in ("primary", "baseline")}
+    return {name: method for name, method in named.items() if method != "auto"}
+
+
+def load_experiment(
+    name: str | Sequence[str],
+    filter: str = "",
+    *,
+    allow_failed: bool = False,
+    page_size: int = PAGE,
+) -> pd.DataFrame:
+    """Read all cells of one or more experiments, of whatever suites; columns as `load_suites`.
+
+    filter: MLflow's search syntax, such as `params.seq_len = '512'`. Complete means that each suite
+    has, in each setting, of every model and method that it holds, every seed that it holds.
+
+    RunsError if nothing is found, or, unless `allow_failed`, a cell has an `error`.
+    """
+    names = [name] if isinstance(name, str) else list(name)
+    table = tidy(map(row_of, search([_experiment(one) for one in names], filter, page_size)))
+    where = f"experiment {', '.join(map(repr, names))}"
+    where += f" with filter {filter!r}" if filter else ""
+    if table.empty:
+        raise RunsError(f"{where} holds no cell.")
+    table, settings = filled(table), differing(table)
+    table = by_setting(table, settings)
+    suites = table[(table["kind"] == "cell") & (table["suite"] != "")].groupby(["suite", *settings])
+    wanted = [key for _, own in suites for key in _seen(own)]
+    return _checked(completed(newest(table), wanted), where, allow_failed)
+
+
+def _experiment(name: str) -> str:
+    """Return the id of an experiment."""
     client = MlflowClient()
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
+    found = client.get_experiment_by_name(name)
+    if found is None:
         known = ", ".join(repr(e.name) for e in client.search_experiments())
         raise RunsError(f"there is no experiment {name!r}. Known: {known}.")
-    found = _search(client, experiment.experiment_id, filter, page_size)
-    table = drop_repeats(_tidy(map(_row, found)), across_suites=True)
-    where = f"experiment {name!r}" + (f" with filter {filter!r}" if filter else "")
-    return _checked(_balanced(table), where, allow_failed)
+    return str(found.experiment_id)
 
 
 def load_folder(folder: str | Path) -> pd.DataFrame:
@@ -129,11 +192,13 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     say which cells share a calibration set, so that each counts as an observation: name one file's
     run in the `source_run` of another that is the same work.
 
-    RunsError for a file that is no such object, and as for `load_suite`.
+    Complete means that every model has every method with every seed that occurs. RunsError for a
+    file that is no such object, and as for `load_suite`.
     """
     files = sorted(Path(folder).glob("*.json"))
-    table = _tidy(map(_result, files))
-    return _checked(_balanced(table), f"folder {folder}", allow_failed=False)
+    table = by_setting(tidy(map(result_row, files)), [])
+    table = completed(table, _seen(table[table["kind"] == "cell"]))
+    return _checked(table, f"folder {folder}", allow_failed=False)
 
 
 def latest_suite(experiments: Sequence[str]) -> str:
@@ -166,107 +231,14 @@ def _get(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def _search(client: MlflowClient, experiment: str, filter: str, page_size: int) -> Iterable[Run]:
-    token = None
-    while True:
-        try:
-            page = client.search_runs(
-                [experiment],
-                filter,
-                max_results=page_size,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-        except MlflowException as error:
-            raise RunsError(f"filter {filter!r}: {str(error).splitlines()[0]}") from error
-        yield from (r for r in page if r.data.tags.get("colazero.kind") in KINDS)
-        token = page.token
-        if not token:
-            return
-
-
-def param(params: Mapping[str, str], name: str) -> str | None:
-    """Return a run's parameter: what `name` was resolved to, where that is written beside it."""
-    return params.get(f"resolved.{name}", params.get(name))
-
-
 def _list(run: Run, name: str) -> list[str]:
     return [item.strip() for item in (param(run.data.params, name) or "").split(",") if item]
 
 
-def _row(run: Run) -> dict[str, Any]:
-    data, info = run.data, run.info
-    row: dict[str, Any] = {
-        name: param(data.params, name) for name in ("model", "method", *COUNTS, *FLAGS, *NUMBERS)
-    }
-    row |= {name: param(data.params, name) for name in WORDS}
-    row |= {column: data.tags.get(tag) for column, tag in TAGS.items()}
-    row |= {
-        "kind": data.tags["colazero.kind"],
-        "status": info.status,
-        "run_id": info.run_id,
-        "experiment_id": info.experiment_id,
-        "date": datetime.fromtimestamp(info.start_time / 1000, UTC).date().isoformat(),
-        "error": "",
-    }
-    if info.status != "FINISHED":
-        row["error"] = data.tags.get("colazero.error") or f"the run is {info.status}"
-        return row
-    return row | data.metrics
-
-
-def _result(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        row = {name: values[name] for name in ("model", "method", *COUNTS) if name != "replicate"}
-        row["replicate"] = values.get("replicate", 1)
-        row |= {name: float(values[name]) for name in ALWAYS}
-        downstream = values.get("downstream") or {}
-        row |= {f"downstream.{key}": float(value) for key, value in downstream.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunsError(
-            f"{file} is no result file: {type(error).__name__}: {error}. It must be an object with "
-            f"model, method, {', '.join((*COUNTS, *ALWAYS))} and downstream. "
-            "`replicate` may be left out for 1."
-        ) from error
-    kind = "baseline" if row["method"] == UNQUANTIZED else "cell"
-    known = {"kind": kind, "status": "FINISHED", "run_id": str(file), "error": ""}
-    return row | known | {"source_run": values.get("source_run")}
-
-
-def _tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
-    about = ("kind", "status", "error", "run_id", "experiment_id", "date")
-    first = ("model", "method", *COUNTS, *about)
-    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS)
-    table = pd.DataFrame(list(rows))
-    known = {*first, *words, *FLAGS, *NUMBERS}
-    metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - known)
-    table = table.reindex(columns=[*dict.fromkeys((*first, *words, *FLAGS, *NUMBERS)), *metrics])
-    for name in COUNTS:
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype("Int64")
-    table["replicate"] = table["replicate"].fillna(1)  # of a run that knew of no other
-    for name in (*NUMBERS, *metrics):
-        table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
-    for name in FLAGS:
-        flag = table[name].astype("str").str.lower()
-        table[name] = flag.map({"true": True, "false": False}).astype("boolean")
-    for name in words:
-        table[name] = table[name].astype("str").where(table[name].notna(), "")
-    return table
-
-
-def _balanced(table: pd.DataFrame) -> pd.DataFrame:
-    """Complete the product of the models, methods and seeds that occur."""
-    cells = table[table["kind"] == "cell"]
-    wanted = [
-        (model, method, int(seed), int(replicate))
-        for model in cells["model"].unique()
-        for method in cells["method"].unique()
-        for seed in cells["seed"].dropna().unique()
-        for replicate in cells["replicate"].unique()
-    ]
-    return complete(table, wanted)
+def _seen(cells: pd.DataFrame) -> list[Key]:
+    """Return the product of the models, methods, seeds and replicates that occur."""
+    occur = (cells[name].dropna().unique() for name in CELL)
+    return [(m, n, int(seed), int(replicate)) for m, n, seed, replicate in product(*occur)]
 
 
 def _checked(table: pd.DataFrame, where: str, allow_failed: bool) -> pd.DataFrame:
@@ -274,7 +246,7 @@ def _checked(table: pd.DataFrame, where: str, allow_failed: bool) -> pd.DataFram
         raise RunsError(f"{where} holds no cell.")
     table = blank_non_finite(table)
     refuse_duplicates(table, where)
-    refuse_mixed_settings(table, where)
+    refuse_mixed_settings(table, where, facets(table))
     if not allow_failed:
         refuse_unfinished(table, where)
     return mark_observations(table)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from analysis.report.numbers import NONE, draws, number, p_text, percent
-from analysis.report.style import label, short
+from analysis.report.places import columns, place
+from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import Source, VarianceBudget
 from analysis.summary import Summary
@@ -20,18 +21,17 @@ SOURCES = (
 
 def budget_table(summary: Summary) -> Table:
     """Return the variance budgets: a row a model, metric and source."""
-    several = len(summary.models) > 1
     header = [
-        *(["model"] if several else []),
+        *columns(summary),
         *("metric", "source of noise", "note", "σ of one draw, %", "share of the interval %"),
         "to halve the interval by it alone",
     ]
     rows = [
-        [*([short(model)] if several else []), metric, name, *_source(getattr(budget, key), unit)]
+        [*place(summary, model), metric, name, *_source(getattr(budget, key), unit)]
         for (metric, model), budget in summary.budgets.items()
         for key, name, unit in SOURCES
     ]
-    return Table(header, rows, left=4 if several else 3)
+    return Table(header, rows, left=3 + len(columns(summary)))
 
 
 def _source(source: Source, unit: str) -> list[str]:
@@ -78,13 +78,12 @@ def _caveat(budget: VarianceBudget) -> str:
 
 def metrics_table(summary: Summary) -> Table:
     """Return, for each metric of the runs, the seeds it needs to tell the methods apart."""
-    several = len(summary.models) > 1
     header = [
-        *(["model"] if several else []),
+        *columns(summary),
         *("comparison", "metric", "difference %", "p (Welch)", "seeds a method", "range"),
     ]
-    rows = [[*([short(s.model)] if several else []), *_sharpness(s)] for s in summary.metrics]
-    return Table(header, rows, left=3 if several else 2)
+    rows = [[*place(summary, s.model), *_sharpness(s)] for s in summary.metrics]
+    return Table(header, rows, left=2 + len(columns(summary)))
 
 
 def _sharpness(s: Sharpness) -> list[str]:

@@ -18,6 +18,7 @@ from analysis.report.style import RC
 from analysis.report.tables import Table
 
 TITLES = {
+    "settings": "The settings side by side",
     "seeds": "Every observation",
     "differences": "Differences and the intervals that decided",
     "looks": "The comparisons over seeds, look by look",

@@ -105,8 +105,9 @@ def _caption(summary: Summary, first: str | None) -> str:
     starred = len(summary.names) <= MOST_COLUMNS
     legend = " $^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$." if starred else ""
     against = f"of {escape(label(first))} against the method" if first else "of each pair"
+    unit = "model and setting" if summary.facets else "model"
     return (
         f"{escape(summary.metric_name).capitalize()}: mean $\\pm$ standard deviation over "
         f"$n = {n}$ seeds; without $\\pm$ one observation.{dagger} $p$ {against}, {basis}, "
-        f"Holm-adjusted within a model.{legend}"
+        f"Holm-adjusted within a {unit}.{legend}"
     )

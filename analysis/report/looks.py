@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from analysis.reading.looks import read_course
-from analysis.reading.runs import load_suite, seeds_of
+from analysis.reading.runs import load_suite, named_by, seeds_of
 from analysis.report.numbers import NONE, decided, interval, number, p_equation, p_text, percent
+from analysis.report.places import columns, place
 from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import LookJudgement
@@ -45,10 +46,10 @@ def judge(suite_run_id: str, seeds: int) -> list[Finding]:
 
     It reads the store and nothing else. RunsError where nothing can be read yet.
     """
-    first = seeds_of(suite_run_id)[:seeds]
+    first, options = seeds_of(suite_run_id)[:seeds], Options().or_else(named_by(suite_run_id))
     cells = load_suite(suite_run_id, allow_failed=True)
     cells = cells[cells["seed"].isna() | cells["seed"].isin(first)]
-    tracked = track(cells, Options(), read_course(suite_run_id, cells))
+    tracked = track(cells, options, read_course(suite_run_id, cells))
     several = cells["model"].nunique() > 1
     return [_finding(one, several) for one in tracked]
 
@@ -120,8 +121,7 @@ def last_interval(one: Tracked) -> tuple[float, float] | None:
 
 def looks_table(summary: Summary) -> Table:
     """Return the table of the looks: a row a comparison and look."""
-    several = len(summary.models) > 1
-    header = [*(["model"] if several else []), "comparison", "seeds", "difference %"]
+    header = [*columns(summary), "comparison", "seeds", "difference %"]
     header += ["repeated interval %", "p", "level", "α spent %", "verdict of all looks"]
     rows = []
     for one in summary.looks:
@@ -129,7 +129,7 @@ def looks_table(summary: Summary) -> Table:
             p = None if pair.estimate is None else pair.estimate.p_value
             rows.append(
                 [
-                    *([pair.model] if several else []),
+                    *place(summary, pair.model),
                     f"{label(pair.a)} vs {label(pair.b)}",
                     str(n),
                     percent(pair.percent),
@@ -140,7 +140,7 @@ def looks_table(summary: Summary) -> Table:
                     one.judgement.verdict if k == one.decided else "",
                 ]
             )
-    return Table(header, rows, left=2 if several else 1)
+    return Table(header, rows, left=1 + len(columns(summary)))
 
 
 def look_lines(summary: Summary) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.reading.checks import observations
 from analysis.report.numbers import number
+from analysis.report.places import columns, place
 from analysis.report.tables import Table
 from analysis.summary import Summary
 
@@ -33,18 +34,17 @@ MEASURES: Mapping[str, Measure] = {
 
 def measures_table(summary: Summary) -> Table:
     """Return the mean of each measure over a method's observations; no rows where none is known."""
-    several = len(summary.models) > 1
     cells = summary.cells
     known = [c for c in MEASURES if c in cells.columns and cells[c].notna().any()]
     good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
     means = observations(good).groupby(["model", "method"], sort=False)[known].mean()
     rows = [
-        [*([row["model"]] if several else []), row["method"], *(_cell(row[c], c) for c in known)]
+        [*place(summary, row["model"]), row["method"], *(_cell(row[c], c) for c in known)]
         for row in means.reset_index().to_dict("records")
         if known
     ]
-    header = [*(["model"] if several else []), "method", *(MEASURES[c].heading for c in known)]
-    return Table(header, rows, left=2 if several else 1)
+    header = [*columns(summary), "method", *(MEASURES[c].heading for c in known)]
+    return Table(header, rows, left=1 + len(columns(summary)))
 
 
 def _cell(value: float, column: str) -> str:

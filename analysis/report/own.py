@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.custom import all_statistics, evaluate
 from analysis.report.numbers import number
+from analysis.report.places import columns, place
 from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.summary import Method, Pair, Summary
@@ -29,15 +30,14 @@ def own_numbers(summary: Summary) -> dict[str, Any]:
 
 def own_table(summary: Summary) -> Table:
     """Return them as a table: a row a method or comparison, a column a statistic."""
-    several = len(summary.models) > 1
     known = all_statistics()
-    header = ["model"] * several + ["of", *(one.description for one in known)]
+    header = [*columns(summary), "of", *(one.description for one in known)]
     rows = [
-        [model] * several + [_label(name), *(_text(values.get(one.name)) for one in known)]
+        [*place(summary, model), _label(name), *(_text(values.get(one.name)) for one in known)]
         for model, found in own_numbers(summary).items()
         for name, values in found.items()
     ]
-    return Table(header, rows, left=1 + several)
+    return Table(header, rows, left=1 + len(columns(summary)))
 
 
 def _label(name: str) -> str:

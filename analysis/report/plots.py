@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from analysis.report.comparison_plots import budget, differences, shown, windows
 from analysis.report.look_plots import followed, looks
 from analysis.report.method_plots import cv_bands, seeds, time_against_change
+from analysis.report.setting_plots import settings
 from analysis.report.style import short
 from analysis.summary import Summary
 
@@ -25,14 +26,25 @@ DRAWN: dict[str, Draw] = {
 
 
 def figures(summary: Summary) -> dict[str, Figure]:
-    """Return every figure that the runs have the numbers for: NAME, or NAME_MODEL for several."""
+    """Return every figure that the runs have the numbers for: NAME, or NAME_MODEL for several.
+
+    Where they differ in settings, one a model with all of its settings comes first.
+    """
     several = len(summary.models) > 1
-    return {
+    return _side_by_side(summary) | {
         f"{name}_{_file(summary, model)}" if several else name: draw(summary, model)
         for name, draw in DRAWN.items()
         for model in summary.models
         if _known(summary, model, name)
     }
+
+
+def _side_by_side(summary: Summary) -> dict[str, Figure]:
+    if not summary.facets:
+        return {}
+    bases = list(dict.fromkeys(summary.place(m).model for m in summary.models if summary.of(m)))
+    names = [f"settings_{n}" for n in range(1, 1 + len(bases))] if len(bases) > 1 else ["settings"]
+    return {name: settings(summary, base) for name, base in zip(names, bases, strict=True)}
 
 
 def _known(summary: Summary, model: str, name: str) -> bool:

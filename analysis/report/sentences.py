@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from analysis.reading.checks import mixed_devices, names_of
+from analysis.reading.settings import setting_of
 from analysis.report.budget import budget_sentence
 from analysis.report.looks import look_lines
 from analysis.report.numbers import decided, draws, interval, p_equation, percent
@@ -26,16 +27,21 @@ class Section(NamedTuple):
 
 
 def key_lines(summary: Summary) -> str:
-    """Return the report in a terminal: the verdicts counted, a line a primary comparison."""
+    """Return the report in a terminal: the verdicts counted, a line a primary comparison.
+
+    Without a primary method there is a line for each comparison with the baseline.
+    """
     several = len(summary.models) > 1
     lines = [count(summary, "primary")] if summary.primary else []
     for pair in summary.pairs:
-        if pair.family == "primary":
+        if pair.family == "primary" or (not summary.primary and pair.b == summary.baseline):
             where = f"{pair.model}: " if several else ""
             lines.append(f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
     if any(pair.family == "exploratory" for pair in summary.pairs):
         lines.append(count(summary, "exploratory"))
     lines += look_lines(summary)
+    if summary.facets:
+        lines.append(f"Each within its own setting: {settings(summary)}.")
     if len(summary.failed):
         lines.append(_failed(summary))
     return "\n".join(f"- {line}" for line in lines)
@@ -49,7 +55,7 @@ def count(summary: Summary, family: str) -> str:
     what = (
         f"{label(summary.primary)} against each other method"
         if family == "primary" and summary.primary
-        else "exploratory, all other pairs"
+        else f"exploratory, all {'other ' * bool(summary.primary)}pairs"
     )
     n = len(pairs)
     return f"{n} comparison{'s' * (n != 1)} ({what}): {words or 'none'}."
@@ -157,10 +163,28 @@ def _scope(summary: Summary) -> list[str]:
         "An observation is a calibration set that a seed drew (its replicates averaged); of a "
         "method whose seeds all have one set, a replicate of this set. What is said holds for "
         "these models and settings.",
+        *_facets(summary),
         *look_lines(summary),
         *_evaluated(summary),
         *filter(None, [mixed_devices(summary.cells)]),
     ]
+
+
+def _facets(summary: Summary) -> list[str]:
+    """Say which settings the runs differ in, and that nothing compares them."""
+    if not summary.facets:
+        return []
+    return [
+        f"The runs differ in {settings(summary)}. Each setting is analysed within itself, as each "
+        "model is, with families of its own; no test compares two settings."
+    ]
+
+
+def settings(summary: Summary) -> str:
+    """Name the settings that differ with their values, as in `quant_bits (3, 4)`."""
+    places = [summary.place(model).setting for model in summary.models]
+    values = {name: dict.fromkeys(place[name] for place in places) for name in summary.facets}
+    return ", ".join(f"{name} ({', '.join(found)})" for name, found in values.items())
 
 
 def _evaluated(summary: Summary) -> list[str]:
@@ -175,10 +199,11 @@ def _evaluated(summary: Summary) -> list[str]:
 
 
 def _pooled(name: str, pooled: PooledModels) -> str:
+    name, setting = name.removesuffix(setting_of(name)), setting_of(name)
     first, _, second = name.partition(" vs ")
     limits = interval(pooled.percent_ci95, 2, sign=True)
     return (
-        f"{label(first)} vs {label(second)}: {percent(pooled.percent)} % on average over "
+        f"{label(first)} vs {label(second)}{setting}: {percent(pooled.percent)} % on average over "
         f"{pooled.n_models} models on exactly these windows, 95 % CI {limits} % (random effects, "
         "Hartung–Knapp–Sidik–Jonkman). The models are no sample of all models."
     )

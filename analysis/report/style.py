@@ -79,9 +79,13 @@ def label(method: str) -> str:
 
 
 def short(model: str) -> str:
-    """Return a model's name as fits beside a chart: the last part of a Hub id or path."""
-    name = model.rstrip("/").rsplit("/", 1)[-1]
-    return name if len(name) <= 28 else name[:27] + "…"
+    """Return a model's name as fits beside a chart: the last part of a Hub id or path.
+
+    A setting behind it stays whole.
+    """
+    name, bracket, setting = model.partition(" [")
+    name = name.rstrip("/").rsplit("/", 1)[-1]
+    return (name if len(name) <= 28 else name[:27] + "…") + bracket + setting
 
 
 def look(method: str, methods: list[str]) -> tuple[str, str]:

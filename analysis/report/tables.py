@@ -20,7 +20,8 @@ from analysis.report.numbers import (
     p_text,
     percent,
 )
-from analysis.report.style import label, short
+from analysis.report.places import columns, place
+from analysis.report.style import label
 from analysis.stats import stars
 from analysis.summary import Method, Pair, Summary, controls_of
 
@@ -35,10 +36,9 @@ class Table(NamedTuple):
 
 def result_table(summary: Summary) -> Table:
     """Return the table of the methods: a row a method, the unquantized model and controls first."""
-    several = len(summary.models) > 1
     shared = any(m.overlap is not None for m in summary.methods)
     header = [
-        *(["model"] if several else []),
+        *columns(summary),
         *("method", "observations", f"{summary.metric_name} (mean ± std)", "CV %"),
         *("change from unquantized %", "selection s", "quantization s"),
         *(["tokens shared by two sets %"] if shared else []),
@@ -53,8 +53,8 @@ def result_table(summary: Summary) -> Table:
             found.append([control, *_control(row, summary, model)])
         found += [_cells(m) for m in summary.methods if m.model == model]
         own = [row if shared else row[:7] for row in ([*f, NONE][:8] for f in found)]
-        rows += [[*([short(model)] if several else []), *row] for row in own]
-    return Table(header, rows, left=3 if several else 2)
+        rows += [[*place(summary, model), *row] for row in own]
+    return Table(header, rows, left=2 + len(columns(summary)))
 
 
 def _control(row: pd.Series[float], summary: Summary, model: str) -> list[str]:
@@ -79,9 +79,8 @@ def _cells(method: Method) -> list[str]:
 
 def comparison_table(summary: Summary, family: str) -> Table:
     """Return the table of a family's comparisons, each with the interval that decided."""
-    several = len(summary.models) > 1
     header = [
-        *(["model"] if several else []),
+        *columns(summary),
         *(
             "comparison",
             "verdict",
@@ -93,8 +92,8 @@ def comparison_table(summary: Summary, family: str) -> Table:
         *("these windows: difference %", "95 % CI", "p", "p (Holm)", "d", "95 % CI of d"),
     ]
     own = [p for p in summary.pairs if p.family == family]
-    rows = [[*([short(p.model)] if several else []), *_comparison(p)] for p in own]
-    return Table(header, rows, left=4 if several else 3)
+    rows = [[*place(summary, p.model), *_comparison(p)] for p in own]
+    return Table(header, rows, left=3 + len(columns(summary)))
 
 
 def _comparison(pair: Pair) -> list[str]:
@@ -126,31 +125,52 @@ def _rests_on(pair: Pair) -> str:
 def seeds_table(summary: Summary) -> Table:
     """Return the metric of every cell: a row a seed and replicate, a column a method."""
     cells = summary.cells[summary.cells["kind"] == "cell"]
-    several, replicates = len(summary.models) > 1, cells["replicate"].nunique() > 1
-    key = [*(["model"] if several else []), "seed", *(["replicate"] if replicates else [])]
+    key = ["model", "seed", *(["replicate"] if cells["replicate"].nunique() > 1 else [])]
     rows = []
     for names, own in cells.groupby(key, sort=False):
         values = {row["method"]: row[summary.metric] for _, row in own.iterrows()}
         known = [values.get(name, math.nan) for name in summary.names]
-        shown = [short(str(name)) for name in names]
+        shown = [*place(summary, str(names[0])), *map(str, names[1:])]
         rows.append([*shown, *(number(v if v == v else None, 3) for v in known)])
-    return Table([*key, *map(label, summary.names)], rows, left=len(key))
+    head = [*columns(summary), *key[1:]]
+    return Table([*head, *map(label, summary.names)], rows, left=len(head))
 
 
 def methods_csv(summary: Summary) -> str:
     """Return a row a method with unrounded numbers; seconds and per cent as named."""
     header = (
-        *("model", "method", "n", "n_seeds", "n_draws", "one_set", "mean", "std", "cv_percent"),
+        *(
+            "model",
+            *summary.facets,
+            "method",
+            "n",
+            "n_seeds",
+            "n_draws",
+            "one_set",
+            "mean",
+            "std",
+            "cv_percent",
+        ),
         *("ci95_low", "ci95_high", "min", "max", "unquantized", "change_percent"),
         *("selection_time_sec", "quant_time_sec", "overlap", "p_holm_vs_primary"),
     )
     tests = {(p.model, p.b): p.judgement.p_adjusted for p in summary.pairs if p.family == "primary"}
     rows = []
     for m in summary.methods:
-        d = m.description
+        d, where = m.description, summary.place(m.model)
         rows.append(
             [
-                *(m.model, m.name, m.n, m.n_seeds, m.n_draws, m.one_set, d.mean, d.std),
+                *(
+                    where.model,
+                    *where.setting.values(),
+                    m.name,
+                    m.n,
+                    m.n_seeds,
+                    m.n_draws,
+                    m.one_set,
+                    d.mean,
+                    d.std,
+                ),
                 *(d.cv_percent, *(d.ci95 or (None, None)), d.min, d.max),
                 *(summary.unquantized.get(m.model), m.change_percent, m.selection.mean),
                 *(m.quantization.mean, m.overlap, tests.get((m.model, m.name))),

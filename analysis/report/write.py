@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.reading import artifacts
 from analysis.reading.looks import Course, read_course
-from analysis.reading.runs import load_suite
+from analysis.reading.runs import load_suite, load_suites, named_by
 from analysis.report import html
 from analysis.report.budget import budget_table, metrics_table
 from analysis.report.items import item_facts, item_table
@@ -19,7 +20,7 @@ from analysis.report.looks import looks_table
 from analysis.report.measures import measures_table
 from analysis.report.own import own_numbers, own_table
 from analysis.report.plots import figures
-from analysis.report.sentences import key_lines, results_markdown, sections
+from analysis.report.sentences import key_lines, results_markdown, sections, settings
 from analysis.report.style import caption_of, label, short
 from analysis.report.summary_json import plain, suite_facts, summary_stats
 from analysis.report.tables import (
@@ -37,23 +38,31 @@ FOLDER = "analysis"
 
 
 def analyze(
-    suite_run_id: str,
+    suites: str | Sequence[str],
     options: Options | None = None,
     *,
+    filter: str = "",
     into: str | None = None,
     out: str | Path | None = None,
 ) -> str:
-    """Analyze a suite, log all of it under `analysis/`, return the result table and its meaning.
+    """Analyze suites, log all of it under `analysis/`, return the result table and its meaning.
 
-    into: the run that the artifacts are logged to; None: the suite's own. It may be open or
+    suites: a run id, or several, whose cells stand side by side, each setting within itself.
+    filter: MLflow's search syntax, which of their cells are taken.
+    into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out. RunsError for a run that is no suite and for options that do not fit it.
+    out. Where no primary method or baseline is named, those of the first suite are taken.
+    RunsError for a run that is no suite and for options that do not fit it.
     """
-    cells = load_suite(suite_run_id, allow_failed=True)
-    origin = f"Suite {suite_run_id}"
-    course = read_course(suite_run_id, cells)
-    into = into or suite_run_id
-    return report(cells, options or Options(), origin, course=course, into=into, out=out)
+    ids = [suites] if isinstance(suites, str) else list(suites)
+    if len(ids) == 1 and not filter:
+        cells = load_suite(ids[0], allow_failed=True)
+    else:
+        cells = load_suites(ids, filter)
+    origin = f"Suite{'s' * (len(ids) > 1)} {', '.join(ids)}{f', {filter}' if filter else ''}"
+    named = {k: m for k, m in named_by(ids[0]).items() if m in set(cells["method"])}
+    options, course = (options or Options()).or_else(named), read_course(ids, cells)
+    return report(cells, options, origin, course=course, into=into or ids[0], out=out)
 
 
 def report(
@@ -125,7 +134,8 @@ def title(summary: Summary) -> str:
     cells = summary.cells[summary.cells["kind"] == "cell"]
     seeds = sorted({int(seed) for seed in cells["seed"].dropna()})
     days = sorted(set(summary.cells["date"]) - {""})
-    models = ", ".join(short(model) for model in summary.models)
+    models = ", ".join(dict.fromkeys(short(summary.place(m).model) for m in summary.models))
+    models += f", {settings(summary)}" if summary.facets else ""
     when = f", {days[-1]}" if days else ""
     return f"{models}: {', '.join(map(label, summary.names))}; {_ranges(seeds)}{when}"
 

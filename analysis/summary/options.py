@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from analysis.reading.checks import RunsError
 
@@ -16,9 +17,9 @@ MARGIN = 1.0
 class Options:
     """What is compared and how strictly.
 
-    baseline: the method that stands second where it is compared; None: gptq_default where the runs
-    have it. primary: the method whose comparisons with each other one are the primary family;
-    None: cola_zero where the runs have it.
+    baseline: the method that stands second where it is compared; None: what the suite says, or
+    gptq_default where the runs have it. primary: the method whose comparisons with each other one
+    are the primary family; None: what the suite says, or cola_zero where the runs have it.
     metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, or a downstream metric such as
     `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does not say so.
     margin: largest difference that does not matter, % of the second method's value.
@@ -39,6 +40,14 @@ class Options:
             raise RunsError(f"alpha={self.alpha:g}: must lie between 0 and 0.5.")
         if self.direction not in (None, "lower", "higher"):
             raise RunsError(f"direction={self.direction!r}: must be lower or higher.")
+
+    def or_else(self, named: Mapping[str, str]) -> Options:
+        """Return the options with a primary method and a baseline of `named` where none is set."""
+        return replace(
+            self,
+            primary=self.primary or named.get("primary"),
+            baseline=self.baseline or named.get("baseline"),
+        )
 
     @property
     def post_hoc(self) -> bool:

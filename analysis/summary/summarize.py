@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.reading.checks import UNQUANTIZED, observations
 from analysis.reading.looks import Course
+from analysis.reading.settings import BASE, facets, setting, setting_of
 from analysis.stats import PooledModels, VarianceBudget, log_difference, pool_models
 from analysis.summary import windows
 from analysis.summary.budget import Sharpness, budgets, ordered, sharpness
@@ -24,9 +26,18 @@ from analysis.summary.windows import Text
 Names = Mapping[tuple[str, str], Method]
 
 
+class Place(NamedTuple):
+    """A model, and the values of the settings in which the runs differ."""
+
+    model: str
+    setting: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Summary:
     """All that the report says, as numbers. `cells` is the table it was computed from.
+
+    Where its runs differ in settings, a model is a model in one of them (`place` tells them apart).
 
     texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
     each metric of the runs is in the primary comparisons. looks: what each look at them showed,
@@ -52,6 +63,17 @@ class Summary:
     def models(self) -> list[str]:
         """The models, in the order of the runs."""
         return list(dict.fromkeys(self.cells["model"]))
+
+    @property
+    def facets(self) -> list[str]:
+        """The settings that the runs differ in: each is analysed within itself, as a model is."""
+        return facets(self.cells)
+
+    def place(self, model: str) -> Place:
+        """What `model` names: the model alone, and the setting's values."""
+        rows = self.cells[self.cells["model"] == model]
+        row = rows.loc[(rows["kind"] != "cell").sort_values(kind="stable").index[0]]
+        return Place(str(row[BASE]), setting(row, self.facets))
 
     @property
     def names(self) -> list[str]:
@@ -106,7 +128,10 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
     good = cells[(cells["error"] == "") & cells[metric].notna()]
     rows = good[good["method"] == UNQUANTIZED]
     plain = dict(zip(rows["model"], rows[metric], strict=True))
-    methods = _methods(good, metric, plain, models, names)
+    there = set(zip(cells["model"], cells["method"], strict=True))
+    methods = _methods(
+        good, metric, plain, [(m, n) for m in models for n in names if (m, n) in there]
+    )
     by_name = {(m.model, m.name): m for m in methods}
     read = windows.read(cells, corpus_of(metric, cells))
     texts = _texts(good, metric, read, known)
@@ -117,6 +142,7 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
             for model in models
             for setting in [_setting(good, model, metric, known, texts.get(model), options)]
             for a, b, family in grid
+            if {(model, a), (model, b)} <= by_name.keys()
         ],
         texts,
         models,
@@ -154,15 +180,10 @@ def _methods(
     good: pd.DataFrame,
     metric: str,
     plain: Mapping[str, float],
-    models: Sequence[str],
-    names: Sequence[str],
+    keys: Sequence[tuple[str, str]],
 ) -> list[Method]:
     once, shared = observations(good), overlaps(good)
-    return [
-        method(good, once, metric, plain.get(model), shared.get((model, name)), (model, name))
-        for model in models
-        for name in names
-    ]
+    return [method(good, once, metric, plain.get(key[0]), shared.get(key), key) for key in keys]
 
 
 def _texts(good: pd.DataFrame, metric: str, read: windows.Windows, known: Known) -> dict[str, Text]:
@@ -229,13 +250,16 @@ def _methods_of(good: pd.DataFrame, metric: str, models: Sequence[str], names: s
 
 
 def _pooled(pairs: Sequence[Pair], methods: Names) -> dict[str, PooledModels]:
-    """Average each comparison over the models, where two or more can be compared."""
+    """Average each comparison over the models of a setting, where two or more can be compared.
+
+    Named as in `random vs cola_zero` or `random vs cola_zero [quant_bits=3]`.
+    """
     ratios: dict[str, list[tuple[float, float]]] = {}
     for p in pairs:
         a, b = methods[p.model, p.a].values, methods[p.model, p.b].values
         found = log_difference(a, b) if min((*a, *b), default=0) > 0 else None
         if found is not None:
-            ratios.setdefault(p.name, []).append(found)
+            ratios.setdefault(p.name + setting_of(p.model), []).append(found)
     return {
         name: pool_models([r for r, _ in found], [e for _, e in found])
         for name, found in ratios.items()

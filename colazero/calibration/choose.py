@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from colazero.calibration.check import refuse_unusable
 from colazero.corpora.pool import need_tokens
+from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Selection, Span, TokenPool
 from colazero.selection import find, one_thread
 
@@ -23,21 +25,29 @@ def select(
     """Choose `n` windows of `seq_len` tokens with `method`.
 
     The seed alone decides what is random, and one thread does the arithmetic. UserError if the
-    corpus has too few tokens.
+    corpus has too few tokens, or a method of the user's own, `module:function`, is defective.
     """
     need_tokens(len(pool.tokens), n, seq_len, corpus)
     chosen = find(method)
     with one_thread():
         selection = chosen(pool, n, seq_len, np.random.default_rng(seed))
-    return cut(pool, selection, n, seq_len)
+    try:
+        return cut(pool, selection, n, seq_len)
+    except ValueError as error:
+        if ":" not in method:
+            raise
+        raise UserError(f"method {method!r} is defective: {error}") from error
 
 
 def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> CalibrationSet:
     """Cut the windows a method chose out of the pool.
 
     ValueError, a defect of the method and not of its user, unless there are exactly `n` windows
-    of exactly `seq_len` tokens. UserError for a special token in one, or if two are the same.
+    of exactly `seq_len` tokens, no two from the same place. UserError for a special token in one,
+    or if two places hold the same.
     """
+    if not isinstance(selection, Selection):
+        raise ValueError(f"a method returns a Selection, this one a {type(selection).__name__}")
     windows: Sequence[NDArray[np.int32]]
     chosen: Sequence[Sequence[Span]]
     if selection.tokens is not None:
@@ -52,9 +62,22 @@ def cut(pool: TokenPool, selection: Selection, n: int, seq_len: int) -> Calibrat
         raise ValueError(
             f"asked for {n} × {seq_len} tokens, got {len(windows)} windows of {lengths}"
         )
+    if selection.tokens is None:
+        refuse_chosen_twice(selection)
     stacked = np.stack(windows).astype(np.int32)
     refuse_unusable(stacked, pool.forbidden)
     return CalibrationSet(stacked, chosen, dict(selection.notes))
+
+
+def refuse_chosen_twice(selection: Selection) -> None:
+    """Raise ValueError if a method chose one place twice: its own fault, not the corpus's."""
+    places = Counter(tuple((s.start, s.stop) for s in spans) for spans in selection.windows)
+    place, count = places.most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"the method chose one window {count} times, tokens {place[0][0]:,} to "
+            f"{place[-1][1]:,} of the corpus: each may be chosen once"
+        )
 
 
 def ordered(calibration: CalibrationSet, seed: int, replicate: int) -> CalibrationSet:

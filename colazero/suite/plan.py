@@ -186,17 +186,15 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[
     machines are not known here, and so not counted.
     """
     found = []
+    tokens = max(config.n_calibration_samples) * max(config.seq_len)
     for model in dict.fromkeys(job.model for job in jobs):
-        pool = token_pool(model, config.corpus)
-        tokens = config.n_calibration_samples * config.seq_len
-        available = int(config.corpus_share * len(pool.tokens))
-        name = corpora.load(config.corpus).name
-        found.append(
-            Need(f"calibration tokens of {name}, {model.label}", tokens, available, "tokens")
-        )
+        for corpus in config.corpus:
+            available = int(config.corpus_share * len(token_pool(model, corpus).tokens))
+            name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
+            found.append(Need(name, tokens, available, "tokens"))
     weights = [Weights.of(job.model) for job in run]
     sizes = [
-        one.quantized(config.quant_bits)
+        one.quantized(job.config.quant_bits)
         for one, job in zip(weights, run, strict=True)
         if job.config.quantizer != UNQUANTIZED
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from colazero import cell, models, pipeline, tracking
-from colazero.config import RunConfig, SuiteConfig
+from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
+from colazero.quantizers import UNQUANTIZED
 from colazero.suite import looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
@@ -23,6 +25,11 @@ from colazero.suite.supervisor import Report, Supervisor
 from colazero.tracking import keeping, publishing, runs, store
 
 log = logging.getLogger(__name__)
+
+SWEEP = "colazero.sweep"
+"""The tag of a suite with the settings that it gives several values: name → values, as JSON."""
+ROUNDING = {"quant_bits", "group_size"}
+"""The settings of a sweep that decide what a model rounded without calibration is."""
 
 
 def check(config: SuiteConfig) -> None:
@@ -37,7 +44,32 @@ def check(config: SuiteConfig) -> None:
     keeping.check(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
-    pipeline.check(executor.resolve(config), config.methods, config.models, here=False)
+    first, *others = executor.resolve(config).settings()
+    pipeline.check(first, config.methods, config.models, here=False)
+    for one in others:
+        pipeline.check(one, [], [], here=False)
+
+
+def with_baseline(config: SuiteConfig) -> SuiteConfig:
+    """Return the configuration with its baseline named; say which, where none was and no usual one.
+
+    It is logged so, and every analysis of the suite takes it from there.
+    """
+    named = config.model_copy(update={"baseline": config.second})
+    if len(config.methods) > 1:
+        if config.baseline == "auto" and named.baseline != USUAL_BASELINE:
+            log.info(
+                "baseline: %s, the first method named, for %s is not among them; "
+                "baseline=METHOD names another",
+                *(named.baseline, USUAL_BASELINE),
+            )
+        if config.primary == "auto" and USUAL_PRIMARY not in config.methods:
+            log.info(
+                "no method is the primary one, for %s is not among them: all comparisons are "
+                "exploratory; primary=METHOD names one",
+                USUAL_PRIMARY,
+            )
+    return named
 
 
 def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
@@ -50,6 +82,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     """
     report = Report()
     experiment = runs.experiment_of(suite)
+    config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     environment = runs.worker_environment(experiment)
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
@@ -58,6 +91,8 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     try:
         settling = config.until == "settled"
         tracking.log_config(config.model_copy(update={"looks": config.schedule * settling}))
+        if config.sweep:
+            tracking.set_tags({SWEEP: json.dumps(config.sweep)})
         tracking.flush()
         publishing.recover(experiment)
         source = np.random.default_rng(int(suite, 16))
@@ -114,9 +149,22 @@ def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
     ]
 
 
-def name_of(one: RunConfig) -> str:
+def name_of(one: RunConfig, sweep: Collection[str] = ()) -> str:
     """Return a cell's name, also where its model is not at hand."""
-    return cell.name_of(one, Model(one.model, Path(), revision=""))
+    return cell.name_of(one, Model(one.model, Path(), revision=""), sweep)
+
+
+def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
+    """Return what is run beside the grid for a cell's model and setting: name → quantizer.
+
+    The unquantized model once a way of evaluating it, a control once a way of rounding it.
+    """
+    label = models.label(one.model)
+    follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
+    plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
+    rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
+    controls = {f"{label}__{name}{rounded}": name for name in config.controls}
+    return {f"{label}__unquantized{plain}": UNQUANTIZED} | controls
 
 
 def _end_open_runs(suite: str) -> None:
@@ -135,6 +183,7 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     expect: how many of the cells it would do until all is settled.
     UserError if it cannot be done.
     """
+    config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
@@ -151,7 +200,7 @@ def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> l
         return _usable(config, model_name)
     except Exception as error:
         mine = [one for one in config.cells() if one.model == model_name]
-        _fail_model(model_name, mine, error, suite, report)
+        _fail_model(model_name, mine, error, suite, report, config.sweep)
         return []
 
 
@@ -166,7 +215,8 @@ def _with_room(
     plan.refuse_all_left_out(left_out, run)
     for name, why in left_out.items():
         cells = [job.config for job in run if job.model.name == name and job.kind == "cell"]
-        _fail_model(name, cells, UserError(f"model {name!r} is left out: {why}."), suite, report)
+        error = UserError(f"model {name!r} is left out: {why}.")
+        _fail_model(name, cells, error, suite, report, asked.sweep)
     lost = {job.name for job in run if job.model.name in left_out}
     left = [job for job in jobs if job.name not in lost]
     models_left = {job.model.name for job in left if job.kind != "baseline"}
@@ -181,26 +231,38 @@ def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
     memory.Weights.of(model)
     mine = [one for one in config.cells() if one.model == model_name]
     resolved = [pipeline.resolve(one, model, config.device) for one in mine]
-    pipeline.check_data(resolved[0], model)
-    baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
-    controls = [_control(name, resolved[0], model) for name in config.controls]
-    cells = [Job(cell.name_of(one, model), "cell", one, model) for one in resolved]
-    return [baseline, *controls, *cells]
+    jobs: dict[str, Job] = {}
+    for one in resolved[:: len(resolved) // len(config.settings())]:  # the first of each setting
+        pipeline.check_data(one, model)
+        for name, quantizer in beside(config, one).items():
+            jobs.setdefault(name, _beside(name, quantizer, one, model))
+    cells = [Job(cell.name_of(one, model, config.sweep), "cell", one, model) for one in resolved]
+    return [*jobs.values(), *cells]
 
 
-def _control(quantizer: str, config: RunConfig, model: Model) -> Job:
-    """Return a cell whose quantizer needs no calibration, named after it in the method's place."""
+def _beside(name: str, quantizer: str, config: RunConfig, model: Model) -> Job:
+    """Return the unquantized model's job, or a control's, which needs no calibration.
+
+    A control is named after its quantizer in the method's place.
+    """
+    if quantizer == UNQUANTIZED:
+        return Job(name, "baseline", config, model)
     config = config.model_copy(update={"method": quantizer, "quantizer": quantizer})
-    return Job(f"{model.label}__{quantizer}", "control", config, model)
+    return Job(name, "control", config, model)
 
 
 def _fail_model(
-    name: str, cells: list[RunConfig], error: Exception, suite: str, report: Report
+    name: str,
+    cells: list[RunConfig],
+    error: Exception,
+    suite: str,
+    report: Report,
+    sweep: Collection[str] = (),
 ) -> None:
     """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
     log.error("model %s: %s", name, error)
     for one in cells:
-        label = name_of(one)
+        label = name_of(one, sweep)
         report.failed[label] = str(error)
         run_id = runs.create_child(suite, label, "cell")
         with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
-from colazero import models
 from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
-from colazero.suite.run import name_of
+from colazero.suite.run import beside, name_of
 from colazero.tracking import looks, runs
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
@@ -55,15 +54,14 @@ def _grid(suite: Run) -> dict[str, bool]:
         for name in SuiteConfig.model_fields
     }
     config = parse(SuiteConfig, {"preset": "demo"} | given)
-    found = {}
+    found: dict[str, bool] = {}
     for model in config.models:
-        label, ends = models.label(model), stopped.get(model, {})
-        for beside in ("unquantized", *config.controls):
-            found[f"{label}__{beside}"] = False
-        for one in config.cells():
-            if one.model == model:
-                begun = config.seeds[: ends.get(one.method)]
-                found[name_of(one)] = one.seed not in begun
+        ends = stopped.get(model, {})
+        mine = [one for one in config.cells() if one.model == model]
+        found |= {name: False for one in mine for name in beside(config, one)}
+        for one in mine:
+            begun = config.seeds[: ends.get(one.method)]
+            found[name_of(one, config.sweep)] = one.seed not in begun
     return found
 
 

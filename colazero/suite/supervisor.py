@@ -13,7 +13,7 @@ from colazero.config import SuiteConfig
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Executor, Job
 from colazero.suite.progress import Board
-from colazero.tracking import runs
+from colazero.tracking import as_text, runs
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,8 @@ class Supervisor:
         params = {"model": job.config.model, "method": "unquantized"}
         if job.kind != "baseline":
             params |= {"method": job.config.method, "seed": str(job.config.seed)}
+            values = {name: getattr(job.config, name) for name in self._config.sweep}
+            params |= {name: as_text(value) for name, value in values.items()}
         runs.patiently(runs.log_params, run_id, params)
         return run_id
 

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
 from colazero.cache import new_entry
-from colazero.config import Settings
+from colazero.config import Common
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
 from colazero.tracking import names, provenance, records
@@ -20,7 +20,7 @@ LOCAL = Path("outputs/checkpoints")
 """Where save_model=local keeps checkpoints, below the current directory."""
 
 
-def check(config: Settings, name: str) -> None:
+def check(config: Common, name: str) -> None:
     """Raise UserError, before the work, if its results could not be kept under this name."""
     _try_names(config, name)
     if config.save_model == "local":
@@ -36,7 +36,7 @@ def check(config: Settings, name: str) -> None:
             ) from error
 
 
-def keep(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
+def keep(config: Common, model: Model, checkpoint: Path, name: str) -> None:
     """Keep a checkpoint where `save_model` says.
 
     `local` puts a copy to LOCAL/NAME-DIGEST. The digest over the weights is a tag in every case.
@@ -55,7 +55,7 @@ def keep(config: Settings, model: Model, checkpoint: Path, name: str) -> None:
         set_tags({"colazero.checkpoint_path": str(target.resolve())})
 
 
-def _try_names(config: Settings, name: str) -> None:
+def _try_names(config: Common, name: str) -> None:
     """Raise UserError if MLflow would refuse the names of a run's model, metrics or parameters.
 
     Its own validators are asked. A parameter that is longer than MLflow keeps would be cut.

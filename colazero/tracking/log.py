@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import environment
-from colazero.config import Settings
+from colazero.config import Common
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
 from colazero.tracking import names, provenance, publishing, runs
@@ -103,7 +103,7 @@ def flush() -> None:
     publishing.send_values(record, MlflowClient().get_run(record.run_id))
 
 
-def log_config(config: Settings) -> None:
+def log_config(config: Common) -> None:
     """Log the resolved parameters under their names."""
     log_params({name: as_text(value) for name, value in config.model_dump().items()})
 

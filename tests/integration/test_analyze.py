@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,9 +102,49 @@ def test_an_experiment_with_a_hole_is_refused(suite):
         run({"experiment": "colazero"})
 
 
+def test_suites_of_other_bits_stand_side_by_side(store, tmp_path):
+    folder, suites, _ = store
+    ids = [suites.suite(settings={"quant_bits": bits}, seeds=3) for bits in ("2", "3")]
+    done = command(store, f"--suites={','.join(ids)}", "--out=bits")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| quant_bits \| method +\|", done.stdout)
+    for bits in (2, 3):
+        assert re.search(rf"\| {bits} +\| cola_zero +\| 3 seeds", done.stdout)
+        assert f"{MODEL} [quant_bits={bits}]: COLA-Zero vs Random: " in done.stdout
+    assert "Each within its own setting: quant_bits (2, 3)." in done.stdout
+    own = done.stdout.rsplit("runs:/", 1)[1].split("/")[0]
+    assert MlflowClient().get_run(own).data.params["suites"] == ",".join(ids)
+    page = (folder / "bits/report.html").read_text()
+    assert "The runs differ in quant_bits (2, 3). Each setting is analysed within itself" in page
+    figures = {file.name for file in (folder / "bits/figures").glob("*.svg")}
+    assert {f"seeds_{MODEL}__quant_bits_{bits}_.svg" for bits in (2, 3)} <= figures
+    table = (folder / "bits/table.csv").read_text().splitlines()
+    assert table[0].startswith("model,quant_bits,method,n,")
+    assert {line.split(",")[1] for line in table[1:]} == {"2", "3"}
+
+    done = command(store, f"--suites={','.join(ids)}", "--filter=params.quant_bits = '2'")
+    assert done.returncode == 0, done.stderr
+    assert "quant_bits" not in done.stdout
+    done = command(store, "--filter=params.quant_bits = '3'")
+    assert done.returncode == 0, done.stderr
+    assert "COLA-Zero vs Random: " in done.stdout
+
+
+def test_a_suite_names_its_own_primary_method_and_baseline(store):
+    params = {"resolved.primary": "random", "resolved.baseline": "cola_zero"}
+    suite = store[1].suite(settings={"primary": "auto", "baseline": "auto"} | params, seeds=3)
+    done = command(store, f"--suite={suite}")
+    assert done.returncode == 0, done.stderr
+    assert "Random vs COLA-Zero: " in done.stdout
+    done = command(store, f"--suite={suite}", "--primary=gptq_default")
+    assert "COLA-Zero vs Random" not in done.stdout
+    assert "(GPTQ default against each other method)" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"suites": "a,b", "suite": "c"}, "suite and suites exclude each other"),
         ({"margin": "much"}, "margin='much': must be a number"),
         ({"alpha": "2"}, "alpha=2: must lie between 0 and 0.5"),
         ({"direction": "up"}, "direction='up': must be lower or higher"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from analysis.reading import load_suite
 from colazero.cell import RESULT
+from colazero.suite import status
 from entrypoints import suite as entry
 
 METHODS = "gptq_default,random,cola_zero"
@@ -87,6 +90,49 @@ def test_every_cell_is_a_finished_nested_run(first: Run) -> None:
     assert set(runs) == expected | {f"{model}__unquantized"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert first.info.status == "FINISHED"
+
+
+def test_a_sweep_is_analysed_within_each_setting(
+    store: Path, grid: dict[str, str], first: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = grid | {"quant_bits": "3,4", "methods": "random,gptq_default", "seeds": "42"}
+    assert entry.run(given | {"replicates": "2"}) == 0
+    suite = latest_suite()
+    runs = children(suite)
+    model = next(iter(runs)).split("__")[0]
+    cells = {
+        f"{model}__{method}__seed42{again}__quant_bits{bits}"
+        for method in ("random", "gptq_default")
+        for again in ("", "__replicate2")
+        for bits in (3, 4)
+    }
+    assert set(runs) == cells | {f"{model}__unquantized"}
+    assert json.loads(suite.data.tags["colazero.sweep"]) == {"quant_bits": [3, 4]}
+    for bits in (3, 4):
+        run = runs[f"{model}__random__seed42__quant_bits{bits}"]
+        assert run.data.params["quant_bits"] == str(bits)
+        earlier = children(first)[f"{model}__random__seed42"].info.run_id
+        assert run.data.tags.get("colazero.source_run") == (earlier if bits == 4 else None)
+    table = load_suite(suite.info.run_id)
+    assert table.groupby("quant_bits")["model"].nunique().to_dict() == {3: 1, 4: 1}
+    text = artifact(suite, "analysis/table.md").read_text()
+    assert re.search(r"\| quant_bits \| method ", text)
+    lines = [line.state for line in status.of_suite(suite.info.run_id)]
+    assert lines == ["done"] * 9
+
+
+def test_without_the_usual_baseline_the_first_method_is_it_and_the_suite_says_so(
+    store: Path, grid: dict[str, str], first: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "colazero")
+    assert entry.run(grid | {"methods": "stratified,random", "seeds": "42,43"}) == 0
+    said = " ".join(caplog.messages)
+    assert "baseline: stratified, the first method named, for gptq_default is not among" in said
+    assert "no method is the primary one" in said
+    suite = latest_suite()
+    assert suite.data.params["baseline"] == "stratified"
+    results = artifact(suite, "analysis/results.md").read_text()
+    assert "Random vs Stratified: " in results
 
 
 def test_methods_and_seeds_differ_but_gptq_default_never(first: Run) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from colazero.config import (
+    Common,
     RunConfig,
-    Settings,
     SuiteConfig,
     canonical_key,
     parse,
@@ -25,10 +25,11 @@ ALL_METHODS = ("gptq_default", "random", "cola_zero")
 
 
 def test_what_is_given_wins_over_the_preset_and_the_preset_over_the_default() -> None:
-    assert SuiteConfig().seq_len == 2048
-    assert parse(SuiteConfig, {"preset": "demo"}).seq_len == 512
-    assert parse(SuiteConfig, {"preset": "demo", "seq_len": "64"}).seq_len == 64
-    assert parse(SuiteConfig, {"preset": "demo", "seq_len": "auto"}).seq_len == 512
+    assert RunConfig().seq_len == 2048
+    assert parse(RunConfig, {"preset": "demo"}).seq_len == 512
+    assert parse(RunConfig, {"preset": "demo", "seq_len": "64"}).seq_len == 64
+    assert parse(RunConfig, {"preset": "demo", "seq_len": "auto"}).seq_len == 512
+    assert parse(SuiteConfig, {"preset": "demo", "seq_len": "auto"}).seq_len == (512,)
     assert parse(SuiteConfig, {"preset": "demo"}).damp_percent == SuiteConfig().damp_percent
 
 
@@ -55,8 +56,8 @@ def test_preset_auto_is_full_exactly_when_a_model_is_named(
 
 
 def test_preset_auto_of_a_suite_looks_at_models() -> None:
-    assert parse(SuiteConfig, {}).corpus == "sotu"
-    assert parse(SuiteConfig, {"models": "a/b,c/d"}).corpus == "wikitext2"
+    assert parse(SuiteConfig, {}).corpus == ("sotu",)
+    assert parse(SuiteConfig, {"models": "a/b,c/d"}).corpus == ("wikitext2",)
 
 
 def test_demo_is_what_the_readme_says() -> None:
@@ -64,9 +65,10 @@ def test_demo_is_what_the_readme_says() -> None:
     assert demo.models == ("smollm2-135m",)
     assert demo.methods == ALL_METHODS
     assert demo.seeds == (42, 43, 44, 45, 46)
-    assert (demo.corpus, demo.quant_bits, demo.device) == ("sotu", 4, "auto")
-    assert demo.n_calibration_samples * demo.seq_len >= 8 * 512
-    assert demo.eval_windows == "all" or demo.eval_windows * demo.seq_len >= 16 * 512
+    (one,) = demo.settings()
+    assert (one.corpus, one.quant_bits, one.device) == ("sotu", 4, "auto")
+    assert one.n_calibration_samples * one.seq_len >= 8 * 512
+    assert one.eval_windows == "all" or one.eval_windows * one.seq_len >= 16 * 512
     assert len(demo.cells()) == 15
     assert demo.workers == 2
 
@@ -89,18 +91,20 @@ def test_the_large_presets_share_the_missions_settings(
 ) -> None:
     config = parse(SuiteConfig, {"preset": preset})
     assert (config.models, config.methods, config.seeds) == (models, methods, seeds)
-    assert (config.n_calibration_samples, config.seq_len) == (128, 2048)
-    assert (config.quant_bits, config.group_size) == (4, "auto")  # auto is 128 for all of them
-    assert (config.corpus, config.eval_corpora) == ("wikitext2", ("wikitext2",))
+    (one,) = config.settings()
+    assert (one.n_calibration_samples, one.seq_len) == (128, 2048)
+    assert (one.quant_bits, one.group_size) == (4, "auto")  # auto is 128 for all of them
+    assert (one.corpus, one.eval_corpora) == ("wikitext2", ("wikitext2",))
     assert config.do_downstream is False
 
 
 def test_published_has_the_papers_settings() -> None:
     config = parse(SuiteConfig, {"preset": "published"})
     assert (config.damp_percent, config.desc_act, config.act_group_aware) == (0.01, False, False)
-    assert (config.corpus, config.n_calibration_samples, config.seq_len) == ("c4", 128, 2048)
+    (one,) = config.settings()
+    assert (one.corpus, one.n_calibration_samples, one.seq_len) == ("c4", 128, 2048)
     assert (config.methods, config.eval_corpora) == (("random",), ("wikitext2",))
-    assert (config.quant_bits, config.group_size) == (4, 128)
+    assert (one.quant_bits, one.group_size) == (4, 128)
 
 
 def test_every_preset_that_comes_along_is_valid() -> None:
@@ -114,7 +118,7 @@ def test_a_yaml_file_of_ones_own_is_a_preset(tmp_path: Path) -> None:
     path.write_text("models: a/b\nmethods: [random]\nseeds: 7-9\nseq_len: 128\ndesc_act: true\n")
     suite = parse(SuiteConfig, {"preset": str(path), "n_calibration_samples": "3"})
     assert (suite.models, suite.methods, suite.seeds) == (("a/b",), ("random",), (7, 8, 9))
-    assert (suite.seq_len, suite.desc_act, suite.n_calibration_samples) == (128, True, 3)
+    assert (suite.seq_len, suite.desc_act, suite.n_calibration_samples) == ((128,), True, (3,))
     single = parse(RunConfig, {"preset": str(path), "method": "gptq_default"})
     assert (single.model, single.seed, single.method) == ("a/b", 7, "gptq_default")
 
@@ -144,7 +148,7 @@ def test_a_bad_preset_file_is_told_in_a_sentence(
         assert word in str(caught.value)
 
 
-BAD: list[tuple[type[Settings], str, str, list[str]]] = [
+BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (RunConfig, "preset", "demmo", ["'demmo'", "Did you mean 'demo'?", "full, published"]),
     (RunConfig, "sed", "1", ["'sed'", "Did you mean 'seed'?"]),
     (RunConfig, "models", "a/b", ["'models'", "Did you mean 'model'?"]),
@@ -182,6 +186,16 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     (RunConfig, "quantizer", "", ["''", "at least 1 character"]),
     (SuiteConfig, "downstream_seeds", "some", ["'some'", "first, all"]),
     (SuiteConfig, "controls", "rtm", ["'rtm'", "rtn"]),
+    (SuiteConfig, "primary", "radnom", ["'radnom'", "gptq_default, random, cola_zero, or auto"]),
+    (SuiteConfig, "baseline", "zipcal", ["'zipcal'", "methods of the suite"]),
+    (SuiteConfig, "quant_bits", "3,5", ["'3,5'", "2, 3, 4, 8"]),
+    (SuiteConfig, "quant_bits", "3,3", ["'3,3'", "named twice: 3"]),
+    (SuiteConfig, "group_size", "64,8", ["'64,8'", "auto", "at least 16"]),
+    (SuiteConfig, "group_size", "auto,64", ["auto,64", "of several name each"]),
+    (SuiteConfig, "n_calibration_samples", "8,", ["'8,'", "integer"]),
+    (SuiteConfig, "seq_len", "512,15", ["'512,15'", "greater than or equal to 16"]),
+    (SuiteConfig, "corpus", "", ["''", "empty"]),
+    (SuiteConfig, "corpus", "sotu,c4,sotu", ["named twice: sotu"]),
     (SuiteConfig, "until", "soon", ["'soon'", "seeds, settled"]),
     (SuiteConfig, "looks", "1,3", ["'1,3'", "greater than or equal to 2"]),
     (SuiteConfig, "budget_hours", "0", ["'0'", "none or number above 0"]),
@@ -227,7 +241,7 @@ BAD: list[tuple[type[Settings], str, str, list[str]]] = [
     ("kind", "name", "value", "words"), BAD, ids=[f"{b[1]}={b[2]}" for b in BAD]
 )
 def test_a_bad_value_is_named_with_what_is_allowed(
-    kind: type[Settings], name: str, value: str, words: list[str]
+    kind: type[Common], name: str, value: str, words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
         parse(kind, {"preset": "demo"} | {name: value})
@@ -402,6 +416,64 @@ def test_a_suite_that_cannot_be_settled_is_refused(given: dict[str, str], words:
     base = {"preset": "demo", "until": "settled", "seeds": "1-10"}
     with pytest.raises(UserError, match=words):
         parse(SuiteConfig, base | given)
+
+
+def test_several_values_of_settings_are_a_dimension_of_the_grid() -> None:
+    given = {"preset": "demo", "methods": "random", "seeds": "1,2", "models": "a,b"}
+    config = parse(SuiteConfig, given | {"quant_bits": "3,4", "corpus": "sotu,c4"})
+    assert config.sweep == {"quant_bits": (3, 4), "corpus": ("sotu", "c4")}
+    assert [(c.model, c.quant_bits, c.corpus, c.seed) for c in config.cells()] == [
+        (model, bits, corpus, seed)
+        for model in ("a", "b")
+        for bits in (3, 4)
+        for corpus in ("sotu", "c4")
+        for seed in (1, 2)
+    ]
+    assert {c.seq_len for c in config.cells()} == {512}
+    assert parse(SuiteConfig, {"preset": "demo"}).sweep == {}
+
+
+def test_a_single_run_takes_the_first_of_the_values_that_a_preset_lists(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("models: a/b\nquant_bits: [3, 4]\nseq_len: 64,128\n")
+    config = parse(RunConfig, {"preset": str(path)})
+    assert (config.quant_bits, config.seq_len) == (3, 64)
+    assert parse(SuiteConfig, {"preset": str(path)}).sweep == {
+        "quant_bits": (3, 4),
+        "seq_len": (64, 128),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"quant_bits": "3,4", "until": "settled"}, "several values of quant_bits.*suites=A,B"),
+        ({"group_size": "-1,64", "act_group_aware": "true"}, "group_size=-1 makes none"),
+        ({"desc_act": "true", "act_group_aware": "true"}, "needs desc_act=false"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_in_a_suite_too(
+    given: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        parse(SuiteConfig, {"preset": "demo"} | given)
+
+
+@pytest.mark.parametrize(
+    ("methods", "given", "second"),
+    [
+        ("random,gptq_default,cola_zero", {}, "gptq_default"),
+        ("random,zipcal", {}, "random"),
+        ("cola_zero,zipcal,random", {}, "zipcal"),
+        ("cola_zero,random", {"primary": "random"}, "cola_zero"),
+        ("gptq_default,random", {"baseline": "random"}, "random"),
+        ("cola_zero", {}, "cola_zero"),
+    ],
+)
+def test_the_baseline_is_the_one_named_or_the_usual_or_the_first(
+    methods: str, given: dict[str, str], second: str
+) -> None:
+    assert parse(SuiteConfig, {"preset": "demo", "methods": methods} | given).second == second
 
 
 def test_hours_are_a_number_or_none() -> None:

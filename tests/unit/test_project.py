@@ -26,7 +26,7 @@ EXTRAS = {
     "single": {"force"},
     "clean": {"what", "suite", "do"},
     "analyze": {
-        *("suite", "experiment", "primary", "baseline", "metric", "direction"),
+        *("suite", "suites", "experiment", "filter", "primary", "baseline", "metric", "direction"),
         *("margin", "alpha", "out"),
     },
 }

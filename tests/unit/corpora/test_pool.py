@@ -296,8 +296,14 @@ def test_cut_refuses_a_special_token() -> None:
 
 
 def test_cut_refuses_a_window_twice_and_says_what_to_do() -> None:
+    pool = TokenPool(TOY.texts, np.tile(TOY.tokens[:4], 5), TOY.starts, TOY.stops, frozenset())
     with pytest.raises(UserError, match=r"only 1 of the 2 calibration windows differ.*duplicates"):
-        cut(TOY, windows((0, 4), (0, 4)), 2, 4)
+        cut(pool, windows((0, 4), (4, 8)), 2, 4)
+
+
+def test_a_place_that_is_chosen_twice_is_the_methods_fault() -> None:
+    with pytest.raises(ValueError, match="the method chose one window 2 times, tokens 4 to 8"):
+        cut(TOY, windows((4, 8), (4, 8)), 2, 4)
 
 
 def test_the_digest_of_a_calibration_set_depends_on_shape_and_tokens() -> None:

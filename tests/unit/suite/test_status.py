@@ -45,6 +45,19 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     assert found == {"tiny-llama__unquantized": "missing", done: "done", failed: "failed"}
 
 
+def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(tiny_llama: Path) -> None:
+    given = {"methods": "random", "seeds": "1,2", "quant_bits": "3,4", "controls": "rtn"}
+    given |= {"seq_len": "32,64", "device": "cpu", "n_calibration_samples": 2, "eval_windows": 2}
+    config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})
+    with tracking.run("suite", "suite") as run_id:
+        tracking.log_config(config)
+        tracking.flush()
+        found = [line.name for line in status.of_suite(run_id)]
+    jobs = suite._usable(config, str(tiny_llama))
+    assert sorted(found) == sorted(job.name for job in jobs)
+    assert len(found) == 2 + 4 + 8
+
+
 def test_what_a_look_made_unnecessary_is_not_missing(tiny_llama: Path) -> None:
     given = {"methods": "random,cola_zero", "seeds": "7-10", "until": "settled", "looks": "3"}
     config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})

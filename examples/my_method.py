@@ -1,0 +1,62 @@
+"""A selection method of one's own, and a way to try one on a real corpus without MLflow.
+
+    python examples/my_method.py                                    # this one, in seconds
+    PYTHONPATH=. python examples/my_method.py --method=mymod:last   # yours, in ./mymod.py
+
+It prints what each seed chose; docs/calibration-sets.md explains the measures. In a suite:
+
+    PYTHONPATH=examples mlflow run . -e suite -P methods=random,my_method:evenly
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from colazero.interfaces import Selection, TokenPool
+from colazero.selection import windows_at
+
+
+def evenly(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
+    """Take windows at even distances over the whole corpus, the first at random.
+
+    Systematic sampling: in a corpus with an order (by date, by topic) every part of it gets its
+    share, which windows at random give it only on average.
+    """
+    distance = len(pool.tokens) / n
+    first = rng.uniform(0, distance - seq_len)
+    starts = (first + distance * np.arange(n)).astype(np.int64)
+    return Selection(windows_at(pool, starts, seq_len), {"distance": distance})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", default="my_method:evenly", help="a method's name")
+    parser.add_argument("--model", default="smollm2-135m", help="the model whose tokens count")
+    parser.add_argument("--corpus", default="sotu", help="a corpus's name, or file:PATH")
+    parser.add_argument("--seeds", default="42,43", help="comma separated")
+    options = parser.parse_args()
+
+    from colazero import models, pipeline
+    from colazero.config import RunConfig, parse
+
+    given = {"method": options.method, "model": options.model, "corpus": options.corpus}
+    given |= {"preset": "demo", "eval_corpora": options.corpus, "device": "cpu"}
+    for seed in options.seeds.split(","):
+        config = parse(RunConfig, given | {"seed": seed})
+        pipeline.check(config, [config.method], [config.model])
+        model = models.fetch(config.model)
+        chosen, times = pipeline.calibrate(pipeline.resolve(config, model), model)
+        print(
+            f"{options.method}, seed {seed}: digest {chosen.digest}, "
+            f"{times['selection_time_sec']:.2f} s, {chosen.notes['documents_used']} documents, "
+            f"type-token ratio {chosen.notes['type_token_ratio']:.3f}, "
+            f"KL from the corpus {chosen.notes['kl_from_corpus_bits']:.2f} bits"
+        )
+
+
+if __name__ == "__main__":
+    main()
