@@ -338,16 +338,21 @@ def parse(
         if name not in names:
             raise unknown("parameter", name, names)
     chosen = {name: value for name, value in given.items() if value != "auto" and name != "preset"}
-    preset = given.get("preset", "auto")
-    if preset == "auto":
-        preset = "full" if {"model", "models"} & chosen.keys() else "demo"
-    values = _read_preset(preset)
+    values = _read_preset(preset_of(given))
     if kind is not SuiteConfig:
         # A single run takes the first of the preset's models and seeds; its method it names itself.
         suite = _validated(SuiteConfig, values)
         values = {name: v for name, v in values.items() if name in Settings.model_fields}
         values |= {"model": suite.models[0], "seed": suite.seeds[0]}
     return _validated(kind, values | chosen)
+
+
+def preset_of(given: Mapping[str, str]) -> str:
+    """Return the preset that command line values name: `full` with a model, else `demo`."""
+    chosen = {name for name, value in given.items() if value != "auto"}
+    if "preset" in chosen:
+        return given["preset"]
+    return "full" if {"model", "models"} & chosen else "demo"
 
 
 def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from colazero.errors import UserError
 from entrypoints._command_line import main
 
 PARAMETERS = {
-    "suite": "run id of a suite; auto: the newest one of the experiment",
-    "experiment": "analyze all cells of this experiment instead of one suite",
-    "primary": "the method whose comparisons are the primary family; auto: cola_zero",
-    "baseline": "the method that stands second in its comparisons; auto: gptq_default",
-    "metric": "perplexity, kl_divergence, top1_agreement, NAME.CORPUS or a downstream one "
-    "(arc_easy.acc); auto: perplexity",
-    "direction": "lower or higher is better, for a metric that is not known; auto: what is known",
-    "margin": "largest difference that does not matter, % of the second method's; auto: 1",
-    "alpha": "level of the tests; auto: 0.05",
-    "out": "local folder that gets the files too; auto: none",
+    "suite": "run id of a suite. Default: the newest one of the experiment",
+    "experiment": "name of an experiment, all cells of which are analyzed. Default: none, one "
+    "suite is",
+    "primary": "the method whose comparisons are the primary family. Default: cola_zero",
+    "baseline": "the method that stands second in its comparisons. Default: gptq_default",
+    "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, NAME.CORPUS or a "
+    "downstream one (arc_easy.acc). Default: perplexity",
+    "direction": "lower or higher is better, for a metric that is not known. Default: what is "
+    "known of the metric",
+    "margin": "largest difference that does not matter, above 0, % of the second method's. "
+    "Default: 1",
+    "alpha": "level of the tests, between 0 and 1. Default: 0.05",
+    "out": "local folder that gets the files too. Default: none",
 }
 
 
@@ -40,23 +45,23 @@ def run(given: dict[str, str]) -> int:
     import mlflow
 
     from colazero import tracking
-    from colazero.tracking import runs, searching, store
+    from colazero.tracking import names, pages, results, runs, searching, store
 
     store.refuse_missing(mlflow.get_tracking_uri())
     tracking.connect()
-    with tracking.run("analysis", "analysis") as run_id:
+    of = chosen.get("suite", chosen.get("experiment", "newest suite"))
+    with tracking.run(names.joined("analysis", of), "analysis") as run_id:
+        tell = partial(results.log, run_id)
         if "experiment" in chosen:
-            name = chosen["experiment"]
-            table = report(
-                load_experiment(name), options, f"Experiment {name}", into=run_id, out=out
-            )
+            cells, origin = load_experiment(of), f"Experiment {of}"
+            table = report(cells, options, origin, into=run_id, out=out, tell=tell)
         else:
             homes = searching.homes(runs.experiment_of(run_id))
             suite = chosen.get("suite") or latest_suite(homes)
             tracking.log_params({"suite": suite})
-            table = analyze(suite, options, into=run_id, out=out)
+            table = analyze(suite, options, into=run_id, out=out, tell=tell)
         tracking.describe(table)
-    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html")
+    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html\n{pages.where(run_id)}")
     return 0
 
 

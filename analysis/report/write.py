@@ -13,6 +13,7 @@ from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite
 from analysis.report import html
 from analysis.report.budget import budget_table, metrics_table
+from analysis.report.headlines import Tell, headlines
 from analysis.report.items import item_facts, item_table
 from analysis.report.latex import latex_table
 from analysis.report.looks import looks_table
@@ -42,18 +43,21 @@ def analyze(
     *,
     into: str | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> str:
     """Analyze a suite, log all of it under `analysis/`, return the result table and its meaning.
 
     into: the run that the artifacts are logged to; None: the suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out. RunsError for a run that is no suite and for options that do not fit it.
+    out; `tell` is told the numbers of each method and comparison. RunsError for a run that is no
+    suite and for options that do not fit it.
     """
     cells = load_suite(suite_run_id, allow_failed=True)
     origin = f"Suite {suite_run_id}"
     course = read_course(suite_run_id, cells)
     into = into or suite_run_id
-    return report(cells, options or Options(), origin, course=course, into=into, out=out)
+    chosen = options or Options()
+    return report(cells, chosen, origin, course=course, into=into, out=out, tell=tell)
 
 
 def report(
@@ -64,6 +68,7 @@ def report(
     course: Course | None = None,
     into: str | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> str:
     """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
     summary = summarize(cells, options, course)
@@ -76,6 +81,8 @@ def report(
                 file.write_bytes(content if isinstance(content, bytes) else content.encode())
         if into is not None:
             artifacts.leave(into, Path(folder), FOLDER)
+    if tell is not None:
+        tell(headlines(summary))
     return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
 
 
@@ -107,7 +114,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary)),
         "suite.json": _json(facts),
-        "cells.csv": summary.cells.to_csv(index=False),
+        "cells.csv": _in_mlflows_words(summary.cells).to_csv(index=False),
         "table.md": written,
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
@@ -127,7 +134,8 @@ def title(summary: Summary) -> str:
     days = sorted(set(summary.cells["date"]) - {""})
     models = ", ".join(short(model) for model in summary.models)
     when = f", {days[-1]}" if days else ""
-    return f"{models}: {', '.join(map(label, summary.names))}; {_ranges(seeds)}{when}"
+    methods = ", ".join(map(label, summary.names))
+    return f"Calibration sets for GPTQ: {methods} on {models}; {_ranges(seeds)}{when}"
 
 
 def _ranges(seeds: list[int]) -> str:
@@ -157,6 +165,13 @@ def _subtitle(summary: Summary, origin: str) -> str:
         f"{' on ' + text if text else ''}; equivalence margin ±{summary.options.margin:g} %{late}, "
         f"α = {summary.options.alpha:g}."
     )
+
+
+def _in_mlflows_words(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `true` and `false`, as parameters and JSON have them."""
+    flags = cells.select_dtypes(["bool", "boolean"])
+    words = {name: flags[name].map({True: "true", False: "false"}) for name in flags}
+    return cells.assign(**words)
 
 
 def _facts_table(settings: dict[str, list[str]]) -> Table:

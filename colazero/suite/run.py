@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from colazero.suite import looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
-from colazero.tracking import keeping, publishing, runs, store
+from colazero.tracking import keeping, names, pages, runs, store
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,6 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         settling = config.until == "settled"
         tracking.log_config(config.model_copy(update={"looks": config.schedule * settling}))
         tracking.flush()
-        publishing.recover(experiment)
         source = np.random.default_rng(int(suite, 16))
         jobs = [
             job
@@ -70,6 +70,8 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         for line in plan.said(plan.why_new(run)):
             log.info(line)
         jobs, run = _with_room(asked, jobs, run, suite, report)
+        for line in _opening(config, suite, run, reuse):
+            log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
@@ -88,6 +90,23 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         executor.close()
         _end_open_runs(suite)
     return report
+
+
+def _opening(
+    config: SuiteConfig, suite: str, run: Sequence[Job], reuse: Sequence[Job]
+) -> list[str]:
+    """Say before the first cell what is to be done, how long it may take and where to look."""
+    known = plan.times(list({(job.model.name, job.config.method): job for job in run}.values()))
+    by_method = {(j.model.name, j.config.method): known.get(j.name) for j in run}
+    seconds = [by_method[job.model.name, job.config.method] for job in run]
+    told = sum(t for t in seconds if t is not None) / config.workers
+    time = f"about {max(1, round(told / 60)):,} minutes"
+    if None in seconds:
+        time = "no finished run of these settings tells; the first cells will"
+    return [
+        f"suite {suite}: {len(run)} cells to run, {len(reuse)} to reuse; time: {time}",
+        pages.where(suite),
+    ]
 
 
 def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job]) -> Budget:
@@ -112,6 +131,13 @@ def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
     return first + [
         block[i] for _, block in sorted(blocks.items()) for i in source.permutation(len(block))
     ]
+
+
+def title(config: SuiteConfig, preset: str) -> str:
+    """Name a suite by its preset, its models and the day: `demo·smollm2-135m·2026-11-25`."""
+    first, *others = [models.label(name) for name in config.models]
+    more = f" and {len(others)} more" if others else ""
+    return names.joined(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
 
 
 def name_of(one: RunConfig) -> str:
@@ -182,7 +208,8 @@ def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
     mine = [one for one in config.cells() if one.model == model_name]
     resolved = [pipeline.resolve(one, model, config.device) for one in mine]
     pipeline.check_data(resolved[0], model)
-    baseline = Job(f"{model.label}__unquantized", "baseline", resolved[0], model)
+    plain = names.joined("unquantized", model.label)
+    baseline = Job(plain, "baseline", resolved[0], model)
     controls = [_control(name, resolved[0], model) for name in config.controls]
     cells = [Job(cell.name_of(one, model), "cell", one, model) for one in resolved]
     return [baseline, *controls, *cells]
@@ -191,7 +218,7 @@ def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
 def _control(quantizer: str, config: RunConfig, model: Model) -> Job:
     """Return a cell whose quantizer needs no calibration, named after it in the method's place."""
     config = config.model_copy(update={"method": quantizer, "quantizer": quantizer})
-    return Job(f"{model.label}__{quantizer}", "control", config, model)
+    return Job(names.joined(quantizer, model.label), "control", config, model)
 
 
 def _fail_model(

@@ -11,7 +11,7 @@ from colazero import models
 from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
 from colazero.suite.run import name_of
-from colazero.tracking import looks, runs
+from colazero.tracking import looks, names, runs
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
 
@@ -59,7 +59,7 @@ def _grid(suite: Run) -> dict[str, bool]:
     for model in config.models:
         label, ends = models.label(model), stopped.get(model, {})
         for beside in ("unquantized", *config.controls):
-            found[f"{label}__{beside}"] = False
+            found[names.joined(beside, label)] = False
         for one in config.cells():
             if one.model == model:
                 begun = config.seeds[: ends.get(one.method)]
