@@ -150,12 +150,9 @@ def _end_with_launcher() -> None:
 def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     asked = {"-h", "--help"} & set(sys.argv)  # importing what lists all names takes a second
-    texts = {
-        name: text or help_text(name, parameters) for name, text in parameters.items() if asked
-    }
-    for name in parameters:
-        text = texts.get(name, "").replace("%", "%%")
-        parser.add_argument(f"--{name}", default="auto", metavar="VALUE", help=text)
+    for name, text in parameters.items():
+        about = (text or help_text(name, parameters)).replace("%", "%%") if asked else ""
+        parser.add_argument(f"--{name}", default="auto", metavar="VALUE", help=about)
     values, rest = parser.parse_known_args()
     _refuse(rest, parameters)
     return vars(values)

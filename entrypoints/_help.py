@@ -12,6 +12,8 @@ from colazero.config import PRESET_DIR, RunConfig, SuiteConfig, preset_names
 
 OF_MODELS = {"model": "models", "seed": "seeds"}
 """What a single run takes the first of from a preset's list."""
+EMPTY = {"looks": "auto"}
+"""What an empty list is called, where that is not `none`."""
 
 
 def help_text(name: str, parameters: Collection[str]) -> str:
@@ -76,13 +78,17 @@ def _default(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> str:
         values = yaml.safe_load((PRESET_DIR / f"{preset}.yaml").read_text(encoding="utf-8"))
         if key in values and not (key == "methods" and kind is RunConfig):
             text = _text(values[key])
-            by_value.setdefault(re.split("[,-]", text)[0] if first else text, []).append(preset)
-    own = _text(kind.model_fields[name].default)
+            by_value.setdefault(_first(name, text) if first else text, []).append(preset)
+    own = _text(kind.model_fields[name].default, EMPTY.get(name, "none"))
     said = "; ".join(f"{value} in {', '.join(where)}" for value, where in by_value.items())
     return f"{own} ({said})" if said and set(by_value) != {own} else own
 
 
-def _text(value: object) -> str:
+def _first(name: str, text: str) -> str:
+    return re.split("[,-]" if name == "seed" else ",", text)[0]
+
+
+def _text(value: object, empty: str = "none") -> str:
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "auto"
+        return ",".join(map(str, value)) or empty
     return str(value).lower() if isinstance(value, bool) else str(value)
