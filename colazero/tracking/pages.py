@@ -20,6 +20,11 @@ def of_run(run_id: str) -> str:
     uri, server = urlsplit(mlflow.get_tracking_uri()), LOCAL
     if uri.scheme in ("http", "https"):  # nobody's name and password
         server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
+    return address(server, experiment, run_id)
+
+
+def address(server: str, experiment: str, run_id: str) -> str:
+    """Return where a server shows a run."""
     return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 

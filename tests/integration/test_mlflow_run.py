@@ -142,4 +142,7 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing_running(project: Proje
     assert done.returncode != 0
     assert "unknown method 'colazero'. Did you mean 'cola_zero'?" in done.stderr
     assert "Traceback" not in done.stderr
-    assert project.latest().info.status == "FAILED"
+    failed = project.latest()
+    assert failed.info.status == "FAILED"
+    assert failed.info.run_name == "single·method=colazero"
+    assert "unknown method 'colazero'" in failed.data.tags["colazero.error"]

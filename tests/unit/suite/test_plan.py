@@ -54,7 +54,7 @@ class Suite:
 
 
 def short(job: Job) -> str:
-    return job.name.partition("__")[2].replace("__seed", " ")
+    return job.name.rpartition("·")[0].replace("·seed", " ")
 
 
 @pytest.fixture
