@@ -21,7 +21,7 @@ from colazero import environment
 from colazero.config import Settings
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
-from colazero.tracking import launched, names, provenance, publishing, runs
+from colazero.tracking import launched, names, pages, provenance, publishing, runs
 from colazero.tracking.records import Record
 from colazero.tracking.searching import homes, search
 
@@ -70,6 +70,10 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     finally:
         try:
             if status in ("FINISHED", "FAILED"):
+                if given:
+                    record.tags[NOTE] = pages.with_settings(
+                        record.tags.get(NOTE, ""), record.params
+                    )
                 status, earned = "FAILED", status  # a result that is not in the store is none yet
                 _send(record, earned)
                 status = earned
@@ -80,6 +84,8 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
                 mlflow.end_run(status)
 
 
+NOTE = "mlflow.note.content"
+"""The tag that the UI shows as a run's description, in markdown."""
 _open: list[Record] = []
 """The records of the runs that are open in this process, the innermost last."""
 
@@ -252,7 +258,7 @@ def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
 
 def describe(markdown: str) -> None:
     """Set the run's description, which the UI shows as markdown."""
-    set_tags({"mlflow.note.content": markdown})
+    set_tags({NOTE: markdown})
 
 
 def set_tags(tags: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import mlflow
@@ -26,6 +27,17 @@ def of_run(run_id: str) -> str:
 def address(server: str, experiment: str, run_id: str) -> str:
     """Return where a server shows a run."""
     return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
+def with_settings(markdown: str, params: Mapping[str, str]) -> str:
+    """Return a description with the parameters below as they were resolved.
+
+    MLflow's own list of them shows what `mlflow run` was given, `auto` for most, in their place.
+    """
+    if not params:
+        return markdown
+    rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in params.items()]
+    return "\n".join([markdown, "", "| parameter | as resolved |", "| --- | --- |", *rows]).strip()
 
 
 def where(run_id: str) -> str:
