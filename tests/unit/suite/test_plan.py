@@ -227,7 +227,6 @@ def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
         (tracking, "log_config"),
         (tracking, "flush"),
         (suite.runs, "experiment_of"),
-        (suite.publishing, "recover"),
         (suite.store, "write_now"),
     ):
         monkeypatch.setattr(module, name, lambda *_: None)
