@@ -170,7 +170,7 @@ def _subtitle(summary: Summary, origin: str) -> str:
 def _in_mlflows_words(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the table with `true` and `false`, as parameters and JSON have them."""
     flags = cells.select_dtypes(["bool", "boolean"])
-    words = {name: flags[name].map({True: "true", False: "false"}) for name in flags}
+    words = {str(n): flags[n].map({True: "true", False: "false"}) for n in flags}
     return cells.assign(**words)
 
 

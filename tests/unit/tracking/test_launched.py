@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -20,9 +22,17 @@ TAGS = {"mlflow.project.entryPoint": "suite"}
 def made_by_mlflow(store: MlflowClient, minutes_ago: float = 0, **tags: str) -> Run:
     """Return a run as `mlflow run` makes it."""
     begun = int(1000 * (time.time() - 60 * minutes_ago))
-    made = store.create_run("1", tags=TAGS | tags, start_time=begun)
+    made = store.create_run("0", tags=TAGS | tags, start_time=begun)
     store.log_param(made.info.run_id, "preset", "auto")
     return store.get_run(made.info.run_id)
+
+
+@pytest.fixture(autouse=True)
+def _of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the processes that other tests have started meanwhile."""
+    every = psutil.process_iter
+    mine = lambda attrs: (p for p in every(attrs) if p.ppid() == os.getpid())  # noqa: E731
+    monkeypatch.setattr(launched.psutil, "process_iter", mine)
 
 
 @pytest.fixture
@@ -71,13 +81,13 @@ def test_nobody_ends_the_run_that_it_is_about_to_open(
 ) -> None:
     mine = made_by_mlflow(shared_store, minutes_ago=120)
     monkeypatch.setenv("MLFLOW_RUN_ID", mine.info.run_id)
-    assert mine.info.run_id not in [run.info.run_id for run in runs.the_dead("1")]
+    assert mine.info.run_id not in [run.info.run_id for run in runs.the_dead("0")]
     monkeypatch.delenv("MLFLOW_RUN_ID")
-    assert mine.info.run_id in [run.info.run_id for run in runs.the_dead("1")]
+    assert mine.info.run_id in [run.info.run_id for run in runs.the_dead("0")]
 
 
 def test_a_run_of_another_project_is_nobody_elses_business(shared_store: MlflowClient) -> None:
-    other = shared_store.create_run("1", tags={"mlflow.project.entryPoint": "main"})
+    other = shared_store.create_run("0", tags={"mlflow.project.entryPoint": "main"})
     tracking.connect()
     assert shared_store.get_run(other.info.run_id).info.status == "RUNNING"
 
