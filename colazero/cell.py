@@ -54,26 +54,30 @@ WIDER = "colazero.work_key_without_downstream"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: its run, its numbers, and the run they come from if not its own."""
+    """How a cell ended: its run, its numbers, and the run they come from if not its own.
+
+    `calibration`: the digest of its calibration set, '' where there is none.
+    """
 
     run_id: str
     metrics: Mapping[str, float]
     source_run: str | None = None
+    calibration: str = ""
 
 
 def name_of(config: RunConfig, model: Model, sweep: Collection[str] = ()) -> str:
-    """Return the run's name, as in `smollm2-135m__cola_zero__seed42` (`__replicate2`).
+    """Return the run's name, as in `cola_zero·seed42·smollm2-135m` (`·replicate2·`).
 
-    sweep: the settings that tell cells of one suite apart, as in `…__seed42__quant_bits3`.
+    sweep: the settings that tell cells of one suite apart, as in `…·smollm2-135m·quant_bits3`.
     """
-    again = f"__replicate{config.replicate}" if config.replicate > 1 else ""
+    again = [f"replicate{config.replicate}"] if config.replicate > 1 else []
     where = setting_of(config, sweep)
-    return names.of_run(f"{model.label}__{config.method}__seed{config.seed}{again}{where}")
+    return names.joined(config.method, f"seed{config.seed}", *again, model.label, *where)
 
 
-def setting_of(config: Settings, sweep: Collection[str]) -> str:
-    """Return values of settings as a part of a run's name: `__quant_bits3__corpusc4`."""
-    return "".join(f"__{name}{names.of_corpus(str(getattr(config, name)))}" for name in sweep)
+def setting_of(config: Settings, sweep: Collection[str]) -> list[str]:
+    """Return values of settings as parts of a run's name: `quant_bits3`, `corpusc4`."""
+    return [f"{name}{names.of_corpus(str(getattr(config, name)))}" for name in sweep]
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -150,7 +154,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}
     tracking.log_metrics({"total_time_sec": metrics["total_time_sec"]})
     _log_result(config, metrics)
-    return Outcome(tracking.active_run_id(), metrics)
+    return Outcome(tracking.active_run_id(), metrics, calibration=calibration.digest)
 
 
 def _claim(key: str, more: Mapping[str, str]) -> Run | None:
@@ -246,7 +250,8 @@ def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Out
         metrics = {name: v for name, v in metrics.items() if not name.startswith("downstream.")}
     tracking.log_metrics(metrics)
     _log_result(config, metrics, source_run=source.info.run_id)
-    return Outcome(tracking.active_run_id(), metrics, source.info.run_id)
+    digest = tags["colazero.calibration_digest"]
+    return Outcome(tracking.active_run_id(), metrics, source.info.run_id, digest)
 
 
 def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) -> None:

@@ -445,10 +445,7 @@ def parse(
         if name not in names:
             raise unknown("parameter", name, names)
     chosen = {name: value for name, value in given.items() if value != "auto" and name != "preset"}
-    preset = given.get("preset", "auto")
-    if preset == "auto":
-        preset = "full" if {"model", "models"} & chosen.keys() else "demo"
-    values = _read_preset(preset)
+    values = _read_preset(preset_of(given))
     if kind is not SuiteConfig:
         # A single run takes the first of what a preset lists; its method it names itself.
         suite = _validated(SuiteConfig, values)
@@ -456,6 +453,14 @@ def parse(
         values |= {"model": suite.models[0], "seed": suite.seeds[0]}
         values |= {name: getattr(suite, name)[0] for name in SWEPT}
     return _validated(kind, values | chosen)
+
+
+def preset_of(given: Mapping[str, str]) -> str:
+    """Return the preset that command line values name: `full` with a model, else `demo`."""
+    chosen = {name for name, value in given.items() if value != "auto"}
+    if "preset" in chosen:
+        return given["preset"]
+    return "full" if {"model", "models"} & chosen else "demo"
 
 
 def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -12,27 +12,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from colazero import environment
-from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import DiscreetFormatter, UserError, first_line, unknown, without_credentials
 from entrypoints import _interrupts
+from entrypoints._help import help_text
 
 EXIT_USER_ERROR = 2
 
 
-PRESET = (
-    "demo, quick, validation, full, published, study, a YAML file; auto: demo, or full when a "
-    "model is named"
-)
-
-
-def described(names: Iterable[str], **more: str) -> dict[str, str]:
-    """Return name → description for `preset` and `names`, fields of the configurations."""
-    fields = RunConfig.model_fields | SuiteConfig.model_fields
-    return {"preset": PRESET, **{name: fields[name].description or "" for name in names}, **more}
+def fields(names: Iterable[str], **more: str) -> dict[str, str]:
+    """Return the parameters of an entry point: `preset`, fields, and others with their help."""
+    return {**dict.fromkeys(("preset", *names), ""), **more}
 
 
 def settled(given: Mapping[str, str], of_run: Mapping[str, str]) -> dict[str, str]:
@@ -49,7 +43,9 @@ def settled(given: Mapping[str, str], of_run: Mapping[str, str]) -> dict[str, st
 def main(
     description: str, parameters: Mapping[str, str], run: Callable[[dict[str, str]], int]
 ) -> NoReturn:
-    """Read `--name=value` for each of `parameters` (name → help) and exit with what `run` returns.
+    """Read `--name=value` for each of `parameters` and exit with what `run` returns.
+
+    parameters: name → help, or '' for a field of the configurations, whose help is made of it.
 
     Every parameter defaults to `auto`: what the preset says. A user's mistake ends with one
     message on stderr and exit code 2.
@@ -67,6 +63,9 @@ def main(
         _say(f"error: {error}")
         _end_launched(launched, "FAILED", str(error))
         code = EXIT_USER_ERROR
+    except Exception as error:
+        _end_launched(launched, "FAILED", f"{type(error).__name__}: {error}")
+        raise
     except KeyboardInterrupt:
         _say("interrupted")
         _end_launched(launched, "KILLED", "KeyboardInterrupt")
@@ -110,19 +109,27 @@ def _flush() -> None:
 def _end_launched(run_id: str | None, status: str, reason: str) -> None:
     """End the run that `mlflow run` made for us with its reason, if it was not opened here.
 
-    `mlflow run` may be gone itself, with the terminal that it ran in.
+    It is called by what was asked. `mlflow run` may be gone itself, with the terminal that it ran
+    in.
     """
     if run_id is None or environment.run_id() is None:  # opened, it is ended there
         return
     from mlflow.exceptions import MlflowException
 
-    from colazero.tracking import runs
+    from colazero.tracking import launched, names, runs
 
     try:
         if runs.get(run_id) is not None:
+            launched.rename(run_id, names.joined(*_asked(sys.argv)))
             runs.end(run_id, status, reason)
     except (MlflowException, OSError) as error:
         logging.getLogger("colazero").warning("run %s stays open: %s", run_id, first_line(error))
+
+
+def _asked(words: list[str]) -> list[str]:
+    """Return the entry point and what it was given, as in `single`, `method=colazero`."""
+    given = [word.removeprefix("--") for word in words[1:] if not word.endswith("=auto")]
+    return [Path(words[0]).stem, *map(without_credentials, given)]
 
 
 def _end_with_launcher() -> None:
@@ -142,10 +149,10 @@ def _end_with_launcher() -> None:
 
 def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    asked = {"-h", "--help"} & set(sys.argv)  # importing what lists all names takes a second
     for name, text in parameters.items():
-        parser.add_argument(
-            f"--{name}", default="auto", metavar="VALUE", help=text.replace("%", "%%")
-        )
+        about = (text or help_text(name, parameters)).replace("%", "%%") if asked else ""
+        parser.add_argument(f"--{name}", default="auto", metavar="VALUE", help=about)
     values, rest = parser.parse_known_args()
     _refuse(rest, parameters)
     return vars(values)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from colazero.errors import UserError
 from entrypoints._command_line import main
 
 PARAMETERS = {
-    "suite": "run id of a suite; auto: the newest one of the experiment",
+    "suite": "run id of a suite. Default: the newest one of the experiment",
     "suites": "run ids of several suites, comma separated: their cells side by side, each setting "
-    "within itself",
-    "experiment": "analyze all cells of this experiment instead of one suite",
+    "within itself. Default: one suite",
+    "experiment": "name of an experiment, all cells of which are analyzed. Default: none, one "
+    "suite is",
     "filter": "which cells are taken, in MLflow's search syntax (params.quant_bits = '4'); alone: "
-    "of all suites",
-    "primary": "the method whose comparisons are the primary family; auto: cola_zero",
-    "baseline": "the method that stands second in its comparisons; auto: gptq_default",
-    "metric": "perplexity, kl_divergence, top1_agreement, NAME.CORPUS or a downstream one "
-    "(arc_easy.acc); auto: perplexity",
-    "direction": "lower or higher is better, for a metric that is not known; auto: what is known",
-    "margin": "largest difference that does not matter, % of the second method's; auto: 1",
-    "alpha": "level of the tests; auto: 0.05",
-    "out": "local folder that gets the files too; auto: none",
+    "of all suites. Default: all",
+    "primary": "the method whose comparisons are the primary family. Default: cola_zero",
+    "baseline": "the method that stands second in its comparisons. Default: gptq_default",
+    "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, NAME.CORPUS or a "
+    "downstream one (arc_easy.acc). Default: perplexity",
+    "direction": "lower or higher is better, for a metric that is not known. Default: what is "
+    "known of the metric",
+    "margin": "largest difference that does not matter, above 0, % of the second method's. "
+    "Default: 1",
+    "alpha": "level of the tests, between 0 and 1. Default: 0.05",
+    "out": "local folder that gets the files too. Default: none",
 }
 
 
@@ -45,28 +50,30 @@ def run(given: dict[str, str]) -> int:
     import mlflow
 
     from colazero import tracking
-    from colazero.tracking import runs, searching, store
+    from colazero.tracking import names, pages, results, runs, searching, store
 
     store.refuse_missing(mlflow.get_tracking_uri())
     tracking.connect()
-    with tracking.run("analysis", "analysis") as run_id:
+    of = next((chosen[name] for name in which), condition or "newest suite")
+    with tracking.run(names.joined("analysis", of), "analysis") as run_id:
+        tell = partial(results.log, run_id)
         homes = searching.homes(runs.experiment_of(run_id))
         if "experiment" in chosen or (condition and not which):
-            names = (
+            found = (
                 [chosen["experiment"]]
                 if which
                 else [mlflow.get_experiment(home).name for home in homes]
             )
-            cells = load_experiment(names, condition)
-            origin = f"Experiment {', '.join(names)}{f', {condition}' if condition else ''}"
-            table = report(cells, options, origin, into=run_id, out=out)
+            cells = load_experiment(found, condition)
+            origin = f"Experiment {', '.join(found)}{f', {condition}' if condition else ''}"
+            table = report(cells, options, origin, into=run_id, out=out, tell=tell)
         else:
             suites = chosen.get("suites") or chosen.get("suite") or latest_suite(homes)
             tracking.log_params({"suite" if "," not in suites else "suites": suites})
             ids = [one.strip() for one in suites.split(",")]
-            table = analyze(ids, options, filter=condition, into=run_id, out=out)
+            table = analyze(ids, options, filter=condition, into=run_id, out=out, tell=tell)
         tracking.describe(table)
-    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html")
+    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html\n{pages.where(run_id)}")
     return 0
 
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 KINDS = ("models", "records", "running", "cache")
 PARAMETERS = {
-    "what": f"{', '.join(KINDS)}, comma separated; auto: all are listed",
-    "suite": "run id of the suite whose models are meant; auto: models of deleted runs alone",
-    "do": "list, remove, or send (records: log what no store has yet); auto: list",
+    "what": f"{', '.join(KINDS)}, comma separated. Default: all are listed",
+    "suite": "run id of the suite whose models are meant. Default: none, models of deleted runs "
+    "alone",
+    "do": "list, remove, or send (records: log what no store has yet). Default: list",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from entrypoints._command_line import described, main, settled
+from entrypoints._command_line import fields, main, settled
 
 EVALUATION = (
     *("seq_len", "eval_seq_len", "bos", "eval_corpora", "eval_windows"),
@@ -22,7 +22,7 @@ def run(given: dict[str, str]) -> int:
     device = devices.take(config.device)
     from colazero import models, pipeline, tracking
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import fetching
+    from colazero.tracking import fetching, names, pages
 
     path = config.model
     if path.startswith("runs:/"):
@@ -38,8 +38,8 @@ def run(given: dict[str, str]) -> int:
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
     pipeline.check_evaluation(config, model)
-    name = f"evaluate__{models.label(config.model)}"
-    with tracking.run(name, "evaluate"):
+    name = names.joined("evaluate", models.label(config.model))
+    with tracking.run(name, "evaluate") as run_id:
         tracking.set_tags(devices.tags(device))
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
@@ -47,8 +47,9 @@ def run(given: dict[str, str]) -> int:
         tracking.log_datasets(None, None, *evaluation.perplexities)
     for key, value in metrics.items():
         print(f"{key}: {value:.6g}")
+    print(pages.where(run_id))
     return 0
 
 
 if __name__ == "__main__":
-    main(__doc__, described(PARAMETERS), run)
+    main(__doc__, fields(PARAMETERS), run)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from entrypoints._command_line import described, main, settled
+from entrypoints._command_line import fields, main, settled
 
 QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
 PARAMETERS = ("model", "bos", *QUANTIZATION, "quantizer", "save_model", "device")
-CALIBRATION = "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files"
+CALIBRATION = (
+    "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files. Default: "
+    "none, it must be given unless quantizer=rtn"
+)
 
 
 def run(given: dict[str, str]) -> int:
@@ -25,7 +28,7 @@ def run(given: dict[str, str]) -> int:
     from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import fetching, keeping
+    from colazero.tracking import fetching, keeping, names, pages
 
     folder = Path(source)
     if source.startswith("runs:/"):
@@ -49,7 +52,7 @@ def run(given: dict[str, str]) -> int:
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
     pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
-    name = f"quantize__{model.label}"
+    name = names.joined("quantize", about["method"], model.label)
     with tracking.run(name, "quantize") as run_id, tracking.workspace() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
         cell.tag_calibration(calibration)
@@ -58,10 +61,10 @@ def run(given: dict[str, str]) -> int:
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)
         tracking.log_quantization(report)
-        keeping.keep(config, model, checkpoint, f"{model.label}-{about['method']}")
+        keeping.keep(config, model, checkpoint, names.joined(about["method"], model.label))
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""
     print(f"quantized in {report.quant_time_sec:.1f} s{rounded}")
-    print(f"model: runs:/{run_id}")
+    print(f"model: runs:/{run_id}\n{pages.where(run_id)}")
     return 0
 
 
@@ -76,4 +79,4 @@ def _settings(given: dict[str, str]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main(__doc__, described(PARAMETERS, calibration=CALIBRATION), run)
+    main(__doc__, fields(PARAMETERS, calibration=CALIBRATION), run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from entrypoints._command_line import described, main
+from entrypoints._command_line import fields, main
 
 PARAMETERS = (
     *("model", "corpus", "corpus_share", "method", "seed", "replicate"),
@@ -24,10 +24,13 @@ def run(given: dict[str, str]) -> int:
     more = {"eval_corpora": (config.corpus,), "device": devices.take(config.device)}
     config = config.model_copy(update=more)
     from colazero import cell, models, pipeline, tracking
+    from colazero.tracking import names, pages
 
     pipeline.check(config, [config.method], [config.model])
     tracking.connect()
-    with tracking.run(f"select__{config.method}__seed{config.seed}", "select") as run_id:
+    seed, label = f"seed{config.seed}", models.label(config.model)
+    name = names.joined("select", config.method, seed, label)
+    with tracking.run(name, "select") as run_id:
         model = models.fetch(config.model)
         calibration, times = pipeline.calibrate(config, model)
         tracking.log_params({name: tracking.as_text(getattr(config, name)) for name in PARAMETERS})
@@ -37,7 +40,7 @@ def run(given: dict[str, str]) -> int:
     seconds = times["selection_time_sec"]
     print(f"{n} windows of {seq_len} tokens, digest {calibration.digest}, {seconds:.2f} s")
     print(sentence(calibration.notes))
-    print(f"calibration set: runs:/{run_id}")
+    print(f"calibration set: runs:/{run_id}\n{pages.where(run_id)}")
     return 0
 
 
@@ -56,4 +59,4 @@ def sentence(notes: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(__doc__, described(PARAMETERS), run)
+    main(__doc__, fields(PARAMETERS), run)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from entrypoints._command_line import described, main
+from entrypoints._command_line import fields, main
 
 if TYPE_CHECKING:
     from colazero.cell import Outcome
     from colazero.interfaces import Model
 
 PARAMETERS = tuple(RunConfig.model_fields)
-FORCE = "true: compute although a finished run has done the same; auto: take over its results"
+FORCE = (
+    "true: compute although a finished run has done the same; false: take over its results. "
+    "Default: false"
+)
 DEFERRED_SEC = 5.0
 
 
@@ -23,14 +26,14 @@ def run(given: dict[str, str]) -> int:
 
     given = dict(given)
     force = given.pop("force", "auto")
-    if force not in ("auto", "true", "false"):
+    if force.lower() not in ("auto", "true", "false"):
         raise UserError(f"force={force!r}: must be true or false.")
     config = parse(RunConfig, given)
     from colazero import devices
 
     config = config.model_copy(update={"device": devices.take(config.device)})
     from colazero import models, pipeline, tracking
-    from colazero.tracking import keeping
+    from colazero.tracking import keeping, pages
 
     pipeline.check(config, [config.method], [config.model])
     keeping.check(config, "single")
@@ -38,12 +41,12 @@ def run(given: dict[str, str]) -> int:
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     pipeline.check_data(config, model)
-    run_id, outcome = _done(config, model, reuse=force != "true")
+    run_id, outcome = _done(config, model, reuse=force.lower() != "true")
     for key in ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec"):
         print(f"{key}: {outcome.metrics[key]:.6g}")
     if outcome.source_run:
         print(f"results of run {outcome.source_run}, which did the same; force=true repeats it")
-    print(f"run: {run_id}")
+    print(f"run: {run_id}\n{pages.where(run_id)}")
     return 0
 
 
@@ -66,4 +69,4 @@ def _done(config: RunConfig, model: Model, *, reuse: bool) -> tuple[str, Outcome
 
 
 if __name__ == "__main__":
-    main(__doc__, described(PARAMETERS, force=FORCE), run)
+    main(__doc__, fields(PARAMETERS, force=FORCE), run)

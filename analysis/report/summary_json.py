@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.reading.checks import CELL, UNQUANTIZED, keys, observations
@@ -119,7 +120,7 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
     """Return what holds for the suite as a whole: options, settings, failures, pooled models."""
     good = summary.cells[(summary.cells["kind"] == "cell") & (summary.cells["error"] == "")]
     settings = {
-        str(name): sorted({str(v) for v in good[name]} - {"", "<NA>", "nan"})
+        str(name): sorted({_word(v) for v in good[name]} - {"", "<NA>", "nan"})
         for name in good.columns
         if name in SETTINGS
     }
@@ -147,6 +148,11 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
         ],
         "pooled_over_models": {name: asdict(p) for name, p in summary.pooled.items()},
     }
+
+
+def _word(value: object) -> str:
+    """Write a value as MLflow's parameters have it."""
+    return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
 
 SETTINGS = (

@@ -133,7 +133,14 @@ def seeds_table(summary: Summary) -> Table:
         shown = [*place(summary, str(names[0])), *map(str, names[1:])]
         rows.append([*shown, *(number(v if v == v else None, 3) for v in known)])
     head = [*columns(summary), *key[1:]]
-    return Table([*head, *map(label, summary.names)], rows, left=len(head))
+    heads = [label(name) + _about_sets(summary, name) for name in summary.names]
+    return Table([*head, *heads], rows, left=len(head))
+
+
+def _about_sets(summary: Summary, name: str) -> str:
+    """Say of a method whose seeds all have one set that what differs there is the order alone."""
+    own = [m for m in summary.methods if m.name == name and m.n_draws > 1]
+    return ": one set, in other orders" if own and all(m.one_set for m in own) else ""
 
 
 def methods_csv(summary: Summary) -> str:
@@ -195,10 +202,15 @@ def markdown(table: Table) -> str:
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 
+def _field(value: object) -> object:
+    """Return what stands for a value: `true` as in MLflow's parameters and in JSON."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a CSV table with a header line; None is an empty field."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(["" if v is None else v for v in row] for row in rows)
+    writer.writerows([_field(v) for v in row] for row in rows)
     return out.getvalue()

@@ -14,6 +14,7 @@ from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
 from analysis.report import html
 from analysis.report.budget import budget_table, metrics_table
+from analysis.report.headlines import Tell, headlines
 from analysis.report.items import item_facts, item_table
 from analysis.report.latex import latex_table
 from analysis.report.looks import looks_table
@@ -44,6 +45,7 @@ def analyze(
     filter: str = "",
     into: str | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> str:
     """Analyze suites, log all of it under `analysis/`, return the result table and its meaning.
 
@@ -51,8 +53,9 @@ def analyze(
     filter: MLflow's search syntax, which of their cells are taken.
     into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out. Where no primary method or baseline is named, those of the first suite are taken.
-    RunsError for a run that is no suite and for options that do not fit it.
+    out; `tell` is told the numbers of each method and comparison. Where no primary method or
+    baseline is named, those of the first suite are taken. RunsError for a run that is no suite and
+    for options that do not fit it.
     """
     ids = [suites] if isinstance(suites, str) else list(suites)
     if len(ids) == 1 and not filter:
@@ -62,7 +65,7 @@ def analyze(
     origin = f"Suite{'s' * (len(ids) > 1)} {', '.join(ids)}{f', {filter}' if filter else ''}"
     named = {k: m for k, m in named_by(ids[0]).items() if m in set(cells["method"])}
     options, course = (options or Options()).or_else(named), read_course(ids, cells)
-    return report(cells, options, origin, course=course, into=into or ids[0], out=out)
+    return report(cells, options, origin, course=course, into=into or ids[0], out=out, tell=tell)
 
 
 def report(
@@ -73,6 +76,7 @@ def report(
     course: Course | None = None,
     into: str | None = None,
     out: str | Path | None = None,
+    tell: Tell | None = None,
 ) -> str:
     """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
     summary = summarize(cells, options, course)
@@ -85,6 +89,8 @@ def report(
                 file.write_bytes(content if isinstance(content, bytes) else content.encode())
         if into is not None:
             artifacts.leave(into, Path(folder), FOLDER)
+    if tell is not None:
+        tell(headlines(summary))
     return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
 
 
@@ -116,7 +122,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary)),
         "suite.json": _json(facts),
-        "cells.csv": summary.cells.to_csv(index=False),
+        "cells.csv": _in_mlflows_words(summary.cells).to_csv(index=False),
         "table.md": written,
         "table.csv": methods_csv(summary),
         "table.tex": latex_table(summary),
@@ -137,7 +143,8 @@ def title(summary: Summary) -> str:
     models = ", ".join(dict.fromkeys(short(summary.place(m).model) for m in summary.models))
     models += f", {settings(summary)}" if summary.facets else ""
     when = f", {days[-1]}" if days else ""
-    return f"{models}: {', '.join(map(label, summary.names))}; {_ranges(seeds)}{when}"
+    methods = ", ".join(map(label, summary.names))
+    return f"Calibration sets for GPTQ: {methods} on {models}; {_ranges(seeds)}{when}"
 
 
 def _ranges(seeds: list[int]) -> str:
@@ -167,6 +174,13 @@ def _subtitle(summary: Summary, origin: str) -> str:
         f"{' on ' + text if text else ''}; equivalence margin ±{summary.options.margin:g} %{late}, "
         f"α = {summary.options.alpha:g}."
     )
+
+
+def _in_mlflows_words(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `true` and `false`, as parameters and JSON have them."""
+    flags = cells.select_dtypes(["bool", "boolean"])
+    words = {str(n): flags[n].map({True: "true", False: "false"}) for n in flags}
+    return cells.assign(**words)
 
 
 def _facts_table(settings: dict[str, list[str]]) -> Table:

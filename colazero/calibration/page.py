@@ -115,8 +115,9 @@ def page(
         .from_string(PAGE)
         .render(
             title=title,
-            subtitle=f"Digest {calibration.digest}. Documents and tokens are counted from 0, as in "
-            "calibration/selection.json; separators between documents are tokens too.",
+            subtitle=f"Digest {calibration.digest}. Documents, tokens and clusters are counted "
+            "from 0, as in calibration/selection.json and the picture; separators between "
+            "documents are tokens too.",
             image=image[0],
             alt=image[1],
             measures=measures,

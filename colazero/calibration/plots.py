@@ -27,8 +27,9 @@ class Picture:
     """What is drawn. `title`: what was chosen, in a sentence.
 
     `lengths`: tokens of each document that has any; `chosen_lengths`: of those that were chosen;
-    `chosen`: their indices among all documents. `clusters`: for each its size and how many of it
-    were chosen; empty for a method that clusters nothing. `map`: None if documents do not differ.
+    `chosen`: their indices among all documents. `clusters`: for each, cluster 0 first, its size and
+    how many of it were chosen; empty for a method that clusters nothing. `map`: None if documents
+    do not differ.
     """
 
     method: str
@@ -120,17 +121,17 @@ def _map_caption(picture: Picture, found: DocumentMap, chosen: NDArray[np.bool_]
 
 
 def _clusters(picture: Picture) -> Panel:
-    sizes, chosen = np.array(sorted(picture.clusters, reverse=True)).T
+    sizes, chosen = np.array(picture.clusters).T
     colour = picture.look[0]
 
     def paint(axis: Axes) -> None:
-        edges = np.arange(len(sizes) + 1) + 0.5
+        edges = np.arange(len(sizes) + 1) - 0.5
         axis.stairs(sizes, edges, fill=True, color=REST)
         axis.stairs(chosen, edges, fill=True, color=colour)
         if len(sizes) <= FEW:  # too few are chosen to show beside hundreds: say how many
-            for rank, (size, own) in enumerate(zip(sizes, chosen, strict=True), start=1):
-                axis.text(rank, size, str(own), color=colour, ha="center", va="bottom", size=8)
-        axis.set_xlabel("cluster, largest first")
+            for number, (size, own) in enumerate(zip(sizes, chosen, strict=True)):
+                axis.text(number, size, str(own), color=colour, ha="center", va="bottom", size=8)
+        axis.set_xlabel("cluster, by its number in the table of windows")
         axis.set_ylabel("documents")
         axis.set_xlim(edges[0], edges[-1])
         for side in (axis.xaxis, axis.yaxis):

@@ -60,7 +60,10 @@ def cluster_and_deal(
     exact = pool.config.exact_documents
     found = kmeans(matrix, min(n, len(documents)), int(rng.integers(2**31)), exact)
     spans, used = deal(pool, documents, found, n * seq_len, seq_len)
-    sizes = np.bincount(found.labels)
+    by_label = np.bincount(found.labels)
+    largest_first = np.argsort(-by_label, kind="stable")
+    sizes = by_label[largest_first]
+    number = {label: rank for rank, label in enumerate(largest_first.tolist())}
     if len(sizes) < n:
         log.warning(
             "%s: %d eligible documents make %d clusters, not %d: too few of them differ.",
@@ -73,7 +76,7 @@ def cluster_and_deal(
         "cluster_size_median": float(np.median(sizes)),
         "cluster_size_max": int(sizes.max()),
         "cluster_sizes": sizes.tolist(),
-        "document_clusters": {str(documents[i]): int(found.labels[i]) for i in used},
+        "document_clusters": {str(documents[i]): number[int(found.labels[i])] for i in used},
         "clusters_covered": len({int(found.labels[i]) for i in used}),
         "documents_eligible": len(documents),
         "documents_used": len(used),

@@ -34,7 +34,7 @@ def stage_bar(cell_name: str) -> Callable[[str], Progress]:
 class Board:
     """A suite's lines on the terminal: all cells, then the stage of each that is at work.
 
-    Where stderr is no terminal there is a line when a cell begins a stage and when it ends.
+    Where stderr is no terminal there is a line when a cell ends, and no other.
     """
 
     def __init__(self, total: int) -> None:
@@ -49,8 +49,6 @@ class Board:
         begun = self._stages.get(name) != stage
         self._stages[name] = stage
         if not self._live:
-            if begun:
-                log.info("%s: %s", name, stage)
             return
         if name not in self._bars:
             self._bars[name] = tqdm(leave=False, unit="step")

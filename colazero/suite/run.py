@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from colazero.suite import looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.supervisor import Report, Supervisor
-from colazero.tracking import keeping, publishing, runs, store
+from colazero.tracking import keeping, names, pages, runs, store
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,6 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         if config.sweep:
             tracking.set_tags({SWEEP: json.dumps(config.sweep)})
         tracking.flush()
-        publishing.recover(experiment)
         source = np.random.default_rng(int(suite, 16))
         jobs = [
             job
@@ -105,6 +105,8 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         for line in plan.said(plan.why_new(run)):
             log.info(line)
         jobs, run = _with_room(asked, jobs, run, suite, report)
+        for line in _opening(config, suite, run, reuse):
+            log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
@@ -123,6 +125,23 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         executor.close()
         _end_open_runs(suite)
     return report
+
+
+def _opening(
+    config: SuiteConfig, suite: str, run: Sequence[Job], reuse: Sequence[Job]
+) -> list[str]:
+    """Say before the first cell what is to be done, how long it may take and where to look."""
+    known = plan.times(list({(job.model.name, job.config.method): job for job in run}.values()))
+    by_method = {(j.model.name, j.config.method): known.get(j.name) for j in run}
+    seconds = [by_method[job.model.name, job.config.method] for job in run]
+    told = sum(t for t in seconds if t is not None) / config.workers
+    time = f"about {max(1, round(told / 60)):,} minutes"
+    if None in seconds:
+        time = "no finished run of these settings tells; the first cells will"
+    return [
+        f"suite {suite}: {len(run)} cells to run, {len(reuse)} to reuse; time: {time}",
+        pages.where(suite),
+    ]
 
 
 def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job]) -> Budget:
@@ -149,6 +168,13 @@ def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
     ]
 
 
+def title(config: SuiteConfig, preset: str) -> str:
+    """Name a suite by its preset, its models and the day: `demo·smollm2-135m·2026-11-25`."""
+    first, *others = [models.label(name) for name in config.models]
+    more = f" and {len(others)} more" if others else ""
+    return names.joined(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
+
+
 def name_of(one: RunConfig, sweep: Collection[str] = ()) -> str:
     """Return a cell's name, also where its model is not at hand."""
     return cell.name_of(one, Model(one.model, Path(), revision=""), sweep)
@@ -163,8 +189,8 @@ def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
     follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
     plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
     rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
-    controls = {f"{label}__{name}{rounded}": name for name in config.controls}
-    return {f"{label}__unquantized{plain}": UNQUANTIZED} | controls
+    controls = {names.joined(name, label, *rounded): name for name in config.controls}
+    return {names.joined("unquantized", label, *plain): UNQUANTIZED} | controls
 
 
 def _end_open_runs(suite: str) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from colazero.config import SuiteConfig
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Executor, Job
+from colazero.suite.execution.worker import of_run
 from colazero.suite.progress import Board
 from colazero.tracking import as_text, runs
 
@@ -61,6 +64,8 @@ class Supervisor:
         self._never_begun: Counter[str] = Counter()
         self._not_before: dict[str, float] = {}
         self._seconds: list[float] = []
+        self._at_once = 1
+        self._sets: dict[tuple[str, str], str] = {}
         self._last_beat = 0.0
 
     def run(self, jobs: list[Job], later: int = 0) -> bool:
@@ -102,6 +107,7 @@ class Supervisor:
                 job = replace(job, run_id=self._new_run(job))
             self._running[job.name], self._begun[job.name] = job, now
             self._at_work.discard(job.name)
+            self._at_once = max(self._at_once, len(self._running))
             self._executor.start(job)
 
     def _new_run(self, job: Job) -> str:
@@ -125,7 +131,7 @@ class Supervisor:
         job = self._running.pop(event.job)
         seconds = time.monotonic() - self._begun[job.name]
         if event.kind == "done":
-            self._done(job, seconds, event.data["source_run"])
+            self._done(job, seconds, event.data)
         elif event.kind == "failed":
             self._failed(job, event.data["reason"])
         elif event.kind == "deferred":
@@ -138,7 +144,8 @@ class Supervisor:
         else:
             self._lost(job, event.data["reason"])
 
-    def _done(self, job: Job, seconds: float, source_run: str | None) -> None:
+    def _done(self, job: Job, seconds: float, data: Mapping[str, Any]) -> None:
+        source_run = data.get("source_run")
         self._not_before.clear()
         if job.kind == "cell":
             self._report.done.append(job.name)
@@ -148,8 +155,25 @@ class Supervisor:
                 self._seconds.append(seconds)
                 self._budget.took(job, seconds)
         how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
-        self._board.ended(job.name, how)
+        parts = [*self._result(job, data), how, self._left()]
+        self._board.ended(job.name, ", ".join(filter(None, parts)))
         self._beat(at_once=True)
+
+    def _result(self, job: Job, data: Mapping[str, Any]) -> list[str]:
+        """Say what a job gave, and whose calibration set it had if another cell had it before."""
+        found, digest = [], data.get("calibration")
+        if data.get("perplexity") is not None:
+            found.append(f"perplexity {data['perplexity']:.3f}")
+        if job.kind == "cell" and digest:
+            first = self._sets.setdefault((job.model.name, digest), job.name)
+            if first != job.name:
+                found.append(f"the set of {first} in another order")
+        return found
+
+    def _left(self) -> str:
+        """Say how long the rest may take; '' where nothing tells or nothing is left."""
+        left = self._seconds_left()
+        return f"about {max(1, round(left / 60)):,} min left" if left else ""
 
     def _failed(self, job: Job, reason: str) -> None:
         self._report.failed[job.name] = reason
@@ -172,8 +196,7 @@ class Supervisor:
         if run is None:
             self._failed(job, reason)
         else:
-            seconds = time.monotonic() - self._begun[job.name]
-            self._done(job, seconds, run.data.tags.get("colazero.source_run"))
+            self._done(job, time.monotonic() - self._begun[job.name], of_run(run))
 
     def _end_overdue(self) -> None:
         limit, now = self._config.cell_time_limit, time.monotonic()
@@ -189,18 +212,27 @@ class Supervisor:
         if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
             return
         self._last_beat = time.monotonic()
-        cells = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
-        left = len(cells) + self._later
         metrics = {
             "cells_done": float(len(self._report.done)),
             "cells_reused": float(len(self._report.reused)),
             "cells_failed": float(len(self._report.failed)),
-            "cells_left": float(left),
+            "cells_left": float(self._cells_left()),
         }
-        if self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
-            metrics["seconds_left"] = mean * left / max(1, len(self._running))
+        seconds = self._seconds_left()
+        if seconds is not None:
+            metrics["seconds_left"] = seconds
         try:
             runs.heartbeat(self._suite, metrics)
         except (MlflowException, OSError) as error:
             log.warning("no sign of life could be left on the suite's run: %s", error)
+
+    def _cells_left(self) -> int:
+        here = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
+        return len(here) + self._later
+
+    def _seconds_left(self) -> float | None:
+        """Estimate by what cells took so far; None before the first one is done."""
+        if not self._seconds:
+            return None
+        mean = sum(self._seconds) / len(self._seconds)
+        return mean * self._cells_left() / self._at_once

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import environment
 from colazero.errors import UserError, first_line
-from colazero.tracking import records, runs, store, uris
+from colazero.tracking import publishing, records, runs, store, uris
 from colazero.tracking.searching import EXPERIMENT, HOMES, search
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ def connect(*, reading: bool = False) -> None:
 
     They must exist before several processes write. UserError within seconds if a server does not
     answer, or if MLFLOW_RUN_ID or MLFLOW_EXPERIMENT_ID names what is not there. Under `mlflow run`
-    its run and experiment are kept. `reading`: nothing is created; UserError if there is no store.
+    its run and experiment are kept. What processes left that are gone is put right: see
+    `publishing.recover`. `reading`: nothing is created; UserError if there is no store.
     """
     uri = mlflow.get_tracking_uri()
     # A server that is away is our own patience's business, which also covers other stores.
@@ -46,6 +47,8 @@ def connect(*, reading: bool = False) -> None:
             MlflowClient().search_experiments(max_results=1)
         else:
             _say_where_it_looks(experiment)
+            if not reading:
+                publishing.recover(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         hint = ""
         if getattr(error, "error_code", "") == "UNAUTHENTICATED":

@@ -22,7 +22,7 @@ from colazero import environment
 from colazero.config import Common
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
-from colazero.tracking import names, provenance, publishing, runs
+from colazero.tracking import launched, names, pages, provenance, publishing, runs
 from colazero.tracking.records import Record
 from colazero.tracking.searching import homes, search
 
@@ -36,9 +36,11 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
     an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
     """
-    name = names.of_run(name)
-    new_name = None if run_id or environment.run_id() else name
-    tags = {"mlflow.runName": name, "colazero.kind": kind, "colazero.owner": runs.owner()}
+    name, given = names.of_run(name), environment.run_id()
+    new_name = None if run_id or given else name
+    tags = {"colazero.kind": kind, "colazero.owner": runs.owner()}
+    if run_id or not given or not runs.patiently(launched.named_by_user, given):
+        tags["mlflow.runName"] = name
     opened = runs.patiently(
         mlflow.start_run,
         run_id,
@@ -69,6 +71,10 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     finally:
         try:
             if status in ("FINISHED", "FAILED"):
+                if given:
+                    record.tags[NOTE] = pages.with_settings(
+                        record.tags.get(NOTE, ""), record.params
+                    )
                 status, earned = "FAILED", status  # a result that is not in the store is none yet
                 _send(record, earned)
                 status = earned
@@ -79,6 +85,8 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
                 mlflow.end_run(status)
 
 
+NOTE = "mlflow.note.content"
+"""The tag that the UI shows as a run's description, in markdown."""
 _open: list[Record] = []
 """The records of the runs that are open in this process, the innermost last."""
 
@@ -199,11 +207,14 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         metrics["eval_windows_at_once"] = evaluation.windows_at_once
     for i, result in enumerate(evaluation.perplexities):
         name = names.of_corpus(result.corpus)
-        metrics |= {f"perplexity.{name}": result.perplexity}
+        found = {f"perplexity.{name}": result.perplexity}
         if i == 0:
-            metrics |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
-            metrics |= result.distances
-        metrics |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
+            found |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+            found |= result.distances
+        found |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
+        on = names.of_dataset(result.corpus), result.digest
+        _open[-1].measured_on.update(dict.fromkeys(found, on))
+        metrics |= found
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
         if result.divergence:
             rows |= {"kl": result.divergence.kl, "agreed": result.divergence.agreed}
@@ -255,7 +266,7 @@ def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
 
 def describe(markdown: str) -> None:
     """Set the run's description, which the UI shows as markdown."""
-    set_tags({"mlflow.note.content": markdown})
+    set_tags({NOTE: markdown})
 
 
 def set_tags(tags: Mapping[str, str]) -> None:

@@ -17,16 +17,26 @@ LONGEST_RUN = 250
 """The length of the column in which MLflow's databases keep a run's name."""
 LONGEST_DATASET = 250
 """Half of what MLflow takes."""
+BETWEEN = "·"
+"""Stands between the parts of a run's name, in none of which it is likely to be."""
+
+
+def joined(*parts: str) -> str:
+    """Return a run's name made of parts, what tells runs apart first: `cola_zero·seed42·opt-6.7b`.
+
+    It may stand in every store; in the names of models and files each sign becomes `__`.
+    """
+    return of_run(BETWEEN.join(parts))
 
 
 def of_model(name: str) -> str:
     """Return a name for a logged model, in which MLflow takes no dot, colon, slash or quote."""
-    return _safe(name, "-")
+    return _of_parts(name, "-")
 
 
 def of_file(name: str) -> str:
     """Return a name for a file or a folder."""
-    return _safe(name, ".-")
+    return _of_parts(name, ".-")
 
 
 def of_result(name: str) -> str:
@@ -54,6 +64,14 @@ def of_run(name: str) -> str:
 def of_dataset(name: str) -> str:
     """Return a name for a dataset, in which every character may stand."""
     return name if len(name) <= LONGEST_DATASET else _with_digest(name[:LONGEST], name)
+
+
+def _of_parts(name: str, signs: str) -> str:
+    """As `_safe`, of `joined` parts: a digest if they could not be told apart any more."""
+    plain = name.replace(BETWEEN, "__")
+    mended = _mended(plain, signs)
+    told_apart = plain.replace("__", BETWEEN) == name
+    return mended if mended == plain and told_apart and name else _with_digest(mended, name)
 
 
 def _safe(name: str, signs: str) -> str:

@@ -27,6 +27,7 @@ from colazero.tracking.records import Record
 
 log = logging.getLogger(__name__)
 
+DATASET = ("dataset_name", "dataset_digest")
 FREED = "colazero.model_freed"
 """The tag of a run whose model was removed to make room."""
 
@@ -58,7 +59,11 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
         Param(name if there.get(name, value) == value else f"resolved.{name}", value)
         for name, value in record.params.items()
     ]
-    metrics = [Metric(*metric, step=0, model_id=model_id) for metric in record.metrics]
+    on = {name: dict(zip(DATASET, pair, strict=True)) for name, pair in record.measured_on.items()}
+    metrics = [
+        Metric(name, value, when, step=0, model_id=model_id, **on.get(name, {}))
+        for name, value, when in record.metrics
+    ]
     tags = [RunTag(name, value) for name, value in record.tags.items()]
     client = MlflowClient()
     client.log_batch(record.run_id, metrics, params, tags)

@@ -29,7 +29,8 @@ SEAL = "record.json"
 class Record:
     """Parameters, tags, metrics ([name, value, milliseconds]), datasets and files of one run.
 
-    `artifacts` and `model` below `folder` hold the files; `model` describes the latter.
+    `measured_on`: metric → name and digest of the dataset it was measured on. `artifacts` and
+    `model` below `folder` hold the files; `model` describes the latter.
     """
 
     run_id: str
@@ -40,6 +41,7 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int]] = field(default_factory=list)
     datasets: list[dict[str, str]] = field(default_factory=list)
+    measured_on: dict[str, tuple[str, str]] = field(default_factory=dict)
     model: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)

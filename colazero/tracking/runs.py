@@ -19,6 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from colazero import environment
 from colazero.errors import UserError, first_line, without_credentials
+from colazero.tracking import launched
 from colazero.tracking.searching import homes, search
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ PERMANENT = (
     *("BAD_REQUEST", "INVALID_STATE"),
 )
 """MLflow's error codes that no waiting will cure."""
-
-ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
 
 T = TypeVar("T")
 
@@ -75,11 +74,11 @@ def alive(run: Run) -> bool:
 
     For one on another machine: whether its suite gave a sign of life lately. A run without an
     owner is not ours to judge and counts as alive, unless `mlflow run` made it for a program that
-    has not begun within an hour.
+    does not begin.
     """
     name = run.data.tags.get("colazero.owner")
     if name is None:
-        return not _launched(run) or time.time() - run.info.start_time / 1000 < 3600
+        return not launched.is_ours(run) or launched.may_begin(run)
     here = owner_alive(name)
     if here is not None:
         return here
@@ -88,12 +87,6 @@ def alive(run: Run) -> bool:
     if suite is None or suite.info.status != "RUNNING":
         return False
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
-
-
-def _launched(run: Run) -> bool:
-    """Tell whether `mlflow run` made a run for a program of this project, and not of another."""
-    ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
-    return ours and bool({"preset", "suite"} & run.data.params.keys())
 
 
 def cared_for(run: Run) -> bool:
@@ -199,14 +192,17 @@ def the_dead(experiment: str) -> list[Run]:
         for status in ("RUNNING", "SCHEDULED")
         for run in search(homes(experiment), status=status)
     ]
-    return [run for run in opened if not cared_for(run)]
+    mine = environment.run_id()  # to be opened by this process
+    return [run for run in opened if run.info.run_id != mine and not cared_for(run)]
 
 
 def bury_the_dead(experiment: str) -> list[str]:
     """End as KILLED all open runs that nobody cares for; return their names."""
     dead = the_dead(experiment)
     for run in dead:
-        end(run.info.run_id, "KILLED", "its process was gone when a later suite looked")
+        begun = "colazero.owner" in run.data.tags
+        reason = "its process was gone" if begun else "`mlflow run` was gone before it had begun"
+        end(run.info.run_id, "KILLED", f"{reason} when a later one looked")
     return [str(run.info.run_name) for run in dead]
 
 

@@ -38,7 +38,7 @@ def cell(given: dict[str, str], tiny_llama: Path, corpus_file: Path) -> dict[str
 def runs(kind: str) -> dict[str, Run]:
     experiment = mlflow.get_experiment_by_name("colazero").experiment_id
     found = MlflowClient().search_runs([experiment], f"tags.`colazero.kind` = '{kind}'")
-    return {run.info.run_name.split("__", 1)[-1]: run for run in found}
+    return {run.info.run_name.rpartition("·")[0]: run for run in found}
 
 
 def items(run: Run) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_t
     cells, baselines = runs("cell"), runs("baseline") | runs("control")
     assert set(baselines) == {"unquantized", "rtn"}
     with_tasks = [baselines["unquantized"], baselines["rtn"]]
-    with_tasks += [cells[f"{method}__seed42"] for method in ("gptq_default", "random")]
+    with_tasks += [cells[f"{method}·seed42"] for method in ("gptq_default", "random")]
     for run in with_tasks:
         found = scores(run)
         assert {f"downstream.{NAME}.acc", f"downstream.{NAME}.acc_norm_stderr"} <= set(found)
@@ -69,7 +69,7 @@ def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_t
         assert sum(row["acc"] for row in rows) / len(rows) == found["downstream.average.acc"]
         assert [r["doc_hash"] for r in rows] == [r["doc_hash"] for r in items(with_tasks[0])]
     for method in ("gptq_default", "random"):
-        assert scores(cells[f"{method}__seed43"]) == {}
+        assert scores(cells[f"{method}·seed43"]) == {}
 
     (whole,) = runs("suite").values()
     folder = mlflow.artifacts.download_artifacts(run_id=whole.info.run_id, artifact_path="analysis")

@@ -132,6 +132,9 @@ def test_suite_then_analyze(project: Project, small: dict[str, str], corpus: str
     )
     artifacts = [a.path for a in project.client.list_artifacts(suite.info.run_id, "analysis")]
     assert "analysis/summary_stats.json" in artifacts
+    shown = suite.data.tags["mlflow.note.content"]
+    assert "| seeds | 7,8 |" in shown, "what 7-8 is resolved to"
+    assert "| quantizer | onepass |" in shown, "what was not given at all"
     again = project.run("analyze", suite=suite.info.run_id)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "random" in again.stdout
@@ -142,4 +145,7 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing_running(project: Proje
     assert done.returncode != 0
     assert "unknown method 'colazero'. Did you mean 'cola_zero'?" in done.stderr
     assert "Traceback" not in done.stderr
-    assert project.latest().info.status == "FAILED"
+    failed = project.latest()
+    assert failed.info.status == "FAILED"
+    assert failed.info.run_name == "single·method=colazero"
+    assert "unknown method 'colazero'" in failed.data.tags["colazero.error"]

@@ -86,7 +86,7 @@ def the_cell(client: MlflowClient) -> Run:
         if run.data.tags.get("colazero.kind") == "cell"
         and "colazero.source_run" not in run.data.tags
     )
-    assert cell.info.run_name == "tiny-0.1b__mymod:last__seed1"
+    assert cell.info.run_name == "mymod:last·seed1·tiny-0.1b"
     named = sorted(name for name in cell.data.metrics if name.startswith("perplexity."))
     assert len(named) == 2
     assert all(name.startswith("perplexity.my_corpus-") for name in named)
@@ -97,7 +97,7 @@ def the_cell(client: MlflowClient) -> Run:
     (output,) = cell.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
     assert str(model.status) == "READY"
-    assert model.name.startswith("tiny-0_1b__mymod_last__seed1-")
+    assert model.name.startswith("mymod_last__seed1__tiny-0_1b-")
     return cell
 
 

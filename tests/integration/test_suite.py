@@ -85,11 +85,54 @@ def artifact(run: Run, path: str) -> Path:
 
 def test_every_cell_is_a_finished_nested_run(first: Run) -> None:
     runs = children(first)
-    model = next(iter(runs)).split("__")[0]
-    expected = {f"{model}__{m}__seed{s}" for m in METHODS.split(",") for s in (42, 43)}
-    assert set(runs) == expected | {f"{model}__unquantized"}
+    model = next(iter(runs)).rpartition("·")[2]
+    expected = {f"{m}·seed{s}·{model}" for m in METHODS.split(",") for s in (42, 43)}
+    assert set(runs) == expected | {f"unquantized·{model}"}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     assert first.info.status == "FINISHED"
+    assert re.fullmatch(rf"demo·{model}·\d{{4}}-\d\d-\d\d", first.info.run_name)
+
+
+def test_metrics_are_linked_to_the_model_and_the_text_that_they_were_measured_on(
+    first: Run,
+) -> None:
+    for run in children(first).values():
+        if run.data.tags["colazero.kind"] != "cell":
+            continue
+        (output,) = run.outputs.model_outputs
+        on = {i.tags[0].value: i.dataset for i in run.inputs.dataset_inputs}["evaluation"]
+        found = {m.key: m for m in mlflow.get_logged_model(output.model_id).metrics}
+        assert found["perplexity"].value == run.data.metrics["perplexity"]
+        for name in ("perplexity", "kl_divergence", "nll_per_token"):
+            linked = found[name]
+            assert (linked.dataset_name, linked.dataset_digest) == (on.name, on.digest)
+        assert found["quant_time_sec"].dataset_name is None
+
+
+def test_the_suites_run_has_each_methods_numbers_and_every_verdict(first: Run) -> None:
+    stats = json.loads(artifact(first, "analysis/summary_stats.json").read_text())
+    ((path, found),) = stats.items()
+    model, metrics = Path(path).name, first.data.metrics
+    for method in METHODS.split(","):
+        assert metrics[f"result.{model}.{method}.mean"] == found[method]["ppl"]["mean"]
+        limits = found[method]["ppl"]["ci95"] or (None, None)  # no interval of equal values
+        for name, limit in zip(("low95", "high95"), limits, strict=True):
+            assert metrics.get(f"result.{model}.{method}.{name}") == limit
+    assert f"result.{model}.cola_zero.low95" in metrics
+    tests = {name.removeprefix("ttest_"): v for name, v in found.items() if "_vs_" in name}
+    assert len(tests) == 3
+    for pair, values in tests.items():
+        assert first.data.tags[f"verdict.{model}.{pair}"] == values["verdict"]
+        assert metrics[f"result.{model}.{pair}.percent"] == values["headline"]["percent"]
+
+
+def test_no_file_of_the_analysis_writes_truth_as_python_does(first: Run) -> None:
+    for file in artifact(first, "analysis").rglob("*"):
+        if file.suffix in (".html", ".md", ".csv", ".json", ".tex"):
+            text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", file.read_text(encoding="utf-8"))
+            assert not re.search(r"\b(True|False)\b", text), file.name
+    cells = artifact(first, "analysis/cells.csv").read_text()
+    assert ",true," in cells
 
 
 def test_a_sweep_is_analysed_within_each_setting(
@@ -246,7 +289,7 @@ def test_a_plan_after_the_suite_has_nothing_left_to_run(
     told = capsys.readouterr().out
     for line in ("0 cells to run\n", "6 cells to reuse:\n"):
         assert line in told
-    assert "gptq_default__seed43" in told.partition("to reuse:")[2]
+    assert "gptq_default·seed43" in told.partition("to reuse:")[2]
 
 
 def test_run_again_everything_is_reused_bit_for_bit(first: Run, grid: dict[str, str]) -> None:
@@ -288,7 +331,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(
     assert [run.data.params["seed"] for run in failed] == ["53"]
     assert "MemoryError: no room" in failed[0].data.tags["colazero.error"]
     assert sum(run.info.status == "FINISHED" for run in runs.values()) == 2
-    assert "seed53: MemoryError: no room" in capsys.readouterr().err
+    assert re.search(r"seed53·\S+: MemoryError: no room", capsys.readouterr().err)
     counts = {"cells_done": 1, "cells_failed": 1, "cells_left": 0}
     assert counts.items() <= suite.data.metrics.items()
     for run in runs.values():

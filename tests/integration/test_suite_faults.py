@@ -185,7 +185,8 @@ def test_lost_hung_and_failing_cells_cost_only_themselves(
     given += ["--methods=random", "--seeds=60-65", "--cell_time_limit=1"]
     suite = soak.start(given, tmp_path, os.environ["PYTHONPATH"])
     assert suite.wait() == 1
-    runs = {run.info.run_name.partition("seed")[2]: run for run in soak.all_runs(tmp_path)}
+    names = [(run.info.run_name.partition("seed")[2], run) for run in soak.all_runs(tmp_path)]
+    runs = {seed.partition("·")[0]: run for seed, run in names}
     statuses = {seed: run.info.status for seed, run in runs.items() if seed}
     assert statuses == {
         "60": "FINISHED",

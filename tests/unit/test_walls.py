@@ -15,8 +15,9 @@ GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
 ROOMS: dict[str, set[str]] = {
+    # `--help` names what there is of every kind.
     "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
-    | {"analysis.reading", "analysis.summary", "analysis.report"},
+    | {"selection", "corpora", "analysis.reading", "analysis.summary", "analysis.report"},
     "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"}
     | {"blocks"},
     "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},

@@ -35,9 +35,10 @@ class Job:
 class Event:
     """What became of a job.
 
-    `stage` (data: stage, done, total), then one of `done` (source_run, or None), `failed`
-    (reason: its run is ended already), `deferred` (another run is doing the same work just now)
-    and `lost` (reason: its worker is gone and its run still open).
+    `stage` (data: stage, done, total), then one of `done` (source_run, perplexity, calibration:
+    the digest of its set, each or None), `failed` (reason: its run is ended already), `deferred`
+    (another run is doing the same work just now) and `lost` (reason: its worker is gone and its
+    run still open).
     """
 
     job: str

@@ -19,13 +19,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colazero import devices
 from colazero.config import RunConfig
 from colazero.errors import DiscreetFormatter, UserError
 from colazero.interfaces import Model, Progress
 from colazero.suite.execution import Event, Job
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from colazero.cell import Outcome
 
 Send = Callable[[Event], None]
 
@@ -57,9 +62,9 @@ def _done(job: Job, send: Send) -> Event:
         over = runs.patiently(publishing.settle, job.run_id)
         if over is None:
             with tracking.run(job.name, job.kind, job.run_id):
-                source = work(job.config, job.model, show, reuse=True).source_run
+                data = _told(work(job.config, job.model, show, reuse=True))
         elif over.info.status == "FINISHED":
-            source = over.data.tags.get("colazero.source_run")
+            data = of_run(over)
         else:  # it had failed by itself before its worker was lost
             return Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]})
     except runs.Claimed:
@@ -69,7 +74,24 @@ def _done(job: Job, send: Send) -> Event:
             logging.getLogger(__name__).exception("%s failed", job.name)
         _let_go(error)
         return Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"})
-    return Event(job.name, "done", {"source_run": source})
+    return Event(job.name, "done", data)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """Return what is told of a job that is done."""
+    perplexity = outcome.metrics.get("perplexity")
+    found = {"source_run": outcome.source_run, "perplexity": perplexity}
+    return found | {"calibration": outcome.calibration or None}
+
+
+def of_run(run: Run) -> dict[str, Any]:
+    """Return what `done` tells of a job, from its finished run."""
+    tags = run.data.tags
+    return {
+        "source_run": tags.get("colazero.source_run"),
+        "perplexity": run.data.metrics.get("perplexity"),
+        "calibration": tags.get("colazero.calibration_digest"),
+    }
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -145,6 +145,13 @@ def test_the_picture_counts_what_was_chosen(model: Model, corpus_file: Path) -> 
     assert sum(chosen for _, chosen in picture.clusters) == len(picture.chosen)
     assert [size for size, _ in picture.clusters] == calibration.notes["cluster_sizes"]
     assert all(0 < chosen <= size for size, chosen in picture.clusters)
+    sizes = calibration.notes["cluster_sizes"]
+    assert sizes == sorted(sizes, reverse=True)
+    drawn = next(a for a in draw(picture).axes if "Cluster" in a.get_title(loc="left"))
+    assert drawn.get_xlim() == (-0.5, len(sizes) - 0.5)
+    labels = {int(text.get_position()[0]): int(text.get_text()) for text in drawn.texts}
+    in_table = Counter(calibration.notes["document_clusters"].values())
+    assert labels == in_table, "a cluster has one number, in the table of windows and the picture"
     assert caption_of(draw(picture)).startswith(f"A title: {len(picture.chosen)} documents. (a) ")
 
 

@@ -34,15 +34,15 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     with tracking.run("suite", "suite") as run_id:
         tracking.log_config(config)
         tracking.flush()
-        done = "tiny-llama__mine.choice:last__seed1"
+        done = "mine.choice:last·seed1·tiny-llama"
         with tracking.run(done, "cell", runs.create_child(run_id, done, "cell")):
             pass
         (_, second) = config.cells()
         suite._fail_model(second.model, [second], ValueError("no such file"), run_id, report)
-        failed = "tiny-llama__mine.choice:last__seed2"
+        failed = "mine.choice:last·seed2·tiny-llama"
         assert report.failed == {failed: "no such file"}
         found = {line.name: line.state for line in status.of_suite(run_id)}
-    assert found == {"tiny-llama__unquantized": "missing", done: "done", failed: "failed"}
+    assert found == {"unquantized·tiny-llama": "missing", done: "done", failed: "failed"}
 
 
 def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(tiny_llama: Path) -> None:
@@ -65,8 +65,8 @@ def test_what_a_look_made_unnecessary_is_not_missing(tiny_llama: Path) -> None:
         tracking.log_config(config)
         tracking.flush()
         looks.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
-        found = {line.name.partition("__")[2]: line.state for line in status.of_suite(run_id)}
-    assert {name for name, state in found.items() if state == "settled"} == {"random__seed10"}
+        found = {line.name.rpartition("·")[0]: line.state for line in status.of_suite(run_id)}
+    assert {name for name, state in found.items() if state == "settled"} == {"random·seed10"}
     assert len(found) == 9
     lines = [status.Line("x", "settled"), status.Line("y", "missing")]
     assert status.text(lines) == "1 missing, 1 settled\nmissing  y"

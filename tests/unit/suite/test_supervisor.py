@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -169,3 +170,16 @@ def test_the_cells_of_later_looks_are_left(suite: str) -> None:
     job = Job("cell0", "cell", RunConfig(), Model("m", Path("m"), "1"))
     assert Supervisor(SuiteConfig(), suite, Told([DONE]), report).run([job], later=7)
     assert MlflowClient().get_run(suite).data.metrics["cells_left"] == 7
+
+
+def test_in_a_log_file_a_cell_is_one_line_with_its_perplexity_and_what_is_left(
+    suite: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DATA, "done", {"perplexity": 36.2991, "calibration": "1a2b"})
+    with caplog.at_level(logging.INFO, logger="colazero.suite"):
+        run(suite, Told([DONE] * 3), 3)
+    first, second, third = (record.message for record in caplog.records)
+    assert first == "cell0: perplexity 36.299, done in 0 s, about 1 min left (1 of 3)"
+    assert second.startswith("cell1: perplexity 36.299, the set of cell0 in another order, done")
+    assert "left" not in third
+    assert third.endswith("(3 of 3)")

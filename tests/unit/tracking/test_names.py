@@ -13,7 +13,8 @@ from colazero.tracking import names
 
 KINDS = (names.of_model, names.of_file, names.of_result, names.of_corpus)
 ODD = (
-    *("tiny-0.1b__mymod:last__seed1", "opt-6.7b", "o'neil", 'say "so"', "50%", "a/b", "a_b", "a.b"),
+    *("mymod:last·seed1·tiny-0.1b", "opt-6.7b", "a·b", "a__b", "a_·b", "a·_b", "a___b", "a____b"),
+    *("o'neil", 'say "so"', "50%", "a/b", "a_b", "a.b"),
     *(
         "",
         ".",
@@ -59,10 +60,12 @@ def test_no_two_texts_become_one_name(one: str, other: str) -> None:
 
 
 def test_names_that_need_no_mending_stay_as_they_are() -> None:
-    assert names.of_model("smollm2-135m__cola_zero__seed42") == "smollm2-135m__cola_zero__seed42"
+    cell = names.joined("cola_zero", "seed42", "smollm2-135m")
+    assert cell == "cola_zero·seed42·smollm2-135m"
+    assert names.of_model(cell) == names.of_file(cell) == "cola_zero__seed42__smollm2-135m"
     assert names.of_corpus("wikitext2") == "wikitext2"
     assert names.of_result("arc_easy.acc") == "arc_easy.acc"
-    assert names.of_run("tiny-0.1b__mymod:last__seed1") == "tiny-0.1b__mymod:last__seed1"
+    assert names.of_run("mymod:last·seed1·tiny-0.1b") == "mymod:last·seed1·tiny-0.1b"
 
 
 def test_a_corpus_of_ones_own_is_called_by_its_files_stem() -> None:

@@ -21,6 +21,7 @@ from colazero.tracking import runs
 from colazero.tracking.records import Record
 
 MODEL = Model("m", Path("m"), "1")
+DONE = {"perplexity": 30.5, "calibration": None}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_run_that_is_finished_is_not_done_again(
     shared_store.log_metric(job.run_id, "perplexity", 30.5)
     shared_store.set_terminated(job.run_id, "FINISHED")
     record = left_sealed(job, "FINISHED") if left else None
-    assert outcome(job, monkeypatch) == Event("cell", "done", {"source_run": None})
+    assert outcome(job, monkeypatch) == Event("cell", "done", DONE | {"source_run": None})
     assert shared_store.get_run(job.run_id).info.status == "FINISHED"
     assert len(shared_store.get_metric_history(job.run_id, "perplexity")) == 1
     assert record is None or not record.folder.exists()
@@ -69,7 +70,7 @@ def test_a_sealed_result_is_sent_and_not_computed_again(
     job: Job, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = left_sealed(job, "FINISHED")
-    assert outcome(job, monkeypatch) == Event("cell", "done", {"source_run": "it"})
+    assert outcome(job, monkeypatch) == Event("cell", "done", DONE | {"source_run": "it"})
     run = shared_store.get_run(job.run_id)
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"perplexity": 30.5})
     assert not record.folder.exists()

@@ -1,0 +1,63 @@
+"""Runs that `mlflow run` makes before any of our code is asked: whose they are, their names."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import pairwise
+
+import mlflow
+import psutil
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from mlflow.utils import name_utils
+
+from colazero.tracking import uris
+
+ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
+BEGINS_SEC = 3600
+"""So long `mlflow run` may build an environment before the program in it begins."""
+
+
+def is_ours(run: Run) -> bool:
+    """Tell whether `mlflow run` made a run for a program of this project, and not of another."""
+    ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
+    return ours and bool({"preset", "suite"} & run.data.params.keys())
+
+
+def may_begin(run: Run) -> bool:
+    """Tell whether the program may still begin that `mlflow run` has made a run for.
+
+    Interrupted before it starts that program, `mlflow run` leaves the run open and nobody to end
+    it. In an hour at most it is there (environments are built). Where the store is a file, the
+    `mlflow run` is a process of this machine, older than its run. A run that is ended too early is
+    opened again by its program.
+    """
+    begun = run.info.start_time / 1000
+    if time.time() - begun > BEGINS_SEC:
+        return False
+    if uris.sqlite_file(mlflow.get_tracking_uri()) is None:
+        return True
+    processes = psutil.process_iter(["cmdline", "create_time"])
+    return any(
+        _launches(p.info["cmdline"]) and (p.info["create_time"] or 0) <= begun for p in processes
+    )
+
+
+def _launches(command: list[str] | None) -> bool:
+    """Tell whether a command line is `mlflow run …` or `python -m mlflow run …`."""
+    words = [os.path.basename(word) for word in command or []]
+    return ("mlflow", "run") in pairwise(words)
+
+
+def named_by_user(run_id: str) -> bool:
+    """Tell whether a run of `mlflow run` has a name (--run-name) that MLflow did not draw."""
+    words = str(MlflowClient().get_run(run_id).info.run_name).split("-")
+    drawn = (name_utils._GENERATOR_PREDICATES, name_utils._GENERATOR_NOUNS)
+    return len(words) != 3 or not all(w in known for w, known in zip(words, drawn, strict=False))
+
+
+def rename(run_id: str, name: str) -> None:
+    """Call a run by a name, but one that its user has named."""
+    if not named_by_user(run_id):
+        MlflowClient().update_run(run_id, name=name)
