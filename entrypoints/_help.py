@@ -39,7 +39,8 @@ def _values(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> list[str]:
     if name in ("method", "methods"):
         return [*METHODS.names(), "MODULE:FUNCTION"]
     if name in ("corpus", "eval_corpora"):
-        return [*(n for n in CORPORA.names() if n != "file"), "file:PATH"]
+        own = ["file:PATH", "mix:CORPUS=SHARE,..."]
+        return [*(n for n in CORPORA.names() if n not in ("file", "mix")), *own]
     if name == "quantizer":
         return [*QUANTIZERS.names(), UNQUANTIZED]
     if name == "executor":

@@ -142,19 +142,19 @@ def test_a_sweep_is_analysed_within_each_setting(
     assert entry.run(given | {"replicates": "2"}) == 0
     suite = latest_suite()
     runs = children(suite)
-    model = next(iter(runs)).split("__")[0]
+    model = next(name for name in runs if name.startswith("unquantized")).split("·")[1]
     cells = {
-        f"{model}__{method}__seed42{again}__quant_bits{bits}"
+        f"{method}·seed42{again}·{model}·quant_bits{bits}"
         for method in ("random", "gptq_default")
-        for again in ("", "__replicate2")
+        for again in ("", "·replicate2")
         for bits in (3, 4)
     }
-    assert set(runs) == cells | {f"{model}__unquantized"}
+    assert set(runs) == cells | {f"unquantized·{model}"}
     assert json.loads(suite.data.tags["colazero.sweep"]) == {"quant_bits": [3, 4]}
     for bits in (3, 4):
-        run = runs[f"{model}__random__seed42__quant_bits{bits}"]
+        run = runs[f"random·seed42·{model}·quant_bits{bits}"]
         assert run.data.params["quant_bits"] == str(bits)
-        earlier = children(first)[f"{model}__random__seed42"].info.run_id
+        earlier = children(first)[f"random·seed42·{model}"].info.run_id
         assert run.data.tags.get("colazero.source_run") == (earlier if bits == 4 else None)
     table = load_suite(suite.info.run_id)
     assert table.groupby("quant_bits")["model"].nunique().to_dict() == {3: 1, 4: 1}
