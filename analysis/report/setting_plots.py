@@ -21,10 +21,10 @@ def settings(summary: Summary, base: str) -> Figure:
         name for name in summary.names if any(n.name == name for m in models for n in summary.of(m))
     ]
     caption = (
-        f"{summary.metric_name.capitalize()} on {short(base)} in each setting: mean with 95 % "
-        f"t-interval over observations, on exactly these windows. {better(summary)} Scales differ "
-        "from panel to panel, and no test compares two of them. Dashed: the unquantized model, "
-        "where it lies near."
+        f"Means of {summary.metric_name} on {short(base)} in each setting, with 95 % t-intervals "
+        f"over observations, on exactly these windows. {better(summary)} Scales differ from panel "
+        "to panel, and no test compares two of them. Dashed: the unquantized model, where it lies "
+        "near."
     )
     rows = -(-len(models) // ACROSS)
     figure, axes = page(rows, ACROSS, rows * (0.8 + 0.28 * len(names)), caption)

@@ -136,7 +136,7 @@ def test_no_file_of_the_analysis_writes_truth_as_python_does(first: Run) -> None
 
 
 def test_a_sweep_is_analysed_within_each_setting(
-    store: Path, grid: dict[str, str], first: Run, caplog: pytest.LogCaptureFixture
+    store: Path, grid: dict[str, str], first: Run
 ) -> None:
     given = grid | {"quant_bits": "3,4", "methods": "random,gptq_default", "seeds": "42"}
     assert entry.run(given | {"replicates": "2"}) == 0
@@ -165,10 +165,10 @@ def test_a_sweep_is_analysed_within_each_setting(
 
 
 def test_without_the_usual_baseline_the_first_method_is_it_and_the_suite_says_so(
-    store: Path, grid: dict[str, str], first: Run, caplog: pytest.LogCaptureFixture
+    store: Path, grid: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "colazero")
-    assert entry.run(grid | {"methods": "stratified,random", "seeds": "42,43"}) == 0
+    assert entry.run(grid | {"methods": "stratified,random", "seeds": "42"}) == 0
     said = " ".join(caplog.messages)
     assert "baseline: stratified, the first method named, for gptq_default is not among" in said
     assert "no method is the primary one" in said

@@ -45,9 +45,12 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     assert found == {"unquantized·tiny-llama": "missing", done: "done", failed: "failed"}
 
 
-def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(tiny_llama: Path) -> None:
+def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(
+    tiny_llama: Path, corpus_file: Path
+) -> None:
     given = {"methods": "random", "seeds": "1,2", "quant_bits": "3,4", "controls": "rtn"}
     given |= {"seq_len": "32,64", "device": "cpu", "n_calibration_samples": 2, "eval_windows": 2}
+    given |= {"corpus": f"file:{corpus_file}", "eval_corpora": f"file:{corpus_file}"}
     config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})
     with tracking.run("suite", "suite") as run_id:
         tracking.log_config(config)
