@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import mlflow
 import psutil
@@ -17,6 +18,8 @@ from colazero.tracking import uris
 ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
 BEGINS_SEC = 3600
 """So long `mlflow run` may build an environment before the program in it begins."""
+DEFAULT_STORE = "sqlite:///mlflow.db"
+"""What MLflow takes if nothing names a store."""
 
 
 def is_ours(run: Run) -> bool:
@@ -30,24 +33,36 @@ def may_begin(run: Run) -> bool:
 
     Interrupted before it starts that program, `mlflow run` leaves the run open and nobody to end
     it. In an hour at most it is there (environments are built). Where the store is a file, the
-    `mlflow run` is a process of this machine, older than its run. A run that is ended too early is
-    opened again by its program.
+    `mlflow run` is a process of this machine that writes to it, older than its run. A run that is
+    ended too early is opened again by its program.
     """
     begun = run.info.start_time / 1000
     if time.time() - begun > BEGINS_SEC:
         return False
-    if uris.sqlite_file(mlflow.get_tracking_uri()) is None:
+    file = uris.sqlite_file(mlflow.get_tracking_uri())
+    if file is None:
         return True
     processes = psutil.process_iter(["cmdline", "create_time"])
-    return any(
-        _launches(p.info["cmdline"]) and (p.info["create_time"] or 0) <= begun for p in processes
-    )
+    older = (p for p in processes if (p.info["create_time"] or 0) <= begun)
+    return any(_launches(p.info["cmdline"]) and _writes_to(p, file) for p in older)
 
 
 def _launches(command: list[str] | None) -> bool:
     """Tell whether a command line is `mlflow run …` or `python -m mlflow run …`."""
     words = [os.path.basename(word) for word in command or []]
     return ("mlflow", "run") in pairwise(words)
+
+
+def _writes_to(process: psutil.Process, file: Path) -> bool:
+    """Tell whether a store is the one that a `mlflow run` was told, if that can be known."""
+    try:
+        told = process.environ().get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+        there = uris.sqlite_file(told)
+        return there is not None and (Path(process.cwd(), there)).resolve() == file.resolve()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def named_by_user(run_id: str) -> bool:

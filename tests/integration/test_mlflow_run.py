@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,9 @@ class Project:
         self.folder, self.fixed = folder, fixed
         self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
-    def run(self, entry: str, **given: str) -> subprocess.CompletedProcess[str]:
+    def run(self, entry: str, *words: str, **given: str) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("mlflow")), "run", str(ROOT), "-e", entry]
-        command += ["--env-manager", "local"]
+        command += words or ("--env-manager", "local")
         for name, value in given.items():
             command += ["-P", f"{name}={value}"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -149,3 +150,30 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing_running(project: Proje
     assert failed.info.status == "FAILED"
     assert failed.info.run_name == "single·method=colazero"
     assert "unknown method 'colazero'" in failed.data.tags["colazero.error"]
+
+
+@pytest.mark.skipif(shutil.which("conda") is not None, reason="there is a conda")
+def test_what_mlflow_leaves_running_without_conda_is_ended_by_the_next_that_computes(
+    project: Project, small: dict[str, str], corpus: str
+) -> None:
+    left = project.run("single", "--run-name", "no conda")
+    assert left.returncode != 0
+    run = project.latest()
+    assert run.info.status == "RUNNING", "or MLflow has learned to end it"
+    settings = {name: value for name, value in small.items() if name in ("model", "seq_len")}
+    data = {"corpus": corpus, "method": "random", "n_calibration_samples": "4"}
+    project.finished("select", **settings, **data)
+    ended = project.client.get_run(run.info.run_id)
+    assert ended.info.status == "KILLED"
+    assert "before it had begun" in ended.data.tags["colazero.error"]
+
+
+def test_a_name_that_its_user_gave_a_run_stays(
+    project: Project, small: dict[str, str], corpus: str
+) -> None:
+    settings = {name: value for name, value in small.items() if name in ("model", "seq_len")}
+    data = {"corpus": corpus, "method": "random", "n_calibration_samples": "4"}
+    words = ("--env-manager", "local", "--run-name", "mine-own-1")
+    done = project.run("select", *words, **settings, **data)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert project.latest().info.run_name == "mine-own-1"

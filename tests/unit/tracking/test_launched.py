@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
+import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -27,20 +26,11 @@ def made_by_mlflow(store: MlflowClient, minutes_ago: float = 0, **tags: str) -> 
     return store.get_run(made.info.run_id)
 
 
-@pytest.fixture(autouse=True)
-def _of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the processes that other tests have started meanwhile."""
-    every = psutil.process_iter
-    mine = lambda attrs: (p for p in every(attrs) if p.ppid() == os.getpid())  # noqa: E731
-    monkeypatch.setattr(launched.psutil, "process_iter", mine)
-
-
-@pytest.fixture
-def a_launcher(tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A process whose command line is that of `mlflow run`."""
-    script = tmp_path / "mlflow"
-    script.write_text("import sys; sys.stdin.read()")
-    return subprocess.Popen([sys.executable, str(script), "run", "."], stdin=subprocess.PIPE)
+def launcher(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a process whose command line is that of `mlflow run`."""
+    (folder / "mlflow").write_text("import sys; sys.stdin.read()")
+    command = [sys.executable, str(folder / "mlflow"), "run", "."]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=folder, env=environment)
 
 
 def test_a_run_is_ended_at_once_when_no_mlflow_run_can_have_made_it(
@@ -53,18 +43,40 @@ def test_a_run_is_ended_at_once_when_no_mlflow_run_can_have_made_it(
     assert "before it had begun" in ended.data.tags["colazero.error"]
 
 
-def test_a_run_is_left_as_long_as_an_mlflow_run_lives_that_is_older(
-    shared_store: MlflowClient, a_launcher: subprocess.Popen[bytes]
+def test_a_run_is_left_as_long_as_an_older_mlflow_run_lives_that_writes_to_its_store(
+    shared_store: MlflowClient, tmp_path: Path
 ) -> None:
+    uri, elsewhere = mlflow.get_tracking_uri(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
     earlier = made_by_mlflow(shared_store, minutes_ago=1)
+    others = [launcher(elsewhere), launcher(elsewhere, MLFLOW_TRACKING_URI="http://server")]
     time.sleep(0.05)  # its clock ticks in hundredths of a second
+    run = made_by_mlflow(shared_store)
+    assert not launched.may_begin(run), "what writes to other stores has not made it"
+    here = launcher(tmp_path, MLFLOW_TRACKING_URI=uri)
+    time.sleep(0.05)
     run = made_by_mlflow(shared_store)
     assert launched.may_begin(run)
     assert not launched.may_begin(earlier)
     assert not launched.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
-    a_launcher.kill()
-    a_launcher.wait()
+    for process in (here, *others):
+        process.kill()
+        process.wait()
     assert not launched.may_begin(run)
+
+
+def test_an_mlflow_run_that_is_told_no_store_writes_to_that_of_its_folder(
+    shared_store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = launcher(tmp_path)
+    time.sleep(0.05)
+    run = made_by_mlflow(shared_store)
+    monkeypatch.setattr(launched.mlflow, "get_tracking_uri", lambda: "sqlite:///mlflow.db")
+    assert not launched.may_begin(run)
+    monkeypatch.chdir(tmp_path)
+    assert launched.may_begin(run)
+    here.kill()
+    here.wait()
 
 
 def test_of_a_server_nobody_knows_where_its_runs_are_made(
