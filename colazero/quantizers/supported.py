@@ -8,7 +8,7 @@ model could not be read back.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,35 +26,31 @@ RENAMED = frozenset({"phimoe"})
 
 def check_model(quantizer: str, name: str, folder: Path) -> None:
     """Raise UserError if the quantizer does not take the model, as the heads of its files tell."""
-    if why := _why_not(quantizer, folder):
-        raise _not_taken(quantizer, name, folder, why)
+    _check(quantizer, name, folder, _told)
 
 
 @lru_cache(maxsize=4)
 def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
-    """Do as `check_model`, and try what only running the model shows: on a few tokens, once."""
-    check_model(quantizer, name, folder)
-    if quantizer != "onepass":
+    """Do as `check_model`, and look at what only the quantizer's own code tells.
+
+    `onepass` runs the model on a few tokens, once a model and version.
+    """
+    _check(quantizer, name, folder, lambda *of: _told(*of) or _tried(*of, device))
+
+
+def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path], str]) -> None:
+    why = why_not(quantizer, folder)
+    if not why:
         return
-    from colazero.blocks import Refused, open_sequence
-
-    try:
-        open_sequence(folder, device, to_quantize=True)
-    except Refused as refused:
-        raise _not_taken(quantizer, name, folder, refused.why) from refused
-
-
-def _not_taken(quantizer: str, name: str, folder: Path, why: str) -> UserError:
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    others = [one for one in CALIBRATED if one != quantizer and not _why_not(one, folder)]
+    others = [one for one in CALIBRATED if one != quantizer and not why_not(one, folder)]
     way = f"Use quantizer={others[0]}, or" if others else "No quantizer here does:"
-    return UserError(
-        f"quantizer={quantizer!r} does not take model {name!r} (model_type {kind!r}): {why}. "
-        f"{way} take another model."
+    raise UserError(
+        f"quantizer={quantizer!r} does not take model {name!r} (model_type {_kind(folder)!r}): "
+        f"{why}. {way} take another model."
     )
 
 
-def _why_not(quantizer: str, folder: Path) -> str:
+def _told(quantizer: str, folder: Path) -> str:
     """Return why a quantizer does not take a model; '' if its files tell no reason."""
     layers = anatomy(folder).layers
     if quantizer == "onepass":
@@ -62,9 +58,33 @@ def _why_not(quantizer: str, folder: Path) -> str:
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
         return ""
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    odd = _first(x for x in layers if x.kind == "experts" and (_fused(x) or kind in RENAMED))
+    renamed = _kind(folder) in RENAMED
+    odd = _first(
+        layer for layer in layers if layer.kind == "experts" and (renamed or _fused(layer))
+    )
     return f"it would store {odd!r} under other names, and not be read back" if odd else ""
+
+
+def _tried(quantizer: str, folder: Path, device: str) -> str:
+    """Return why a quantizer does not take a model that its files let through; '' if it does."""
+    if quantizer == "onepass":
+        from colazero.blocks import Refused, open_sequence
+
+        try:
+            open_sequence(folder, device, to_quantize=True)
+        except Refused as refused:
+            return refused.why
+    if quantizer in BY_GPTQMODEL:
+        from colazero.quantizers.gptqmodel import known_types
+
+        if _kind(folder) not in known_types():
+            # The order of its guess differs from one process to the next.
+            return "GPTQModel does not know this architecture, and would guess its layers"
+    return ""
+
+
+def _kind(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text()).get("model_type"))
 
 
 def _fused(layer: Layer) -> bool:

@@ -91,15 +91,45 @@ def test_what_is_taken_passes(family: str, quantizer: str, saved: Callable[[str]
     check_model(quantizer, "mine", saved(family))
 
 
-def test_what_only_running_the_model_shows_is_told_with_the_same_words(
-    saved: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("quantizer", "config", "words"),
+    [
+        (
+            "onepass",
+            lambda: transformers.LlamaConfig(**SHAPE | {"intermediate_size": 80}),
+            "layer 'model.layers.0.mlp.gate_proj' is 32 x 80, no multiples of 32. Use "
+            "quantizer=gptqmodel, or",
+        ),
+        (
+            "onepass",
+            lambda: transformers.BartConfig(
+                vocab_size=64, d_model=32, decoder_layers=1, encoder_layers=1, decoder_ffn_dim=64
+            ),
+            "runs 0 times a pass, not once. No quantizer here does:",
+        ),
+        (
+            "gptqmodel",
+            lambda: transformers.OlmoConfig(**SHAPE),
+            "GPTQModel does not know this architecture, and would guess its layers. Use "
+            "quantizer=onepass, or",
+        ),
+    ],
+)
+def test_what_only_the_quantizers_own_code_tells(
+    quantizer: str, config: Callable[[], Any], words: str, tmp_path: Path
 ) -> None:
-    try_model("onepass", "mine", saved("llama"), "cpu")
-    config = transformers.LlamaConfig(**SHAPE | {"intermediate_size": 80})
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "odd")
-    check_model("onepass", "odd", tmp_path / "odd")
-    with pytest.raises(UserError, match=r"does not take model 'odd'.*no multiples of 32\. Use"):
-        try_model("onepass", "odd", tmp_path / "odd", "cpu")
+    model = transformers.AutoModelForCausalLM.from_config(config())
+    model.save_pretrained(tmp_path / "odd")
+    check_model(quantizer, "odd", tmp_path / "odd")
+    with pytest.raises(UserError) as caught:
+        try_model(quantizer, "odd", tmp_path / "odd", "cpu")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gptj"])
+def test_what_is_taken_passes_when_it_is_tried(family: str, saved: Callable[[str], Path]) -> None:
+    for quantizer in TAKEN[family]:
+        try_model(quantizer, "mine", saved(family), "cpu")
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
