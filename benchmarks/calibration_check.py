@@ -7,6 +7,7 @@ sets of windows drawn at random for each size; `calibration_check.LEAK_LIMIT` re
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -81,9 +82,12 @@ def shares(model: Model) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
     model = models.fetch("smollm2-135m")
     found: dict[str, Any] = {**costs(model), "overlap_percent": shares(model)}
-    if "--json" in sys.argv[1:]:
+    if options.json:
         print(json.dumps(found))
         return
     for name, value in found.items():

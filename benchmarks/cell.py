@@ -6,6 +6,7 @@ in a store of its own, after a warm-up. Prints seconds and shares; with --json, 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks._arguments import read, told
 from colazero.config import RunConfig, parse
 
 STAGES = ("select", "quantize", "save", "evaluate", "verify", "tracking")
@@ -74,14 +76,14 @@ def measure(config: RunConfig) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    as_json = "--json" in arguments
-    given = dict(a.removeprefix("--").split("=", 1) for a in arguments if a != "--json")
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    options, given = read(parser, RunConfig)
     config = parse(RunConfig, {"preset": "demo"} | given)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, told():
         os.chdir(folder)
         found = measure(config)
-    if as_json:
+    if options.json:
         print(json.dumps({f"{name}_sec": round(value, 3) for name, value in found.items()}))
         return
     for name, value in found.items():

@@ -15,6 +15,7 @@ of preset demo (unless said otherwise) and measures, in one run:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import re
@@ -27,6 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks._arguments import read, told
+from colazero.config import RunConfig, parse
+
 KERNEL_WINDOWS = 4
 """Windows evaluated by GPTQModel's kernels too: on a CPU they are several times slower."""
 
@@ -34,7 +38,6 @@ KERNEL_WINDOWS = 4
 def prepared(given: dict[str, str]) -> tuple[Any, Any, Any]:
     """Return the resolved configuration, the model and the calibration set."""
     from colazero import models, pipeline
-    from colazero.config import RunConfig, parse
 
     config = parse(RunConfig, {"preset": "demo"} | given)
     model = models.fetch(config.model)
@@ -180,18 +183,25 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = [a for a in sys.argv[1:] if a != "--json"]
-    given = dict(a.removeprefix("--").split("=", 1) for a in arguments)
-    if "here" in given:
-        print("measured", json.dumps(cell_here(given, Path(given.pop("here")))))
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    parser.add_argument("--default", help=argparse.SUPPRESS)
+    options, given = read(parser, RunConfig)
+    if options.here:
+        print("measured", json.dumps(cell_here(given, Path(options.here))))
         return
-    if "default" in given:
-        print("measured", json.dumps(cell_by_default(given, Path(given.pop("default")))))
+    if options.default:
+        print("measured", json.dumps(cell_by_default(given, Path(options.default))))
         return
-    repeats = int(given.pop("repeats", 3))
-    with contextlib.redirect_stdout(sys.stderr):  # GPTQModel greets at import
-        found = measure(given, repeats)
-    if "--json" in sys.argv:
+    with contextlib.redirect_stdout(sys.stderr), told():  # GPTQModel greets at import
+        found = measure(given, options.repeats)
+    if options.json:
         print(json.dumps({name: round(value, 6) for name, value in found.items()}))
         return
     for name, value in found.items():

@@ -9,6 +9,7 @@ least of several, for a block of the model.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -62,6 +63,9 @@ def plain_columns(weight: Tensor, upper: Tensor) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
     found = dict.fromkeys(("hessian", "factor", "columns"), 0.0)
     plain = dict(found)
     for inputs, outputs in LAYERS:
@@ -79,7 +83,7 @@ def main() -> None:
             plain["columns"] += seconds(lambda w=weight, u=upper: plain_columns(w, u), times=2)
     ratios = {f"{stage}_ratio": found[stage] / plain[stage] for stage in found}
     figures = {f"{stage}_sec": found[stage] for stage in found} | ratios
-    if "--json" in sys.argv:
+    if options.json:
         print(json.dumps(figures))
         return
     for stage in found:

@@ -10,6 +10,7 @@ which happen once, are done before the clock starts; warm-up is GPTQModel's, onc
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from mlflow.tracking import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks._arguments import read, told
 from colazero import models
 from colazero.config import SuiteConfig, parse
 from colazero.tracking.store import prepare
@@ -81,11 +83,12 @@ def measure(arguments: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = [word for word in sys.argv[1:] if word != "--json"]
-    if not any(word.startswith(("--preset", "--models")) for word in arguments):
-        arguments.append("--preset=demo")
-    found = measure(arguments)
-    if "--json" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    options, given = read(parser, SuiteConfig)
+    with told():
+        found = measure([f"--{name}={value}" for name, value in given.items()])
+    if options.json:
         print(json.dumps({name: round(value, 4) for name, value in found.items()}))
         return
     for name in (*STAGES, "elsewhere", "wall_clock"):

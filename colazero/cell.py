@@ -18,7 +18,7 @@ from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.interfaces import CalibrationSet, Model, Progress
-from colazero.quantizers import UNQUANTIZED
+from colazero.quantizers import UNQUANTIZED, supported
 from colazero.tracking import fetching, keeping, names, runs
 
 Show = Callable[[str], Progress]
@@ -139,6 +139,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     source = tracking.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, dict(source.data.metrics))
+    supported.try_model(config.quantizer, model.name, model.path, config.device)
     calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
     more = {}

@@ -46,8 +46,8 @@ from colazero.quantizers import (
     UNQUANTIZED,
     WITHOUT_CALIBRATION,
     check_quantizer,
+    supported,
 )
-from colazero.quantizers.readable import check_readable, left_dense
 from colazero.selection import features
 
 if TYPE_CHECKING:
@@ -85,15 +85,18 @@ def check(
 def resolve(config: C, model: Model, device: str = "") -> C:
     """Replace every `auto` that depends on the model and the machine by what it means here.
 
-    `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`.
+    `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`. UserError if
+    the quantizer does not take the model; without `device`, that is tried on it.
     """
     if config.quantizer != UNQUANTIZED:
         limits.refuse_quantized(model)
-        check_readable(config.quantizer, model.name, model.path)
+        supported.check_model(config.quantizer, model.name, model.path)
+    if not device:
+        device = devices.resolve(config.device)
+        supported.try_model(config.quantizer, model.name, model.path, device)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
-    device = device or devices.resolve(config.device)
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))
     return config.model_copy(
         update={
@@ -287,7 +290,7 @@ def quantize(
             f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
             "the calibration set: what it made is not what was asked for."
         )
-    dense = left_dense(model.path, out_dir)
+    dense = supported.left_dense(model.path, out_dir)
     if dense:
         log.warning(
             "%s left %d matrices in the blocks of %s as they were, %s among them.",

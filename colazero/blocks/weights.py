@@ -9,9 +9,7 @@ from typing import Any
 from colazero.blocks.refusal import Refused
 from colazero.models import is_quantized
 from colazero.models.files import weight_files
-
-PACKED = ("qweight", "qzeros", "scales", "g_idx")
-"""The tensors that stand in a GPTQ checkpoint for a layer's `weight`."""
+from colazero.models.packed import NEEDED, PACKED, Packing, packings
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:
@@ -88,9 +86,13 @@ class Weights:
                 self._settings = quantization_settings(model_dir)
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
+        self._packings = packings(model, self._found)
 
     def _find(self, name: str) -> tuple[Path, str] | None:
         return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
+
+    def _packing(self, name: str) -> Packing | None:
+        return self._packings.get(name) or self._packings.get(name.removeprefix(self._prefix))
 
     def stored_name(self, name: str) -> str:
         """Return what the files call a tensor; KeyError if they have none of that name."""
@@ -100,9 +102,11 @@ class Weights:
         return found[1]
 
     def __contains__(self, name: str) -> bool:
-        layer = name.removesuffix("weight")
-        packed = all(self._find(layer + part) for part in PACKED if part != "g_idx")
-        return self._find(name) is not None or packed
+        if self._find(name) is not None:
+            return True
+        packing = self._packing(name)
+        needed = (layer + part for layer in (packing.layers if packing else ()) for part in NEEDED)
+        return packing is not None and all(self._find(part) for part in needed)
 
     def stored(self, name: str) -> Any:
         """Return a tensor as it is stored, mapped; KeyError if there is none."""
@@ -128,9 +132,14 @@ class Weights:
         if self._find(name) is not None:
             tensor = self.stored(name)
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        packing = self._packing(name)
+        if packing is None:
+            raise KeyError(name)
+        return packing.joined([self._dequantized(layer, device, dtype) for layer in packing.layers])
+
+    def _dequantized(self, layer: str, device: str, dtype: Any) -> Any:
         from colazero.gptq import dequantize
 
-        layer = name.removesuffix("weight")
         parts = {
             part: self.stored(layer + part).to(device)
             for part in PACKED
@@ -139,4 +148,4 @@ class Weights:
         settings = dict(self._settings)
         if "g_idx" in parts:
             settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
-        return dequantize(**parts, **settings).to(dtype).T.contiguous()
+        return dequantize(**parts, **settings).to(dtype)

@@ -12,6 +12,7 @@ from colazero.errors import UserError
 from colazero.models import is_quantized
 from colazero.models.anatomy import causal_class
 from colazero.models.files import weight_files
+from colazero.models.packed import NEEDED, PACKED, packings
 
 
 def load_dense(model_dir: Path, device: str) -> Any:
@@ -71,23 +72,31 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     kernel computes, and several times faster than the portable kernels. ValueError if the
     checkpoint is of another kind, KeyError if it is incomplete.
     """
+    import torch
+
     from colazero.gptq import dequantize
 
     dtype = eval_dtype(model_dir, device)
     settings = quantization_settings(model_dir)
-    packed = [name.removesuffix("qweight") for name in tensors if name.endswith(".qweight")]
-    ending = ("qweight", "qzeros", "scales", "g_idx")
-    inside = {prefix + part for prefix in packed for part in ending}
-    weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
-    for prefix in packed:
-        needed = ending if prefix + "g_idx" in tensors else ending[:-1]
-        parts = {part: tensors[prefix + part].to(device) for part in needed}
-        if "g_idx" in parts:  # layers may have other bits than the configuration's
-            settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
-        weight = dequantize(**parts, **settings).to(dtype).T.contiguous()
-        weights[prefix + "weight"] = weight.cpu()  # else a GPU would hold the model twice
     model_class, config = causal_class(model_dir)
     config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        packed = packings(model_class(config), tensors)
+    inside = {layer + part for one in packed.values() for layer in one.layers for part in PACKED}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
+
+    def dequantized(layer: str) -> Any:
+        parts = {p: tensors[layer + p].to(device) for p in NEEDED}
+        if f"{layer}g_idx" in tensors:
+            parts["g_idx"] = tensors[f"{layer}g_idx"].to(device)
+        own = dict(settings)
+        if "g_idx" in parts:  # layers may have other bits than the configuration's
+            own["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
+        return dequantize(**parts, **own).to(dtype)
+
+    for name, packing in packed.items():
+        weight = packing.joined([dequantized(layer) for layer in packing.layers])
+        weights[name] = weight.cpu()  # else a GPU would hold the model twice
     model, loading = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )

@@ -20,6 +20,7 @@ from colazero.cache import kept_json
 from colazero.digests import of_facts
 from colazero.errors import UserError, first_line
 from colazero.models.files import Stored, stored, weight_files
+from colazero.models.packed import NEEDED, PACKED, packings
 from colazero.models.settings import gptq_bits, is_quantized
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ POSITIONS = (
 """What configurations call the longest input, the most usual first; one may have several."""
 EXPERT = re.compile(r"(?P<block>.*\bexperts\.)(?P<number>\d+)(?P<part>\..*)")
 """A tensor of one expert of a block."""
-PACKED = ("qweight", "qzeros", "scales", "g_idx")
-"""What stands for a weight in a GPTQ checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,14 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     config.__dict__.pop("quantization_config", None)
     shapes = {name: (one.shape, one.dtype) for name, one in heads.items()}
     bits = gptq_bits(folder) if quantized else None
-    if bits:
-        shapes = _unpacked(shapes, bits)
+    info: dict[str, Any] = {}
     try:
-        if quantized and not bits:  # another library's format: its own loader has to know
+        if quantized:
             with torch.device("meta"):
                 model = model_class(config)
-            info: dict[str, Any] = {}
-        else:
+        if bits:
+            shapes = _unpacked(str(folder), model, shapes, bits)
+        if bits or not quantized:  # else another library's format: its own loader has to know
             model, info = _fitted(model_class, config, shapes)
     except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
@@ -231,15 +230,22 @@ def _belongs(model: Any, name: str) -> bool:
     return False
 
 
-def _unpacked(shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
-    """Return the shapes that a GPTQ checkpoint's packed tensors have as weights."""
-    packed = [name.removesuffix("qweight") for name in shapes if name.endswith(".qweight")]
-    inside = {prefix + part for prefix in packed for part in PACKED}
+def _unpacked(source: str, model: Any, shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
+    """Return the shapes that a GPTQ checkpoint's packed tensors have as weights of the model.
+
+    UserError if one of them is missing.
+    """
+    packed = packings(model, shapes)
+    needed = [layer + part for one in packed.values() for layer in one.layers for part in NEEDED]
+    refuse_misfit(source, model, {"missing_keys": [n for n in needed if n not in shapes]})
+    inside = {layer + part for one in packed.values() for layer in one.layers for part in PACKED}
     dense = {name: one for name, one in shapes.items() if name not in inside}
-    for prefix in packed:
-        words, outputs = shapes[prefix + "qweight"][0]
-        order = shapes.get(prefix + "g_idx")  # layers may have other bits than the configuration's
-        dense[prefix + "weight"] = ((outputs, order[0][0] if order else words * 32 // bits), "BF16")
+    for name, packing in packed.items():
+        words, _ = shapes[packing.layers[0] + "qweight"][0]
+        outputs = sum(shapes[layer + "qweight"][0][1] for layer in packing.layers)
+        order = shapes.get(packing.layers[0] + "g_idx")  # layers may have other bits than the whole
+        inputs = order[0][0] if order else words * 32 // bits
+        dense[name] = ((inputs, outputs) if packing.turned else (outputs, inputs), "BF16")
     return dense
 
 

@@ -21,8 +21,8 @@ KINDS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_
 """Of each kind the one file that holds everything, and what others may be called; safest first."""
 INDEX = "model.safetensors.index.json"
 """What says which files hold the parts of a model."""
-SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.\w+$)")
-"""What stands before the ending of a file that is a part of several."""
+SHARD = re.compile(r"-(\d{5})-of-(?!00001\.)(\d{5})(?=\.\w+$)")
+"""What stands before the ending of a file that is a part of several: the one of one is whole."""
 LFS_POINTER = b"version https://git-lfs"
 
 

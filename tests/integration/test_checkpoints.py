@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import EVALUATED, TAKEN, make
 from test_quantizer import WINDOWS, quantize
 
+from colazero.blocks import open_sequence
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
+from colazero.evaluation.through_blocks import evaluate
+from colazero.interfaces import CalibrationSet, Text
+from colazero.models.anatomy import anatomy
+from colazero.quantizers.supported import left_dense
 
 FOREIGN = os.environ.get("COLAZERO_FOREIGN_CHECKPOINTS")
 KINDS = ("auto-gptq", "auto-gptq-desc_act", "auto-gptq-asymmetric", "llm-compressor")
@@ -53,6 +59,31 @@ def test_a_checkpoint_of_optimum(tiny_llama: Path, tokenizer: Any, tmp_path: Pat
     reference = nll(quantized, WINDOWS[:2])
     quantizer.save(quantized, str(tmp_path))
     assert nll(load_dense(tmp_path, "cpu"), WINDOWS[:2]) == pytest.approx(reference, rel=1e-4)
+
+
+@torch._dynamo.config.patch(disable=True)
+@pytest.mark.parametrize("quantizer", ["gptqmodel", "rtn"])
+@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4"])
+def test_layers_that_gptqmodel_stores_in_its_own_way(
+    family: str, quantizer: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    """GPT-2's lie the other way round, of fused ones there are the parts: its kernels agree."""
+    from gptqmodel import BACKEND, GPTQModel
+
+    model = make(tmp_path / "model", *(TAKEN | EVALUATED)[family])
+    tokenizer.save_pretrained(model)
+    ids = (WINDOWS[:, :64] % 157 + 3).astype(np.int64)
+    calibration = CalibrationSet(ids.astype(np.int32), [], {})
+    quantize(model, tmp_path / "out", quantizer=quantizer, calibration=calibration)
+    assert left_dense(model, tmp_path / "out") == ()
+    assert set(anatomy(tmp_path / "out").layers) == set(anatomy(model).layers)
+    kernels = GPTQModel.load(str(tmp_path / "out"), device="cpu", backend=BACKEND.GPTQ_TORCH)
+    theirs = nll(kernels.model.float(), ids)
+    assert nll(load_dense(tmp_path / "out", "cpu").float(), ids) == pytest.approx(theirs, rel=1e-3)
+    text = Text("c", ids, np.zeros(len(ids)))
+    by_blocks = evaluate(open_sequence(tmp_path / "out", "cpu"), [text])[0].nll_per_token
+    assert by_blocks == pytest.approx(theirs, rel=5e-3)
+    assert nll(load_dense(model, "cpu").float(), ids) != pytest.approx(theirs, rel=5e-3)
 
 
 def test_settings_in_quantize_config_alone(tiny_llama: Path, tmp_path: Path) -> None:

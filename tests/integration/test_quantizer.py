@@ -33,10 +33,11 @@ def quantize(
     out: Path,
     settings: QuantizationSettings = SETTINGS,
     quantizer: str = "gptqmodel",
+    calibration: CalibrationSet = CALIBRATION,
 ) -> QuantizationReport:
     steps: list[tuple[int, int]] = []
     report = QUANTIZERS.get(quantizer)(
-        model, CALIBRATION, settings, out, "cpu", lambda done, total: steps.append((done, total))
+        model, calibration, settings, out, "cpu", lambda done, total: steps.append((done, total))
     )
     assert steps[-1][0] == steps[-1][1], "progress ends with the last layer"
     return report

@@ -39,11 +39,11 @@ def test_the_logits_are_those_of_the_whole_model(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_model_that_is_not_taken_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "model", *WHOLE[name])
-    with pytest.raises(Refused, match=r"no weight.*Use quantizer=gptqmodel\."):
+    with pytest.raises(Refused, match="its files have no weight"):
         open_sequence(folder, "cpu")
 
 
 def test_weights_outside_linear_layers_are_not_quantized(tmp_path: Path) -> None:
     folder = make(tmp_path / "model", *EVALUATED["gpt2"])
-    with pytest.raises(Refused, match=r"is in no nn\.Linear\. Use quantizer=gptqmodel\."):
+    with pytest.raises(Refused, match=r"is in no nn\.Linear"):
         open_sequence(folder, "cpu", to_quantize=True)

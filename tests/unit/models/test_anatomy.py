@@ -20,6 +20,7 @@ from colazero.errors import UserError
 from colazero.models import anatomy as anatomy_module
 from colazero.models import grouping
 from colazero.models.anatomy import Layer, anatomy
+from colazero.models.packed import parts_of
 
 SAFE = "model.safetensors"
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -253,6 +254,36 @@ def test_a_gptq_checkpoint_has_the_weights_that_it_packs(copy: Path) -> None:
     changed(copy, lambda state: state.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(UserError, match=r"'model.layers.1.mlp.up_proj.weight'"):
         anatomy(copy)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "glm4"])
+def test_a_checkpoint_of_gptqmodel_has_the_weights_of_the_model(
+    family: str, tmp_path: Path
+) -> None:
+    """Of GPT-2 turned over, and of fused layers the parts, each of which may be missing."""
+    folder = saved(tmp_path / "m", FAMILIES[family]())
+    layers = anatomy(folder).layers
+
+    def pack(state: dict[str, torch.Tensor]) -> None:
+        for layer in layers:
+            state.pop(layer.name)
+            prefix = layer.name.removesuffix("weight")
+            parts = parts_of(prefix) or (prefix,)
+            for part in parts:
+                outputs = layer.outputs // len(parts)
+                state[f"{part}qweight"] = torch.zeros(layer.inputs // 8, outputs, dtype=torch.int32)
+                state[f"{part}qzeros"] = torch.zeros(1, outputs // 8, dtype=torch.int32)
+                state[f"{part}scales"] = torch.zeros(1, outputs, dtype=torch.float16)
+
+    changed(folder, pack)
+    config = json.loads((folder / "config.json").read_text())
+    quantized = {"quant_method": "gptq", "bits": 4, "group_size": -1}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
+    assert sorted(map(str, anatomy(folder).layers)) == sorted(map(str, layers))
+    last = [name for name in load_file(folder / SAFE) if name.endswith(("scales", "qweight"))][-1]
+    changed(folder, lambda state: state.pop(last))
+    with pytest.raises(UserError, match="of its weights are not there"):
+        anatomy(folder)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def folder_of(folder: Path, names: Sequence[str], index: Sequence[str] = ()) -> 
         ([*PARTS, "model-00003-of-00003.safetensors", "consolidated.safetensors"], PARTS, PARTS),
         (["gptq_model-4bit-64g.safetensors"], (), ["gptq_model-4bit-64g.safetensors"]),
         (["weights.safetensors", BIN], (), ["weights.safetensors"]),
+        (["model-00001-of-00001.safetensors"], (), ["model-00001-of-00001.safetensors"]),
         ([BIN], (), [BIN]),
         ([BIN, "training_args.bin"], (), [BIN]),
     ],
@@ -97,6 +98,7 @@ def test_a_part_of_a_gguf_is_no_model(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"part \d of \d, no whole model.*--merge"):
         models.check(str(tmp_path / name))
     refuse_shard(Path("Tiny-7b-of-mine.gguf"))
+    refuse_shard(Path("whole-00001-of-00001.gguf"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""The command line of benchmarks that take the parameters of an entry point beside their own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from colazero.config import Settings, parse
+from colazero.errors import UserError
+
+
+def read(
+    parser: argparse.ArgumentParser, kind: type[Settings]
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Return all options, and of them the parameters of `kind`, or `preset`, that were given.
+
+    A wrong one ends the program as argparse does with its own: a sentence, and exit code 2.
+    """
+    names = ("preset", *kind.model_fields)
+    for name in names:
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    given = {name: value for name, value in vars(options).items() if name in names}
+    try:
+        parse(kind, {"preset": "demo"} | given)
+    except UserError as error:
+        parser.error(str(error))
+    return options, given
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """End the program with the sentence of a mistake that shows while it measures."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

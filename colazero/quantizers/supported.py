@@ -1,0 +1,109 @@
+"""Which models a quantizer takes, told before any work; and what it left as it was.
+
+`onepass` solves the weights of `nn.Linear` alone. GPTQModel 7.6 takes several experts in one tensor
+apart, and keeps the parts under names that transformers does not know: what it makes of such a
+model could not be read back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from colazero.errors import UserError
+from colazero.models.anatomy import Layer, anatomy
+from colazero.models.files import stored, weight_files
+from colazero.models.packed import parts_of
+
+BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
+CALIBRATED = ("onepass", "gptqmodel")
+"""What is recommended where another quantizer does not take a model."""
+RENAMED = frozenset({"phimoe"})
+"""Model types whose experts GPTQModel renames (tried on tiny models of random weights)."""
+
+
+def check_model(quantizer: str, name: str, folder: Path) -> None:
+    """Raise UserError if the quantizer does not take the model, as the heads of its files tell."""
+    _check(quantizer, name, folder, _told)
+
+
+@lru_cache(maxsize=4)
+def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
+    """Do as `check_model`, and look at what only the quantizer's own code tells.
+
+    `onepass` runs the model on a few tokens, once a model and version.
+    """
+    _check(quantizer, name, folder, lambda q, f: _told(q, f) or _tried(q, f, device))
+
+
+def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path], str]) -> None:
+    why = why_not(quantizer, folder)
+    if not why:
+        return
+    others = [one for one in CALIBRATED if one != quantizer and not why_not(one, folder)]
+    way = f"Use quantizer={others[0]}, or" if others else "No quantizer here does:"
+    raise UserError(
+        f"quantizer={quantizer!r} does not take model {name!r} (model_type {_kind(folder)!r}): "
+        f"{why}. {way} take another model."
+    )
+
+
+def _told(quantizer: str, folder: Path) -> str:
+    """Return why a quantizer does not take a model; '' if its files tell no reason."""
+    layers = anatomy(folder).layers
+    if quantizer == "onepass":
+        odd = _first(layer for layer in layers if layer.kind != "linear")
+        return f"its weight {odd!r} is in no nn.Linear" if odd else ""
+    if quantizer not in BY_GPTQMODEL:
+        return ""
+    renamed = _kind(folder) in RENAMED
+    odd = _first(
+        layer for layer in layers if layer.kind == "experts" and (renamed or _fused(layer))
+    )
+    return f"it would store {odd!r} under other names, and not be read back" if odd else ""
+
+
+def _tried(quantizer: str, folder: Path, device: str) -> str:
+    """Return why a quantizer does not take a model that its files let through; '' if it does."""
+    if quantizer == "onepass":
+        from colazero.blocks import Refused, open_sequence
+
+        try:
+            open_sequence(folder, device, to_quantize=True)
+        except Refused as refused:
+            return refused.why
+    if quantizer in BY_GPTQMODEL:
+        from colazero.quantizers.gptqmodel import known_types
+
+        if _kind(folder) not in known_types():
+            # The order of its guess differs from one process to the next.
+            return "GPTQModel does not know this architecture, and would guess its layers"
+    return ""
+
+
+def _kind(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text()).get("model_type"))
+
+
+def _fused(layer: Layer) -> bool:
+    """Tell whether the files themselves hold several experts in one tensor."""
+    return layer.name.rpartition(".")[2] != "weight"
+
+
+def _first(layers: Iterable[Layer]) -> str:
+    return next((layer.name for layer in layers), "")
+
+
+def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
+    """Return the matrices of a model's blocks that a GPTQ checkpoint of it does not pack."""
+    names = stored(weight_files(checkpoint))
+    packed = {name.removesuffix("qweight") for name in names if name.endswith(".qweight")}
+    layers = [layer.name for layer in anatomy(model).layers]
+
+    def dense(layer: str) -> bool:
+        parts = parts_of(layer)
+        return layer not in packed and not (parts and packed.issuperset(parts))
+
+    return tuple(name for name in layers if dense(name.removesuffix("weight")))

@@ -1,0 +1,74 @@
+"""The benchmarks' command lines: help without any work, and a mistake is a sentence."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+OF_A_CELL = ("cell", "evaluation", "suite")
+"""Those that take the parameters of an entry point."""
+
+
+def ended(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """Run a script as a program and return what it ends with."""
+    file = FOLDER / f"{script}.py"
+    monkeypatch.setattr(sys, "argv", [str(file), *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(file), run_name="__main__")
+    return caught.value.code
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_what_stands_at_the_head_of_the_file(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(script, monkeypatch, "--help") == 0
+    head = (FOLDER / f"{script}.py").read_text().partition('"""')[2].partition('"""')[0]
+    assert " ".join(head.split()[:8]) in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_argument_that_is_none_ends_with_2(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(script, monkeypatch, "--nonsense=1") == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", OF_A_CELL)
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--quant_bits=5", "quant_bits='5': must be one of 2, 3, 4, 8"),
+        ("--preset=nobody", "unknown preset 'nobody'"),
+        ("--corpus", "expected one argument"),
+    ],
+)
+def test_a_wrong_parameter_is_told_before_anything_is_measured(
+    script: str,
+    argument: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ended(script, monkeypatch, argument) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", OF_A_CELL)
+def test_a_model_that_is_none_is_told(
+    script: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # from where a benchmark may go elsewhere
+    name = "--models=./nowhere" if script == "suite" else "--model=./nowhere"
+    assert ended(script, monkeypatch, "--preset=demo", name) == 2
+    assert "error: model directory './nowhere' does not exist" in capsys.readouterr().err
