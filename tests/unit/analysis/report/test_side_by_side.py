@@ -56,7 +56,7 @@ def test_the_words_say_which_settings_and_that_none_are_compared(swept):
     assert "COLA-Zero vs Random [quant_bits=3, n_calibration_samples=8]: " in words
     lines = key_lines(swept)
     assert "- org/b [quant_bits=4, n_calibration_samples=16]: COLA-Zero vs Random: " in lines
-    assert title(swept).startswith("a, b, quant_bits (3, 4), n_calibration_samples (8, 16): ")
+    assert " on a, b, quant_bits (3, 4), n_calibration_samples (8, 16); " in title(swept)
     assert "Holm-adjusted within a model and setting" in latex_table(swept)
 
 

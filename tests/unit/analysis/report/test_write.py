@@ -223,7 +223,8 @@ def test_the_page_is_one_file_with_everything_in_it(files):
     assert "<b>Inconclusive:</b>" in text
     assert "n = 5 seeds" in text
     assert re.search(
-        r"<h1>smollm2-135m: GPTQ default, Random, COLA-Zero; seeds 42–46, 20\d\d-\d\d-\d\d</h1>",
+        r"<h1>Calibration sets for GPTQ: GPTQ default, Random, COLA-Zero on smollm2-135m; "
+        r"seeds 42–46, 20\d\d-\d\d-\d\d</h1>",
         text,
     )
     assert "perplexity on 16 windows of sotu, 8,176 tokens" in text
