@@ -35,7 +35,11 @@ def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
 
     `onepass` runs the model on a few tokens, once a model and version.
     """
-    _check(quantizer, name, folder, lambda *of: _told(*of) or _tried(*of, device))
+
+    def why_not(one: str, where: Path) -> str:
+        return _told(one, where) or _tried(one, where, device)
+
+    _check(quantizer, name, folder, why_not)
 
 
 def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path], str]) -> None:
