@@ -7,8 +7,10 @@ model could not be read back.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,9 +81,10 @@ def _tried(quantizer: str, folder: Path, device: str) -> str:
         except Refused as refused:
             return refused.why
     if quantizer in BY_GPTQMODEL:
-        from colazero.quantizers.gptqmodel import known_types
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it greets
+            from gptqmodel.models.auto import SUPPORTED_MODELS
 
-        if _kind(folder) not in known_types():
+        if _kind(folder) not in SUPPORTED_MODELS:
             # The order of its guess differs from one process to the next.
             return "GPTQModel does not know this architecture, and would guess its layers"
     return ""
