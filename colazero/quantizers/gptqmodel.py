@@ -93,14 +93,6 @@ def column_kernel(device: str) -> str:
     return "torch"
 
 
-def known_types() -> frozenset[str]:
-    """Return the model types whose layers GPTQModel knows."""
-    with contained():
-        from gptqmodel.models.auto import SUPPORTED_MODELS
-
-    return frozenset(SUPPORTED_MODELS)
-
-
 def fits_in_memory(model_dir: Path) -> bool:
     """Tell whether the model can stay in main memory while it is quantized.
 

@@ -7,8 +7,10 @@ model could not be read back.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,7 +37,11 @@ def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
 
     `onepass` runs the model on a few tokens, once a model and version.
     """
-    _check(quantizer, name, folder, lambda q, f: _told(q, f) or _tried(q, f, device))
+
+    def why_not(one: str, where: Path) -> str:
+        return _told(one, where) or _tried(one, where, device)
+
+    _check(quantizer, name, folder, why_not)
 
 
 def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path], str]) -> None:
@@ -75,9 +81,10 @@ def _tried(quantizer: str, folder: Path, device: str) -> str:
         except Refused as refused:
             return refused.why
     if quantizer in BY_GPTQMODEL:
-        from colazero.quantizers.gptqmodel import known_types
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it greets
+            from gptqmodel.models.auto import SUPPORTED_MODELS
 
-        if _kind(folder) not in known_types():
+        if _kind(folder) not in SUPPORTED_MODELS:
             # The order of its guess differs from one process to the next.
             return "GPTQModel does not know this architecture, and would guess its layers"
     return ""

@@ -105,6 +105,26 @@ def test_each_mistake(name: str, tmp_path: Path, tiny_llama: Path, call: Any) ->
     assert not_running(tmp_path)
 
 
+@pytest.mark.parametrize("quantizer", ["onepass", "gptqmodel"])
+def test_a_model_that_no_quantizer_takes_is_refused_before_there_is_a_run(
+    quantizer: str, tokenizer: Any, tmp_path: Path, call: Any
+) -> None:
+    from transformers import AutoModelForCausalLM, GptOssConfig
+
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = GptOssConfig(**shape, **heads, num_experts_per_tok=2, vocab_size=len(tokenizer))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    arguments = [f"--model={tmp_path / 'model'}", f"--quantizer={quantizer}", "--preset=demo"]
+    code, said, _ = call("single", *arguments)
+    assert code == 2, said[-2000:]
+    assert f"error: quantizer={quantizer!r} does not take model" in said
+    assert "No quantizer here does" in said
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        assert store.execute("select count(*) from runs").fetchone()[0] == 0
+
+
 def test_a_server_that_does_not_answer(tiny_llama: Path, call: Any) -> None:
     mlflow.set_tracking_uri(NO_SERVER)
     code, said, seconds = call("suite", f"--models={tiny_llama}", "--preset=demo")

@@ -62,28 +62,35 @@ def test_a_checkpoint_of_optimum(tiny_llama: Path, tokenizer: Any, tmp_path: Pat
 
 
 @torch._dynamo.config.patch(disable=True)
-@pytest.mark.parametrize("quantizer", ["gptqmodel", "rtn"])
-@pytest.mark.parametrize("family", ["gpt2", "phi3", "glm4"])
+@pytest.mark.parametrize(
+    ("family", "quantizer"),
+    [("gpt2", "gptqmodel"), ("phi3", "gptqmodel"), ("glm4", "gptqmodel"), ("gpt2", "rtn")],
+)
 def test_layers_that_gptqmodel_stores_in_its_own_way(
     family: str, quantizer: str, tokenizer: Any, tmp_path: Path
 ) -> None:
     """GPT-2's lie the other way round, of fused ones there are the parts: its kernels agree."""
     from gptqmodel import BACKEND, GPTQModel
 
-    model = make(tmp_path / "model", *(TAKEN | EVALUATED)[family])
+    model, out = make(tmp_path / "model", *(TAKEN | EVALUATED)[family]), tmp_path / "out"
     tokenizer.save_pretrained(model)
     ids = (WINDOWS[:, :64] % 157 + 3).astype(np.int64)
     calibration = CalibrationSet(ids.astype(np.int32), [], {})
-    quantize(model, tmp_path / "out", quantizer=quantizer, calibration=calibration)
-    assert left_dense(model, tmp_path / "out") == ()
-    assert set(anatomy(tmp_path / "out").layers) == set(anatomy(model).layers)
-    kernels = GPTQModel.load(str(tmp_path / "out"), device="cpu", backend=BACKEND.GPTQ_TORCH)
-    theirs = nll(kernels.model.float(), ids)
-    assert nll(load_dense(tmp_path / "out", "cpu").float(), ids) == pytest.approx(theirs, rel=1e-3)
+    quantize(model, out, quantizer=quantizer, calibration=calibration)
+    assert left_dense(model, out) == ()
+    assert set(anatomy(out).layers) == set(anatomy(model).layers)
+    kernels = GPTQModel.load(str(out), device="cpu", backend=BACKEND.GPTQ_TORCH).model
+    found = load_dense(out, "cpu")
+    with torch.no_grad():
+        logits = [
+            one.float()(input_ids=torch.from_numpy(ids)).logits.flatten()
+            for one in (kernels, load_dense(out, "cpu"), load_dense(model, "cpu"))
+        ]
+    theirs, ours, original = logits
+    assert (ours - theirs).norm() < 0.2 * (original - theirs).norm()
     text = Text("c", ids, np.zeros(len(ids)))
-    by_blocks = evaluate(open_sequence(tmp_path / "out", "cpu"), [text])[0].nll_per_token
-    assert by_blocks == pytest.approx(theirs, rel=5e-3)
-    assert nll(load_dense(model, "cpu").float(), ids) != pytest.approx(theirs, rel=5e-3)
+    by_blocks = evaluate(open_sequence(out, "cpu"), [text])[0].nll_per_token
+    assert by_blocks == pytest.approx(nll(found, ids), rel=1e-4)
 
 
 def test_settings_in_quantize_config_alone(tiny_llama: Path, tmp_path: Path) -> None:
