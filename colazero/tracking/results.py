@@ -33,7 +33,8 @@ def log(run_id: str, said: Iterable[Headline]) -> None:
     """Log numbers as `result.MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
     now, metrics, tags = int(1000 * time.time()), [], []
     for one in said:
-        model, *methods = map(names.of_result, (label(one.model), *one.methods))
+        plain, bracket, setting = one.model.partition(" [")  # a path may be in the latter
+        model, *methods = map(names.of_result, (label(plain) + bracket + setting, *one.methods))
         of = f"{model}.{'_vs_'.join(methods)}"
         metrics += [Metric(f"result.{of}.{k}", v, now, step=0) for k, v in one.numbers.items()]
         if one.verdict:
