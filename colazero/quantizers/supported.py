@@ -22,7 +22,7 @@ from colazero.models.packed import parts_of
 BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
 CALIBRATED = ("onepass", "gptqmodel")
 """What is recommended where another quantizer does not take a model."""
-RENAMED = frozenset({"phimoe"})
+RENAMED = frozenset({"phimoe", "granitemoe"})
 """Model types whose experts GPTQModel renames (tried on tiny models of random weights)."""
 
 
@@ -64,11 +64,9 @@ def _told(quantizer: str, folder: Path) -> str:
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
         return ""
-    renamed = _kind(folder) in RENAMED
-    odd = _first(
-        layer for layer in layers if layer.kind == "experts" and (renamed or _fused(layer))
-    )
-    return f"it would store {odd!r} under other names, and not be read back" if odd else ""
+    fused = _first(layer for layer in layers if layer.kind == "experts" and _fused(layer))
+    what = repr(fused) if fused else "its experts" if _kind(folder) in RENAMED else ""
+    return f"it would store {what} under other names, and not be read back" if what else ""
 
 
 def _tried(quantizer: str, folder: Path, device: str) -> str:
