@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from colazero.cache import kept_json
-from colazero.digests import of_facts
+from colazero.digests import of_facts, of_file
 from colazero.errors import UserError, first_line
 from colazero.models.files import Stored, stored, weight_files
 from colazero.models.packed import NEEDED, PACKED, packings
@@ -71,7 +71,7 @@ def anatomy(folder: Path) -> Anatomy:
     settings = [f for f in (folder / "config.json", folder / "quantize_config.json") if f.is_file()]
     shapes = sorted((name, one.dtype, *one.shape) for name, one in heads.items())
     text = [file.read_text(encoding="utf-8") for file in settings]
-    key = of_facts(*text, json.dumps(shapes), version("transformers"))
+    key = of_facts(*text, json.dumps(shapes), version("transformers"), of_file(Path(__file__)))
     found = kept_json(f"anatomy/{key}.json", lambda: asdict(_examined(folder, heads)))
     layers = tuple(Layer(**layer) for layer in found["layers"])
     return Anatomy(found["positions"], found["rows"], layers, tuple(found["unused"]))
@@ -261,7 +261,12 @@ def _layer(model: Any, name: str, shape: tuple[int, ...]) -> Layer | None:
         return Layer(name, "conv1d", shape[0], shape[1])
     if isinstance(module, torch.nn.Linear):
         return Layer(name, "linear", shape[1], shape[0])
-    if not re.search(r"\bexperts?\b", name) or "bias" in name.rpartition(".")[2]:
+    # Several matrices in one tensor are experts, whatever they are called (GraniteMoE); a
+    # convolution's kernel is none.
+    stacked = len(shape) == 3 and min(shape) > 1 and name.endswith(".weight")
+    stacked = stacked and not isinstance(module, torch.nn.Conv1d)
+    named = re.search(r"\bexperts?\b", name) and "bias" not in name.rpartition(".")[2]
+    if not named and not stacked:
         return None
     turned = len(shape) == 3 and getattr(module, "is_transposed", False)
     inputs, outputs = (shape[-2], shape[-1]) if turned else (shape[-1], shape[-2])

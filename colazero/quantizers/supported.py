@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
@@ -18,6 +19,7 @@ from colazero.errors import UserError
 from colazero.models.anatomy import Layer, anatomy
 from colazero.models.files import stored, weight_files
 from colazero.models.packed import parts_of
+from colazero.models.settings import gptq_bits
 
 BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
 CALIBRATED = ("onepass", "gptqmodel")
@@ -102,13 +104,31 @@ def _first(layers: Iterable[Layer]) -> str:
 
 
 def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
-    """Return the matrices of a model's blocks that a GPTQ checkpoint of it does not pack."""
-    names = stored(weight_files(checkpoint))
-    packed = {name.removesuffix("qweight") for name in names if name.endswith(".qweight")}
-    layers = [layer.name for layer in anatomy(model).layers]
+    """Return the matrices of a model's blocks that a GPTQ checkpoint of it does not pack.
 
-    def dense(layer: str) -> bool:
-        parts = parts_of(layer)
-        return layer not in packed and not (parts and packed.issuperset(parts))
-
-    return tuple(name for name in layers if dense(name.removesuffix("weight")))
+    Where a packed layer has no name of the model's (GPTQModel calls Mixtral's w1 gate_proj), it
+    stands for a matrix of its size.
+    """
+    heads = stored(weight_files(checkpoint))
+    packed = {name.removesuffix("qweight") for name in heads if name.endswith(".qweight")}
+    left: list[Layer] = []
+    used: set[str] = set()
+    for layer in anatomy(model).layers:
+        stem = layer.name.removesuffix("weight")
+        for stored_as in ((stem,), parts_of(stem)):
+            if stored_as and packed.issuperset(stored_as):
+                used.update(stored_as)
+                break
+        else:
+            left.append(layer)
+    bits = gptq_bits(checkpoint) or 4
+    spare: Counter[tuple[int, ...]] = Counter()
+    for name in packed - used:
+        rows, outputs = heads[f"{name}qweight"].shape
+        spare[rows * 32 // bits, outputs] += 1
+    dense = []
+    for layer in left:
+        spare[layer.inputs, layer.outputs] -= 1
+        if spare[layer.inputs, layer.outputs] < 0:
+            dense.append(layer.name)
+    return tuple(dense)

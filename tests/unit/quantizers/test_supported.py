@@ -40,6 +40,9 @@ FAMILIES: dict[str, Any] = {
     "phimoe": lambda: transformers.PhimoeConfig(
         **SHAPE, num_local_experts=4, num_experts_per_tok=2
     ),
+    "granitemoe": lambda: transformers.GraniteMoeConfig(
+        **SHAPE, num_local_experts=4, num_experts_per_tok=2
+    ),
 }
 TAKEN = {
     "llama": ("onepass", "gptqmodel", "rtn"),
@@ -50,6 +53,7 @@ TAKEN = {
     "qwen3_moe": ("gptqmodel", "rtn"),
     "gpt_oss": (),
     "phimoe": (),
+    "granitemoe": (),
 }
 """Family → the quantizers that take it."""
 REFUSED = [(f, q) for f in FAMILIES for q in TAKEN["llama"] if q not in TAKEN[f]]
@@ -152,3 +156,21 @@ def test_what_a_checkpoint_leaves_dense_is_named(
     (checkpoint / "config.json").write_text(json.dumps({}))
     save_file(state, checkpoint / "model.safetensors")
     assert left_dense(folder, checkpoint) == (left,)
+
+
+def test_a_packed_layer_of_another_name_stands_for_a_matrix_of_its_size(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """GPTQModel calls Mixtral's w1 gate_proj: none of its experts is left dense for that."""
+    folder = saved("llama")
+    state = load_file(folder / "model.safetensors")
+    for name in left_dense(folder, folder):
+        outputs, inputs = state.pop(name).shape
+        stem = name.removesuffix("weight").replace("mlp.", "experts.0.")
+        state[f"{stem}qweight"] = torch.zeros(inputs // 8, outputs, dtype=torch.int32)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file(state, tmp_path / "model.safetensors")
+    assert left_dense(folder, tmp_path) == ()
+    state.pop("model.layers.0.experts.0.down_proj.qweight")
+    save_file(state, tmp_path / "model.safetensors")
+    assert left_dense(folder, tmp_path) == ("model.layers.0.mlp.down_proj.weight",)
