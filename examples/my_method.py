@@ -5,7 +5,7 @@
 
 It prints what each seed chose; docs/calibration-sets.md explains the measures. In a suite:
 
-    PYTHONPATH=examples mlflow run . -e suite -P methods=random,my_method:evenly
+    PYTHONPATH=examples mlflow run . -e suite --env-manager local -P methods=random,my_method:evenly
 """
 
 from __future__ import annotations

@@ -35,7 +35,11 @@ def commands(file: Path) -> Iterator[list[str]]:
         quoted = "\n".join(" ".join(one.split()) for one in re.findall(r"`([^`]+)`", outside))
         text = f"{fenced}\n{quoted}"
     for found in LINE.findall(text):
-        words = shlex.split(found.partition(" #")[0].rstrip(".,:;'\""), comments=False)
+        told = found.partition(" #")[0].rstrip(".,:;")
+        try:
+            words = shlex.split(told)
+        except ValueError:  # the quotation mark that ends the sentence around it
+            words = shlex.split(told.rstrip(".,:;'\""))
         yield [word for word in words if not word.startswith("$")]
 
 

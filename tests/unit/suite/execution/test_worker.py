@@ -106,6 +106,7 @@ def test_a_cell_waits_for_one_that_does_the_same_work_and_downstream_tasks(
     monkeypatch.setattr(cell, "method_context", lambda _: {})
     monkeypatch.setattr(cell, "_select", lambda *_: (chosen, {"selection_time_sec": 1.0}))
     monkeypatch.setattr(cell, "work_key", lambda config, *_: f"downstream {config.do_downstream}")
+    monkeypatch.setattr(cell.supported, "try_model", lambda *_: None)
     quantized: list[bool] = []
     plain = RunConfig(seed=43)
 
