@@ -162,8 +162,11 @@ def faults(runs: list[Run], wanted: dict[str, tuple[str, str, float]]) -> list[s
     return wrong
 
 
+OPEN = ("RUNNING", "SCHEDULED")
+
+
 def _still_open(runs: list[Run], when: str) -> list[str]:
-    names = [run.info.run_name for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
+    names = [run.info.run_name for run in runs if run.info.status in OPEN]
     return [f"still open {when}: {names}"] if names else []
 
 
@@ -220,6 +223,7 @@ def soak(
             folder = Path(name)
             if begin is start_in_terminal:  # `mlflow run` makes no schema safely, if killed
                 prepare(f"sqlite:///{folder}/mlflow.db")
+            left: set[str] = set()
             process = begin(arguments, folder)
             while sent.total() < kills and not _ends_within(process, rng.uniform(0, latest)):
                 how = ways[sent.total() % len(ways)]
@@ -227,8 +231,12 @@ def soak(
                 kill(process, how)
                 sent[how] += 1
                 print(f"{how} {sent[how]}: {state}", flush=True)
-                if how != "SIGKILL":  # of which nothing can be left open
-                    wrong += _still_open(all_runs(folder), f"after {how}")
+                runs = all_runs(folder)
+                if how == "SIGKILL":  # leaves runs open, until the next suite is under way
+                    left = {run.info.run_id for run in runs if run.info.status in OPEN}
+                else:
+                    mine = [run for run in runs if run.info.run_id not in left]
+                    wrong += _still_open(mine, f"after {how}")
                 process = begin(arguments, folder)
             code = process.wait()
             suites += 1
