@@ -43,13 +43,25 @@ def _items(value: object) -> object:
     while parts:
         joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
         item = next((path for path in joined if _is_path(path)), parts[0].strip())
-        if item.startswith("mix:"):  # its parts are what ends in a share
-            shares = [bool(re.search(r"=[0-9.]+$", part.strip())) for part in parts]
-            last = max((i for i, share in enumerate(shares) if share), default=0)
-            item = ",".join(parts[: last + 1]).strip()
+        if item.startswith("mix:"):
+            item = ",".join(parts[: _mixed(parts)]).strip()
         del parts[: item.count(",") + 1]
         items.append(item)
     return items
+
+
+def _mixed(parts: Sequence[str]) -> int:
+    """Return how many parts a mix of corpora takes: until its shares add up to 1, or all there are.
+
+    A part without a share is the beginning of a path with a comma in it.
+    """
+    total, last = 0.0, 0
+    for count, part in enumerate(parts, start=1):
+        if share := re.search(r"=([0-9]*\.?[0-9]+)$", part.strip()):
+            total, last = total + float(share[1]), count
+        if total > 1 - 1e-6:
+            break
+    return last or 1
 
 
 def _is_path(item: str) -> bool:

@@ -112,6 +112,9 @@ def test_a_mix_is_one_item_of_a_list() -> None:
     mixed = "mix:sotu=0.5,file:my.jsonl=0.5"
     config = parse(SuiteConfig, {"eval_corpora": f"sotu,{mixed},c4"})
     assert config.eval_corpora == ("sotu", mixed, "c4")
+    other = "mix:c4=0.2,file:a,b.txt=0.8"
+    config = parse(SuiteConfig, {"eval_corpora": f"{mixed},mathqa,{other},sotu"})
+    assert config.eval_corpora == (mixed, "mathqa", other, "sotu")
     assert parse(RunConfig, {"corpus": mixed}).corpus == mixed
     assert parts_of(mixed) == ["sotu", "file:my.jsonl"]
     assert parts_of("sotu") == ["sotu"]
