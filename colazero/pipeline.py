@@ -19,7 +19,7 @@ from colazero.calibration import trial
 from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
 from colazero.corpora import bos as bos_rule
-from colazero.corpora.pool import need_tokens, open_pool
+from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import (
     drawn_by,
     pool_of,
@@ -28,6 +28,9 @@ from colazero.corpora.tokens import (
     tokenizer,
     vocabulary,
 )
+from colazero.evaluation.texts import evaluation_text as evaluation_text
+from colazero.evaluation.texts import evaluation_texts as evaluation_texts
+from colazero.evaluation.texts import test_tokens
 from colazero.interfaces import (
     CalibrationSet,
     Downstream,
@@ -37,7 +40,6 @@ from colazero.interfaces import (
     QuantizationReport,
     QuantizationSettings,
     Rider,
-    Text,
 )
 from colazero.models import grouping, limits
 from colazero.quantizers import (
@@ -112,42 +114,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
 @lru_cache(maxsize=4)
 def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
-    return np.unique(calibration_check.ngrams(_test_tokens(model, name)))
-
-
-def _test_tokens(model: Model, name: str) -> NDArray[np.int32]:
-    """Return the tokens of a corpus's test split, read as those of its training documents are."""
-    corpus = corpora.load(name)
-    test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
-    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), between=corpus.joined_by)
-    if pool.written:
-        log.warning(
-            "the test split of %s spells out %d special tokens of %s: they are read as text, as "
-            "in calibration.",
-            *(name, pool.written, model.name),
-        )
-    return pool.tokens
-
-
-@lru_cache(maxsize=4)
-def evaluation_text(
-    model: Model, corpus: str, seq_len: int, count: int | str, bos: str = "auto"
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
-
-    Of all documents joined as the corpus says; `bos` decides what stands in front, see
-    `corpora.bos`.
-    """
-    from colazero.evaluation.perplexity import eval_windows, warn_of_other_tokens
-
-    known = vocabulary(model)
-    rule = bos_rule.resolve(bos, model, known)
-    ids = _test_tokens(model, corpus)
-    if begin := bos_rule.of_text(rule, known):
-        ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
-    warn_of_other_tokens(corpus, model.path, len(ids))
-    front, loaded = bos_rule.of_window(rule, known), corpora.load(corpus)
-    return eval_windows(ids, seq_len, count, loaded.name, front, loaded.test_windows)
+    return np.unique(calibration_check.ngrams(test_tokens(model, name)))
 
 
 def check_data(config: Settings, model: Model) -> None:
@@ -306,17 +273,6 @@ def evaluator(config: Settings, model: Model) -> Evaluator:
     texts = evaluation_texts(config, model)
     references = through_blocks.references(model, config.device, texts)
     return through_blocks.Evaluator(texts, references)
-
-
-def evaluation_texts(config: Settings, model: Model) -> list[Text]:
-    """Return the evaluation text of each corpus, in the order asked for."""
-    return [
-        Text(
-            name,
-            *evaluation_text(model, name, config.evaluated_len, config.eval_windows, config.bos),
-        )
-        for name in config.eval_corpora
-    ]
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from colazero.calibration import files as calibration_files
 from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.errors import UserError
+from colazero.evaluation import texts
 from colazero.interfaces import CalibrationSet, Model, Span, TokenPool
 from colazero.selection import METHODS, features
 
@@ -63,7 +64,7 @@ def test_the_evaluation_text_is_tokenised_once_for_all_processes(
     def never(_model: Model) -> None:
         raise AssertionError("it was tokenised again")
 
-    monkeypatch.setattr(pipeline, "tokenizer", never)
+    monkeypatch.setattr(texts, "tokenizer", never)
     pipeline.evaluation_text.cache_clear()  # as another process
     again, places = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
     assert np.array_equal(windows, again)
