@@ -10,7 +10,7 @@ from analysis.report.style import BLACK, label, look, name_rows, page, short, st
 from analysis.summary import Summary
 
 ACROSS = 3
-"""Panels in a row."""
+"""Panels in a row, at most."""
 
 
 @styled
@@ -26,14 +26,16 @@ def settings(summary: Summary, base: str) -> Figure:
         "to panel, and no test compares two of them. Dashed: the unquantized model, where it lies "
         "near."
     )
-    rows = -(-len(models) // ACROSS)
-    figure, axes = page(rows, ACROSS, rows * (0.8 + 0.28 * len(names)), caption)
+    across = min(ACROSS, len(models))
+    rows = -(-len(models) // across)
+    figure, axes = page(rows, across, rows * (0.8 + 0.28 * len(names)), caption)
     for axis in axes[len(models) :]:
         axis.remove()
     for number, (axis, model) in enumerate(zip(axes, models, strict=False)):
         _panel(axis, summary, model, names)
-        name_rows(axis, [label(n) for n in names] if number % ACROSS == 0 else [""] * len(names))
+        name_rows(axis, [label(n) for n in names] if number % across == 0 else [""] * len(names))
         axis.set_title(title(summary, model), fontsize=8.5)
+        axis.set_xlabel(summary.metric_name, fontsize=8)
         axis.tick_params(labelsize=8)
     return figure
 

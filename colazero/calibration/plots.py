@@ -86,17 +86,18 @@ def _map(picture: Picture, found: DocumentMap) -> Panel:
         rest, own = found.points[~chosen].T, found.points[chosen].T
         size = 18 if chosen.sum() < 200 else 10
         axis.scatter(rest[0], rest[1], 5, color=REST, lw=0, rasterized=True, label="not chosen")
-        axis.scatter(
-            own[0],
-            own[1],
-            size,
-            color=colour,
-            marker=marker,
-            edgecolor="white",
-            lw=0.35,
-            rasterized=True,
-            label="chosen",
-        )
+        if chosen.any():
+            axis.scatter(
+                own[0],
+                own[1],
+                size,
+                color=colour,
+                marker=marker,
+                edgecolor="white",
+                lw=0.35,
+                rasterized=True,
+                label="chosen",
+            )
         axis.set_xlabel(f"first component, {100 * found.shares[0]:.0f} % of the variance")
         axis.set_ylabel(f"second component, {100 * found.shares[1]:.0f} %")
         axis.set_xticks([])

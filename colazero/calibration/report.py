@@ -61,9 +61,12 @@ def picture(
     chosen = documents_of(calibration, pool)
     sizes = calibration.notes.get("cluster_sizes", [])
     used = Counter(calibration.notes.get("document_clusters", {}).values())
+    what = f"{len(chosen):,} documents"
+    if not any(calibration.spans):
+        what = "the method's own text, out of no document"
     return Picture(
         method,
-        f"{heading}: {len(chosen):,} documents.",
+        f"{heading}: {what}.",
         lengths[lengths > 0],
         lengths[chosen],
         chosen,

@@ -121,9 +121,7 @@ def test_a_mix_is_one_item_of_a_list() -> None:
 
 
 def test_every_document_is_left_out_or_in_by_half_of_itself() -> None:
-    corpus = corpora.load("sotu")
     both = mix.Corpus("m", "1", ["a"] * 10 + ["b"] * 10, [], parts=((10, 0.5), (10, 0.5)))
     _, numbers = mix.mixed(both, np.array([100] * 10 + [10] * 10))
     kept = [int((numbers < 10).sum()), int((numbers >= 10).sum())]
     assert kept == [1, 10], "100 of 1,000 tokens, and all 100"
-    assert corpus.parts == ()
