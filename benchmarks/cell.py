@@ -1,7 +1,8 @@
 """Where a cell's time goes: `python benchmarks/cell.py [--json] [any parameter of single]`.
 
 One cell of preset demo (unless said otherwise) is done by the same functions that `single` calls,
-in a store of its own, after a warm-up. Prints seconds and shares; with --json, one JSON object.
+in a store of its own, after a warm-up. Prints seconds, shares and the most memory that the process
+had (resident, mapped files among it); with --json, one JSON object.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -83,11 +85,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, told():
         os.chdir(folder)
         found = measure(config)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if options.json:
-        print(json.dumps({f"{name}_sec": round(value, 3) for name, value in found.items()}))
+        seconds = {f"{name}_sec": round(value, 3) for name, value in found.items()}
+        print(json.dumps(seconds | {"peak_memory_gib": round(peak, 3)}))
         return
     for name, value in found.items():
         print(f"{name:10} {value:8.2f} s {100 * value / found['total']:6.1f} %")
+    print(f"peak       {peak:8.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/gpu.py                      # all three shapes, on the first CUDA device
     python benchmarks/gpu.py --shapes opt-6.7b
     python benchmarks/gpu.py --tiny               # a toy on the CPU: that the script works
+    python benchmarks/gpu.py --cpu --shapes llama-2-7b  # 4 windows of 512 tokens, 24 GiB, an hour
 
 The models have the published shapes and random weights, made on the spot: time and memory do not
 depend on what the weights say. The floor is what the arithmetic and the bytes alone would take at
@@ -201,7 +202,7 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| shape | stage | here | GPTQModel's default call | floor |", "|---|---|--:|--:|--:|"]
     for shape, found in results.items():
         for stage in (*STAGES, "peak_host_gib", "peak_cuda_gib"):
-            cells = [found[who].get(stage) for who in ("here", "default", "floor")]
+            cells = [found.get(who, {}).get(stage) for who in ("here", "default", "floor")]
             words = ["–" if value is None else f"{value:.3g}" for value in cells]
             lines.append(f"| {shape} | {stage} | {' | '.join(words)} |")
     return "\n".join(lines)
@@ -211,27 +212,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", default="llama-2-7b,llama-2-13b,opt-6.7b")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="without GPTQModel's call")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device, size = ("cpu", (8, 128, 6)) if options.tiny else ("cuda:0", (128, 2048, 166))
+    device, size = "cuda:0", (128, 2048, 166)
+    if options.tiny or options.cpu:
+        device, size = "cpu", (8, 128, 6) if options.tiny else (4, 512, 4)
     if options.worker:
         who, folder = options.worker
         print(json.dumps({"here": ours, "default": default_call}[who](Path(folder), device, *size)))
         return
-    if not options.tiny:
+    if device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
-            sys.exit("this needs a CUDA device; --tiny shows on a CPU that the script works.")
+            sys.exit(
+                "this needs a CUDA device; --tiny shows on a CPU that the script works, --cpu "
+                "takes a real shape and few tokens there."
+            )
     results: dict[str, Any] = {}
     for shape in ["tiny"] if options.tiny else options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             make_model(shape, device, Path(folder))
             results[shape] = {"floor": floor(shape, device, *size)}
-            for who in ("here", "default"):  # each in a process of its own: peaks, patches, caches
+            # each in a process of its own: peaks, patches, caches
+            for who in ("here",) if options.cpu else ("here", "default"):
                 command = [sys.executable, __file__, "--worker", who, folder]
-                command += ["--tiny"] * options.tiny
+                command += ["--tiny"] * options.tiny + ["--cpu"] * options.cpu
                 said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 results[shape][who] = json.loads(said.stdout.splitlines()[-1])
     print(json.dumps(results) if options.json else table(results))
