@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +22,8 @@ class Terminal:
     def __init__(self, command: list[str], folder: Path, env: Mapping[str, str], log: Path) -> None:
         self.pid, self._keys = pty.fork()
         if self.pid == 0:
+            for number in (signal.SIGINT, signal.SIGHUP):  # which nohup and & have ignored
+                signal.signal(number, signal.SIG_DFL)
             os.chdir(folder)
             os.execvpe(command[0], command, dict(env))
         self._process = psutil.Process(self.pid)

@@ -26,6 +26,9 @@ CALIBRATED = ("onepass", "gptqmodel")
 """What is recommended where another quantizer does not take a model."""
 RENAMED = frozenset({"phimoe", "granitemoe"})
 """Model types whose experts GPTQModel renames (tried on tiny models of random weights)."""
+MASKED = frozenset({"mpt"})
+"""Model types whose blocks get a mask that is true where a token must *not* be looked at. GPTQModel
+takes it for one of padding, the other way round, and so for the first token of each window."""
 
 
 def check_model(quantizer: str, name: str, folder: Path) -> None:
@@ -66,6 +69,8 @@ def _told(quantizer: str, folder: Path) -> str:
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
         return ""
+    if quantizer == "gptqmodel" and _kind(folder) in MASKED:
+        return "GPTQModel would leave the first token of each window out"
     fused = _first(layer for layer in layers if layer.kind == "experts" and _fused(layer))
     what = repr(fused) if fused else "its experts" if _kind(folder) in RENAMED else ""
     return f"it would store {what} under other names, and not be read back" if what else ""

@@ -222,7 +222,8 @@ def _memory(config: SuiteConfig, run: Sequence[Job], workers: int) -> list[Need]
 
 def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Need]:
     """Sum up, by file system, what stays for ever and what is there while cells are at work."""
-    at_work = workers * max(sizes, default=0.0)
+    each = 2 if config.save_model == "artifact" else 1  # one is sent while the next is computed
+    at_work = min(len(sizes), each * workers) * max(sizes, default=0.0)
     places = [(cache_dir(), at_work)]
     if config.save_model == "artifact":
         if kept := store.artifact_folder():

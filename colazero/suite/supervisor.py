@@ -59,6 +59,7 @@ class Supervisor:
         self._waiting: list[Job] = []
         self._running: dict[str, Job] = {}
         self._begun: dict[str, float] = {}
+        self._computed: dict[str, float] = {}
         self._at_work: set[str] = set()
         self._attempts: Counter[str] = Counter()
         self._never_begun: Counter[str] = Counter()
@@ -107,7 +108,7 @@ class Supervisor:
                 job = replace(job, run_id=self._new_run(job))
             self._running[job.name], self._begun[job.name] = job, now
             self._at_work.discard(job.name)
-            self._at_once = max(self._at_once, len(self._running))
+            self._at_once = max(self._at_once, len(self._running) - len(self._computed))
             self._executor.start(job)
 
     def _new_run(self, job: Job) -> str:
@@ -128,8 +129,14 @@ class Supervisor:
                 self._begun[event.job] = time.monotonic()
             self._board.stage(event.job, **event.data)
             return
+        seconds = time.monotonic() - self._begun[event.job]
+        if not event.last:
+            self._computed[event.job] = seconds
+            self._at_work.discard(event.job)  # what its worker is lost by is not this cell's doing
+            self._board.stage(event.job, "send", 0, 0)
+            return
         job = self._running.pop(event.job)
-        seconds = time.monotonic() - self._begun[job.name]
+        seconds = self._computed.pop(job.name, seconds)
         if event.kind == "done":
             self._done(job, seconds, event.data)
         elif event.kind == "failed":
@@ -201,7 +208,7 @@ class Supervisor:
     def _end_overdue(self) -> None:
         limit, now = self._config.cell_time_limit, time.monotonic()
         for job in list(self._running.values()):
-            if now - self._begun[job.name] > 60 * limit:
+            if job.name not in self._computed and now - self._begun[job.name] > 60 * limit:
                 self._executor.stop(job)
                 del self._running[job.name]
                 reason = f"not done after cell_time_limit={limit:g} minutes: ended as hung"

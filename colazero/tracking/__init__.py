@@ -6,6 +6,7 @@ from colazero.tracking.connecting import connect
 from colazero.tracking.log import (
     active_run_id,
     as_text,
+    deliver,
     describe,
     find_finished,
     flush,
@@ -30,6 +31,7 @@ __all__ = [
     "active_run_id",
     "as_text",
     "connect",
+    "deliver",
     "describe",
     "find_finished",
     "flush",

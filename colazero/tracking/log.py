@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,21 @@ from colazero.tracking.searching import homes, search
 
 
 @contextmanager
-def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
+def run(
+    name: str,
+    kind: str,
+    run_id: str | None = None,
+    later: Callable[[Record], None] | None = None,
+) -> Iterator[str]:
     """Open a run and yield its id; under `mlflow run` it is the run that made, else a new one.
 
     A worker names the `run_id` that its suite has created. `kind` (suite, cell, baseline, select,
     …) becomes the tag `colazero.kind`. What is logged inside goes to the store when the block
     ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
     an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
+
+    later: takes the sealed record of a run that finished, for `deliver` to send; until then the
+    run is RUNNING.
     """
     name, given = names.of_run(name), environment.run_id()
     new_name = None if run_id or given else name
@@ -50,7 +58,7 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
     )
     store = without_credentials(mlflow.get_tracking_uri())
     record = Record(opened.info.run_id, store, runs.owner())
-    status = "FINISHED"
+    status, kept = "FINISHED", False
     _open.append(record)
     try:
         record.begin()
@@ -76,13 +84,19 @@ def run(name: str, kind: str, run_id: str | None = None) -> Iterator[str]:
                         record.tags.get(NOTE, ""), record.params
                     )
                 status, earned = "FAILED", status  # a result that is not in the store is none yet
-                _send(record, earned)
-                status = earned
-            record.discard()
+                record.seal(earned)
+                kept = later is not None and earned == "FINISHED"
+                if not kept:
+                    deliver(record)
+                status = "RUNNING" if kept else earned
+            if not kept:
+                record.discard()
         finally:
             _open.remove(record)
             with suppress(MlflowException):
                 mlflow.end_run(status)
+    if later and kept:
+        later(record)
 
 
 NOTE = "mlflow.note.content"
@@ -91,8 +105,8 @@ _open: list[Record] = []
 """The records of the runs that are open in this process, the innermost last."""
 
 
-def _send(record: Record, status: str) -> None:
-    record.seal(status)
+def deliver(record: Record) -> None:
+    """Send a sealed record and remove it; UserError, with the record kept, if it is not taken."""
     try:
         runs.patiently(publishing.publish, record)
     except (MlflowException, OSError) as error:
@@ -103,6 +117,7 @@ def _send(record: Record, status: str) -> None:
         )
         publishing.leave_reason(record, reason)
         raise UserError(reason) from error
+    record.discard()
 
 
 def flush() -> None:

@@ -72,11 +72,12 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
 
 
 def leave_reason(record: Record, reason: str) -> None:
-    """Tell a run why its results are not in the store, and of them what it takes: the numbers."""
+    """End a run as FAILED whose results are not in the store, with the reason and the numbers."""
     client, shown = MlflowClient(), without_credentials(reason)[:4000]
     try:
         client.set_tag(record.run_id, "colazero.error", shown)
         send_values(record, client.get_run(record.run_id))
+        client.set_terminated(record.run_id, "FAILED")
     except (MlflowException, OSError) as error:
         log.warning("run %s lacks its numbers: %s", record.run_id, first_line(error))
 

@@ -183,3 +183,23 @@ def test_killed_between_looks_it_goes_on_and_stops_when_it_is_settled(
     assert entry.run({**grid, "plan": "true"}) == 0
     plan = capsys.readouterr().out
     assert "of these cells, 18 at most, where nothing differs" in plan
+
+
+def test_a_suite_whose_hours_are_over_starts_nothing_and_the_same_command_goes_on(
+    store: str, grid: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = {name: value for name, value in grid.items() if name not in ("until", "looks")}
+    assert entry.run({**fixed, "seeds": "42-43"}) == 0
+    assert entry.run({**fixed, "seeds": "42-44", "budget_hours": "1e-9"}) == 0
+    short = suites()[-1]
+    assert set(cells(short)) == {(m, s) for m in ("random", "cola_zero") for s in (42, 43)}
+    assert all("colazero.source_run" in run.data.tags for run in cells(short).values())
+    said = capsys.readouterr().out
+    assert "budget_hours=1e-09: 2 cells were not started" in said
+    assert "2 seeds" in said
+    assert entry.run({**fixed, "seeds": "42-44", "budget_hours": "1"}) == 0
+    whole = suites()[-1]
+    assert {key[1] for key in cells(whole)} == {42, 43, 44}
+    done = [run for run in cells(whole).values() if "colazero.source_run" not in run.data.tags]
+    assert len(done) == 2
+    assert "not started" not in capsys.readouterr().out

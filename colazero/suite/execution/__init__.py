@@ -38,12 +38,18 @@ class Event:
     `stage` (data: stage, done, total), then one of `done` (source_run, perplexity, calibration:
     the digest of its set, each or None), `failed` (reason: its run is ended already), `deferred`
     (another run is doing the same work just now) and `lost` (reason: its worker is gone and its
-    run still open).
+    run still open). Before `done` there may be `computed`: the result is on its way to the store,
+    and the worker free for another job.
     """
 
     job: str
-    kind: Literal["stage", "done", "failed", "deferred", "lost"]
+    kind: Literal["stage", "computed", "done", "failed", "deferred", "lost"]
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> bool:
+        """Whether no other event of the job follows."""
+        return self.kind not in ("stage", "computed")
 
 
 class Executor(Protocol):
@@ -62,7 +68,7 @@ class Executor(Protocol):
         ...
 
     def stop(self, job: Job) -> None:
-        """End the worker that does `job`, at once; no event of it follows."""
+        """End the worker that computes `job`, at once; no event of it follows."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colazero import devices
@@ -26,6 +26,7 @@ class _Worker:
     process: subprocess.Popen[str]
     job: Job | None = None
     model: str = ""
+    sending: set[str] = field(default_factory=set)
 
 
 @EXECUTORS.register("local")
@@ -81,7 +82,7 @@ class LocalExecutor:
             return found
 
     def stop(self, job: Job) -> None:
-        """Kill the worker that does `job`; another takes its place."""
+        """Kill the worker that computes `job`; another takes its place."""
         worker = next(w for w in self._workers if w.job == job)
         worker.job = None
         worker.process.kill()
@@ -97,13 +98,21 @@ class LocalExecutor:
     def _understand(self, worker: _Worker, event: Event | None) -> list[Event]:
         """Keep account of who is free; `event` None means that the worker's process ended."""
         job = worker.job
-        if event is not None:
+        if event is None:
+            if worker in self._workers:
+                self._replace(worker)
+            lost = [*worker.sending, *([job.name] if job else [])]
+            return [Event(name, "lost", {"reason": _how_it_ended(worker)}) for name in lost]
+        if job and event.job == job.name:
+            if event.kind == "computed":
+                worker.sending.add(job.name)
             if event.kind != "stage":
                 worker.job = None
-            return [event] if job else []
-        if worker in self._workers:
-            self._replace(worker)
-        return [Event(job.name, "lost", {"reason": _how_it_ended(worker)})] if job else []
+            return [event]
+        if event.job not in worker.sending:
+            return []  # of a job that was stopped
+        worker.sending.remove(event.job)
+        return [event]
 
     def _replace(self, worker: _Worker) -> None:
         index = self._workers.index(worker)

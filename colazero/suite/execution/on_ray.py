@@ -13,7 +13,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ STARTS = 3
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and what it will say next: its start's outcome, or a stream of a job's events."""
+    """An actor, and what it will say next: its start's outcome, or a stream of a job's events.
+
+    `sending`: the streams of computed jobs whose results are on their way, with the jobs' names.
+    """
 
     actor: Any
     node: str
@@ -46,6 +49,7 @@ class _Worker:
     ready: bool = False
     job: Job | None = None
     model: str = ""
+    sending: dict[Any, str] = field(default_factory=dict)
 
 
 @EXECUTORS.register("ray")
@@ -67,6 +71,7 @@ class RayExecutor:
         self._workers: list[_Worker] = []
         self._refused: set[str] = set()
         self._failed_starts: Counter[str] = Counter()
+        self._lost_with_others: list[Event] = []
         self._next_look = 0.0
         self._fill()
 
@@ -113,20 +118,19 @@ class RayExecutor:
 
         if time.monotonic() >= self._next_look:
             self._fill()
-        found: list[Event] = []
-        while said := [worker.says for worker in self._workers if worker.says is not None]:
-            heard, _ = ray.wait(said, num_returns=1, timeout=timeout)
+        found, self._lost_with_others = self._lost_with_others, []
+        while said := self._streams():
+            heard, _ = ray.wait(list(said), num_returns=1, timeout=0.0 if found else timeout)
             if not heard:
                 return found
-            worker = next(worker for worker in self._workers if worker.says == heard[0])
-            found += self._understand(worker)
+            found += self._understand(said[heard[0]], heard[0])
             timeout = 0.0
         if not found:
             time.sleep(timeout)
         return found
 
     def stop(self, job: Job) -> None:
-        """Kill the actor that does `job`; another takes its place."""
+        """Kill the actor that computes `job`; another takes its place."""
         self._remove(next(worker for worker in self._workers if worker.job == job))
 
     def close(self) -> None:
@@ -148,19 +152,29 @@ class RayExecutor:
                 log.warning("node %s is gone, and with it a worker that was free", worker.where)
                 self._remove(worker)
 
-    def _understand(self, worker: _Worker) -> list[Event]:
+    def _streams(self) -> dict[Any, _Worker]:
+        """Return all that will say something, with the worker it is of."""
+        found = {stream: worker for worker in self._workers for stream in worker.sending}
+        return found | {worker.says: worker for worker in self._workers if worker.says is not None}
+
+    def _understand(self, worker: _Worker, stream: Any) -> list[Event]:
         """Take what a worker says next, and keep account of who is free."""
         import ray
 
+        starts = worker.job is None and stream == worker.says
         try:
-            event = ray.get(next(worker.says) if worker.job else worker.says)
+            event = ray.get(stream if starts else next(stream))
         except (ray.exceptions.RayError, StopIteration) as error:
             return self._lost(worker, f"{type(error).__name__}: {_last_line(error)}")
-        if worker.job is None:
+        if starts:
             worker.says = None
             self._begun(worker, refusal=event)
             return []
-        if event.kind != "stage":
+        if stream in worker.sending:
+            del worker.sending[stream]
+        elif event.kind != "stage":
+            if not event.last:
+                worker.sending[stream] = event.job
             worker.job = worker.says = None
         return [event]
 
@@ -194,6 +208,8 @@ class RayExecutor:
         import ray
 
         self._workers.remove(worker)
+        lost = {"reason": f"the worker on {worker.where} was lost while it sent the result"}
+        self._lost_with_others += [Event(job, "lost", lost) for job in worker.sending.values()]
         ray.kill(worker.actor)
         self._next_look = 0.0
 
@@ -220,6 +236,7 @@ class RayExecutor:
             .options(
                 num_cpus=self._needs["CPU"],
                 num_gpus=self._needs["GPU"],
+                max_concurrency=2,  # a result is sent while the next job is computed
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
             .remote(self._setting, Path.cwd())

@@ -13,11 +13,12 @@ from queue import SimpleQueue
 
 from colazero.errors import UserError
 from colazero.suite.execution import Event, Job
+from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import Send, quieten, run_job
 
 
 class Remote:
-    """A worker on whatever machine Ray started it."""
+    """A worker on whatever machine Ray started it: one job computing, others being sent."""
 
     def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
         """Set the environment, before torch is imported, and go where the suite was started.
@@ -28,6 +29,7 @@ class Remote:
         quieten()
         with suppress(OSError):
             os.chdir(directory)
+        self._sender = Sender()
 
     def begin(self, suite: str, versions: Mapping[str, str]) -> str | None:
         """Import what cells need; return why this machine must not do any, or None if it may.
@@ -49,18 +51,19 @@ class Remote:
 
     def do(self, job: Job) -> Iterator[Event]:
         """Do a job and yield its events as they come."""
-        said: SimpleQueue[Event | None] = SimpleQueue()
+        said: SimpleQueue[Event] = SimpleQueue()
 
         def work() -> None:
             try:
-                run_job(_with_model_here(job), said.put)
-            except BaseException as error:  # else the events end, and nobody learns why
+                run_job(_with_model_here(job), said.put, self._sender)
+            except BaseException as error:  # else no event comes, and nobody learns why
                 _fail(job, error, said.put)
-            finally:
-                said.put(None)
 
         threading.Thread(target=work, daemon=True).start()
-        while event := said.get():
+        last = False
+        while not last:
+            event = said.get()
+            last = event.last
             yield event
 
 

@@ -26,26 +26,53 @@ from colazero.config import RunConfig
 from colazero.errors import DiscreetFormatter, UserError
 from colazero.interfaces import Model, Progress
 from colazero.suite.execution import Event, Job
+from colazero.suite.execution.sending import Sender
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from colazero.cell import Outcome
+    from colazero.tracking.records import Record
 
 Send = Callable[[Event], None]
 
 
-def run_job(job: Job, send: Send) -> None:
+def run_job(job: Job, send: Send, sender: Sender) -> None:
     """Do `job` inside its run and send what becomes of it; errors end the run, not the worker.
 
-    When that is sent, the worker holds nothing of the job, and no memory of its GPU that is free.
+    Its result goes to the store by `sender`, while the worker does another job. By then it holds
+    nothing of this one, and no memory of its GPU that is free.
     """
-    outcome = _done(job, send)
+    sealed: list[Record] = []
+    outcome = _done(job, send, sealed)
     devices.release()
-    send(outcome)
+    if not sealed:
+        send(outcome)
+        return
+    (record,) = sealed
+    sender.begin(lambda: send(_delivered(record, outcome)))
+    send(Event(job.name, "computed"))
 
 
-def _done(job: Job, send: Send) -> Event:
+def _delivered(record: Record, outcome: Event) -> Event:
+    """Send a sealed record to the store; return what became of its job."""
+    from colazero import tracking
+
+    try:
+        tracking.deliver(record)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            logging.getLogger(__name__).exception("%s could not be sent", outcome.job)
+        return _failed(outcome.job, error)
+    return outcome
+
+
+def _failed(job: str, error: Exception) -> Event:
+    return Event(job, "failed", {"reason": f"{type(error).__name__}: {error}"})
+
+
+def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
+    """Do a job; its record, if it has one to be sent, goes to `sealed`."""
     from colazero import cell, tracking
     from colazero.tracking import publishing, runs
 
@@ -61,7 +88,7 @@ def _done(job: Job, send: Send) -> Event:
     try:
         over = runs.patiently(publishing.settle, job.run_id)
         if over is None:
-            with tracking.run(job.name, job.kind, job.run_id):
+            with tracking.run(job.name, job.kind, job.run_id, sealed.append):
                 data = _told(work(job.config, job.model, show, reuse=True))
         elif over.info.status == "FINISHED":
             data = of_run(over)
@@ -73,7 +100,7 @@ def _done(job: Job, send: Send) -> Event:
         if not isinstance(error, UserError):
             logging.getLogger(__name__).exception("%s failed", job.name)
         _let_go(error)
-        return Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"})
+        return _failed(job.name, error)
     return Event(job.name, "done", data)
 
 
@@ -177,12 +204,13 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     quieten()
     jobs: SimpleQueue[Job] = SimpleQueue()
+    sender = Sender()
     with _own_channel() as send:
         threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
         import colazero.cell  # noqa: F401  (seconds, while the suite's process is still planning)
 
         while True:
-            run_job(jobs.get(), send)
+            run_job(jobs.get(), send, sender)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ FAMILIES: dict[str, Any] = {
     "glm4": lambda: transformers.Glm4Config(**SHAPE, head_dim=16),
     "gptj": lambda: transformers.GPTJConfig(**GPT2, rotary_dim=8),
     "gpt2": lambda: transformers.GPT2Config(**GPT2),
+    "mpt": lambda: transformers.MptConfig(vocab_size=64, d_model=32, n_layers=1, n_heads=2),
     "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
         **SHAPE, **MOE, num_experts=4, moe_intermediate_size=32
     ),
@@ -50,6 +51,7 @@ TAKEN = {
     "glm4": ("onepass", "gptqmodel", "rtn"),
     "gptj": ("onepass", "gptqmodel", "rtn"),
     "gpt2": ("gptqmodel", "rtn"),
+    "mpt": ("onepass", "rtn"),
     "qwen3_moe": ("gptqmodel", "rtn"),
     "gpt_oss": (),
     "phimoe": (),

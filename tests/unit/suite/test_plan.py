@@ -112,7 +112,7 @@ def test_several_values_of_a_setting_are_in_the_names_and_beside_the_grid_where_
     each = sum(weights.quantized(bits) for bits, weights in by_bits.items())
     kept = 4 * each + 2 * each  # two lengths, two seeds; two lengths, rounded
     at_work = by_bits[4].quantized(4)
-    assert new.needs("disk") == pytest.approx(kept + at_work)
+    assert new.needs("disk") == pytest.approx(kept + 2 * at_work)
     tokens = [need for need in plan.needs(new.config, new.jobs, []) if need.unit == "tokens"]
     assert [need.needed for need in tokens] == [4 * 64]
 
@@ -130,8 +130,8 @@ def test_what_an_edited_method_did_before_is_not_reused(
 @pytest.mark.parametrize(
     ("workers", "finished", "checkpoints"),
     [
-        # kept for ever; at work in the cache
-        (2, [], 6 + 2),
+        # kept for ever; at work in the cache, and on the way from there
+        (2, [], 6 + 4),
         (2, ["gptq_default 1", "gptq_default 2", "gptq_default 3", "random 1", "random 2"], 1 + 1),
         (2, [f"{m} {s}" for m in ("gptq_default", "random") for s in (1, 2, 3)], 0),
         (9, [], 6 + 6),

@@ -19,9 +19,10 @@ from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Job
 from colazero.suite.supervisor import Report, Supervisor
 
-Kind = Literal["stage", "done", "failed", "deferred", "lost"]
+Kind = Literal["stage", "computed", "done", "failed", "deferred", "lost"]
 DATA: dict[Kind, dict[str, Any]] = {
     "stage": {"stage": "select", "done": 0, "total": 0},
+    "computed": {},
     "done": {"source_run": None},
     "lost": {"reason": "the worker was killed"},
 }
@@ -112,6 +113,20 @@ def test_an_overdue_cell_whose_result_is_in_the_store_is_done(
     told.before_loss = lambda job: shared_store.set_terminated(job.run_id, "FINISHED")
     report = run(suite, told, cell_time_limit=1e-9)
     assert (report.done, report.failed) == (["cell0"], {})
+
+
+def test_a_result_that_is_on_its_way_is_not_hung(suite: str) -> None:
+    """The worker that sends it computes another job: it must not be ended."""
+    told = Told([("stage", "computed"), ("done",)])
+    told.before_loss = lambda _: pytest.fail("its worker was ended")
+    report = run(suite, told, cell_time_limit=1e-9)
+    assert (report.done, report.failed) == (["cell0"], {})
+
+
+def test_a_worker_lost_while_it_sent_a_result_is_asked_again_for_it(suite: str) -> None:
+    told = Told([("stage", "computed", "lost"), DONE])
+    assert run(suite, told).done == ["cell0"]
+    assert len({job.run_id for job in told.started}) == 1
 
 
 @pytest.mark.parametrize("patience", ["0", "30"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import cell, models, tracking
@@ -16,8 +19,9 @@ from colazero.config import RunConfig
 from colazero.interfaces import CalibrationSet, Model
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.ray_actor import Remote
+from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import run_job
-from colazero.tracking import runs
+from colazero.tracking import publishing, runs
 from colazero.tracking.records import Record
 
 MODEL = Model("m", Path("m"), "1")
@@ -49,7 +53,7 @@ def outcome(job: Job, monkeypatch: pytest.MonkeyPatch) -> Event:
 
     monkeypatch.setattr(cell, "run_cell", again)
     said: list[Event] = []
-    run_job(job, said.append)
+    run_job(job, said.append, Sender())
     return said[-1]
 
 
@@ -84,6 +88,95 @@ def test_a_sealed_failure_is_a_failure(
     assert shared_store.get_run(job.run_id).info.status == "FAILED"
 
 
+def computing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let cells be computed at once, each with its seed as perplexity; return whose were."""
+    computed: list[str] = []
+
+    def compute(config: RunConfig, *_: object, **__: object) -> cell.Outcome:
+        tracking.log_metrics({"perplexity": config.seed})
+        computed.append(tracking.active_run_id())
+        return cell.Outcome(tracking.active_run_id(), {"perplexity": config.seed})
+
+    monkeypatch.setattr(cell, "run_cell", compute)
+    return computed
+
+
+def jobs(suite: str, count: int) -> list[Job]:
+    return [
+        Job(f"cell{i}", "cell", RunConfig(seed=i), MODEL, runs.create_child(suite, f"{i}", "cell"))
+        for i in range(count)
+    ]
+
+
+def test_the_next_job_is_computed_while_a_result_is_sent_and_no_more(
+    job: Job, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, real = computing(monkeypatch), publishing.publish
+    may_send, said = threading.Semaphore(0), SimpleQueue[Event]()
+
+    def slowly(record: Record) -> None:
+        assert may_send.acquire(timeout=60)
+        real(record)
+
+    monkeypatch.setattr(publishing, "publish", slowly)
+    three = jobs(tracking.active_run_id(), 3)
+
+    def work() -> None:
+        sender = Sender()
+        for each in three:
+            run_job(each, said.put, sender)
+
+    def next_end() -> tuple[str, str]:
+        while (event := said.get(timeout=60)).kind == "stage":
+            pass
+        return event.job, event.kind
+
+    threading.Thread(target=work, daemon=True).start()
+    assert next_end() == ("cell0", "computed")
+    while len(computed) < 2:
+        pass
+    assert said.get(timeout=60).kind == "stage"
+    assert said.empty()  # the second waits on the disk, and its worker for it
+    status = [shared_store.get_run(each.run_id).info.status for each in three]
+    assert status == ["RUNNING", "RUNNING", "RUNNING"]
+    may_send.release(3)
+    told = [next_end() for _ in range(5)]
+    assert {name for name, kind in told if kind == "done"} == {"cell0", "cell1", "cell2"}
+    for seed, each in enumerate(three):
+        run = shared_store.get_run(each.run_id)
+        assert (run.info.status, run.data.metrics) == ("FINISHED", {"perplexity": seed})
+
+
+def test_a_result_that_the_store_does_not_take_while_others_are_computed_is_kept(
+    job: Job, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing(monkeypatch)
+    monkeypatch.setenv("COLAZERO_PATIENCE", "0")
+    two, said, real = jobs(tracking.active_run_id(), 2), list[Event](), publishing.publish
+
+    def not_the_first(record: Record) -> None:
+        if record.run_id == two[0].run_id:
+            raise MlflowException("no room")
+        real(record)
+
+    sender = Sender()
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "publish", not_the_first)
+        for each in two:
+            run_job(each, said.append, sender)
+        sender.begin(lambda: None)
+    last = {event.job: event for event in said if event.last}
+    assert (last["cell0"].kind, last["cell1"].kind) == ("failed", "done")
+    assert "did not take the results" in last["cell0"].data["reason"]
+    run = shared_store.get_run(two[0].run_id)
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"perplexity": 0})
+    assert "no room" in run.data.tags["colazero.error"]
+    found = publishing.settle(two[0].run_id)
+    assert found is not None
+    assert found.info.status == "FINISHED"
+    assert "colazero.error" not in found.data.tags
+
+
 def test_whatever_keeps_a_model_from_a_ray_node_is_told(
     job: Job, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +184,7 @@ def test_whatever_keeps_a_model_from_a_ray_node_is_told(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(models, "fetch", full)
-    told = list(Remote.do(Remote.__new__(Remote), job))
+    told = list(Remote({}, Path.cwd()).do(job))
     assert told == [Event("cell", "failed", {"reason": "OSError: No space left on device"})]
     run = shared_store.get_run(job.run_id)
     assert run.info.status == "FAILED"

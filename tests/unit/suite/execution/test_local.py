@@ -1,0 +1,90 @@
+"""What the executor of this machine knows of its workers: what they compute, and what they send."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colazero.config import RunConfig, SuiteConfig
+from colazero.interfaces import Model
+from colazero.suite.execution import Event, Job
+from colazero.suite.execution.local import LocalExecutor
+
+WORKER = """
+import json, sys
+for line in sys.stdin:
+    for kind in json.loads(line)["config"]["model"].split("+"):
+        name, _, kind = kind.rpartition(":")
+        if kind == "die":
+            sys.exit(3)
+        print(json.dumps({"job": name, "kind": kind, "data": {}}), flush=True)
+"""
+"""Says of jobs what a job's model tells it to say: `a:computed+b:done`."""
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalExecutor]:
+    real = subprocess.Popen
+
+    def popen(_: object, **given: Any) -> subprocess.Popen[str]:
+        return real([sys.executable, "-c", WORKER], **given)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    found = LocalExecutor(SuiteConfig(workers=1, device="cpu"), "cpu", {})
+    yield found
+    found.close()
+
+
+def job(name: str, says: str) -> Job:
+    return Job(name, "cell", RunConfig(model=says), Model("m", Path("m"), "1"), "1")
+
+
+def hear(executor: LocalExecutor, count: int) -> list[tuple[str, str]]:
+    found: list[Event] = []
+    while len(found) < count:
+        found += executor.events(timeout=60)
+    return [(event.job, event.kind) for event in found]
+
+
+def do(executor: LocalExecutor, work: Job) -> None:
+    assert executor.accepts([work]) is work
+    executor.start(work)
+
+
+def test_a_worker_that_sends_a_result_takes_another_job(executor: LocalExecutor) -> None:
+    do(executor, job("a", "a:stage+a:computed"))
+    assert hear(executor, 2) == [("a", "stage"), ("a", "computed")]
+    do(executor, job("b", "b:stage+a:done+b:computed+b:done"))
+    assert executor.accepts([job("c", "c:done")]) is None
+    assert hear(executor, 4)[1:] == [("a", "done"), ("b", "computed"), ("b", "done")]
+    assert executor.accepts([job("c", "c:done")]) is not None
+
+
+def test_a_worker_that_dies_loses_what_it_sent_and_what_it_computed(
+    executor: LocalExecutor,
+) -> None:
+    do(executor, job("a", "a:computed"))
+    hear(executor, 1)
+    do(executor, job("b", "b:stage+x:die"))
+    assert sorted(hear(executor, 3)) == [("a", "lost"), ("b", "lost"), ("b", "stage")]
+    do(executor, job("a", "a:done"))
+    assert hear(executor, 1) == [("a", "done")]
+
+
+def test_a_job_that_is_stopped_takes_along_the_result_that_its_worker_sent(
+    executor: LocalExecutor,
+) -> None:
+    do(executor, job("a", "a:computed"))
+    hear(executor, 1)
+    hung = job("b", "b:stage")
+    do(executor, hung)
+    hear(executor, 1)
+    executor.stop(hung)
+    assert hear(executor, 1) == [("a", "lost")]
+    do(executor, job("a", "a:done"))
+    assert hear(executor, 1) == [("a", "done")]
