@@ -9,9 +9,7 @@ from analysis.stats.stopping import expected_share
 LOOKS = (5, 10, 15, 20, 25, 30)
 
 
-@pytest.mark.parametrize(
-    ("effect", "seeds"), [(0.75, 22.8), (1.0, 18.3), (1.5, 12.3), (2.0, 9.6)]
-)
+@pytest.mark.parametrize(("effect", "seeds"), [(0.75, 22.8), (1.0, 18.3), (1.5, 12.3), (2.0, 9.6)])
 def test_seeds_of_one_comparison_are_those_of_an_independent_simulation(
     effect: float, seeds: float
 ) -> None:

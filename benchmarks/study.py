@@ -1,0 +1,179 @@
+"""The tables of docs/study.md, from the tracking store, and the figure of its sweep.
+
+    python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
+
+`--suites`: a section each, of perplexity and of KL divergence: methods, verdicts, variance budget.
+`--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
+with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from analysis.reading import load_suite, load_suites
+from analysis.reading.looks import read_course
+from analysis.report.budget import budget_table
+from analysis.report.numbers import decided, mean_std, number, observed
+from analysis.report.style import label, page, styled
+from analysis.report.tables import Table, markdown
+from analysis.stats import pooled_variance
+from analysis.summary import Options, Summary, summarize
+
+METRICS = ("perplexity", "kl_divergence")
+SIZE = ("n_calibration_samples", "seq_len")
+
+
+class Size(NamedTuple):
+    """What one size of calibration set gave: means over sets, and standard deviations in %.
+
+    arithmetic: of one order of a set; sets: of one draw of a set beside that, 0 where the draws
+    spread no more than the orders; None where no set was quantized twice.
+    """
+
+    windows: int
+    seq_len: int
+    observations: str
+    perplexity: str
+    divergence: str
+    mean: float
+    spread: float
+    arithmetic: float | None
+    sets: float | None
+
+
+def section(suite: str) -> Iterator[str]:
+    """Yield the paragraphs and tables of a suite."""
+    cells = load_suite(suite, allow_failed=True)
+    course = read_course(suite, cells)
+    ppl, kl = (summarize(cells, Options(metric=metric), course) for metric in METRICS)
+    yield f"### Suite `{suite}`"
+    rows = []
+    for model in ppl.models:
+        plain = ppl.unquantized.get(model)
+        rows.append([model, "unquantized", "1 run", number(plain, 3), number(0.0, 4)])
+        for one in ppl.of(model):
+            other = kl.method(model, one.name)
+            values = mean_std(one, 3), mean_std(other, 4)
+            rows.append([model, label(one.name), observed(one), *values])
+    yield markdown(Table(["model", "method", "observations", *METRICS], rows, left=3))
+    rows = [
+        [
+            *(metric, p.model, f"{label(p.a)} vs {label(p.b)}"),
+            *(p.verdict, number(p.percent, 2, True), decided(p)),
+        ]
+        for metric, summary in zip(METRICS, (ppl, kl), strict=True)
+        for p in summary.pairs
+        if p.family == "primary"
+    ]
+    head = ["metric", "model", "comparison", "verdict", "difference %", "interval"]
+    yield markdown(Table(head, rows, left=4))
+    yield markdown(budget_table(ppl))
+
+
+def sizes(suites: Sequence[str]) -> tuple[list[Size], float]:
+    """Return a row a size of calibration set, small ones first, and the unquantized perplexity."""
+    cells = load_suites(suites) if len(suites) > 1 else load_suite(suites[0])
+    ppl, kl = (summarize(cells, Options(metric=metric)) for metric in METRICS)
+    found = [_size(ppl, kl, model) for model in ppl.models]
+    plain = next(iter(ppl.unquantized.values()))
+    return sorted(found, key=lambda s: (s.seq_len, s.windows)), plain
+
+
+def _size(ppl: Summary, kl: Summary, model: str) -> Size:
+    (method,) = ppl.of(model)
+    of_model = ppl.cells[(ppl.cells["model"] == model) & (ppl.cells["kind"] == "cell")]
+    windows, seq_len = (int(of_model[name].iloc[0]) for name in SIZE)
+    orders = pooled_variance(
+        np.log(group.to_numpy()) for _, group in of_model.groupby("observation")["perplexity"]
+    )
+    a_set = len(of_model) / of_model["observation"].nunique()
+    spread = float(np.log(method.values).std(ddof=1))
+    arithmetic = None if orders is None else orders.variance
+    sets = None if arithmetic is None else max(0.0, spread**2 - arithmetic / a_set)
+    mean = float(np.mean(method.values))
+    return Size(
+        windows,
+        seq_len,
+        observed(method),
+        mean_std(method, 3),
+        mean_std(kl.method(model, method.name), 4),
+        mean,
+        100 * spread,
+        None if arithmetic is None else 100 * arithmetic**0.5,
+        None if sets is None else 100 * sets**0.5,
+    )
+
+
+def size_table(found: Sequence[Size]) -> str:
+    """Return the sweep as a markdown table."""
+    header = ["windows", "tokens each", "tokens", "observations", *METRICS]
+    header += ["σ of values %", "σ of orders %", "σ of sets %"]
+    rows = [
+        [
+            *(f"{n:,}" for n in (s.windows, s.seq_len, s.windows * s.seq_len)),
+            *(s.observations, s.perplexity, s.divergence),
+            *(number(x, 2) for x in (s.spread, s.arithmetic, s.sets)),
+        ]
+        for s in found
+    ]
+    return markdown(Table(header, rows, left=0))
+
+
+@styled
+def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
+    """Perplexity and its two noises over the tokens of the calibration set."""
+    caption = (
+        "Left: perplexity of each size of calibration set drawn at random, mean and standard "
+        f"deviation over sets; unquantized: {plain:.2f}. Right: σ of one value in % of perplexity "
+        "by what it comes from: the set that was drawn, or the order of its windows. Lower is "
+        "better."
+    )
+    figure, (left, right) = page(1, 2, 2.6, caption)
+    for number_, length in enumerate(sorted({s.seq_len for s in found})):
+        own = [s for s in found if s.seq_len == length]
+        tokens = [s.windows * s.seq_len for s in own]
+        colour, marker = f"C{number_}", "os^"[number_ % 3]
+        error = [s.mean * s.spread / 100 for s in own]
+        name = f"windows of {length:,}"
+        left.errorbar(tokens, [s.mean for s in own], error, fmt=f"{marker}-", c=colour, label=name)
+        for what, style in (("sets", "-"), ("arithmetic", ":")):
+            values = [getattr(s, what) for s in own]
+            right.plot(tokens, values, f"{marker}{style}", c=colour, label=f"{what}, {length:,}")
+    for axis, title in ((left, "perplexity"), (right, "σ, %")):
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel("calibration tokens")
+        axis.set_ylabel(title)
+        axis.legend(fontsize=8, frameon=False)
+    right.set_ylim(bottom=0)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--suites", default="", help="run ids of suites, comma separated")
+    parser.add_argument("--sweep", default="", help="run ids of the sweep's suites")
+    parser.add_argument("--out", type=Path, help="folder for the figure")
+    options = parser.parse_args()
+    if not options.suites and not options.sweep:
+        parser.error("name suites with --suites=RUN_ID,… or --sweep=RUN_ID,…")
+    for suite in filter(None, options.suites.split(",")):
+        print("\n\n".join(section(suite)), end="\n\n")
+    if options.sweep:
+        found, plain = sizes(options.sweep.split(","))
+        print(size_table(found))
+        if options.out:
+            sweep_figure(found, plain).savefig(options.out / "study-sweep.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
