@@ -68,10 +68,10 @@ def main(
         raise
     except KeyboardInterrupt:
         _say("interrupted")
-        _end_launched(launched, "KILLED", "KeyboardInterrupt")
+        _end_launched(launched, "KILLED", "interrupted by Ctrl-C")
         code = 130
-    except _interrupts.Terminated:
-        _end_launched(launched, "KILLED", "Terminated")
+    except _interrupts.Terminated as error:
+        _end_launched(launched, "KILLED", f"Terminated: {error}")
         _flush()
         os._exit(128 + signal.SIGTERM)  # threads that still compute would abort an orderly exit
     _flush()
@@ -87,9 +87,10 @@ def _speak_discreetly() -> None:
     for name in ("torchao", "torch.utils._pytree"):  # of other machines' kernels, of their future
         logging.getLogger(name).setLevel(logging.ERROR)
     sys.excepthook = _show
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if without_credentials(uri) != uri:
-        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    # Links with credentials in them, and to another view than the one that `pages` names.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    if not sys.stderr.isatty():
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -25,6 +25,10 @@ AGAIN_SEC = 0.05
 class Terminated(BaseException):
     """SIGTERM or SIGHUP came."""
 
+    def __str__(self) -> str:
+        """Say it as the reason why a run ended."""
+        return "SIGTERM, or the terminal was closed"
+
 
 _program = {"begun": True}
 _waiting: dict[int, Timer] = {}

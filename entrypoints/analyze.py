@@ -30,7 +30,7 @@ PARAMETERS = {
 
 def run(given: dict[str, str]) -> int:
     from analysis.reading.runs import latest_suite, load_experiment
-    from analysis.report.write import analyze, report
+    from analysis.report.write import analyze, as_named, report
     from analysis.summary import Options
 
     chosen = {name: value for name, value in given.items() if value != "auto"}
@@ -66,6 +66,7 @@ def run(given: dict[str, str]) -> int:
             )
             cells = load_experiment(found, condition)
             origin = f"Experiment {', '.join(found)}{f', {condition}' if condition else ''}"
+            options = as_named(options, cells)
             table = report(cells, options, origin, into=run_id, out=out, tell=tell)
         else:
             suites = chosen.get("suites") or chosen.get("suite") or latest_suite(homes)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 KINDS = ("models", "records", "running", "cache")
 PARAMETERS = {
     "what": f"{', '.join(KINDS)}, comma separated. Default: all are listed",
-    "suite": "run id of the suite whose models are meant. Default: none, models of deleted runs "
-    "alone",
+    "suite": "run ids of suites whose models are meant, comma separated. Default: none; all are "
+    "listed, and those of deleted runs removed",
     "do": "list, remove, or send (records: log what no store has yet). Default: list",
 }
 
@@ -50,9 +50,9 @@ def _items(what: list[str], suite: str, do: str) -> Iterator[Item]:
     from colazero.tracking import freeing
 
     if "models" in what:
-        yield from freeing.orphans()
-        if suite != "auto":
-            yield from freeing.models_of(suite)
+        named = [] if suite == "auto" else suite.split(",")
+        yield from freeing.kept_in_store(orphans=bool(named) or do != "list")
+        yield from freeing.models_of(named)
     if "records" in what:
         yield from freeing.stale_records(send=do == "send")
     if "running" in what:

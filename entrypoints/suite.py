@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ def run(given: dict[str, str]) -> int:
     config = parse(SuiteConfig, given)
     from colazero import tracking
     from colazero.suite import run as suite
+    from colazero.suite.progress import counted
     from colazero.tracking import names, pages, results, runs
 
     suite.check(config)
@@ -44,18 +46,29 @@ def run(given: dict[str, str]) -> int:
 
         table = runs.patiently(analyze, run_id, tell=partial(results.log, run_id))
         tracking.describe(table)
+        if report.failed:
+            tracking.set_tags({"colazero.error": _failures(report.failed)})
     print(f"\n{table}\n")
     if report.reused:
         print(f"{len(report.reused)} of {len(report.done)} cells share the results of another run.")
     if report.not_started:
         print(
-            f"budget_hours={config.budget_hours}: {len(report.not_started)} cells were not "
-            "started, as they would not have ended in time. The same command goes on with them."
+            f"budget_hours={config.budget_hours}: not started, as they would not have ended in "
+            f"time: {counted(len(report.not_started), 'cell')}. The same command goes on with them."
         )
     print(f"suite run: {run_id}\n{pages.where(run_id)}")
     for name, reason in report.failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
+
+
+def _failures(failed: Mapping[str, str]) -> str:
+    """Say of a suite how many of its cells failed, and why, each reason once."""
+    from colazero.suite.progress import counted
+
+    reasons = Counter(failed.values())
+    told = "; ".join(f"{reason} ({counted(n, 'cell')})" for reason, n in reasons.most_common(3))
+    return f"{counted(len(failed), 'cell')} failed: {told}"
 
 
 def _judge(suite_run: str, seeds: int) -> list[Finding]:

@@ -137,14 +137,17 @@ def seeds_of(suite_run_id: str) -> list[int]:
     return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
 
 
-def named_by(suite_run_id: str) -> dict[str, str]:
-    """Return the methods that a suite names as its `primary` and its `baseline`, where it does.
+def named_by(*suites: str) -> dict[str, str]:
+    """Return the methods that suites name as `primary` and `baseline`: the first that does, counts.
 
     RunsError if there is no such suite.
     """
-    params = _get(MlflowClient(), suite_run_id).data.params
-    named = {name: param(params, name) or "auto" for name in ("primary", "baseline")}
-    return {name: method for name, method in named.items() if method != "auto"}
+    found: dict[str, str] = {}
+    for suite in suites:
+        params = _get(MlflowClient(), suite).data.params
+        named = {name: param(params, name) or "auto" for name in ("primary", "baseline")}
+        found = {name: method for name, method in named.items() if method != "auto"} | found
+    return found
 
 
 def load_experiment(

@@ -29,12 +29,14 @@ class Section(NamedTuple):
 def key_lines(summary: Summary) -> str:
     """Return the report in a terminal: the verdicts counted, a line a primary comparison.
 
-    Without a primary method there is a line for each comparison with the baseline.
+    Without a primary method there is a line for each comparison with the baseline, without either
+    for each comparison.
     """
     several = len(summary.models) > 1
     lines = [count(summary, "primary")] if summary.primary else []
     for pair in summary.pairs:
-        if pair.family == "primary" or (not summary.primary and pair.b == summary.baseline):
+        instead = not summary.primary and summary.baseline in (None, pair.b)
+        if pair.family == "primary" or instead:
             where = f"{pair.model}: " if several else ""
             lines.append(f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
     if any(pair.family == "exploratory" for pair in summary.pairs):

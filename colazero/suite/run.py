@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import cell, models, pipeline, tracking
+from colazero import cell, corpora, models, pipeline, tracking
 from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Model
@@ -22,6 +22,7 @@ from colazero.quantizers import UNQUANTIZED
 from colazero.suite import looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
+from colazero.suite.progress import counted
 from colazero.suite.supervisor import Report, Supervisor
 from colazero.tracking import keeping, names, pages, runs, store
 
@@ -95,6 +96,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         if config.sweep:
             tracking.set_tags({SWEEP: json.dumps(config.sweep)})
         tracking.flush()
+        _load_corpora(config)
         source = np.random.default_rng(int(suite, 16))
         jobs = [
             job
@@ -135,11 +137,11 @@ def _opening(
     by_method = {(j.model.name, j.config.method): known.get(j.name) for j in run}
     seconds = [by_method[job.model.name, job.config.method] for job in run]
     told = sum(t for t in seconds if t is not None) / config.workers
-    time = f"about {max(1, round(told / 60)):,} minutes"
+    time = f"about {counted(max(1, round(told / 60)), 'minute')}"
     if None in seconds:
         time = "no finished run of these settings tells; the first cells will"
     return [
-        f"suite {suite}: {len(run)} cells to run, {len(reuse)} to reuse; time: {time}",
+        f"suite {suite}: {counted(len(run), 'cell')} to run, {len(reuse)} to reuse; time: {time}",
         pages.where(suite),
     ]
 
@@ -212,12 +214,19 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
+    _load_corpora(config)
     jobs = [job for name in config.models for job in _usable(config, name)]
     made = plan.make(asked, jobs, config.workers, expect)
     store.write_now(made.as_json(), "plan.json")
     tracking.describe(f"```\n{made.text()}\n```")
     plan.check(made.needs)
     return made.text()
+
+
+def _load_corpora(config: SuiteConfig) -> None:
+    """Raise UserError, before any model is fetched, if a corpus of the suite cannot be had."""
+    for name in dict.fromkeys((*config.corpus, *config.eval_corpora)):
+        corpora.load(name)
 
 
 def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:

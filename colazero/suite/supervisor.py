@@ -66,7 +66,7 @@ class Supervisor:
         self._not_before: dict[str, float] = {}
         self._seconds: list[float] = []
         self._at_once = 1
-        self._sets: dict[tuple[str, str], str] = {}
+        self._sets: dict[tuple[str, ...], str] = {}
         self._last_beat = 0.0
 
     def run(self, jobs: list[Job], later: int = 0) -> bool:
@@ -172,8 +172,9 @@ class Supervisor:
         if data.get("perplexity") is not None:
             found.append(f"perplexity {data['perplexity']:.3f}")
         if job.kind == "cell" and digest:
-            first = self._sets.setdefault((job.model.name, digest), job.name)
-            if first != job.name:
+            setting = [as_text(getattr(job.config, name)) for name in self._config.sweep]
+            first = self._sets.setdefault((job.model.name, *setting, digest), job.name)
+            if first != job.name and not data.get("source_run"):  # else it may be in the same order
                 found.append(f"the set of {first} in another order")
         return found
 

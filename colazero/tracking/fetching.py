@@ -68,6 +68,8 @@ def _why_no_model(run: Run) -> str:
     tags, kind = run.data.tags, run.data.tags.get("colazero.kind")
     model = _param(run, "model")
     if kind == "suite":
+        if _param(run, "save_model") == "none":
+            return "it is a suite that was run with save_model=none, so its cells have no models."
         return f"it is a suite. Name one of its cells: {_cells(run)}."
     if kind == "baseline" or _param(run, "quantizer") == "none":
         return f"it is the unquantized model. Evaluate that itself: model={model}."

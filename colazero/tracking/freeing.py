@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,18 +42,19 @@ def experiments() -> list[str]:
     return there
 
 
-def models_of(suite_id: str) -> Iterator[Item]:
-    """Yield the models of a suite's cells, in the store or in a folder of this machine.
+def models_of(suites: Sequence[str]) -> Iterator[Item]:
+    """Yield the models of the cells of suites, in the store or in a folder of this machine.
 
-    One of a cell whose results runs outside the suite have taken over must stay.
+    One of a cell whose results runs outside these suites have taken over must stay.
     """
-    suite = runs.get(suite_id)
-    if suite is None or suite.data.tags.get("colazero.kind") != "suite":
-        raise UserError(f"suite={suite_id!r} is no suite's run in this tracking store.")
-    for run in runs.children(suite_id):
+    for suite_id in suites:
+        suite = runs.get(suite_id)
+        if suite is None or suite.data.tags.get("colazero.kind") != "suite":
+            raise UserError(f"suite={suite_id!r} is no suite's run in this tracking store.")
+    for run in (run for suite_id in suites for run in runs.children(suite_id)):
         if FREED in run.data.tags:
             continue
-        keep = _taken_over(run, suite_id)
+        keep = _taken_over(run, suites)
         for output in run.outputs.model_outputs if run.outputs else []:
             model = MlflowClient().get_logged_model(output.model_id)
             remove = partial(_free, model, run.info.run_id)
@@ -65,28 +66,42 @@ def models_of(suite_id: str) -> Iterator[Item]:
             yield Item("models", f"{run.info.run_name}: {kept}", size_of(kept), remove, keep)
 
 
-def _taken_over(run: Run, suite_id: str) -> str:
-    """Say which run outside its suite has a run's results; '' if none has."""
+def _taken_over(run: Run, suites: Sequence[str]) -> str:
+    """Say which run outside the suites has a run's results; '' if none has."""
     where = experiments()
     where = [*where, *({run.info.experiment_id} - set(where))]
     for other in search(where, tags={"colazero.source_run": run.info.run_id}):
         parent = other.data.tags.get("mlflow.parentRunId", "none")
-        if parent != suite_id:
-            return f"run {other.info.run_id} (suite {parent}) has taken its results over"
+        if parent not in suites:
+            way = "delete that run first"
+            if parent != "none":
+                way = f"name both: --suite={','.join([*suites, parent])}"
+            taker = f"run {other.info.run_id} (suite {parent})"
+            return f"{taker} has taken its results over; to remove it {way}"
     return ""
 
 
-def orphans() -> Iterator[Item]:
-    """Yield the models of runs that were deleted, which `mlflow gc` leaves where they are."""
+def kept_in_store(*, orphans: bool) -> Iterator[Item]:
+    """Yield the models of runs that were deleted, which `mlflow gc` leaves where they are.
+
+    Those of runs that are there stay, and are yielded too unless `orphans` alone are wanted.
+    """
     client, token = MlflowClient(), None
     while True:
         page = client.search_logged_models(experiments(), page_token=token)
         for model in page:
+            if model.model_type != "gptq":
+                continue
             run = runs.get(model.source_run_id) if model.source_run_id else None
-            gone = run is None or run.info.lifecycle_stage == "deleted"
-            if gone and model.model_type == "gptq":
+            if run is None or run.info.lifecycle_stage == "deleted":
                 name = f"of a run that was deleted: {model.name} {model.model_id}"
                 yield Item("models", name, _size(model), partial(_free, model, None))
+            elif not orphans:
+                suite = run.data.tags.get("mlflow.parentRunId")
+                way = f"--suite={suite}" if suite else "once its run is deleted"
+                name = f"{run.info.run_name}: {model.model_id}"
+                keep = f"to remove it: --what=models {way} --do=remove"
+                yield Item("models", name, _size(model), partial(_free, model, None), keep)
         token = page.token
         if not token:
             return

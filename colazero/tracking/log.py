@@ -74,7 +74,7 @@ def run(
     except BaseException as error:  # Ctrl-C, SIGTERM
         status = "KILLED"
         with suppress(MlflowException):
-            MlflowClient().set_tag(record.run_id, "colazero.error", type(error).__name__)
+            MlflowClient().set_tag(record.run_id, "colazero.error", _why(error))
         raise
     finally:
         try:
@@ -97,6 +97,13 @@ def run(
                 mlflow.end_run(status)
     if later and kept:
         later(record)
+
+
+def _why(error: BaseException) -> str:
+    """Say what ended a run: a signal, told by the exception that it became."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by Ctrl-C"
+    return f"{type(error).__name__}: {error}"
 
 
 NOTE = "mlflow.note.content"

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 DATASET = ("dataset_name", "dataset_digest")
 FREED = "colazero.model_freed"
 """The tag of a run whose model was removed to make room."""
+_warned_of: set[str] = set()
+"""Runs whose damage this process has told: each is looked at several times."""
 
 
 def publish(record: Record) -> None:
@@ -128,7 +130,8 @@ def intact(run: Run) -> bool:
         if error.error_code not in runs.PERMANENT:
             raise
         damaged = [first_line(error)]
-    if damaged:
+    if damaged and run.info.run_id not in _warned_of:
+        _warned_of.add(run.info.run_id)
         where = without_credentials(run.info.artifact_uri)
         log.warning(
             *("run %s is not reused, files are damaged or gone: %s (looked in %s)",),

@@ -15,7 +15,7 @@ from synthetic_suites import Suites
 from analysis.report.write import analyze
 from analysis.summary import Options
 from colazero.errors import UserError
-from entrypoints.analyze import run
+from entrypoints.analyze import PARAMETERS, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +136,27 @@ def test_a_suite_names_its_own_primary_method_and_baseline(store):
     assert "Random vs COLA-Zero: " in analyze(suite)
     text = analyze(suite, Options(primary="gptq_default"))
     assert "(GPTQ default against each other method)" in text
+
+
+@pytest.mark.parametrize(
+    ("named", "line"),
+    [
+        ({"resolved.baseline": "stratified"}, "Random vs Stratified: "),
+        ({"resolved.primary": "random"}, "Random vs Stratified: "),
+        ({}, "Stratified vs Random: "),
+    ],
+)
+def test_an_experiment_is_compared_as_its_suites_name_it_and_no_comparison_is_left_out(
+    store, capsys, named, line
+):
+    folder, _, _ = store
+    suites = Suites(folder, f"of their own {sorted(named)}")
+    methods = {"stratified": (23.4, 0.35), "random": (23.1, 0.30)}
+    plain = {"primary": "auto", "baseline": "auto"}
+    suites.suite(methods=methods, settings=plain | named, seeds=3)
+    auto = dict.fromkeys(PARAMETERS, "auto")
+    assert run(auto | {"experiment": suites.name}) == 0
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_readmes_command_in_such_a_folder_and_python_finds_what_it_did(
     pipeline = project / "colazero" / "pipeline.py"
     pipeline.write_text(pipeline.read_text() + "\nCHANGED = True\n")
     plan = call([*arguments(settings), "--plan=true"], project, **modules)
-    assert "1 cells to run" in plan.stdout
+    assert "1 cell to run" in plan.stdout
     assert "the source of colazero/pipeline.py differs" in plan.stdout
 
     path = {"PYTHONPATH": str(project)}

@@ -316,7 +316,7 @@ def test_a_broken_file_of_a_data_set_is_told_in_a_sentence(
     message = refused("wikitext2")
     assert "wikitext-2-raw-v1" in message
     assert "could not be read" in message
-    assert "`sotu` or `file:PATH`" in message
+    assert "`corpus=sotu` and `eval_corpora=sotu`, as preset=demo does, or `file:PATH`" in message
 
 
 @pytest.mark.parametrize("module", [wikitext2, c4, mathqa])
@@ -332,7 +332,7 @@ def test_an_unreachable_hub_is_told_within_seconds(name: str) -> None:
     assert time.monotonic() - begin < 5
     assert message.startswith("the Hugging Face Hub cannot be reached for the data set ")
     assert "not in the local cache" in message
-    assert "`sotu` or `file:PATH`" in message
+    assert "`corpus=sotu` and `eval_corpora=sotu`, as preset=demo does, or `file:PATH`" in message
 
 
 def cached_wikitext(tmp_path: Path, revision: str) -> None:

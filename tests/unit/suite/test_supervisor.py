@@ -198,3 +198,21 @@ def test_in_a_log_file_a_cell_is_one_line_with_its_perplexity_and_what_is_left(
     assert second.startswith("cell1: perplexity 36.299, the set of cell0 in another order, done")
     assert "left" not in third
     assert third.endswith("(3 of 3)")
+
+
+def test_what_another_run_did_or_another_setting_has_is_no_other_order(
+    suite: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"perplexity": 36.2991, "calibration": "1a2b", "source_run": "a run"}
+    monkeypatch.setitem(DATA, "done", done)
+    with caplog.at_level(logging.INFO, logger="colazero.suite"):
+        run(suite, Told([DONE] * 2), 2)
+    monkeypatch.setitem(DATA, "done", done | {"source_run": None})
+    model = Model("m", Path("m"), "1")
+    settings = [RunConfig(quant_bits=bits) for bits in (3, 4)]
+    jobs = [Job(f"bits{one.quant_bits}", "cell", one, model) for one in settings]
+    with caplog.at_level(logging.INFO, logger="colazero.suite"):
+        config = SuiteConfig(quant_bits=(3, 4))
+        Supervisor(config, suite, Told([DONE] * 2), Report()).run(jobs)
+    assert len(caplog.records) == 4
+    assert not any("in another order" in record.message for record in caplog.records)

@@ -87,6 +87,27 @@ def test_a_suites_models_go_but_those_that_others_have_taken_over(
     assert call(what="models", suite=suite)[1].count("m-") == 1
     with pytest.raises(UserError, match="is no suite's run"):
         call(what="models", suite=mine)
+    assert f"to remove it name both: --suite={suite},{later}" in said
+    code, said = call(what="models", suite=f"{suite},{later}", do="remove")
+    assert code == 0
+    assert said.count(": removed") == 1
+    assert not files_of(store, shared)
+
+
+def test_all_models_are_listed_with_how_they_may_go(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    with tracking.run("suite", "suite") as suite:
+        kept = cell(suite, "kept", tmp_path)
+    for given in ({}, {"what": "models"}):
+        code, said = call(**given)
+        assert code == 0
+        (line,) = [line for line in said.splitlines() if "kept: m-" in line]
+        assert line.startswith("models          0.0 MB  kept: m-")
+        assert line.endswith(f"stays, to remove it: --what=models --suite={suite} --do=remove")
+    code, said = call(what="models", do="remove")
+    assert (code, said) == (0, "")
+    assert files_of(store, kept)
 
 
 def test_models_of_deleted_runs_go(store: MlflowClient, tmp_path: Path, call: Any) -> None:

@@ -46,8 +46,8 @@ def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClie
     ("error", "status", "reason"),
     [
         (ValueError("too bad"), "FAILED", "ValueError: too bad"),
-        (KeyboardInterrupt(), "KILLED", "KeyboardInterrupt"),
-        (SystemExit(143), "KILLED", "SystemExit"),
+        (KeyboardInterrupt(), "KILLED", "interrupted by Ctrl-C"),
+        (SystemExit(143), "KILLED", "SystemExit: 143"),
     ],
 )
 def test_an_error_ends_the_run_with_its_reason(
