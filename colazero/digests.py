@@ -22,6 +22,12 @@ def of_files(files: Iterable[Path]) -> str:
     return whole.hexdigest()[:16]
 
 
+def of_named(folder: Path, files: Iterable[Path]) -> str:
+    """Return 16 hex digits over the names and contents of files in a folder."""
+    named = {str(file.relative_to(folder)): of_file(file) for file in files}
+    return of_facts(json.dumps(named, sort_keys=True))[:16]
+
+
 def of_facts(*facts: str) -> str:
     """Return 24 hex digits over facts in this order: the name of a cache entry that they decide."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]

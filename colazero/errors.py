@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,9 +11,16 @@ from difflib import get_close_matches
 PASSWORD = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/:@'\"]*)(:[^\s'\"]*)@", re.I
 )
+SPELLED = re.compile(r"://[^/:@]*:(?P<secret>.+)@[^@]*$", re.S)
+"""The password in a URI that is alone, whatever it is made of."""
+HIDES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+SECRET = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""Variables of the environment with credentials in them, and such that are one."""
 TOKEN = re.compile(r"(?P<scheme>\bhttps?://)[^\s/:@'\"]+@", re.I)
 IN_QUERY = re.compile(
-    r"(?P<name>[?&](?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)=)[^&\s'\"]*", re.I
+    r"(?P<name>(?:[?&]|;|%3B)(?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)(?:=|%3D))"
+    r"[^&;%\s\"]*",
+    re.I,
 )
 
 
@@ -30,15 +38,27 @@ def without_credentials(text: str) -> str:
     """Return a text with `***` for each password and token in a URI in it.
 
     That is what stands between a user's name and the last @ behind it, a name alone before a web
-    server, and parameters of a query that are called so.
+    server, and parameters of a query that are called so; and what the environment has for the
+    tracking store, wherever it stands.
     """
+    for secret in _secrets():
+        text = text.replace(f":{secret}@", ":***@")
     text = PASSWORD.sub(_password_hidden, text)
     text = TOKEN.sub(r"\g<scheme>***@", text)
     return IN_QUERY.sub(r"\g<name>***", text)
 
 
+def _secrets() -> list[str]:
+    """Return the passwords and tokens that the environment has for the tracking store."""
+    found = (SPELLED.search(os.environ.get(name, "")) for name in HIDES)
+    ports = re.compile(r"\d*/")  # HOST:PORT/…@…
+    spelled = [m["secret"] for m in found if m and not ports.match(m["secret"])]
+    return [*spelled, *filter(None, map(os.environ.get, SECRET))]
+
+
 def _password_hidden(found: re.Match[str]) -> str:
-    if re.match(r":\d*(/|$)", found[3]):  # HOST:PORT/…@…: a port and no password
+    web = found["scheme"].lower() in ("http://", "https://")
+    if web and re.match(r":\d*/", found[3]):  # HOST:PORT/…@…: a port and no password
         return found[0]
     return f"{found['scheme']}{found['user']}:***@"
 

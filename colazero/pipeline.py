@@ -95,6 +95,7 @@ def resolve(config: C, model: Model, device: str = "") -> C:
         supported.check_model(config.quantizer, model.name, model.path)
     if not device:
         device = devices.resolve(config.device)
+        limits.refuse_not_finite(model)  # or what is tried below says something else of them
         supported.try_model(config.quantizer, model.name, model.path, device)
     group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1

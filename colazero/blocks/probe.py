@@ -18,6 +18,7 @@ from colazero.blocks.record import own, run
 from colazero.blocks.sequence import Sequence
 from colazero.cache import kept_json
 from colazero.digests import of_facts, of_files
+from colazero.errors import UserError
 
 TOKENS = 16
 
@@ -62,6 +63,11 @@ def probed(sequence: Sequence) -> dict[str, str]:
     with torch.no_grad():
         tokens = stream.ids.to(sequence.device)
         logits = run(sequence.model, sequence.blocks, tokens, act).logits
+    if not torch.isfinite(logits).all():  # said of these weights, and not kept for others
+        raise UserError(
+            f"the model gives logits that are no numbers (NaN or infinite, in {logits.dtype}): its "
+            "weights are damaged, or too large for this type. Fetch the model again."
+        )
     parts = [sequence.logits(h, i) for h, i in zip(stream.hidden, stream.ids, strict=True)]
     same = torch.equal(logits, torch.stack(parts))
     why = "" if same else "its blocks, one at a time, do not give the whole model's logits"

@@ -96,12 +96,23 @@ class Sequence:
     def begin(self, windows: NDArray[Any], at_once: int, alone: int = 0) -> Stream:
         """Return windows of token ids [windows, tokens] before the first block.
 
-        `at_once` of them are run together, the first `alone` by themselves.
+        `at_once` of them are run together, fewer where these do not fit on the device; the first
+        `alone` by themselves.
         """
         import torch
 
         ids = torch.from_numpy(np.ascontiguousarray(windows, dtype=np.int64))
         parts = batches(len(ids), at_once, alone)
+        hidden: list[Any] = []
+        while not fits(partial(self._embed, ids, parts, hidden), at_once):
+            at_once = -(-at_once // 2)
+            parts = batches(len(ids), at_once, alone)
+        return Stream(ids, hidden[0], parts)
+
+    def _embed(self, ids: Any, parts: list[slice], into: list[Any]) -> None:
+        """Add to `into` what the first block is given, [windows, tokens, hidden]."""
+        import torch
+
         hidden = None
         with torch.no_grad():
             for part in parts:
@@ -114,7 +125,7 @@ class Sequence:
                 if hidden is None:
                     hidden = self._room((len(ids), *found.shape[1:]), found.dtype)
                 hidden[part] = found
-        return Stream(ids, hidden, parts)
+        into.append(hidden)
 
     def _room(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return space for hidden states: on the device if it fits there."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 SHARD_BYTES = 2**28
 """Tensors are kept until they are so many bytes, then written to a file of their own."""
@@ -43,12 +47,19 @@ class Shards:
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
     def _write(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         if not self._waiting:
             return
         file = self._folder / f"part-{len(self._files)}.safetensors"
-        save_file(self._waiting, file, metadata={"format": "pt"})
+        try:
+            save_file(self._waiting, file, metadata={"format": "pt"})
+        except SafetensorError as error:  # what the file system said is in its words alone
+            if code := OS_ERROR.search(str(error)):
+                number = int(code[1])
+                raise OSError(number, os.strerror(number), str(file)) from error
+            raise
         self._files.append((file, list(self._waiting)))
         self._total += self._bytes
         self._waiting, self._bytes = {}, 0

@@ -59,6 +59,7 @@ def fill_rest(model: Any, blocks: str, weights: Weights, device: str, dtype: Any
     there = {name: weights.dense(name, device, dtype) for name in names if name in weights}
     model.load_state_dict(there, strict=False, assign=True)
     model.tie_weights()
+    _refuse_untied(model, there)
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -67,6 +68,18 @@ def fill_rest(model: Any, blocks: str, weights: Weights, device: str, dtype: Any
     if empty:
         raise Refused(f"{len(empty)} weights are not in its files by that name, {empty[0]!r} first")
     model.requires_grad_(False)
+
+
+def _refuse_untied(model: Any, there: dict[str, Any]) -> None:
+    """Raise Refused if files hold a weight of its own that the configuration ties to another."""
+    import torch
+
+    now = model.state_dict()
+    for name, tensor in there.items():
+        if now[name].is_meta:  # what it is tied to is not there, which is told of that
+            continue
+        if now[name].data_ptr() != tensor.data_ptr() and not torch.equal(now[name], tensor):
+            raise Refused(f"its files hold {name!r}, which its config.json ties to another weight")
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def _read_preset(name: str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"preset file {name!r} does not exist (looked in {Path.cwd()}).") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"preset file {name!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"preset file {name!r} must hold `name: value` lines.")

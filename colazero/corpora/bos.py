@@ -13,8 +13,8 @@ from colazero.corpora.pool import Vocabulary
 from colazero.errors import UserError
 from colazero.interfaces import Model
 
-NEEDS_IT = ("gemma", "recurrent_gemma")
-"""How the `model_type` of families begins that need BOS in front of every window.
+NEEDS_IT = "gemma"
+"""What the `model_type` of families contains that need BOS in front of every window.
 
 Google's model cards and Hugging Face's documentation of Gemma say so; llama.cpp adds it to every
 chunk of its perplexity run too.
@@ -24,12 +24,12 @@ chunk of its perplexity run too.
 def resolve(asked: str, model: Model, known: Vocabulary) -> str:
     """Return `always`, `first` or `never` for what was asked.
 
-    `auto` is `always` where the tokenizer writes BOS by itself and the family needs it in every
-    window, else `first`. UserError if there is no BOS token to put anywhere.
+    `auto` is `always` where the family needs BOS in every window and the tokenizer has one, whether
+    it writes it by itself or not, else `first`. UserError if there is no BOS token to put anywhere.
     """
     if asked == "auto":
         family = json.loads((model.path / "config.json").read_text()).get("model_type", "")
-        return "always" if known.front and family.startswith(NEEDS_IT) else "first"
+        return "always" if known.bos and NEEDS_IT in family else "first"
     if asked == "always" and not known.bos:
         raise UserError(
             f"bos='always': the tokenizer of model {model.name!r} has no BOS token. Use bos=auto."

@@ -32,7 +32,13 @@ def load(path: str) -> Corpus:
     UserError, with file and line, for whatever cannot be read.
     """
     source = Path(os.path.expanduser(path))
-    if not source.exists():
+    try:
+        there = source.exists()
+    except OSError as error:  # too long for a file system
+        raise UserError(
+            f"corpus file {path[:80] + '…'!r} is no path that can be: {error.strerror}."
+        ) from error
+    if not there:
         raise UserError(f"corpus file {path!r} does not exist (looked in {Path.cwd()}).")
     documents = [text.strip() for text in _read(source) if text.strip()]
     if len(documents) < 2:
@@ -74,6 +80,13 @@ def _files(folder: Path) -> list[Path]:
         for file in folder.rglob("*")
         if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
     )
+    for link in folder.rglob("*"):
+        if link.is_symlink() and (link.is_dir() or not link.exists()):
+            what = "a folder" if link.is_dir() else "a file that is not there"
+            raise UserError(
+                f"corpus folder {str(folder)!r}: {str(link.relative_to(folder))!r} is a link to "
+                f"{what}, which is not read. Put the files themselves there, or remove it."
+            )
     files = [file for file in inside if file.suffix.lower() in READERS]
     kinds = sorted({file.suffix.lower() for file in files})
     if not files:

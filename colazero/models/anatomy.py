@@ -30,6 +30,8 @@ POSITIONS = (
     *("seq_length", "n_ctx", "max_target_positions"),
 )
 """What configurations call the longest input, the most usual first; one may have several."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the types that weights may have."""
 EXPERT = re.compile(r"(?P<block>.*\bexperts\.)(?P<number>\d+)(?P<part>\..*)")
 """A tensor of one expert of a block."""
 
@@ -70,7 +72,7 @@ def anatomy(folder: Path) -> Anatomy:
     heads = stored(weight_files(folder))
     settings = [f for f in (folder / "config.json", folder / "quantize_config.json") if f.is_file()]
     shapes = sorted((name, one.dtype, *one.shape) for name, one in heads.items())
-    text = [file.read_text(encoding="utf-8") for file in settings]
+    text = [of_file(file) for file in settings]
     key = of_facts(*text, json.dumps(shapes), version("transformers"), of_file(Path(__file__)))
     found = kept_json(f"anatomy/{key}.json", lambda: asdict(_examined(folder, heads)))
     layers = tuple(Layer(**layer) for layer in found["layers"])
@@ -108,6 +110,7 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     model_class, config = causal_class(folder)
     _refuse_gaps(folder, heads)
     quantized = is_quantized(folder)
+    _refuse_twins(folder, heads, model_class.base_model_prefix)
     config.__dict__.pop("quantization_config", None)
     shapes = {name: (one.shape, one.dtype) for name, one in heads.items()}
     bits = gptq_bits(folder) if quantized else None
@@ -120,7 +123,9 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
             shapes = _unpacked(str(folder), model, shapes, bits)
         if bits or not quantized:  # else another library's format: its own loader has to know
             model, info = _fitted(model_class, config, shapes)
-    except (ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a foreign configuration can provoke anything
         raise UserError(
             f"{folder} is no model that transformers can build from its config.json: "
             f"{type(error).__name__}: {first_line(error)}"
@@ -128,6 +133,8 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     refuse_misfit(str(folder), model, info, extra=not quantized)
     unused = sorted(info.get("unexpected_keys", ()))
     used = {name: shape for name, (shape, _) in shapes.items() if name not in set(unused)}
+    if not quantized:
+        _refuse_no_numbers(folder, {name: heads[name].dtype for name in used})
     layers = (_layer(model, name, shape) for name, shape in used.items())
     return Anatomy(
         _positions(config),
@@ -135,6 +142,26 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
         tuple(layer for layer in layers if layer),
         tuple(unused),
     )
+
+
+def _refuse_twins(folder: Path, names: Iterable[str], prefix: str) -> None:
+    """Raise UserError if a tensor is there twice, with and without the decoder's name before it."""
+    there = set(names)
+    if twins := sorted(n for n in there if f"{prefix}.{n}" in there):
+        raise UserError(
+            f"{folder} holds {twins[0]!r} and {prefix + '.' + twins[0]!r}: which one is meant is "
+            "not said. Leave one of them in its files."
+        )
+
+
+def _refuse_no_numbers(folder: Path, kinds: Mapping[str, str]) -> None:
+    """Raise UserError if a weight is of a type that no layer computes with as it is."""
+    odd = {n: k for n, k in kinds.items() if k not in FLOATS and n.endswith((".weight", ".bias"))}
+    for name, kind in odd.items():
+        raise UserError(
+            f"{folder}: weight {name!r} is stored as {kind}; weights are {', '.join(FLOATS)}. "
+            "Fetch the unquantized model."
+        )
 
 
 def _refuse_gaps(folder: Path, names: Iterable[str]) -> None:

@@ -54,6 +54,11 @@ def weight_files(folder: Path) -> list[Path]:
         if index.is_file():
             return _indexed(index)
         found = sorted(folder.glob(others))
+        if gone := [file.name for file in found if not file.is_file()]:
+            raise UserError(
+                f"directory {str(folder)!r}: {gone[0]!r} is no file, or a link to one that is not "
+                "there. Fetch the model again."
+            )
         if len(found) == 1 and not SHARD.search(found[0].name):
             return found
         if found:

@@ -6,14 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from colazero.errors import UserError, first_line
+
 
 def quantization(folder: Path) -> dict[str, Any] | None:
     """Return the settings with which a directory was quantized, by whatever method; None if not."""
-    found = json.loads((folder / "config.json").read_text()).get("quantization_config")
+    found = _read(folder / "config.json").get("quantization_config")
     beside = folder / "quantize_config.json"  # AutoGPTQ's
     if not found and beside.is_file():
-        found = json.loads(beside.read_text())
+        found = _read(beside)
     return found or None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is damaged: {first_line(error)}. Fetch the model again."
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no settings but {str(found)[:40]!r}. Fetch the model again.")
+    return found
 
 
 def is_quantized(folder: Path) -> bool:

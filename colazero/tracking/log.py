@@ -84,7 +84,7 @@ def run(
                         record.tags.get(NOTE, ""), record.params
                     )
                 status, earned = "FAILED", status  # a result that is not in the store is none yet
-                record.seal(earned)
+                _seal(record, earned)
                 kept = later is not None and earned == "FINISHED"
                 if not kept:
                     deliver(record)
@@ -110,6 +110,20 @@ NOTE = "mlflow.note.content"
 """The tag that the UI shows as a run's description, in markdown."""
 _open: list[Record] = []
 """The records of the runs that are open in this process, the innermost last."""
+
+
+def _seal(record: Record, status: str) -> None:
+    """Seal a record; UserError where the disk has no room for it, its numbers sent all the same."""
+    try:
+        record.seal(status)
+    except OSError as error:
+        reason = (
+            f"{record.folder} cannot be written ({error.strerror}): the files of run "
+            f"{record.run_id} are lost. Make room there, or name another folder in COLAZERO_CACHE, "
+            "and run it again."
+        )
+        publishing.leave_reason(record, reason)
+        raise UserError(reason) from error
 
 
 def deliver(record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -33,6 +34,9 @@ PERMANENT = (
     *("BAD_REQUEST", "INVALID_STATE"),
 )
 """MLflow's error codes that no waiting will cure."""
+
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""What a file system says that no waiting will cure."""
 
 T = TypeVar("T")
 
@@ -117,7 +121,10 @@ def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         try:
             return call(*arguments, **named)
         except (MlflowException, OSError) as error:
-            if getattr(error, "error_code", "") in PERMANENT or time.monotonic() > deadline:
+            for_good = getattr(error, "error_code", "") in PERMANENT or (
+                isinstance(error, OSError) and error.errno in REFUSED
+            )
+            if for_good or time.monotonic() > deadline:
                 raise
             if pause == 1:
                 log.warning(

