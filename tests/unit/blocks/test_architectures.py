@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from architectures import EVALUATED, TAKEN, WHOLE, make
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from colazero.blocks import Refused, open_sequence
 from colazero.blocks.weights import eval_dtype
+from colazero.errors import UserError
 
 WINDOWS = np.random.default_rng(0).integers(3, 160, size=(5, 48))
 
@@ -47,3 +51,25 @@ def test_weights_outside_linear_layers_are_not_quantized(tmp_path: Path) -> None
     folder = make(tmp_path / "model", *EVALUATED["gpt2"])
     with pytest.raises(Refused, match=r"is in no nn\.Linear"):
         open_sequence(folder, "cpu", to_quantize=True)
+
+
+def test_a_head_of_its_own_that_the_configuration_ties_is_not_left_out(tmp_path: Path) -> None:
+    """transformers computes with it, and unties; so does whoever loads the whole model."""
+    name, values = TAKEN["llama"]
+    folder = make(tmp_path / "model", name, values)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with pytest.raises(Refused, match=r"hold 'lm_head\.weight', which its config\.json ties"):
+        open_sequence(folder, "cpu")
+
+
+def test_a_model_whose_logits_are_no_numbers_says_nothing_of_a_good_one(tmp_path: Path) -> None:
+    name, values = TAKEN["llama"]
+    good = make(tmp_path / "good", name, values | {"rms_norm_eps": 0.0123})
+    bad = Path(shutil.copytree(good, tmp_path / "bad"))
+    state = load_file(bad / "model.safetensors")
+    state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(state, bad / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="logits that are no numbers"):
+        open_sequence(bad, "cpu", to_quantize=True)
+    assert len(open_sequence(good, "cpu", to_quantize=True)) == 3

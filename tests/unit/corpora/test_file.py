@@ -133,3 +133,15 @@ def test_a_comma_in_a_path_is_part_of_it(tmp_path: Path, monkeypatch: pytest.Mon
     Path("m,1").mkdir()
     assert parse(SuiteConfig, {"models": "m,1,m,2", "preset": "demo"}).models == ("m,1", "m", "2")
     assert parse(SuiteConfig, {"seeds": "1,2-3"}).seeds == (1, 2, 3)
+
+
+@pytest.mark.parametrize("to", ["nowhere.txt", "a folder"])
+def test_a_link_in_a_folder_that_is_not_read_is_told(tmp_path: Path, to: str) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (tmp_path / "a folder").mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text("words")
+    (folder / "3.txt").symlink_to(tmp_path / to)
+    with pytest.raises(UserError, match=r"'3\.txt' is a link to a f.*, which is not read"):
+        read(folder)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,3 +202,33 @@ def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
     with tracking.run("a", "cell"), pytest.raises(ValueError, match="not JSON compliant"):
         tracking.log_json({"a": float("nan")}, "a.json")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR])
+def test_a_file_system_that_refuses_for_good_is_not_asked_again(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it was waited for"))
+
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        runs.patiently(refuse)
+
+
+def test_a_disk_without_room_for_the_record_loses_no_numbers(
+    store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.Record, "seal", full)
+    with (
+        pytest.raises(UserError, match=r"cannot be written \(No space left on device.*COLAZERO_C"),
+        tracking.run("cell", "cell") as run_id,
+    ):
+        tracking.log_metrics({"perplexity": 30.5})
+    run = store.get_run(run_id)
+    assert (run.info.status, run.data.metrics) == ("FAILED", {"perplexity": 30.5})
+    assert "No space left" in run.data.tags["colazero.error"]
