@@ -18,6 +18,7 @@ EMPTY_IS_UNSET = (
     *("GPTQMODEL_CPU_WORKERS", "OMP_NUM_THREADS"),
     *("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"),
     *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"),
+    *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"),
 )
 """Variables whose empty value somebody would take for a value. (An empty CUDA_VISIBLE_DEVICES
 is one: no GPU.)"""
@@ -32,6 +33,8 @@ def check() -> None:
     _number("GPTQMODEL_CPU_WORKERS", int, "1 or more", lambda n: n >= 1)
     _number("MLFLOW_HTTP_REQUEST_MAX_RETRIES", int, "0 to 10", lambda n: 0 <= n <= 10)
     _number("MLFLOW_HTTP_REQUEST_TIMEOUT", int, "1 or more seconds", lambda n: n >= 1)
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        _number(name, int, "1 or more seconds", lambda n: n >= 1)
     code_of_suite()
     cache = cache_dir()
     if cache.exists() and not cache.is_dir():

@@ -14,6 +14,7 @@ from typing import Any
 from colazero.corpora import CORPORA
 from colazero.errors import UserError, first_line
 from colazero.interfaces import Corpus
+from colazero.models.files import LFS_POINTER
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,12 @@ def _told(file: Path, read: Callable[[Path], Iterator[Place]]) -> Iterator[str]:
     """Yield the texts of a file; whatever goes wrong is told in a sentence that says where."""
     place, empty = "", []
     try:
+        with file.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(
+                    f"corpus file {str(file)!r} is no text but what Git LFS left in its place: run "
+                    "`git lfs pull` there."
+                )
         for place, text in read(file):
             if text is None:
                 empty.append(place)
@@ -120,6 +127,11 @@ def _told(file: Path, read: Callable[[Path], Iterator[Place]]) -> Iterator[str]:
     except UserError:
         raise
     except UnicodeDecodeError:
+        if file.suffix.lower() == ".parquet":
+            raise UserError(
+                f"corpus file {str(file)!r}, after {place or 'its beginning'}: a text is not "
+                "UTF-8. Write the file again from text that is."
+            ) from None
         raise UserError(
             f"corpus file {str(file)!r} is not UTF-8 (byte {_first_bad_byte(file)}): convert it "
             "first, for instance with iconv."

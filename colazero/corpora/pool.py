@@ -159,7 +159,8 @@ def text_tokens(
 
 def written_special(texts: Sequence[str], tokenizer: Any) -> int:
     """Count how often texts spell a special token out (`<|endoftext|>`): it is text there."""
-    names = [name for name in tokenizer.all_special_tokens if name]
+    added = (one.content for one in tokenizer.added_tokens_decoder.values() if one.special)
+    names = {name for name in (*tokenizer.all_special_tokens, *added) if name}
     if not names:
         return 0
     pattern = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))

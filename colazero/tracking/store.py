@@ -97,8 +97,15 @@ def _create(file: Path) -> None:
     MLflow takes seconds for it, in which a kill, or a second process, would leave a file behind
     that cannot be opened any more.
     """
+    if file.is_dir():
+        raise UserError(f"the tracking store {file} is a folder; name a file in it.")
     if file.exists() or not file.parent.is_dir():
         return
+    if not os.access(file.parent, os.W_OK):  # MLflow would try for minutes
+        raise UserError(
+            f"the tracking store {file.absolute()} cannot be made: its folder cannot be written. "
+            "Name another in MLFLOW_TRACKING_URI, as in sqlite:////home/me/mlflow.db."
+        )
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         MlflowClient(uris.of_sqlite(draft)).search_experiments(max_results=1)

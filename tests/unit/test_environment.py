@@ -15,6 +15,7 @@ WRONG = [
     *[("GPTQMODEL_CPU_WORKERS", value) for value in ("auto", "0", "-2", "2.5")],
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "many"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "0"),
+    ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"),
     ("COLAZERO_CODE", "{"),
     ("COLAZERO_CODE", "[]"),
 ]

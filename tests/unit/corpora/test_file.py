@@ -145,3 +145,18 @@ def test_a_link_in_a_folder_that_is_not_read_is_told(tmp_path: Path, to: str) ->
     (folder / "3.txt").symlink_to(tmp_path / to)
     with pytest.raises(UserError, match=r"'3\.txt' is a link to a f.*, which is not read"):
         read(folder)
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".parquet"])
+def test_what_git_lfs_left_in_place_of_a_file_is_no_corpus(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"a{ending}"
+    file.write_text("version https://git-lfs.github.com/spec/v1\n\noid sha256:0\n\nsize 1\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        read(file)
+
+
+def test_a_table_whose_text_is_not_utf_8_is_told_with_its_place(tmp_path: Path) -> None:
+    texts = pa.array([b"words", b"\xff\xfe"], type=pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet', after .*: a text is not UTF-8"):
+        read(tmp_path / "a.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import multiprocessing
 from pathlib import Path
@@ -330,3 +331,10 @@ def test_too_few_tokens_are_told_with_both_counts(available: int, advice: str) -
 
 def test_just_enough_tokens_are_enough() -> None:
     need_tokens(20, 5, 4, "toy")
+
+
+def test_a_special_token_that_only_the_tokenizers_file_knows_is_counted(tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    assert module.written_special(["a <|im_start|> and <s>"], own) == 1
+    own.backend_tokenizer.add_special_tokens(["<|im_start|>"])
+    assert module.written_special(["a <|im_start|> and <s>"], own) == 2

@@ -284,3 +284,13 @@ def test_a_cache_that_cannot_be_written_is_told_before_a_run_is_opened(
     with pytest.raises(UserError, match=r"the cache .*file/below cannot be written"):
         tracking.connect()
     assert {file.name for file in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_store_that_is_a_folder_or_cannot_be_made_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        store.prepare(f"sqlite:///{tmp_path}")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="its folder cannot be written"):
+        store.prepare(f"sqlite:///{tmp_path}/mlflow.db")
