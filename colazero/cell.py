@@ -216,7 +216,17 @@ def _quantize_and_evaluate(
     with tracking.workspace() as folder:
         checkpoint = folder / "checkpoint"
         rider = pipeline.evaluator(config, model)
-        report = pipeline.quantize(config, model, calibration, checkpoint, show("quantize"), rider)
+        try:
+            report = pipeline.quantize(
+                config, model, calibration, checkpoint, show("quantize"), rider
+            )
+        except Exception:
+            if rider.perplexities:  # all is computed, and the checkpoint could not be written
+                known = config.model_copy(update={"do_downstream": False})
+                tracking.log_evaluation(
+                    pipeline.evaluate(known, model, checkpoint, show("evaluate"), rider)
+                )
+            raise
         tracking.log_quantization(report)
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
         metrics = tracking.log_evaluation(evaluation)  # what fails later keeps its numbers

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from safetensors import SafetensorError
 
 from colazero import devices, models, pipeline, tracking
 from colazero.blocks import Sequence
@@ -84,6 +85,25 @@ def test_nothing_of_four_cells_stays_though_one_of_them_fails(
     assert [event.kind for event in ends] == ["done", "done", "failed", "done"]
     assert len(made) > 4 * 4
     assert alive == [0, 0, 0, 0]
+
+
+def test_a_cell_whose_checkpoint_cannot_be_written_keeps_its_numbers(
+    tiny_llama: Path, corpus_file: Path, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    ends: list[Event] = []
+    with tracking.run("suite", "suite") as suite:
+        job = job_of(tiny_llama, corpus_file, 7, suite)
+        run_job(job, ends.append, Sender())
+    assert ends[-1].kind == "failed"
+    assert "cannot be written (No space left on device)" in ends[-1].data["reason"]
+    run = shared_store.get_run(job.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["perplexity"] > 1
+    assert "No space left" in run.data.tags["colazero.error"]
 
 
 def test_gptqmodel_keeps_no_frames_of_a_model(tiny_llama: Path, tmp_path: Path) -> None:
