@@ -1,23 +1,31 @@
 """The study's tables, from synthetic suites in a real store."""
 
 import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from synthetic_suites import ARITHMETIC
 
-from benchmarks.study import section, size_table, sizes, sweep_figure
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "study.py"
 
 
-def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(suites):
-    text = "\n".join(section(suites.suite(replicates=3, windows="kl")))
+@pytest.fixture(scope="module")
+def study():
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites):
+    text = "\n".join(study.section(suites.suite(replicates=3, windows="kl")))
     assert re.search(r"smollm2-135m \| COLA-Zero +\| 5 seeds.* ± .*\| +0\.\d{4} ± ", text)
     for metric in ("perplexity", "kl_divergence"):
         assert re.search(rf"\| {metric} +\| smollm2-135m \| COLA-Zero vs Random ", text)
         assert re.search(rf"\| {metric} +\| arithmetic", text)
 
 
-def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(suites):
+def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, suites):
     small, large = (
         suites.suite(
             methods={"random": (23.4, 0.35)},
@@ -28,15 +36,15 @@ def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(suites):
         )
         for numbers in ([8, 32], [128])
     )
-    found, plain = sizes([large, small])
+    found, plain = study.sizes([large, small])
     assert [one.windows for one in found] == [8, 32, 128]
     assert plain == pytest.approx(20.0)
     for one in found:
         assert one.observations == "6 seeds × 3"
         assert one.arithmetic == pytest.approx(100 * ARITHMETIC / 23.4, rel=0.5)
         assert one.sets == pytest.approx(np.sqrt(one.spread**2 - one.arithmetic**2 / 3), rel=1e-9)
-    assert size_table(found).count("\n") == 4
-    figure = sweep_figure(found, plain)
+    assert study.size_table(found).count("\n") == 4
+    figure = study.sweep_figure(found, plain)
     left, right = figure.axes
     assert [len(line.get_xdata()) for line in right.lines] == [3, 3]
     assert left.get_xscale() == "log"
