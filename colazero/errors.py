@@ -14,8 +14,7 @@ PASSWORD = re.compile(
 SPELLED = re.compile(r"://[^/:@]*:(?P<secret>.+)@[^@]*$", re.S)
 """The password in a URI that is alone, whatever it is made of."""
 HIDES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-SECRET = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-"""Variables of the environment with credentials in them, and such that are one."""
+"""Variables of the environment with credentials in them."""
 TOKEN = re.compile(r"(?P<scheme>\bhttps?://)[^\s/:@'\"]+@", re.I)
 IN_QUERY = re.compile(
     r"(?P<name>(?:[?&]|;|%3B)(?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)(?:=|%3D))"
@@ -49,11 +48,10 @@ def without_credentials(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """Return the passwords and tokens that the environment has for the tracking store."""
+    """Return the passwords that stand in the environment's URIs of stores."""
     found = (SPELLED.search(os.environ.get(name, "")) for name in HIDES)
     ports = re.compile(r"\d*/")  # HOST:PORT/…@…
-    spelled = [m["secret"] for m in found if m and not ports.match(m["secret"])]
-    return [*spelled, *filter(None, map(os.environ.get, SECRET))]
+    return [m["secret"] for m in found if m and not ports.match(m["secret"])]
 
 
 def _password_hidden(found: re.Match[str]) -> str:

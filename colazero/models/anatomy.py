@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any
 from colazero.cache import kept_json
 from colazero.digests import of_facts, of_file
 from colazero.errors import UserError, first_line
+from colazero.models import misfit
 from colazero.models.files import Stored, stored, weight_files
+from colazero.models.misfit import refuse_gaps, refuse_misfit, refuse_no_numbers, refuse_twins
 from colazero.models.packed import NEEDED, PACKED, packings
 from colazero.models.settings import gptq_bits, is_quantized
 
@@ -30,10 +32,6 @@ POSITIONS = (
     *("seq_length", "n_ctx", "max_target_positions"),
 )
 """What configurations call the longest input, the most usual first; one may have several."""
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""What safetensors calls the types that weights may have."""
-EXPERT = re.compile(r"(?P<block>.*\bexperts\.)(?P<number>\d+)(?P<part>\..*)")
-"""A tensor of one expert of a block."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,13 @@ def anatomy(folder: Path) -> Anatomy:
     settings = [f for f in (folder / "config.json", folder / "quantize_config.json") if f.is_file()]
     shapes = sorted((name, one.dtype, *one.shape) for name, one in heads.items())
     text = [of_file(file) for file in settings]
-    key = of_facts(*text, json.dumps(shapes), version("transformers"), of_file(Path(__file__)))
+    key = of_facts(
+        *text,
+        json.dumps(shapes),
+        version("transformers"),
+        of_file(Path(__file__)),
+        of_file(Path(misfit.__file__)),
+    )
     found = kept_json(f"anatomy/{key}.json", lambda: asdict(_examined(folder, heads)))
     layers = tuple(Layer(**layer) for layer in found["layers"])
     return Anatomy(found["positions"], found["rows"], layers, tuple(found["unused"]))
@@ -108,9 +112,9 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     import torch
 
     model_class, config = causal_class(folder)
-    _refuse_gaps(folder, heads)
+    refuse_gaps(folder, heads)
     quantized = is_quantized(folder)
-    _refuse_twins(folder, heads, model_class.base_model_prefix)
+    refuse_twins(folder, heads, model_class.base_model_prefix)
     config.__dict__.pop("quantization_config", None)
     shapes = {name: (one.shape, one.dtype) for name, one in heads.items()}
     bits = gptq_bits(folder) if quantized else None
@@ -134,7 +138,7 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     unused = sorted(info.get("unexpected_keys", ()))
     used = {name: shape for name, (shape, _) in shapes.items() if name not in set(unused)}
     if not quantized:
-        _refuse_no_numbers(folder, {name: heads[name].dtype for name in used})
+        refuse_no_numbers(folder, {name: heads[name].dtype for name in used})
     layers = (_layer(model, name, shape) for name, shape in used.items())
     return Anatomy(
         _positions(config),
@@ -142,40 +146,6 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
         tuple(layer for layer in layers if layer),
         tuple(unused),
     )
-
-
-def _refuse_twins(folder: Path, names: Iterable[str], prefix: str) -> None:
-    """Raise UserError if a tensor is there twice, with and without the decoder's name before it."""
-    there = set(names)
-    if twins := sorted(n for n in there if f"{prefix}.{n}" in there):
-        raise UserError(
-            f"{folder} holds {twins[0]!r} and {prefix + '.' + twins[0]!r}: which one is meant is "
-            "not said. Leave one of them in its files."
-        )
-
-
-def _refuse_no_numbers(folder: Path, kinds: Mapping[str, str]) -> None:
-    """Raise UserError if a weight is of a type that no layer computes with as it is."""
-    odd = {n: k for n, k in kinds.items() if k not in FLOATS and n.endswith((".weight", ".bias"))}
-    for name, kind in odd.items():
-        raise UserError(
-            f"{folder}: weight {name!r} is stored as {kind}; weights are {', '.join(FLOATS)}. "
-            "Fetch the unquantized model."
-        )
-
-
-def _refuse_gaps(folder: Path, names: Iterable[str]) -> None:
-    """Raise UserError if an expert lacks a tensor that another has: they become one tensor."""
-    experts = [match for name in names if (match := EXPERT.fullmatch(name))]
-    numbers: dict[str, set[str]] = {}
-    parts: dict[str, set[str]] = {}
-    for match in experts:
-        numbers.setdefault(match["block"], set()).add(match["number"])
-        parts.setdefault(match["block"], set()).add(match["part"])
-    there = {match[0] for match in experts}
-    whole = {f"{b}{n}{p}" for b in numbers for n in numbers[b] for p in parts[b]}
-    if missing := sorted(whole - there):
-        refuse_misfit(str(folder), None, {"missing_keys": missing})
 
 
 def _fitted(model_class: Any, config: Any, shapes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -206,55 +176,6 @@ def _fitted(model_class: Any, config: Any, shapes: Mapping[str, Any]) -> tuple[A
         if bar:
             noise.enable_progress_bar()
     return model, dict(info)
-
-
-def refuse_misfit(source: str, model: Any, info: Mapping[str, Any], extra: bool = True) -> None:
-    """Raise UserError if a model's weights are not its tensors, by transformers' own account.
-
-    What is missing would be random, what has another shape too. With `extra`, so is a tensor
-    refused that belongs to a layer of the model or to a further block, and would be left out: a
-    bias, say, that the configuration does not know. Others are only told.
-    """
-    missing = sorted(info.get("missing_keys", ()))
-    if missing:
-        raise UserError(
-            f"{source} is no whole model: {len(missing)} of its weights are not there, "
-            f"{_some(missing)}. Fetch the model again, or mend its config.json."
-        )
-    wrong = sorted(str(name) for name, *_ in info.get("mismatched_keys", ()))
-    if wrong:
-        raise UserError(
-            f"{source}: {len(wrong)} weights do not have the shapes that its config.json says, "
-            f"{_some(wrong)}. Its weights and its config.json are of two models."
-        )
-    if info.get("conversion_errors"):
-        raise UserError(
-            f"{source}: transformers cannot convert {_some(info['conversion_errors'])}."
-        )
-    unknown = sorted(info.get("unexpected_keys", ()))
-    lost = [name for name in unknown if extra and _belongs(model, name)]
-    if lost:
-        raise UserError(
-            f"{source} has {len(lost)} weights that its config.json leaves no place for, "
-            f"{_some(lost)}: computed without them it would be another model. Its weights and its "
-            "config.json are of two models."
-        )
-    if unknown and extra:
-        log.warning("%s: %d tensors are not used, %s.", source, len(unknown), _some(unknown))
-
-
-def _belongs(model: Any, name: str) -> bool:
-    """Tell whether a tensor would be part of a layer with weights, or of a block too many."""
-    modules = dict(model.named_modules())
-    layer = modules.get(name.rpartition(".")[0])
-    if layer is not None:
-        return any(True for _ in layer.parameters(recurse=False))
-    parts = name.split(".")
-    for at, part in enumerate(parts):
-        blocks = modules.get(".".join(parts[:at]))
-        if part.isdigit() and blocks is not None:
-            return part not in dict(blocks.named_children())
-    return False
 
 
 def _unpacked(source: str, model: Any, shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
@@ -305,9 +226,3 @@ def _positions(config: Any) -> int | None:
     text = config.get_text_config(decoder=True)
     found = (getattr(text, name, None) for name in POSITIONS)
     return next((int(n) for n in found if isinstance(n, int) and n > 0), None)
-
-
-def _some(names: Any, limit: int = 3) -> str:
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(map(repr, listed[:limit])) + more

@@ -14,7 +14,7 @@ from typing import Any
 
 from colazero.cache import cache_dir, new_entry
 from colazero.errors import UserError, first_line
-from colazero.models.anatomy import refuse_misfit
+from colazero.models.misfit import refuse_misfit
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def kept_conversion(key: str) -> Path | None:
 
 
 def _target(key: str) -> Path:
-    # What lies under the name `models` may be from a time when nothing was refused.
-    return cache_dir() / "converted" / key
+    # What lies under `models` and `converted` is from times when less was refused.
+    return cache_dir() / "conversions" / key
 
 
 def _loaded(source: Path, weights: str, gguf: str) -> tuple[Any, Any, Any]:

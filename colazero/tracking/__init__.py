@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from colazero.tracking.connecting import connect
 from colazero.tracking.log import (
-    active_run_id,
     as_text,
-    deliver,
     describe,
     find_finished,
-    flush,
     log_checkpoint,
     log_config,
     log_datasets,
@@ -20,10 +17,9 @@ from colazero.tracking.log import (
     log_params,
     log_quantization,
     newest_finished,
-    run,
     set_tags,
-    workspace,
 )
+from colazero.tracking.opened import active_run_id, deliver, flush, run, workspace
 from colazero.tracking.searching import EXPERIMENT
 
 __all__ = [

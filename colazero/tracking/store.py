@@ -104,7 +104,7 @@ def _create(file: Path) -> None:
     if not os.access(file.parent, os.W_OK):  # MLflow would try for minutes
         raise UserError(
             f"the tracking store {file.absolute()} cannot be made: its folder cannot be written. "
-            "Name another in MLFLOW_TRACKING_URI, as in sqlite:////home/me/mlflow.db."
+            "Name another in MLFLOW_TRACKING_URI, as in sqlite:////FOLDER/mlflow.db."
         )
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -17,7 +17,7 @@ from colazero import tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import Model
-from colazero.tracking import keeping, log, provenance, publishing, records, runs
+from colazero.tracking import keeping, opened, provenance, publishing, records, runs
 from colazero.tracking.records import Record
 
 DEAD = f"{runs._host()} 1 0.00"
@@ -333,7 +333,7 @@ def test_a_checkpoint_is_hashed_once_and_copied_not_at_all(
             with monkeypatch.context() as patch:  # the store makes the one copy, later
                 patch.setattr(records.shutil, "copyfile", never)
                 keeping.keep(RunConfig(), model, checkpoint, "name")
-        record = log._open[-1]
+        record = opened.open_record()
         folder = record.folder
         record.seal("FINISHED")
         assert record.files["model/model.safetensors"][1] == own(
