@@ -92,13 +92,14 @@ def suites() -> list[Run]:
 
 
 def cells(suite: Run) -> dict[tuple[str, int], Run]:
+    """All cells by method and seed, but for one that was killed before its parameters were there."""
     found = MlflowClient().search_runs(
         [suite.info.experiment_id], f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
     )
     return {
         (run.data.params["method"], int(run.data.params["seed"])): run
         for run in found
-        if run.data.tags["colazero.kind"] == "cell"
+        if run.data.tags["colazero.kind"] == "cell" and "method" in run.data.params
     }
 
 
