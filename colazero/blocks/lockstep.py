@@ -9,75 +9,113 @@ from typing import Any
 
 from colazero.blocks.record import own
 
-Meeting = Callable[[str, list[Any]], None]
-"""(name of a layer, its input in each micro-batch): called before any computes its output."""
+DIFFERENT = "micro-batches ran through different layers"
+Visit = Callable[[int, Any, bool], bool]
+"""(micro-batch, a layer's input in it, whether it leaves then): tells if it is the last layer's."""
+Meeting = Callable[[str], None]
+"""(name of a layer): called when its input was seen in all, before any computes its output."""
 
 
 class Lockstep:
     """One thread a micro-batch, of which one runs at a time and hands its turn to the next.
 
-    The last is the calling thread, where `meet` is called too: with one micro-batch there is no
-    other thread. So the operations and their order are the same at every run.
+    The last is the calling thread, where `meet` is called: with one micro-batch there is no other
+    thread. What waits holds what its block has computed so far. Where that is too much (`full`
+    says so), a micro-batch between the first and the last leaves once its input was seen, and is
+    run again from the block's beginning, through layers that are solved, when its turn comes: as
+    much time as memory asks for, and the same numbers. The operations on the inputs and their
+    order are the same at every run.
     """
 
-    def __init__(self, members: int, meet: Meeting) -> None:
-        self._meet = meet
+    def __init__(
+        self, members: int, visit: Visit, meet: Meeting, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._visit, self._meet, self._full = visit, meet, full
         self._last = members - 1
         self._turns = [threading.Semaphore(0) for _ in range(members)]
         self._now = 0
-        self._met: list[tuple[str, Any]] = [("", None)] * members
+        self._met = [""] * members
+        self._solved: set[str] = set()
+        self.left: set[int] = set()
         self._ended = 0
         self._error: BaseException | None = None
 
     def run(self, work: Callable[[int], None]) -> None:
-        """Call `work` with the number of each micro-batch; what one of them raises is raised."""
-        threads = [threading.Thread(target=self._member, args=(i, work)) for i in range(self._last)]
-        for thread in threads:
-            thread.start()
+        """Call `work` with the number of each micro-batch; what one of them raises is raised.
+
+        Again for those in `left`, at each of the layers that they still have to reach.
+        """
+        self._work = work
+        self._threads: dict[int, threading.Thread] = {}
+        for member in range(self._last):
+            self._start(member)
         self._turns[0].release()
         try:
-            self._member(self._last, work)
+            self._member(self._last)
         except BaseException as error:  # an interrupt while waiting for a turn
             self._stop(error)
         if self._ended <= self._last:
-            self._stop(RuntimeError("micro-batches ran through different layers"))
-        for thread in threads:
-            thread.join()
-        self._met.clear()
+            self._stop(RuntimeError(DIFFERENT))
+        while alive := [thread for thread in self._threads.values() if thread.is_alive()]:
+            alive[0].join()
         if self._error is not None:
             raise self._error
 
     def arrive(self, layer: str, x: Any) -> None:
-        """Wait at a layer until all micro-batches are there, with its input `x` in this one."""
+        """Wait at a layer until all micro-batches were there, with its input `x` in this one."""
         member = self._now
-        self._met[member] = (layer, x)
+        if member in self.left and layer in self._solved:
+            return
+        inner = 0 < member < self._last
+        if inner and member not in self.left and self._full():
+            self.left.add(member)
+        known = self._visit(member, x, member in self.left)
+        self._met[member] = layer
         if member == self._last:
-            if {name for name, _ in self._met} != {layer}:
-                raise RuntimeError("micro-batches ran through different layers")
-            self._meet(layer, [found for _, found in self._met])
-        if self._last:
-            self._hand_to((member + 1) % len(self._turns))
-            self._await(member)
+            if set(self._met) != {layer}:
+                raise RuntimeError(DIFFERENT)
+            self._meet(layer)
+            self._solved.add(layer)
+        if not self._last:
+            return  # none waits
+        if member in self.left:
+            raise _Left(known)
+        self._hand_on(member, known)
+        self._await(member)
 
-    def _member(self, member: int, work: Callable[[int], None]) -> None:
+    def _start(self, member: int) -> None:
+        self._threads[member] = threading.Thread(target=self._member, args=(member,))
+        self._threads[member].start()
+
+    def _member(self, member: int) -> None:
         import torch
 
+        known = False
         try:
             self._await(member)
             with torch.no_grad():  # of each thread's own
-                work(member)
+                self._work(member)
+            self._ended += 1
         except _Stopped:
             return
+        except _Left as left:  # what it held is free only after this clause
+            known = left.known
         except BaseException as error:
             self._stop(error)
             return
-        self._ended += 1
         if member < self._last:
-            self._hand_to(member + 1)
+            self._hand_on(member, known)
 
-    def _hand_to(self, member: int) -> None:
-        self._now = member
-        self._turns[member].release()
+    def _hand_on(self, member: int, known: bool) -> None:
+        """Give the turn to the next; those that left are passed over where the input is `known`."""
+        following = (member + 1) % len(self._turns)
+        while known and following in self.left:
+            self._met[following] = self._met[member]
+            following += 1
+        self._now = following
+        if following in self.left:
+            self._start(following)
+        self._turns[following].release()
 
     def _await(self, member: int) -> None:
         self._turns[member].acquire()
@@ -89,6 +127,13 @@ class Lockstep:
         self._error = self._error or error
         for turn in self._turns:
             turn.release()
+
+
+class _Left(BaseException):
+    """Ends a micro-batch whose input was seen, and for which there is no room to wait."""
+
+    def __init__(self, known: bool) -> None:
+        self.known = known
 
 
 class _Stopped(BaseException):

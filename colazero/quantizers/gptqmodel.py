@@ -14,9 +14,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from colazero.blocks.memory import fits
+from colazero.devices import main_memory
 from colazero.interfaces import (
     CalibrationSet,
     Progress,
@@ -108,8 +107,7 @@ def fits_in_memory(model_dir: Path) -> bool:
     If not, GPTQModel writes finished layers to disk.
     """
     return (
-        2 * sum(file.stat().st_size for file in weight_files(model_dir))
-        < psutil.virtual_memory().available
+        2 * sum(file.stat().st_size for file in weight_files(model_dir)) < main_memory.available()
     )
 
 

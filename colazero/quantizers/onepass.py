@@ -8,6 +8,7 @@ on. Layers with the same input share its Hessian and its factor.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -27,12 +28,18 @@ from colazero.interfaces import (
 from colazero.quantizers import QUANTIZERS
 
 if TYPE_CHECKING:
+    from colazero import gptq
     from colazero.blocks import Sequence, Stream
+
+log = logging.getLogger(__name__)
 
 TOKENS_A_BATCH = 4096
 """Calibration tokens in a micro-batch, if that is more than one window."""
 MICRO_BATCHES = 32
 """At most so many: each is a thread with memory of its own."""
+SHARE_OF_FREE = 0.75
+"""Of the memory that is free when a block begins, for what its micro-batches hold while they wait;
+the rest is for what one of them computes, and for solving."""
 COPIED = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
 """Files of a model directory that its checkpoint has too, beside `generation_config.json`."""
 
@@ -64,7 +71,7 @@ def quantize(
     at_once = max(1, TOKENS_A_BATCH // length, -(-count // MICRO_BATCHES))
     stream = sequence.begin(calibration.windows, at_once)
     rows: list[dict[str, Any]] = []
-    saving = 0.0
+    saving, told = 0.0, False
     if rider:
         rider.board(sequence)
     with new_entry(out_dir) as draft:
@@ -76,6 +83,13 @@ def quantize(
                 if rider:
                     rider.advance(index)
             rows += solver.rows
+            if solver.run_again and not told:
+                log.warning(
+                    "memory holds %d of %d micro-batches of a block: the others are run again for "
+                    "each input of its layers, which takes longer and gives the same",
+                    *(len(stream.batches) - solver.run_again, len(stream.batches)),
+                )
+                told = True
             saved = time.perf_counter()
             shards.add(solver.tensors)
             saving += time.perf_counter() - saved
@@ -109,7 +123,8 @@ class Solver:
         self.rows: list[dict[str, Any]] = []
         self._sequence, self._index, self._settings = sequence, index, settings
         self._layers = linears(sequence.blocks[index])
-        self._input = Input([])
+        self._input = Input()
+        self.run_again = 0
 
     def solves(self, name: str) -> bool:
         """Tell whether a parameter of the block is quantized here."""
@@ -124,9 +139,9 @@ class Solver:
             if ended:  # so all layers are solved: the others need not meet again
                 self._sequence.advance(self._index, _left(stream, ended))
                 break
-            self.tensors, self.rows, self._input = {}, [], Input([])
+            self.tensors, self.rows, self._input = {}, [], Input()
             stream.batches[:] = halved(stream.batches)
-        self._input = Input([])
+        self._input = Input()
         for name in block.state_dict():
             known = self._sequence.at(self._index, name)
             if not self.solves(name) and known in self._sequence.weights:
@@ -135,23 +150,35 @@ class Solver:
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
         """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
         from colazero.blocks.lockstep import Lockstep, stopping_at
+        from colazero.blocks.memory import free
 
         def work(member: int) -> None:
             self._sequence.run_block(self._index, stream, stream.batches[member])
             ended.append(stream.batches[member])
 
-        lockstep = Lockstep(len(stream.batches), self._solve)
+        device = self._sequence.device
+        least = (1 - SHARE_OF_FREE) * free(device)
+        members = len(stream.batches)
+        lockstep = Lockstep(members, self._see, self._solve, lambda: free(device) < least)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(work)
+        self.run_again = len(lockstep.left)
 
-    def _solve(self, name: str, inputs: list[Any]) -> None:
+    def _see(self, member: int, x: Any, leaves: bool) -> bool:
+        """Add what comes into a layer in a micro-batch to its Hessian; tell if it was there."""
+        known = self._input.has(member, x)
+        if member == 0 and not known:
+            self._input = Input()
+        if not known:
+            self._input.add(member, x, self._sequence.device, keep=not leaves)
+        return known
+
+    def _solve(self, name: str) -> None:
         from torch import nn
 
         from colazero import gptq
 
-        if not self._input.same(inputs):
-            self._input = Input(inputs)
-            self._input.prepare(self._settings, self._sequence.device)
+        self._input.prepare(self._settings)
         known = self._sequence.at(self._index, f"{name}.weight")
         weight = self._sequence.weights.stored(known).to(self._sequence.device).float()
         solved = gptq.solve(weight, self._input.prepared, self._settings)
@@ -186,30 +213,44 @@ def _left(stream: Stream, ended: list[slice]) -> Stream:
 
 
 class Input:
-    """What comes into one layer, or several, in each micro-batch: [..., inputs]."""
+    """What comes into one layer, or several, [..., inputs] in each micro-batch."""
 
-    def __init__(self, parts: list[Any]) -> None:
-        self._parts = [(part, part._version) for part in parts]
+    def __init__(self) -> None:
+        self._hessian: gptq.Hessian | None = None
+        self._parts: dict[int, tuple[Any, int]] = {}
         self.prepared: Any = None
         self.tokens = 0
 
-    def same(self, parts: list[Any]) -> bool:
-        """Tell whether `parts` are these, and nothing has been written into them since."""
-        return len(parts) == len(self._parts) and all(
-            (new.data_ptr(), new.shape, new.stride(), new._version)
-            == (old.data_ptr(), old.shape, old.stride(), version)
-            for new, (old, version) in zip(parts, self._parts, strict=True)
-        )
+    def has(self, member: int, x: Any) -> bool:
+        """Tell whether `x` was added for this micro-batch, and not written into since."""
+        if member not in self._parts:
+            return False
+        old, version = self._parts[member]
+        now, then = (x.data_ptr(), x._version), (old.data_ptr(), version)
+        return now == then and (x.shape, x.stride()) == (old.shape, old.stride())
 
-    def prepare(self, settings: QuantizationSettings, device: str) -> None:
-        """Sum the Hessian over all micro-batches and factor it, as `prepared`."""
+    def add(self, member: int, x: Any, device: str, *, keep: bool = True) -> None:
+        """Add a micro-batch's input to the Hessian; `keep` it to be known again.
+
+        RuntimeError if the Hessian was solved with.
+        """
         from colazero import gptq
 
-        hessian = gptq.Hessian(self._parts[0][0].shape[-1], device)
-        for part, _ in self._parts:
-            hessian.add(part)
-        self.tokens = hessian.tokens
-        self.prepared = gptq.prepare(hessian, settings)
+        if self.prepared is not None:
+            raise RuntimeError("a layer has another one's input in some micro-batches alone")
+        self._hessian = self._hessian or gptq.Hessian(x.shape[-1], device)
+        self._hessian.add(x)
+        if keep:
+            self._parts[member] = x, x._version
+
+    def prepare(self, settings: QuantizationSettings) -> None:
+        """Factor the Hessian, as `prepared`; once for all layers that have this input."""
+        from colazero import gptq
+
+        if self._hessian is not None:
+            self.tokens = self._hessian.tokens
+            self.prepared = gptq.prepare(self._hessian, settings)
+            self._hessian = None
 
 
 def rest(sequence: Sequence) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from colazero import devices, pipeline
 from colazero.blocks.sequence import SHARE_OF_DEVICE
+from colazero.blocks.weights import cpu_dtype
 from colazero.config import RunConfig, SuiteConfig
+from colazero.devices import main_memory
 from colazero.interfaces import Model
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
@@ -88,10 +90,11 @@ def of_cell(config: RunConfig, model: Model, free: float) -> Room:
     weights = Weights.of(model)
     solves = config.quantizer not in WITHOUT_CALIBRATION
     working = 8.0 * (weights.widest**2 + weights.matrix) if solves else 0.0
-    computing = 2.0 * (weights.block + weights.outside) + working
+    number = 4.0 if cpu_dtype(config.device) == "float32" else 2.0
+    computing = number * (weights.block + weights.outside) + working
     if config.do_downstream:
         computing = max(computing, weights.dense)
-    hidden = 2.0 * weights.hidden * tokens(config, model)
+    hidden = number * weights.hidden * tokens(config, model)
     kept = 0.0 if config.quantizer in ("onepass", UNQUANTIZED) else weights.dense
     if config.device == "cpu":
         return Room(0.0, LIBRARIES + max(computing + hidden, kept))
@@ -120,13 +123,6 @@ def free_on_card(asked: str) -> tuple[str, float] | None:
     return None if least is None else (least.name, float(least.free))
 
 
-def main_memory() -> float:
-    """Return the bytes of main memory that are free."""
-    import psutil
-
-    return float(psutil.virtual_memory().available)
-
-
 def rooms(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, Room]:
     """Return model → what its most demanding cell needs; `config` as it was given.
 
@@ -147,7 +143,7 @@ def too_large(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, str]:
     """Return model → why not even one of its cells has room on this machine."""
     found = {}
     card = free_on_card(config.device) if config.executor == "local" else None
-    main = main_memory()
+    main = main_memory.available()
     for name, room in rooms(config, jobs).items():
         if card and room.gpu > card[1]:
             where = f"on {card[0]}, which has {card[1] / GB:,.1f} GB free"

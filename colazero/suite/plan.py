@@ -13,6 +13,7 @@ from colazero import cell, corpora, tracking
 from colazero.cache import cache_dir
 from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
+from colazero.devices import main_memory
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
 from colazero.suite import memory
@@ -213,7 +214,7 @@ def _memory(config: SuiteConfig, run: Sequence[Job], workers: int) -> list[Need]
     """
     rooms = memory.rooms(config, run).values()
     main = workers * max(room.main for room in rooms)
-    found = [Need("memory", main / GB, memory.main_memory() / GB, "GB")]
+    found = [Need("memory", main / GB, main_memory.available() / GB, "GB")]
     card = memory.free_on_card(config.device)
     if card:
         on_one = math.ceil(workers / len(local.gpus(config.device)))

@@ -92,7 +92,7 @@ def suites() -> list[Run]:
 
 
 def cells(suite: Run) -> dict[tuple[str, int], Run]:
-    """All cells by method and seed, but for one that was killed before its parameters were there."""
+    """All cells by method and seed; not one that was killed before it had parameters."""
     found = MlflowClient().search_runs(
         [suite.info.experiment_id], f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
     )
