@@ -47,12 +47,12 @@ class Lockstep:
         """
         self._work = work
         self._threads: dict[int, threading.Thread] = {}
-        for member in range(self._last):
-            self._start(member)
-        self._turns[0].release()
         try:
+            for member in range(self._last):
+                self._start(member)
+            self._turns[0].release()
             self._member(self._last)
-        except BaseException as error:  # an interrupt while waiting for a turn
+        except BaseException as error:  # no more threads, or an interrupt
             self._stop(error)
         if self._ended <= self._last:
             self._stop(RuntimeError(DIFFERENT))
@@ -88,23 +88,27 @@ class Lockstep:
         self._threads[member].start()
 
     def _member(self, member: int) -> None:
+        try:
+            known = self._through(member)
+            if member < self._last:
+                self._hand_on(member, known)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._stop(error)
+
+    def _through(self, member: int) -> bool:
+        """Run a micro-batch until it ends or leaves; tell whether it left at a known input."""
         import torch
 
-        known = False
         try:
             self._await(member)
             with torch.no_grad():  # of each thread's own
                 self._work(member)
-            self._ended += 1
-        except _Stopped:
-            return
         except _Left as left:  # what it held is free only after this clause
-            known = left.known
-        except BaseException as error:
-            self._stop(error)
-            return
-        if member < self._last:
-            self._hand_on(member, known)
+            return left.known
+        self._ended += 1
+        return False
 
     def _hand_on(self, member: int, known: bool) -> None:
         """Give the turn to the next; those that left are passed over where the input is `known`."""

@@ -284,6 +284,31 @@ def test_an_error_in_one_micro_batch_ends_all(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("last", [2, 7], ids=["at the beginning", "to run one again"])
+def test_threads_that_cannot_be_started_leave_nothing_waiting(
+    last: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    left, start = [last], threading.Thread.start
+
+    def limited(self: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 128)
+    short_at(monkeypatch, [])
+    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        run(tiny_llama, tmp_path / "out")
+    assert left[0] < 0
+    assert threading.active_count() == before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_finished_blocks_weights_are_gone(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
