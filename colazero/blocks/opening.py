@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from colazero.blocks import memory, probe
+from colazero.blocks import probe
 from colazero.blocks.refusal import Refused
 from colazero.blocks.sequence import Sequence
 from colazero.blocks.weights import eval_dtype
@@ -16,7 +16,6 @@ def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) ->
     Refused if it cannot be run so, which a probe shows once a model and version; `to_quantize`:
     or if its blocks have weights that are in no `nn.Linear`, beyond norms and embeddings.
     """
-    memory.give_back_freed()
     try:
         sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -150,7 +150,7 @@ class Solver:
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
         """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
         from colazero.blocks.lockstep import Lockstep, stopping_at
-        from colazero.blocks.memory import free
+        from colazero.blocks.memory import free, give_back_freed
 
         def work(member: int) -> None:
             self._sequence.run_block(self._index, stream, stream.batches[member])
@@ -159,6 +159,8 @@ class Solver:
         device = self._sequence.device
         least = (1 - SHARE_OF_FREE) * free(device)
         members = len(stream.batches)
+        if members > 1:
+            give_back_freed()
         lockstep = Lockstep(members, self._see, self._solve, lambda: free(device) < least)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(work)
