@@ -12,22 +12,42 @@ from colazero.devices import main_memory
 
 log = logging.getLogger(__name__)
 
+SHARE_OF_FREE = 0.75
+"""Of the memory that is free when a block begins, for what its micro-batches hold while they wait;
+the rest is for what one of them computes, and for solving."""
 MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` in glibc's malloc.h."""
 OF_ITS_OWN = 2**20
 """Bytes from which on an allocation is a mapping of its own, which goes when it is freed."""
 
 
+class Room:
+    """The memory of a device that is free when a block begins, and whether too much of it went."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._least = (1 - SHARE_OF_FREE) * free(device)
+
+    def full(self) -> bool:
+        """Tell whether no more should wait, even when all that was freed is given back."""
+        if free(self._device) >= self._least:
+            return False
+        give_back_freed()
+        return free(self._device) < self._least
+
+
 def give_back_freed() -> None:
-    """Let the C library return every large tensor to the system the moment it is freed.
+    """Let the C library return what is freed to the system, and every large tensor from now on.
 
     glibc has a heap for each of a lockstep's threads, which keeps what its micro-batch has freed
-    while the next one allocates the same anew: without this a block of 32 windows of 2,048 tokens
-    held three times what was in use. Elsewhere nothing is done.
+    while the next one allocates the same anew: a block of 32 windows of 2,048 tokens held three
+    times what was in use. Fresh pages cost time, a sixth of a cell's: so only when memory is short.
+    Nothing is done where the library is another one.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # else it is not glibc, as on a Mac
-        mallopt(MMAP_THRESHOLD, OF_ITS_OWN)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        library.mallopt(MMAP_THRESHOLD, OF_ITS_OWN)
+        library.malloc_trim(0)
 
 
 def free(device: str) -> float:

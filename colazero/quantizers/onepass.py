@@ -37,9 +37,6 @@ TOKENS_A_BATCH = 4096
 """Calibration tokens in a micro-batch, if that is more than one window."""
 MICRO_BATCHES = 32
 """At most so many: each is a thread with memory of its own."""
-SHARE_OF_FREE = 0.75
-"""Of the memory that is free when a block begins, for what its micro-batches hold while they wait;
-the rest is for what one of them computes, and for solving."""
 COPIED = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
 """Files of a model directory that its checkpoint has too, beside `generation_config.json`."""
 
@@ -150,18 +147,14 @@ class Solver:
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
         """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
         from colazero.blocks.lockstep import Lockstep, stopping_at
-        from colazero.blocks.memory import free, give_back_freed
+        from colazero.blocks.memory import Room
 
         def work(member: int) -> None:
             self._sequence.run_block(self._index, stream, stream.batches[member])
             ended.append(stream.batches[member])
 
-        device = self._sequence.device
-        least = (1 - SHARE_OF_FREE) * free(device)
-        members = len(stream.batches)
-        if members > 1:
-            give_back_freed()
-        lockstep = Lockstep(members, self._see, self._solve, lambda: free(device) < least)
+        room = Room(self._sequence.device)
+        lockstep = Lockstep(len(stream.batches), self._see, self._solve, room.full)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(work)
         self.run_again = len(lockstep.left)

@@ -144,18 +144,14 @@ def test_micro_batches_in_lockstep_see_the_same_tokens(
 
 
 def short_at(monkeypatch: pytest.MonkeyPatch, arrivals: list[int]) -> None:
-    """Let memory seem short at these arrivals of a micro-batch, counted over a model; or always."""
+    """Let memory be short at these arrivals of micro-batches that may leave; at all if none."""
     asked = iter(range(10**6))
-    if not arrivals:
-        monkeypatch.setattr(onepass, "SHARE_OF_FREE", -1.0)
-
-    def free(_: str) -> float:
-        return 10.0 if next(asked) in arrivals else 100.0
-
-    monkeypatch.setattr("colazero.blocks.memory.free", free)
+    monkeypatch.setattr(
+        "colazero.blocks.memory.Room.full", lambda _: next(asked) in arrivals or not arrivals
+    )
 
 
-@pytest.mark.parametrize("short", [[], [1], [6], [4, 9, 10, 60]])
+@pytest.mark.parametrize("short", [[], [0], [5], [3, 8, 9, 60]])
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt"])
 def test_micro_batches_that_memory_does_not_hold_are_run_again_to_the_same_bits(
     short: list[int],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from colazero.blocks import Sequence, open_sequence
+from colazero.blocks import Sequence, memory, open_sequence
 from colazero.blocks import sequence as blocks_sequence
 from colazero.blocks.memory import halved
 from colazero.evaluation.through_blocks import Evaluator, evaluate
@@ -174,3 +176,45 @@ def test_what_is_nearly_as_large_as_the_largest_is_halved_too() -> None:
         *(slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 12), slice(12, 14), slice(14, 18)),
     ]
     assert halved([slice(0, 1), slice(1, 2)]) == [slice(0, 1), slice(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("then", "given_back", "full"),
+    [([30.0], 0, False), ([20.0, 40.0], 1, False), ([20.0, 20.0], 1, True)],
+    ids=["enough", "enough when what was freed is given back", "too little"],
+)
+def test_what_was_freed_is_given_back_before_anything_leaves(
+    then: list[float], given_back: int, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, calls = iter([100.0, *then]), []
+    monkeypatch.setattr(memory, "free", lambda _: next(found))
+    monkeypatch.setattr(memory, "give_back_freed", lambda: calls.append(1))
+    assert memory.Room("cpu").full() is full
+    assert len(calls) == given_back
+
+
+def test_what_a_thread_freed_goes_back_to_the_system() -> None:
+    script = """
+import threading, psutil, torch
+from colazero.blocks.memory import give_back_freed
+def resident(): return psutil.Process().memory_info().rss / 2**20
+def work():
+    big = [torch.ones(2**20) for _ in range(60)]  # 4 MiB each
+    held.append(torch.ones(2**16))  # lies above them in this thread's heap
+    del big
+held, before = [], resident()
+for _ in range(2):  # the first mappings that are freed raise glibc's own threshold
+    thread = threading.Thread(target=work); thread.start(); thread.join()
+kept = resident() - before
+give_back_freed()
+print(kept, resident() - before)
+thread = threading.Thread(target=work); thread.start(); thread.join()
+print(resident() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    kept, after, again = map(float, done.stdout.split())
+    assert kept > 100
+    assert after < 20
+    assert again < 20
