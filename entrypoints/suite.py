@@ -27,13 +27,14 @@ def run(given: dict[str, str]) -> int:
 
     config = parse(SuiteConfig, given)
     from colazero import tracking
+    from colazero.suite import grid
     from colazero.suite import run as suite
     from colazero.suite.progress import counted
     from colazero.tracking import names, pages, results, runs
 
     suite.check(config)
     tracking.connect()
-    name = suite.title(config, preset_of(given))
+    name = grid.title(config, preset_of(given))
     if config.plan:
         with tracking.run(names.joined("plan", name), "plan"):
             print(suite.plan_suite(config, _expect))

@@ -1,4 +1,4 @@
-"""A grid of cells: what is to be done, and where, before the supervisor sees to it."""
+"""A suite: checked, planned and seen through, whatever ends it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,26 @@ import contextlib
 import json
 import logging
 import math
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import cell, corpora, models, pipeline, tracking
+from colazero import corpora, models, pipeline, tracking
 from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
-from colazero.interfaces import Model
-from colazero.quantizers import UNQUANTIZED
-from colazero.suite import looks, memory, plan
+from colazero.suite import grid, looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.progress import counted
 from colazero.suite.supervisor import Report, Supervisor
-from colazero.tracking import keeping, names, pages, runs, store
+from colazero.tracking import keeping, pages, runs, store
 
 log = logging.getLogger(__name__)
 
 SWEEP = "colazero.sweep"
 """The tag of a suite with the settings that it gives several values: name → values, as JSON."""
-ROUNDING = {"quant_bits", "group_size"}
-"""The settings of a sweep that decide what a model rounded without calibration is."""
 
 
 def check(config: SuiteConfig) -> None:
@@ -101,7 +95,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         jobs = [
             job
             for name in config.models
-            for job in drawn_order(_jobs(config, name, suite, report), source)
+            for job in grid.drawn_order(_jobs(config, name, suite, report), source)
         ]
         run, reuse = plan.divide(jobs)
         for line in plan.said(plan.why_new(run)):
@@ -154,47 +148,6 @@ def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job]) -> Bu
     return Budget(config.budget_hours, known, [job.name for job in reuse])
 
 
-def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
-    """Return a model's jobs with the methods in an order drawn anew for each seed and replicate.
-
-    A machine that slows down, or warms up, does so for all methods alike then (randomized complete
-    blocks), and whenever the suite is stopped, each has as many seeds as the others.
-    """
-    blocks: dict[tuple[int, int], list[Job]] = {}
-    for job in jobs:
-        if job.kind == "cell":
-            blocks.setdefault((job.config.replicate, job.config.seed), []).append(job)
-    first = [job for job in jobs if job.kind != "cell"]
-    return first + [
-        block[i] for _, block in sorted(blocks.items()) for i in source.permutation(len(block))
-    ]
-
-
-def title(config: SuiteConfig, preset: str) -> str:
-    """Name a suite by its preset, its models and the day: `demo·smollm2-135m·2026-11-25`."""
-    first, *others = [models.label(name) for name in config.models]
-    more = f" and {len(others)} more" if others else ""
-    return names.joined(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
-
-
-def name_of(one: RunConfig, sweep: Collection[str] = ()) -> str:
-    """Return a cell's name, also where its model is not at hand."""
-    return cell.name_of(one, Model(one.model, Path(), revision=""), sweep)
-
-
-def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
-    """Return what is run beside the grid for a cell's model and setting: name → quantizer.
-
-    The unquantized model once a way of evaluating it, a control once a way of rounding it.
-    """
-    label = models.label(one.model)
-    follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
-    plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
-    rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
-    controls = {names.joined(name, label, *rounded): name for name in config.controls}
-    return {names.joined("unquantized", label, *plain): UNQUANTIZED} | controls
-
-
 def _end_open_runs(suite: str) -> None:
     """End what is still open below a suite that was interrupted: its workers are gone."""
     try:
@@ -215,7 +168,7 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
     tracking.log_config(config)
     _load_corpora(config)
-    jobs = [job for name in config.models for job in _usable(config, name)]
+    jobs = [job for name in config.models for job in grid.usable(config, name)]
     made = plan.make(asked, jobs, config.workers, expect)
     store.write_now(made.as_json(), "plan.json")
     tracking.describe(f"```\n{made.text()}\n```")
@@ -232,7 +185,7 @@ def _load_corpora(config: SuiteConfig) -> None:
 def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
     """Return a model's jobs; none, its cells recorded as failed, if it cannot be used."""
     try:
-        return _usable(config, model_name)
+        return grid.usable(config, model_name)
     except Exception as error:
         mine = [one for one in config.cells() if one.model == model_name]
         _fail_model(model_name, mine, error, suite, report, config.sweep)
@@ -261,31 +214,6 @@ def _with_room(
     )
 
 
-def _usable(config: SuiteConfig, model_name: str) -> list[Job]:
-    model = models.fetch(model_name)
-    memory.Weights.of(model)
-    mine = [one for one in config.cells() if one.model == model_name]
-    resolved = [pipeline.resolve(one, model, config.device) for one in mine]
-    jobs: dict[str, Job] = {}
-    for one in resolved[:: len(resolved) // len(config.settings())]:  # the first of each setting
-        pipeline.check_data(one, model)
-        for name, quantizer in beside(config, one).items():
-            jobs.setdefault(name, _beside(name, quantizer, one, model))
-    cells = [Job(cell.name_of(one, model, config.sweep), "cell", one, model) for one in resolved]
-    return [*jobs.values(), *cells]
-
-
-def _beside(name: str, quantizer: str, config: RunConfig, model: Model) -> Job:
-    """Return the unquantized model's job, or a control's, which needs no calibration.
-
-    A control is named after its quantizer in the method's place.
-    """
-    if quantizer == UNQUANTIZED:
-        return Job(name, "baseline", config, model)
-    config = config.model_copy(update={"method": quantizer, "quantizer": quantizer})
-    return Job(name, "control", config, model)
-
-
 def _fail_model(
     name: str,
     cells: list[RunConfig],
@@ -297,7 +225,7 @@ def _fail_model(
     """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
     log.error("model %s: %s", name, error)
     for one in cells:
-        label = name_of(one, sweep)
+        label = grid.name_of(one, sweep)
         report.failed[label] = str(error)
         run_id = runs.create_child(suite, label, "cell")
         with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):

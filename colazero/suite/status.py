@@ -9,7 +9,7 @@ from mlflow.entities import Run
 
 from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
-from colazero.suite.run import beside, name_of
+from colazero.suite.grid import beside, name_of
 from colazero.tracking import looks, runs
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")

@@ -16,8 +16,8 @@ from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
 from colazero.interfaces import Model
 from colazero.suite.execution import Job
+from colazero.suite.grid import drawn_order
 from colazero.suite.looks import closed, due, follow
-from colazero.suite.run import drawn_order
 from colazero.tracking import runs
 from colazero.tracking.looks import LOOKS, stopped_at
 

@@ -12,7 +12,7 @@ import torch
 from colazero import cell, devices, selection, tracking
 from colazero.config import SuiteConfig
 from colazero.errors import UserError
-from colazero.suite import memory, plan
+from colazero.suite import grid, memory, plan
 from colazero.suite import run as suite
 from colazero.suite.execution import EXECUTORS, Job
 
@@ -34,7 +34,7 @@ class Suite:
         self.config = SuiteConfig.model_validate(GIVEN | data | more)
         device = {"cpu": "cpu"}.get(self.config.device, "cuda:0")
         resolved = self.config.model_copy(update={"device": device})
-        self.jobs = suite._usable(resolved, str(model))
+        self.jobs = grid.usable(resolved, str(model))
         self.finished: set[str] = set()
         patch.setattr(tracking, "find_finished", lambda _, key: key in self.finished or None)
         patch.setattr(plan.store, "artifact_folder", lambda: model)
@@ -75,7 +75,7 @@ def test_each_seed_and_replicate_is_a_block_of_all_methods_in_an_order_of_its_ow
     a_suite: Any,
 ) -> None:
     jobs = a_suite(methods="gptq_default,random,stratified", seeds="1-9", replicates="2").jobs
-    drawn = suite.drawn_order(jobs, np.random.default_rng(0))
+    drawn = grid.drawn_order(jobs, np.random.default_rng(0))
     assert sorted(job.name for job in drawn) == sorted(job.name for job in jobs)
     assert drawn[0].kind == "baseline"
     cells = [job.config for job in drawn[1:]]
@@ -301,7 +301,7 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
 ) -> None:
     new = a_suite(device="cuda", workers=2)
     resolved = new.config.model_copy(update={"device": "cuda:0", "models": (str(tiny_opt),)})
-    jobs = [*new.jobs, *suite._usable(resolved, str(tiny_opt))]
+    jobs = [*new.jobs, *grid.usable(resolved, str(tiny_opt))]
     own = memory.of_cell
     large = jobs[-1].model.name
 

@@ -10,8 +10,8 @@ import pytest
 
 from colazero import tracking
 from colazero.config import SuiteConfig
+from colazero.suite import grid, status
 from colazero.suite import run as suite
-from colazero.suite import status
 from colazero.suite.supervisor import Report
 from colazero.tracking import looks, runs
 
@@ -56,7 +56,7 @@ def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(
         tracking.log_config(config)
         tracking.flush()
         found = [line.name for line in status.of_suite(run_id)]
-    jobs = suite._usable(config, str(tiny_llama))
+    jobs = grid.usable(config, str(tiny_llama))
     assert sorted(found) == sorted(job.name for job in jobs)
     assert len(found) == 2 + 4 + 8
 
