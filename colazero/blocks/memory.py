@@ -18,7 +18,7 @@ the rest is for what one of them computes, and for solving."""
 MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` in glibc's malloc.h."""
 OF_ITS_OWN = 2**20
-"""Bytes from which on an allocation is a mapping of its own, which goes when it is freed."""
+"""Bytes from which on an allocation that needs more memory becomes a mapping of its own."""
 
 
 class Room:
@@ -37,11 +37,12 @@ class Room:
 
 
 def give_back_freed() -> None:
-    """Let the C library return what is freed to the system, and every large tensor from now on.
+    """Let the C library return what is freed to the system, and grow its heaps no more.
 
     glibc has a heap for each of a lockstep's threads, which keeps what its micro-batch has freed
     while the next one allocates the same anew: a block of 32 windows of 2,048 tokens held three
-    times what was in use. Fresh pages cost time, a sixth of a cell's: so only when memory is short.
+    times what was in use. From now on a large tensor for which a heap has no place is a mapping of
+    its own, which goes when it is freed. Fresh pages cost time, a sixth of a cell's: so only when memory is short.
     Nothing is done where the library is another one.
     """
     library = ctypes.CDLL(None)

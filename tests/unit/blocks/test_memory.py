@@ -209,6 +209,7 @@ kept = resident() - before
 give_back_freed()
 print(kept, resident() - before)
 thread = threading.Thread(target=work); thread.start(); thread.join()
+give_back_freed()  # what a heap had free before is used again, and is freed into it again
 print(resident() - before)
 """
     done = subprocess.run(
