@@ -53,11 +53,11 @@ def clocked(owner: Any, names: list[str], seconds: dict[str, float], stage: str)
 
 def measure(config: RunConfig) -> dict[str, float]:
     """Run one cell and return seconds by stage, with `other` and `total`."""
-    from colazero import cell, models, pipeline, tracking
+    from colazero import cell, models, preconditions, tracking
 
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
-    pipeline.check_data(config, model)
+    config = preconditions.resolve(config, model)
+    preconditions.check_data(config, model)
     seconds = dict.fromkeys(STAGES, 0.0)
     logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags", "find_finished"]

@@ -37,11 +37,11 @@ KERNEL_WINDOWS = 4
 
 def prepared(given: dict[str, str]) -> tuple[Any, Any, Any]:
     """Return the resolved configuration, the model and the calibration set."""
-    from colazero import models, pipeline
+    from colazero import models, pipeline, preconditions
 
     config = parse(RunConfig, {"preset": "demo"} | given)
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
+    config = preconditions.resolve(config, model)
     return config, model, pipeline.calibrate(config, model)[0]
 
 

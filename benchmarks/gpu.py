@@ -76,7 +76,7 @@ def make_model(shape: str, device: str, folder: Path) -> None:
 
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
     """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
-    from colazero import models, pipeline
+    from colazero import models, pipeline, preconditions
     from colazero.blocks import open_sequence
     from colazero.config import RunConfig
     from colazero.evaluation.through_blocks import Evaluator, evaluate
@@ -86,7 +86,7 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     config = RunConfig(
         model=str(folder), n_calibration_samples=samples, seq_len=seq_len, device=device
     )
-    config = pipeline.resolve(config, model)
+    config = preconditions.resolve(config, model)
     calibration, times = pipeline.calibrate(config, model)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     ids = np.random.default_rng(0).integers(3, vocabulary, size=(windows, seq_len))

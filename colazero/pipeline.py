@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero import corpora, devices, models, selection
+from colazero import devices, preconditions, selection
 from colazero.calibration import check as calibration_check
-from colazero.calibration import trial
 from colazero.calibration.choose import ordered, pieces, select
 from colazero.config import RunConfig, Settings
 from colazero.corpora import bos as bos_rule
-from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import (
     drawn_by,
     pool_of,
@@ -41,15 +38,7 @@ from colazero.interfaces import (
     QuantizationSettings,
     Rider,
 )
-from colazero.models import grouping, limits
-from colazero.quantizers import (
-    ACT_GROUP_AWARE,
-    QUANTIZERS,
-    UNQUANTIZED,
-    WITHOUT_CALIBRATION,
-    check_quantizer,
-    supported,
-)
+from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
 from colazero.selection import features
 
 if TYPE_CHECKING:
@@ -57,102 +46,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-C = TypeVar("C", bound=Settings)
-
-
-def check(
-    config: Settings, methods: Sequence[str], names: Sequence[str], *, here: bool = True
-) -> None:
-    """Raise UserError for any name or device that does not exist, before anything is loaded.
-
-    Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved,
-    a device that this machine may lack.
-    """
-    trial.check(methods)
-    for method in methods:
-        if selection.uses_proxy(method):
-            models.check(config.proxy_model)
-    for corpus in (config.corpus, *config.eval_corpora):
-        corpora.check(corpus)
-    if config.do_downstream:
-        from colazero.evaluation import downstream
-
-        downstream.check(config.downstream_tasks)
-    for name in names:
-        models.check(name)
-    device = devices.resolve(config.device) if here else config.device
-    check_quantizer(config.quantizer, device, config.act_group_aware)
-
-
-def resolve(config: C, model: Model, device: str = "") -> C:
-    """Replace every `auto` that depends on the model and the machine by what it means here.
-
-    `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`. UserError if
-    the quantizer does not take the model; without `device`, that is tried on it.
-    """
-    if config.quantizer != UNQUANTIZED:
-        limits.refuse_quantized(model)
-        supported.check_model(config.quantizer, model.name, model.path)
-    if not device:
-        device = devices.resolve(config.device)
-        limits.refuse_not_finite(model)  # or what is tried below says something else of them
-        supported.try_model(config.quantizer, model.name, model.path, device)
-    group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
-    able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
-    gar = able if config.act_group_aware == "auto" else config.act_group_aware
-    bos = bos_rule.resolve(config.bos, model, vocabulary(model))
-    return config.model_copy(
-        update={
-            "group_size": group_size,
-            "act_group_aware": gar,
-            "device": device,
-            "bos": bos,
-            "eval_seq_len": config.evaluated_len,
-        }
-    )
-
 
 @lru_cache(maxsize=4)
 def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
     return np.unique(calibration_check.ngrams(test_tokens(model, name)))
-
-
-def check_data(config: Settings, model: Model) -> None:
-    """Raise UserError if a corpus is too small for what is asked of it, or the model unfit."""
-    check_calibration(config, model)
-    check_evaluation(config, model)
-
-
-def check_calibration(config: Settings, model: Model) -> None:
-    """Raise UserError unless windows of this number and length can be cut for the model."""
-    limits.refuse_long_windows(model, config.seq_len)
-    tokens = token_pool(model, config.corpus).tokens
-    available = int(config.corpus_share * len(tokens))
-    length = text_length(config, model)
-    need_tokens(available, config.n_calibration_samples, length, config.corpus)
-    limits.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
-
-
-def check_evaluation(config: Settings, model: Model) -> None:
-    """Raise UserError if the model is unfit, takes no windows so long, or a test split has too few.
-
-    Every weight is looked at, once a model.
-    """
-    limits.refuse_long_windows(model, config.evaluated_len)
-    limits.refuse_not_finite(model)
-    for corpus in config.eval_corpora:
-        windows, _ = evaluation_text(
-            model, corpus, config.evaluated_len, config.eval_windows, config.bos
-        )
-        limits.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
-
-
-def text_length(config: Settings, model: Model) -> int:
-    """Return the tokens of text in a calibration window: BOS, where it stands in front, is none."""
-    known = vocabulary(model)
-    rule = bos_rule.resolve(config.bos, model, known)
-    return config.seq_len - len(bos_rule.of_window(rule, known))
 
 
 def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:
@@ -180,8 +78,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         return CalibrationSet(np.zeros((0, config.seq_len), dtype=np.int32), (), {}), {
             "selection_time_sec": 0.0
         }
-    check_calibration(config, model)
-    length = text_length(config, model)
+    preconditions.check_calibration(config, model)
+    length = bos_rule.text_length(config, model)
     pool = replace(
         pool_of(config, model),
         config=config.model_copy(update={"device": devices.resolve(config.device)}),
@@ -208,22 +106,13 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     """Return the measures of a calibration set; UserError if too much of it is evaluation text."""
     tests = {name: test_ngrams(model, name) for name in config.eval_corpora}
     return {
-        "tokens_asked": config.n_calibration_samples * text_length(config, model),
+        "tokens_asked": config.n_calibration_samples * bos_rule.text_length(config, model),
         "special_tokens_written": token_pool(model, config.corpus).written,
         **calibration_check.measures(
             chosen, pool_of(config, model), token_counts(model, *drawn_by(config))
         ),
         **calibration_check.overlap(chosen, tests),
     }
-
-
-def check_set(model: Model, calibration: CalibrationSet) -> None:
-    """Raise UserError if the model cannot be quantized, or takes no such windows."""
-    limits.refuse_quantized(model)
-    limits.refuse_not_finite(model)
-    if len(calibration.windows):
-        limits.refuse_long_windows(model, calibration.windows.shape[1])
-        limits.refuse_unknown_ids(model, int(calibration.windows.max()), "the calibration set")
 
 
 def quantize(
@@ -240,7 +129,7 @@ def quantize(
     looked at fewer tokens than it was given.
     """
     calibration = with_bos(config, model, calibration)
-    check_set(model, calibration)
+    preconditions.check_set(model, calibration)
     settings = QuantizationSettings(
         config.quant_bits,
         int(config.group_size),

@@ -20,7 +20,7 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     device = devices.take(config.device)
-    from colazero import models, pipeline, tracking
+    from colazero import models, pipeline, preconditions, tracking
     from colazero.suite.progress import stage_bar
     from colazero.tracking import fetching, names, pages
 
@@ -29,15 +29,15 @@ def run(given: dict[str, str]) -> int:
         tracking.connect()
         config = parse(RunConfig, settled(given, fetching.settings(path, EVALUATION)))
         config = config.model_copy(update={"device": device})
-        pipeline.check(config, [], [])
+        preconditions.check(config, [], [])
         path = str(fetching.fetch_artifacts(path, "model"))
     else:
         config = config.model_copy(update={"device": device})
-        pipeline.check(config, [], [path])
+        preconditions.check(config, [], [path])
         tracking.connect()
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
-    pipeline.check_evaluation(config, model)
+    preconditions.check_evaluation(config, model)
     name = names.joined("evaluate", models.label(config.model))
     with tracking.run(name, "evaluate") as run_id:
         tracking.set_tags(devices.tags(device))

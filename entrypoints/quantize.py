@@ -24,7 +24,7 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     device = devices.take(config.device)
-    from colazero import cell, models, pipeline, tracking
+    from colazero import cell, models, pipeline, preconditions, tracking
     from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
     from colazero.suite.progress import stage_bar
@@ -37,7 +37,7 @@ def run(given: dict[str, str]) -> int:
         if config.quantizer not in WITHOUT_CALIBRATION:  # before the model, maybe gigabytes away
             folder = fetching.fetch_artifacts(source, "calibration")
     config = config.model_copy(update={"device": device})
-    pipeline.check(config, [], [config.model])
+    preconditions.check(config, [], [config.model])
     keeping.check(config, "quantize")
     if config.quantizer == UNQUANTIZED:
         raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
@@ -46,12 +46,12 @@ def run(given: dict[str, str]) -> int:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
     tracking.connect()
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
+    config = preconditions.resolve(config, model)
     if free:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
-    pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
+    preconditions.check_set(model, pipeline.with_bos(config, model, calibration))
     name = names.joined("quantize", about["method"], model.label)
     with tracking.run(name, "quantize") as run_id, tracking.workspace() as work:
         tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})

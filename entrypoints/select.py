@@ -23,10 +23,10 @@ def run(given: dict[str, str]) -> int:
 
     more = {"eval_corpora": (config.corpus,), "device": devices.take(config.device)}
     config = config.model_copy(update=more)
-    from colazero import cell, models, pipeline, tracking
+    from colazero import cell, models, pipeline, preconditions, tracking
     from colazero.tracking import names, pages
 
-    pipeline.check(config, [config.method], [config.model])
+    preconditions.check(config, [config.method], [config.model])
     tracking.connect()
     seed, label = f"seed{config.seed}", models.label(config.model)
     name = names.joined("select", config.method, seed, label)

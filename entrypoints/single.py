@@ -32,15 +32,15 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     config = config.model_copy(update={"device": devices.take(config.device)})
-    from colazero import models, pipeline, tracking
+    from colazero import models, preconditions, tracking
     from colazero.tracking import keeping, pages
 
-    pipeline.check(config, [config.method], [config.model])
+    preconditions.check(config, [config.method], [config.model])
     keeping.check(config, "single")
     tracking.connect()
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
-    pipeline.check_data(config, model)
+    config = preconditions.resolve(config, model)
+    preconditions.check_data(config, model)
     run_id, outcome = _done(config, model, reuse=force.lower() != "true")
     for key in ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec"):
         print(f"{key}: {outcome.metrics[key]:.6g}")

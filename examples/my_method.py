@@ -40,16 +40,16 @@ def main() -> None:
     parser.add_argument("--seeds", default="42,43", help="comma separated")
     options = parser.parse_args()
 
-    from colazero import models, pipeline
+    from colazero import models, pipeline, preconditions
     from colazero.config import RunConfig, parse
 
     given = {"method": options.method, "model": options.model, "corpus": options.corpus}
     given |= {"preset": "demo", "eval_corpora": options.corpus, "device": "cpu"}
     for seed in options.seeds.split(","):
         config = parse(RunConfig, given | {"seed": seed})
-        pipeline.check(config, [config.method], [config.model])
+        preconditions.check(config, [config.method], [config.model])
         model = models.fetch(config.model)
-        chosen, times = pipeline.calibrate(pipeline.resolve(config, model), model)
+        chosen, times = pipeline.calibrate(preconditions.resolve(config, model), model)
         print(
             f"{options.method}, seed {seed}: digest {chosen.digest}, "
             f"{times['selection_time_sec']:.2f} s, {chosen.notes['documents_used']} documents, "

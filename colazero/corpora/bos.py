@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 
+from colazero.config import Settings
 from colazero.corpora.pool import Vocabulary
+from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
 from colazero.interfaces import Model
 
@@ -45,3 +47,10 @@ def of_window(rule: str, known: Vocabulary) -> tuple[int, ...]:
 def of_text(rule: str, known: Vocabulary) -> tuple[int, ...]:
     """Return the tokens in front of an evaluation text as a whole, of a resolved rule."""
     return known.front if rule == "first" else ()
+
+
+def text_length(config: Settings, model: Model) -> int:
+    """Return the tokens of text in a calibration window: BOS, where it stands in front, is none."""
+    known = vocabulary(model)
+    rule = resolve(config.bos, model, known)
+    return config.seq_len - len(of_window(rule, known))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from colazero import cell, models, pipeline
+from colazero import cell, models, preconditions
 from colazero.config import RunConfig, SuiteConfig
 from colazero.interfaces import Model
 from colazero.quantizers import UNQUANTIZED
@@ -50,10 +50,10 @@ def usable(config: SuiteConfig, model_name: str) -> list[Job]:
     model = models.fetch(model_name)
     memory.Weights.of(model)
     mine = [one for one in config.cells() if one.model == model_name]
-    resolved = [pipeline.resolve(one, model, config.device) for one in mine]
+    resolved = [preconditions.resolve(one, model, config.device) for one in mine]
     jobs: dict[str, Job] = {}
     for one in resolved[:: len(resolved) // len(config.settings())]:  # the first of each setting
-        pipeline.check_data(one, model)
+        preconditions.check_data(one, model)
         for name, quantizer in beside(config, one).items():
             jobs.setdefault(name, _beside(name, quantizer, one, model))
     cells = [Job(cell.name_of(one, model, config.sweep), "cell", one, model) for one in resolved]

@@ -12,7 +12,7 @@ from dataclasses import asdict
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import corpora, models, pipeline, tracking
+from colazero import corpora, models, preconditions, tracking
 from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
 from colazero.suite import grid, looks, memory, plan
@@ -41,9 +41,9 @@ def check(config: SuiteConfig) -> None:
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     first, *others = executor.resolve(config).settings()
-    pipeline.check(first, config.methods, config.models, here=False)
+    preconditions.check(first, config.methods, config.models, here=False)
     for one in others:
-        pipeline.check(one, [], [], here=False)
+        preconditions.check(one, [], [], here=False)
 
 
 def with_baseline(config: SuiteConfig) -> SuiteConfig:

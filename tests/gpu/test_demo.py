@@ -18,13 +18,13 @@ def _cuda() -> None:
 
 def quantized(folder: Path) -> tuple[str, float]:
     """Run the demo's cell of `cola_zero`; return the digest of its weights and its perplexity."""
-    from colazero import models, pipeline
+    from colazero import models, pipeline, preconditions
     from colazero.config import RunConfig, parse
     from colazero.tracking import provenance
 
     config = parse(RunConfig, {"preset": "demo", "method": "cola_zero", "device": "cuda"})
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
+    config = preconditions.resolve(config, model)
     calibration, _ = pipeline.calibrate(config, model)
     rider = pipeline.evaluator(config, model)
     pipeline.quantize(config, model, calibration, folder, lambda *_: None, rider)

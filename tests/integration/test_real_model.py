@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from colazero import models, pipeline
+from colazero import models, pipeline, preconditions
 from colazero.config import RunConfig, parse
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
@@ -32,7 +32,7 @@ def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
 def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     config = parse(RunConfig, {"method": "random", "device": "cpu", "eval_windows": "8"})
     model = models.fetch(config.model)
-    config = pipeline.resolve(config, model)
+    config = preconditions.resolve(config, model)
     assert config.group_size == 64
     calibration, _ = pipeline.calibrate(config, model)
     rider = pipeline.evaluator(config, model)

@@ -16,15 +16,34 @@ GROUND |= {"colazero"}
 
 ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
-    "entrypoints": {"suite", "cell", "pipeline", "tracking", "calibration", "quantizers", "models"}
+    "entrypoints": {
+        "suite",
+        "cell",
+        "pipeline",
+        "preconditions",
+        "tracking",
+        "calibration",
+        "quantizers",
+        "models",
+    }
     | {"selection", "corpora", "analysis.reading", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "tracking", "pipeline", "selection", "quantizers", "corpora", "models"}
+    "suite": {
+        "cell",
+        "tracking",
+        "pipeline",
+        "preconditions",
+        "selection",
+        "quantizers",
+        "corpora",
+        "models",
+    }
     | {"blocks"},
     "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
-    "pipeline": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"}
-    | {"blocks"},
+    "pipeline": {"preconditions", "calibration", "selection", "quantizers", "evaluation"}
+    | {"corpora", "models", "blocks"},
+    "preconditions": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
     # A set's picture shows the features that its method clusters, in the style of the report.
     "calibration": {"selection", "corpora", "analysis.report"},
     "quantizers": {"blocks", "gptq", "models"},

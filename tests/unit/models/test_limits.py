@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from colazero import models, pipeline
+from colazero import models, pipeline, preconditions
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, Model
@@ -58,10 +58,10 @@ def a_set(seq_len: int, token: int = 7) -> CalibrationSet:
 
 Ask = Callable[[RunConfig, Model], object]
 EVERYWHERE: dict[str, Ask] = {
-    "single and suite": pipeline.check_data,
+    "single and suite": preconditions.check_data,
     "select": pipeline.calibrate,
-    "evaluate": pipeline.check_evaluation,
-    "quantize": lambda config, model: pipeline.check_set(model, a_set(config.seq_len)),
+    "evaluate": preconditions.check_evaluation,
+    "quantize": lambda config, model: preconditions.check_set(model, a_set(config.seq_len)),
 }
 
 
@@ -82,7 +82,7 @@ def test_ids_without_an_embedding(copy: Path, config: RunConfig, ask: Ask) -> No
     save_file(state, copy / SAFE, {"format": "pt"})
     model = edited(copy, vocab_size=rows)
     if ask is EVERYWHERE["quantize"]:
-        ask = lambda config, model: pipeline.check_set(model, a_set(64, rows))  # noqa: E731
+        ask = lambda config, model: preconditions.check_set(model, a_set(64, rows))  # noqa: E731
     with pytest.raises(UserError, match=rf"embeddings for 0 to {rows - 1} only"):
         ask(config, model)
 
@@ -94,7 +94,7 @@ def test_a_tokenizer_that_is_larger_but_writes_no_such_id_passes(
     tokenizer = AutoTokenizer.from_pretrained(copy)
     tokenizer.add_special_tokens({"pad_token": "<|nobody-writes-this|>"})
     tokenizer.save_pretrained(copy)
-    pipeline.check_data(config, edited(copy))
+    preconditions.check_data(config, edited(copy))
 
 
 @pytest.mark.parametrize("ask", ["single and suite", "evaluate", "quantize"])
@@ -136,7 +136,7 @@ def test_a_quantized_model_is_refused_before_anything_is_chosen(
     settings = {"quant_method": method, "bits": 4}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": settings}))
     model = Model("m", copy, "0")
-    for ask in (pipeline.resolve, lambda _, model: pipeline.check_set(model, a_set(64))):
+    for ask in (preconditions.resolve, lambda _, model: preconditions.check_set(model, a_set(64))):
         with pytest.raises(UserError, match="is quantized already"):
             ask(config, model)
 
@@ -154,6 +154,6 @@ def test_a_quantizer_that_cuts_windows_is_found_out(
     assert "gptqmodel" in QUANTIZERS.names()
     monkeypatch.setitem(QUANTIZERS._found, "gptqmodel", half)
     model = edited(copy)
-    resolved = pipeline.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
+    resolved = preconditions.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
     with pytest.raises(RuntimeError, match="looked at 64 of the 128 tokens"):
         pipeline.quantize(resolved, model, a_set(64), copy / "out", lambda *_: None)

@@ -19,7 +19,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
-from colazero import pipeline, tracking
+from colazero import preconditions, tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
@@ -140,5 +140,5 @@ def test_group_aware_order_is_refused_before_any_work() -> None:
     # Resolved for another machine, as a suite on a cluster is: that one may have the device.
     config = RunConfig(quantizer="auto-gptq", act_group_aware=True, device="cuda:0")
     with pytest.raises(UserError, match="'auto-gptq' has no act_group_aware"):
-        pipeline.check(config, [], [], here=False)
-    pipeline.check(config.model_copy(update={"act_group_aware": "auto"}), [], [], here=False)
+        preconditions.check(config, [], [], here=False)
+    preconditions.check(config.model_copy(update={"act_group_aware": "auto"}), [], [], here=False)
