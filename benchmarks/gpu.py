@@ -3,7 +3,7 @@
     python benchmarks/gpu.py                      # all three shapes, on the first CUDA device
     python benchmarks/gpu.py --shapes opt-6.7b
     python benchmarks/gpu.py --tiny               # a toy on the CPU: that the script works
-    python benchmarks/gpu.py --cpu --shapes llama-2-7b  # 4 windows of 512 tokens, 24 GiB, an hour
+    python benchmarks/gpu.py --cpu --shapes llama-2-7b  # 4 windows of 512 tokens; 13 GB in /tmp
 
 The models have the published shapes and random weights, made on the spot: time and memory do not
 depend on what the weights say. The floor is what the arithmetic and the bytes alone would take at

@@ -23,7 +23,6 @@ from colazero.corpora.tokens import (
     token_counts,
     token_pool,
     tokenizer,
-    vocabulary,
 )
 from colazero.evaluation.texts import evaluation_text as evaluation_text
 from colazero.evaluation.texts import evaluation_texts as evaluation_texts
@@ -58,8 +57,7 @@ def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> Cal
 
     A calibration set itself is text alone: what is chosen, checked and shown.
     """
-    known = vocabulary(model)
-    front = bos_rule.of_window(bos_rule.resolve(config.bos, model, known), known)
+    front = bos_rule.in_front(config, model)
     columns = np.tile(np.array(front, dtype=np.int32), (len(calibration.windows), 1))
     windows = np.concatenate([columns, calibration.windows], axis=1)
     return replace(calibration, windows=windows) if front and len(windows) else calibration

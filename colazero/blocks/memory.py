@@ -42,8 +42,8 @@ def give_back_freed() -> None:
     glibc has a heap for each of a lockstep's threads, which keeps what its micro-batch has freed
     while the next one allocates the same anew: a block of 32 windows of 2,048 tokens held three
     times what was in use. From now on a large tensor for which a heap has no place is a mapping of
-    its own, which goes when it is freed. Fresh pages cost time, a sixth of a cell's: so only when
-    memory is short. Nothing is done where the library is another one.
+    its own, which goes when it is freed. Fresh pages cost time, up to a sixth of a cell's: so only
+    when memory is short. Nothing is done where the library is another one.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):

@@ -49,8 +49,12 @@ def of_text(rule: str, known: Vocabulary) -> tuple[int, ...]:
     return known.front if rule == "first" else ()
 
 
+def in_front(config: Settings, model: Model) -> tuple[int, ...]:
+    """Return the tokens in front of each calibration window of a model."""
+    known = vocabulary(model)
+    return of_window(resolve(config.bos, model, known), known)
+
+
 def text_length(config: Settings, model: Model) -> int:
     """Return the tokens of text in a calibration window: BOS, where it stands in front, is none."""
-    known = vocabulary(model)
-    rule = resolve(config.bos, model, known)
-    return config.seq_len - len(of_window(rule, known))
+    return config.seq_len - len(in_front(config, model))

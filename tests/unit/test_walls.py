@@ -16,28 +16,11 @@ GROUND |= {"colazero"}
 
 ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
-    "entrypoints": {
-        "suite",
-        "cell",
-        "pipeline",
-        "preconditions",
-        "tracking",
-        "calibration",
-        "quantizers",
-        "models",
-    }
-    | {"selection", "corpora", "analysis.reading", "analysis.summary", "analysis.report"},
-    "suite": {
-        "cell",
-        "tracking",
-        "pipeline",
-        "preconditions",
-        "selection",
-        "quantizers",
-        "corpora",
-        "models",
-    }
-    | {"blocks"},
+    "entrypoints": {"suite", "cell", "pipeline", "preconditions", "tracking", "calibration"}
+    | {"quantizers", "models", "selection", "corpora"}
+    | {"analysis.reading", "analysis.summary", "analysis.report"},
+    "suite": {"cell", "tracking", "pipeline", "preconditions", "selection", "quantizers"}
+    | {"corpora", "models", "blocks"},
     "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
     "tracking": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},

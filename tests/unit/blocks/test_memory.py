@@ -211,11 +211,14 @@ print(kept, resident() - before)
 thread = threading.Thread(target=work); thread.start(); thread.join()
 give_back_freed()  # what a heap had free before is used again, and is freed into it again
 print(resident() - before)
+work()  # in the main thread, whose heap has no place for them
+print(resident() - before)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    kept, after, again = map(float, done.stdout.split())
+    kept, after, again, by_itself = map(float, done.stdout.split())
     assert kept > 100
     assert after < 20
     assert again < 20
+    assert by_itself < 20

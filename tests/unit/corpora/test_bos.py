@@ -16,6 +16,7 @@ from colazero import pipeline, preconditions
 from colazero.config import RunConfig
 from colazero.corpora import bos
 from colazero.corpora.pool import Vocabulary
+from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
 from colazero.interfaces import Model
 
@@ -97,7 +98,7 @@ def test_one_rule_in_calibration_and_evaluation(model: Model, corpus: str, rule:
     tested, _ = pipeline.evaluation_text(model, corpus, 48, "all", rule)
     assert given.shape == (3, 48)
     assert tested.shape[1] == 48
-    special = list(pipeline.vocabulary(model).special)
+    special = list(vocabulary(model).special)
     for windows in (given, tested):
         expected = np.zeros(windows.shape, dtype=bool)
         expected[:, 0] = rule == "always"
