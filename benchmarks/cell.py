@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._arguments import read, told
+from benchmarks._memory import peak_resident
 from colazero.config import RunConfig, parse
 
 STAGES = ("select", "quantize", "save", "evaluate", "verify", "tracking")
@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, told():
         os.chdir(folder)
         found = measure(config)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_resident()
     if options.json:
         seconds = {f"{name}_sec": round(value, 3) for name, value in found.items()}
         print(json.dumps(seconds | {"peak_memory_gib": round(peak, 3)}))

