@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from colazero.cache import kept_json
 from colazero.digests import of_facts
@@ -11,6 +12,9 @@ from colazero.interfaces import Model
 from colazero.models.anatomy import anatomy
 from colazero.models.files import stored, weight_files
 from colazero.models.settings import is_quantized
+
+MAPPED = 2**28
+"""Bytes of weights after which their file is mapped anew."""
 
 
 def refuse_long_windows(model: Model, seq_len: int) -> None:
@@ -46,7 +50,8 @@ def refuse_not_finite(model: Model) -> None:
     """Raise UserError if a weight of the model is infinite or no number.
 
     Each weight is read once, and what was found is kept by the model's revision. (Two cores look
-    through about 3 GB a second; what is read stays in memory for the loading that follows.)
+    through about 3 GB a second; the system keeps what was read, as far as memory is free, for the
+    loading that follows.)
     """
     name = f"finite/{of_facts(model.revision, str(model.path))}.json"
     bad = kept_json(name, lambda: _not_finite(model.path))
@@ -64,14 +69,19 @@ def _not_finite(folder: Path) -> list[str]:
     files, unused = weight_files(folder), set(anatomy(folder).unused)
     bad = []
     for file in files:
-        with safe_open(file, framework="pt") as reader:
-            for name in stored([file]):
-                tensor = reader.get_tensor(name)
-                if name in unused or not tensor.is_floating_point() or not tensor.numel():
-                    continue
-                if tensor.element_size() < 2:  # 8 bit floats have no aminmax
-                    tensor = tensor.to(torch.float32)
-                # The least and the largest are no number if any value is none.
-                if not all(torch.isfinite(value) for value in torch.aminmax(tensor)):
-                    bad.append(name)
+        reader: Any = None
+        read = 0
+        for name in stored([file]):
+            # Every page once read counts as this process's memory until its file is unmapped.
+            if reader is None or read > MAPPED:
+                reader, read = safe_open(file, framework="pt"), 0
+            tensor = reader.get_tensor(name)
+            read += tensor.nbytes
+            if name in unused or not tensor.is_floating_point() or not tensor.numel():
+                continue
+            if tensor.element_size() < 2:  # 8 bit floats have no aminmax
+                tensor = tensor.to(torch.float32)
+            # The least and the largest are no number if any value is none.
+            if not all(torch.isfinite(value) for value in torch.aminmax(tensor)):
+                bad.append(name)
     return bad

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from colazero import models, pipeline, preconditions
 from colazero.config import RunConfig
@@ -157,3 +160,34 @@ def test_a_quantizer_that_cuts_windows_is_found_out(
     resolved = preconditions.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
     with pytest.raises(RuntimeError, match="looked at 64 of the 128 tokens"):
         pipeline.quantize(resolved, model, a_set(64), copy / "out", lambda *_: None)
+
+
+def test_looking_at_weights_needs_no_memory_for_them(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 4096, "intermediate_size": 8192, "num_hidden_layers": 4}
+    config = LlamaConfig(vocab_size=32, num_attention_heads=32, num_key_value_heads=1, **sizes)
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        state = LlamaForCausalLM(config).half().state_dict()
+    header, end = {}, 0
+    for name, tensor in state.items():
+        offsets = [end, end := end + tensor.nbytes]
+        header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": offsets}
+    assert end > 2**30
+    head = json.dumps(header).encode()
+    with (tmp_path / SAFE).open("wb") as file:
+        file.write(struct.pack("<Q", len(head)) + head)
+        file.truncate(8 + len(head) + end)  # zeros, without a byte on the disk
+    program = (
+        "import re, sys, torch\n"
+        "from pathlib import Path\n"
+        "from colazero.models import limits\n"
+        "def memory(name):\n"
+        "    status = Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(rf'{name}:\\s+(\\d+)', status)[1]) / 2**20\n"
+        "before = memory('VmRSS')\n"
+        "assert limits._not_finite(Path(sys.argv[1])) == []\n"
+        "print(memory('VmHWM') - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 0.7
