@@ -2,7 +2,8 @@
 
     python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
-`--suites`: a section each, of perplexity and of KL divergence: methods, verdicts, variance budget.
+`--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
+kind, and beside them Welch's test over seeds on exactly these windows), variance budget.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
 with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
@@ -23,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.budget import budget_table
-from analysis.report.numbers import decided, mean_std, number, observed
+from analysis.report.numbers import decided, interval, mean_std, number, observed, p_text
 from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
 from analysis.stats import pooled_variance
-from analysis.summary import Options, Summary, summarize
+from analysis.summary import Options, Pair, Summary, summarize
 
 METRICS = ("perplexity", "kl_divergence")
 SIZE = ("n_calibration_samples", "seq_len")
@@ -68,16 +69,26 @@ def section(suite: str) -> Iterator[str]:
     yield markdown(Table(["model", "method", "observations", *METRICS], rows, left=3))
     rows = [
         [
-            *(metric, p.model, f"{label(p.a)} vs {label(p.b)}"),
-            *(p.verdict, number(p.percent, 2, True), decided(p)),
+            *(metric, p.model, f"{label(p.a)} vs {label(p.b)}", p.family),
+            *(p.verdict, number(p.percent, 2, True), decided(p), *_these_windows(p)),
         ]
         for metric, summary in zip(METRICS, (ppl, kl), strict=True)
-        for p in summary.pairs
-        if p.family == "primary"
+        for p in sorted(summary.pairs, key=lambda p: p.family != "primary")
     ]
-    head = ["metric", "model", "comparison", "verdict", "difference %", "interval"]
-    yield markdown(Table(head, rows, left=4))
+    head = ["metric", "model", "comparison", "family", "verdict", "difference %", "interval"]
+    head += ["on these windows %", "95 % CI", "p (Holm)"]
+    yield markdown(Table(head, rows, left=5))
     yield markdown(budget_table(ppl))
+
+
+def _these_windows(pair: Pair) -> tuple[str, str, str]:
+    """Return Welch's test over seeds: difference and interval in % of b, and the adjusted p."""
+    found = pair.seeds
+    of_b = [
+        None if x is None else 100 * x / pair.scale for x in (found.diff, *(found.diff_ci95 or ()))
+    ]
+    limits = (of_b[1], of_b[2]) if found.diff_ci95 else None
+    return number(of_b[0], 2, True), interval(limits, 2, True), p_text(found.p_adjusted)
 
 
 def sizes(suites: Sequence[str]) -> tuple[list[Size], float]:

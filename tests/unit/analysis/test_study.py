@@ -21,7 +21,14 @@ def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites
     text = "\n".join(study.section(suites.suite(replicates=3, windows="kl")))
     assert re.search(r"smollm2-135m \| COLA-Zero +\| 5 seeds.* ± .*\| +0\.\d{4} ± ", text)
     for metric in ("perplexity", "kl_divergence"):
-        assert re.search(rf"\| {metric} +\| smollm2-135m \| COLA-Zero vs Random ", text)
+        for pair, family in (("COLA-Zero vs Random", "primary"), ("Random vs ", "exploratory")):
+            row = re.search(rf"\| {metric} +\| smollm2-135m \| {pair}.*", text)
+            cells = [cell.strip() for cell in row[0].strip("| ").split("|")]
+            assert cells[3] == family
+            number, low, high = (
+                float(x.replace("−", "-")) for x in (cells[7], *cells[8].strip("[]").split(", "))
+            )
+            assert low < number < high
         assert re.search(rf"\| {metric} +\| arithmetic", text)
 
 
