@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.budget import budget_table
-from analysis.report.numbers import decided, interval, mean_std, number, observed, p_text
+from analysis.report.numbers import decided, interval, mean_std, number, observed, p_text, percent
 from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
 from analysis.stats import pooled_variance
-from analysis.summary import Options, Pair, Summary, summarize
+from analysis.summary import Options, Summary, summarize
 
 METRICS = ("perplexity", "kl_divergence")
 SIZE = ("n_calibration_samples", "seq_len")
@@ -70,7 +70,8 @@ def section(suite: str) -> Iterator[str]:
     rows = [
         [
             *(metric, p.model, f"{label(p.a)} vs {label(p.b)}", p.family),
-            *(p.verdict, number(p.percent, 2, True), decided(p), *_these_windows(p)),
+            *(p.verdict, percent(p.percent), decided(p), percent(p.seeds_percent)),
+            *(interval(p.seeds_percent_ci95, 2, True), p_text(p.seeds.p_adjusted)),
         ]
         for metric, summary in zip(METRICS, (ppl, kl), strict=True)
         for p in sorted(summary.pairs, key=lambda p: p.family != "primary")
@@ -79,16 +80,6 @@ def section(suite: str) -> Iterator[str]:
     head += ["on these windows %", "95 % CI", "p (Holm)"]
     yield markdown(Table(head, rows, left=5))
     yield markdown(budget_table(ppl))
-
-
-def _these_windows(pair: Pair) -> tuple[str, str, str]:
-    """Return Welch's test over seeds: difference and interval in % of b, and the adjusted p."""
-    found = pair.seeds
-    of_b = [
-        None if x is None else 100 * x / pair.scale for x in (found.diff, *(found.diff_ci95 or ()))
-    ]
-    limits = (of_b[1], of_b[2]) if found.diff_ci95 else None
-    return number(of_b[0], 2, True), interval(limits, 2, True), p_text(found.p_adjusted)
 
 
 def sizes(suites: Sequence[str]) -> tuple[list[Size], float]:
