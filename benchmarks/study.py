@@ -3,7 +3,8 @@
     python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
-kind, and beside them Welch's test over seeds on exactly these windows), variance budget.
+kind, and beside them Welch's test over seeds on exactly these windows), variance budget, and what
+a claim of a difference would need.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
 with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
@@ -11,8 +12,10 @@ with what the set and the arithmetic add to the spread; --out also gets `study-s
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +27,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.budget import budget_table
-from analysis.report.numbers import decided, interval, mean_std, number, observed, p_text, percent
+from analysis.report.numbers import (
+    decided,
+    draws,
+    interval,
+    mean_std,
+    number,
+    observed,
+    p_text,
+    percent,
+)
 from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
-from analysis.stats import pooled_variance
+from analysis.stats import pooled_variance, seeds_for_difference, seeds_for_equivalence
 from analysis.summary import Options, Summary, summarize
+from analysis.summary.planning import design
 
 METRICS = ("perplexity", "kl_divergence")
 SIZE = ("n_calibration_samples", "seq_len")
+CLAIMS = (0.5, 1.0, 2.0, 4.3)
+"""Differences of perplexity to be found, %; the last is what cola_zero's README claims."""
+MORE_TEXT = (1, 4, 16)
+"""Times the windows that were evaluated."""
 
 
 class Size(NamedTuple):
@@ -80,6 +97,30 @@ def section(suite: str) -> Iterator[str]:
     head += ["on these windows %", "95 % CI", "p (Holm)"]
     yield markdown(Table(head, rows, left=5))
     yield markdown(budget_table(ppl))
+    yield markdown(claims_table(ppl))
+
+
+def claims_table(summary: Summary) -> Table:
+    """Return the seeds a method that a primary comparison needs, by text and by what is claimed.
+
+    80 % power at Holm's first step, by the rule that decides: the noise of seeds as it was seen,
+    that of method x window falling with the windows evaluated.
+    """
+    header = ["comparison", "windows", *(f"a difference of {d:g} %" for d in CLAIMS)]
+    header.append(f"equivalence within {summary.options.margin:g} %")
+    rows = []
+    for pair in (p for p in summary.pairs if p.family == "primary"):
+        text = summary.texts.get(pair.model)
+        known = design(pair, text)
+        if known is None or text is None or pair.decided_by != "seeds and text":
+            continue
+        for more in MORE_TEXT:
+            planned = replace(known, text_error=known.text_error / math.sqrt(more))
+            needs = [seeds_for_difference(math.log1p(d / 100), planned) for d in CLAIMS]
+            needs.append(seeds_for_equivalence(pair.margin_of_estimate, planned))
+            name = f"{label(pair.a)} vs {label(pair.b)}"
+            rows.append([name, f"{more * text.tokens.size:,}", *map(draws, needs)])
+    return Table(header, rows, left=1)
 
 
 def sizes(suites: Sequence[str]) -> tuple[list[Size], float]:

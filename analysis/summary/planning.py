@@ -14,15 +14,15 @@ from analysis.summary.windows import Text
 
 def plan(pair: Pair, text: Text | None) -> Plan | None:
     """Plan a comparison anew; None where it is undefined."""
-    design = _design(pair, text)
-    if design is None:
+    found = design(pair, text)
+    if found is None:
         return None
     margin = pair.margin_of_estimate
-    error = design.text_error / (1.0 if _log(pair) else pair.scale)
+    error = found.text_error / (1.0 if _log(pair) else pair.scale)
     return Plan(
-        difference=seeds_for_difference(margin, design),
-        equivalence=seeds_for_equivalence(margin, design),
-        tests=design.family,
+        difference=seeds_for_difference(margin, found),
+        equivalence=seeds_for_equivalence(margin, found),
+        tests=found.family,
         text_error_percent=100 * (math.expm1(error) if _log(pair) else error),
     )
 
@@ -31,7 +31,11 @@ def _log(pair: Pair) -> bool:
     return pair.log and pair.decided_by == "seeds and text"
 
 
-def _design(pair: Pair, text: Text | None) -> Design | None:
+def design(pair: Pair, text: Text | None) -> Design | None:
+    """Return the design by which `pair` was decided; None where it is undefined.
+
+    In nats a token where seeds and text decided, else in the metric's own unit.
+    """
     family, alpha = max(1, pair.tests), pair.seeds.alpha
     if pair.decided_by is None:
         return None

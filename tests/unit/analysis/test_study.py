@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from synthetic_suites import ARITHMETIC
 
+from analysis.reading import load_suite
+from analysis.summary import Options, summarize
+
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "study.py"
 
 
@@ -30,6 +33,25 @@ def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites
             )
             assert low < number < high
         assert re.search(rf"\| {metric} +\| arithmetic", text)
+
+
+def test_a_larger_difference_and_more_text_need_fewer_seeds(study, suites):
+    cells = load_suite(suites.suite(replicates=3, windows="kl"))
+    table = study.claims_table(summarize(cells, Options()))
+    needs = {
+        (row[0], int(row[1].replace(",", ""))): [
+            np.inf if x == "no number" else int(x.replace(",", "")) for x in row[2:]
+        ]
+        for row in table.rows
+    }
+    pairs = {pair for pair, _ in needs}
+    assert len(needs) == 3 * len(pairs) == 6
+    for pair in pairs:
+        by_text = np.array([needs[key] for key in sorted(needs) if key[0] == pair])
+        assert by_text.shape == (3, len(study.CLAIMS) + 1)
+        assert (by_text[:-1] >= by_text[1:]).all()
+        assert (by_text[:, :3] >= by_text[:, 1:4]).all()
+        assert by_text[-1, 3] < by_text[0, 0]
 
 
 def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, suites):
