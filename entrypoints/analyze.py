@@ -15,8 +15,10 @@ PARAMETERS = {
     "suite is",
     "filter": "which cells are taken, in MLflow's search syntax (params.quant_bits = '4'); alone: "
     "of all suites. Default: all",
-    "primary": "the method whose comparisons are the primary family. Default: cola_zero",
-    "baseline": "the method that stands second in its comparisons. Default: gptq_default",
+    "primary": "the method whose comparisons are the primary family. Default: what "
+    "the suite names, else cola_zero",
+    "baseline": "the method that stands second in its comparisons. Default: what the suite names, "
+    "else gptq_default",
     "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, NAME.CORPUS or a "
     "downstream one (arc_easy.acc). Default: perplexity",
     "direction": "lower or higher is better, for a metric that is not known. Default: what is "
@@ -30,7 +32,7 @@ PARAMETERS = {
 
 def run(given: dict[str, str]) -> int:
     from analysis.reading.runs import latest_suite, load_experiment
-    from analysis.report.write import analyze, as_named, report
+    from analysis.report.write import analyze, as_named, make_folder, report
     from analysis.summary import Options
 
     chosen = {name: value for name, value in given.items() if value != "auto"}
@@ -47,6 +49,8 @@ def run(given: dict[str, str]) -> int:
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),
     )
     out, condition = chosen.get("out"), chosen.get("filter", "")
+    if out is not None:
+        make_folder(out)  # before any work
     import mlflow
 
     from colazero import tracking

@@ -50,9 +50,10 @@ def _items(what: list[str], suite: str, do: str) -> Iterator[Item]:
     from colazero.tracking import freeing
 
     if "models" in what:
-        named = [] if suite == "auto" else suite.split(",")
-        yield from freeing.kept_in_store(orphans=bool(named) or do != "list")
-        yield from freeing.models_of(named)
+        if suite == "auto":
+            yield from freeing.kept_in_store(orphans=do != "list")
+        else:
+            yield from freeing.models_of(suite.split(","))
     if "records" in what:
         yield from freeing.stale_records(send=do == "send")
     if "running" in what:

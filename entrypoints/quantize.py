@@ -73,9 +73,9 @@ def _settings(given: dict[str, str]) -> tuple[str, ...]:
 
     Those that depend on the model do not if another one is named.
     """
-    mine = ("model", *QUANTIZATION, "quantizer")
+    mine = ("model", "bos", *QUANTIZATION, "quantizer")
     other = given.get("model", "auto") != "auto"
-    return tuple(n for n in mine if not other or n not in ("group_size", "act_group_aware"))
+    return tuple(n for n in mine if not other or n not in ("bos", "group_size", "act_group_aware"))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def run(given: dict[str, str]) -> int:
     name = grid.title(config, preset_of(given))
     if config.plan:
         with tracking.run(names.joined("plan", name), "plan"):
-            print(suite.plan_suite(config, _expect))
+            suite.plan_suite(config, _expect, print)
         return 0
     with tracking.run(name, "suite") as run_id:
         # Seconds, which would else be lost at the end; meanwhile the workers start.

@@ -11,6 +11,7 @@ It prints what each seed chose; docs/calibration-sets.md explains the measures. 
 from __future__ import annotations
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -40,8 +41,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="42,43", help="comma separated")
     options = parser.parse_args()
 
+    from colazero.errors import UserError
+
+    try:
+        show(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def show(options: argparse.Namespace) -> None:
+    """Choose a set for each seed and say what it is; UserError for what cannot be done."""
     from colazero import models, pipeline, preconditions
     from colazero.config import RunConfig, parse
+    from entrypoints.select import sentence
 
     given = {"method": options.method, "model": options.model, "corpus": options.corpus}
     given |= {"preset": "demo", "eval_corpora": options.corpus, "device": "cpu"}
@@ -52,9 +64,7 @@ def main() -> None:
         chosen, times = pipeline.calibrate(preconditions.resolve(config, model), model)
         print(
             f"{options.method}, seed {seed}: digest {chosen.digest}, "
-            f"{times['selection_time_sec']:.2f} s, {chosen.notes['documents_used']} documents, "
-            f"type-token ratio {chosen.notes['type_token_ratio']:.3f}, "
-            f"KL from the corpus {chosen.notes['kl_from_corpus_bits']:.2f} bits"
+            f"{times['selection_time_sec']:.2f} s, {sentence(chosen.notes)}"
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.reading import artifacts
+from analysis.reading import RunsError, artifacts
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
 from analysis.report import html
@@ -85,19 +86,32 @@ def report(
     tell: Tell | None = None,
 ) -> str:
     """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
+    if out is not None:
+        make_folder(out)
     summary = summarize(cells, options, course)
     with tempfile.TemporaryDirectory() as folder:
-        files = contents(summary, origin)
-        for target in (Path(folder), *([] if out is None else [Path(out)])):
-            for name, content in files.items():
-                file = target / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        for name, content in contents(summary, origin).items():
+            file = Path(folder) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
         if into is not None:
             artifacts.leave(into, Path(folder), FOLDER)
+        if out is not None:
+            shutil.copytree(folder, out, dirs_exist_ok=True)
     if tell is not None:
         tell(headlines(summary))
     return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
+
+
+def make_folder(out: str | Path) -> None:
+    """Make the folder that gets the files, if need be; RunsError if it cannot be written to."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise RunsError(
+            f"out={str(out)!r}: {error.strerror}. Name a folder that can be written to."
+        ) from error
 
 
 def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,6 @@ def make(config: SuiteConfig, jobs: Sequence[Job], workers: int, expect: Expect)
         expected = {what: share * most for what, share in shares.items()}
     run, reuse = divide(jobs)
     left_out = memory.too_large(config, run)
-    refuse_all_left_out(left_out, run)
     run = [job for job in run if job.model.name not in left_out]
     needed, seconds = needs(config, jobs, run), _seconds(run, workers)
     rooms = memory.rooms(config, run)
@@ -118,9 +117,9 @@ def make(config: SuiteConfig, jobs: Sequence[Job], workers: int, expect: Expect)
     )
 
 
-def refuse_all_left_out(left_out: Mapping[str, str], run: Sequence[Job]) -> None:
-    """Raise UserError if none of the models that cells are to run for has room."""
-    if run and all(job.model.name in left_out for job in run):
+def refuse_all_left_out(left_out: Mapping[str, str], left: Collection[object]) -> None:
+    """Raise UserError if models have no room here and nothing is left to run."""
+    if left_out and not left:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"no model of the suite has room here. {reasons}. Take smaller models.")
 

@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -76,7 +77,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     A model that cannot be fetched, or a cell that fails, is recorded with its reason and the
     suite goes on. Whatever ends this process in order leaves no run open.
     """
-    report = Report()
+    report, begun = Report(), time.monotonic()
     experiment = runs.experiment_of(suite)
     config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
@@ -106,7 +107,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
         store.write_now([asdict(need) for need in needed], "needs.json")
-        budget = _budget(config, run, reuse)
+        budget = _budget(config, run, reuse, begun)
         supervisor = Supervisor(config, suite, executor, report, budget)
         if settling:
             looks.follow(config, suite, jobs, supervisor.run, judge)
@@ -140,12 +141,13 @@ def _opening(
     ]
 
 
-def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job]) -> Budget:
-    """Begin to count the hours that the suite may take."""
+def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job], begun: float) -> Budget:
+    """Count the hours that the suite may take from when it began, by the monotonic clock."""
     if config.budget_hours == "none":
         return Budget(math.inf)
     known = {name: t for name, t in plan.times(run).items() if t is not None}
-    return Budget(config.budget_hours, known, [job.name for job in reuse])
+    left = config.budget_hours - (time.monotonic() - begun) / 3600
+    return Budget(left, known, [job.name for job in reuse])
 
 
 def _end_open_runs(suite: str) -> None:
@@ -158,11 +160,11 @@ def _end_open_runs(suite: str) -> None:
         log.error("runs stay open, for the next suite to end: %s", first_line(error))
 
 
-def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
-    """Log inside the open run what the suite would do; return it in lines.
+def plan_suite(config: SuiteConfig, expect: plan.Expect, say: Callable[[str], object]) -> None:
+    """Log inside the open run what the suite would do, and `say` it in lines.
 
     expect: how many of the cells it would do until all is settled.
-    UserError if it cannot be done.
+    UserError, when it was said, if it cannot be done.
     """
     config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
@@ -172,8 +174,9 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect) -> str:
     made = plan.make(asked, jobs, config.workers, expect)
     store.write_now(made.as_json(), "plan.json")
     tracking.describe(f"```\n{made.text()}\n```")
+    say(made.text())
+    plan.refuse_all_left_out(made.left_out, made.cells)
     plan.check(made.needs)
-    return made.text()
 
 
 def _load_corpora(config: SuiteConfig) -> None:
@@ -200,7 +203,7 @@ def _with_room(
     UserError if none has.
     """
     left_out = memory.too_large(asked, run)
-    plan.refuse_all_left_out(left_out, run)
+    plan.refuse_all_left_out(left_out, {job.model.name for job in run} - set(left_out))
     for name, why in left_out.items():
         cells = [job.config for job in run if job.model.name == name and job.kind == "cell"]
         error = UserError(f"model {name!r} is left out: {why}.")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LoggedModel, Run
+from mlflow.entities import LoggedModel
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -18,7 +18,7 @@ from colazero import environment
 from colazero.errors import UserError, without_credentials
 from colazero.tracking import publishing, records, runs
 from colazero.tracking.publishing import FREED
-from colazero.tracking.searching import HOMES, search
+from colazero.tracking.searching import HOMES, homes, search
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,21 @@ class Item:
 
 
 def experiments() -> list[str]:
-    """Return the ids of the experiments that are looked through; UserError if none is there."""
-    given, client = environment.experiment_name(), MlflowClient()
-    found = [client.get_experiment_by_name(name) for name in ([given] if given else HOMES)]
+    """Return the ids of the experiments that are looked through; UserError if none is there.
+
+    The one that the environment names, as `mlflow run --experiment-name` does, else our own two.
+    """
+    by_id, name, client = environment.experiment_id(), environment.experiment_name(), MlflowClient()
+    if by_id:
+        return homes(by_id)
+    names = [name] if name else HOMES
+    found = [client.get_experiment_by_name(one) for one in names]
     there = [str(e.experiment_id) for e in found if e and e.lifecycle_stage == "active"]
     if not there:
-        raise UserError(f"the tracking store has no experiment {given!r}.")
+        raise UserError(
+            f"the tracking store has no experiment {' or '.join(names)}. "
+            "Set MLFLOW_EXPERIMENT_NAME to one that it has."
+        )
     return there
 
 
@@ -54,7 +63,7 @@ def models_of(suites: Sequence[str]) -> Iterator[Item]:
     for run in (run for suite_id in suites for run in runs.children(suite_id)):
         if FREED in run.data.tags:
             continue
-        keep = _taken_over(run, suites)
+        keep = _taken_over(run.info.run_id, run.info.experiment_id, suites)
         for output in run.outputs.model_outputs if run.outputs else []:
             model = MlflowClient().get_logged_model(output.model_id)
             remove = partial(_free, model, run.info.run_id)
@@ -66,15 +75,15 @@ def models_of(suites: Sequence[str]) -> Iterator[Item]:
             yield Item("models", f"{run.info.run_name}: {kept}", size_of(kept), remove, keep)
 
 
-def _taken_over(run: Run, suites: Sequence[str]) -> str:
-    """Say which run outside the suites has a run's results; '' if none has."""
+def _taken_over(run_id: str, experiment: str, suites: Sequence[str]) -> str:
+    """Say which run outside the suites, none where it was deleted, has a run's results, if any."""
     where = experiments()
-    where = [*where, *({run.info.experiment_id} - set(where))]
-    for other in search(where, tags={"colazero.source_run": run.info.run_id}):
+    where = [*where, *({experiment} - set(where))]
+    for other in search(where, tags={"colazero.source_run": run_id}):
         parent = other.data.tags.get("mlflow.parentRunId", "none")
         if parent not in suites:
             way = "delete that run first"
-            if parent != "none":
+            if parent != "none" and suites:
                 way = f"name both: --suite={','.join([*suites, parent])}"
             taker = f"run {other.info.run_id} (suite {parent})"
             return f"{taker} has taken its results over; to remove it {way}"
@@ -95,7 +104,9 @@ def kept_in_store(*, orphans: bool) -> Iterator[Item]:
             run = runs.get(model.source_run_id) if model.source_run_id else None
             if run is None or run.info.lifecycle_stage == "deleted":
                 name = f"of a run that was deleted: {model.name} {model.model_id}"
-                yield Item("models", name, _size(model), partial(_free, model, None))
+                of = model.source_run_id
+                keep = _taken_over(of, model.experiment_id, []) if of else ""
+                yield Item("models", name, _size(model), partial(_free, model, None), keep)
             elif not orphans:
                 suite = run.data.tags.get("mlflow.parentRunId")
                 way = f"--suite={suite}" if suite else "once its run is deleted"

@@ -167,6 +167,8 @@ def test_an_experiment_is_compared_as_its_suites_name_it_and_no_comparison_is_le
         ({"alpha": "2"}, "alpha=2: must lie between 0 and 0.5"),
         ({"direction": "up"}, "direction='up': must be lower or higher"),
         ({"suite": "a", "experiment": "b"}, "suite and experiment exclude each other"),
+        ({"out": __file__}, r"out='.*test_analyze\.py': File exists\. Name a folder"),
+        ({"out": f"{__file__}/below"}, r"out='.*below': Not a directory\. Name a folder"),
     ],
 )
 def test_a_mistake_in_a_parameter_is_found_before_anything_is_opened(given, message):

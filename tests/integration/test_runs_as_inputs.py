@@ -93,6 +93,16 @@ def test_quantize_takes_a_runs_own_settings(cell: Run) -> None:
     assert other.data.params["model"] == cell.data.params["model"]
 
 
+def test_quantize_puts_in_front_of_a_window_what_its_set_was_made_for(
+    cell: Run, settings: dict[str, str]
+) -> None:
+    made = call(single, **settings | {"bos": "always"})
+    same = call(quantize, calibration=f"runs:/{made.info.run_id}")
+    tag = "colazero.checkpoint_digest"
+    assert same.data.params["bos"] == "always"
+    assert same.data.tags[tag] == made.data.tags[tag] != cell.data.tags[tag]
+
+
 def test_what_fails_late_keeps_its_numbers(
     cell: Run, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from mlflow.tracking import MlflowClient
 
 from analysis.reading import load_suite
 from colazero.cell import RESULT
-from colazero.suite import status
+from colazero.errors import UserError
+from colazero.suite import plan, status
 from entrypoints import suite as entry
 
 METHODS = "gptq_default,random,cola_zero"
@@ -280,6 +281,18 @@ def test_a_plan_runs_nothing_and_says_what_it_would(
     assert "plan.json" in {file.path for file in MlflowClient().list_artifacts(plan.info.run_id)}
     after = MlflowClient().search_runs([experiment])
     assert len(after) == before + 1, "the plan alone"
+
+
+@pytest.mark.usefixtures("first")
+def test_a_plan_that_cannot_be_carried_out_is_shown_before_it_is_refused(
+    grid: dict[str, str], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "needs", lambda *_: [plan.Need("disk", 2.0, 1.0, "GB")])
+    with pytest.raises(UserError, match=r"disk: 2\.0 GB needed, 1\.0 GB available\. Make room"):
+        entry.run({**grid, "seeds": "142,143", "plan": "true"})
+    told = capsys.readouterr().out
+    assert "6 cells to run" in told
+    assert "disk: 2.0 GB needed" in told
 
 
 def test_a_plan_after_the_suite_has_nothing_left_to_run(

@@ -104,6 +104,17 @@ def test_every_page_that_is_linked_is_there(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_ours_that_is_named_is_there(page: Path) -> None:
+    tests = {file.name for file in (ROOT / "tests").rglob("*.py")}
+    for name in re.findall(r"(?:[\w*]+/)*\w+\.py\b", page.read_text(encoding="utf-8")):
+        room = name.partition("/")[0]
+        if room in (*ROOMS, "tests", "benchmarks"):
+            assert (ROOT / name).exists() or "NAME" in name, name
+        elif name.startswith("test_"):
+            assert name in tests, name
+
+
 def test_the_address_in_the_readme_is_made_as_that_of_a_run() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (address,) = re.findall(r"`(http://127\.0\.0\.1:5000/\S*RUN_ID\S*)`", readme)

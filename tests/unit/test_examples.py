@@ -56,6 +56,9 @@ def test_my_method_is_one_and_can_be_tried_without_mlflow(
     digests = {re.search(r"digest (\w{16}),", line)[1] for line in lines}
     assert len(digests) == 2
     assert not list(tmp_path.iterdir()), "no store, no file"
+    monkeypatch.setattr(sys, "argv", ["my_method.py", *arguments, "--method=my_method:typo"])
+    with pytest.raises(SystemExit, match=r"^error: .*typo"):
+        my_method.main()
 
 
 def test_my_method_takes_windows_at_even_distances_from_all_of_the_corpus(

@@ -123,6 +123,60 @@ def test_models_of_deleted_runs_go(store: MlflowClient, tmp_path: Path, call: An
     assert files_of(store, kept)
 
 
+def test_a_deleted_runs_model_stays_where_another_has_its_results(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    with tracking.run("suite", "suite") as suite:
+        shared = cell(suite, "shared", tmp_path)
+    with tracking.run("later", "suite") as later:
+        taker = cell(later, "shared", tmp_path, **{"colazero.source_run": shared})
+    kept = files_of(store, shared)
+    store.delete_run(shared)
+    code, said = call(what="models", do="remove")
+    assert code == 1
+    assert f"stays, run {taker} (suite {later}) has taken its results over" in said
+    assert said.rstrip().endswith("delete that run first")
+    assert all(file.exists() for file in kept)
+    store.delete_run(taker)
+    assert call(what="models", do="remove")[0] == 0
+    assert kept
+    assert not any(file.exists() for file in kept)
+
+
+def test_to_name_a_suite_is_to_mean_its_models_alone(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    with tracking.run("suite", "suite") as suite:
+        cell(suite, "mine", tmp_path)
+    with tracking.run("other", "suite") as other:
+        gone = cell(other, "gone", tmp_path)
+    kept = files_of(store, gone)
+    store.delete_run(gone)
+    code, said = call(what="models", suite=suite, do="remove")
+    assert code == 0
+    assert said.count("models ") == 1
+    assert kept
+    assert all(file.exists() for file in kept), "a deleted run may be restored"
+
+
+def test_the_experiment_of_mlflow_run_is_looked_through(
+    store: MlflowClient, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking.run("suite", "suite") as suite:
+        cell(suite, "thesis", tmp_path)
+    thesis = store.get_run(suite).info.experiment_id
+    elsewhere = store.create_experiment("elsewhere")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", thesis)
+    assert "thesis: m-" in call(what="models")[1]
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", elsewhere)
+    assert "thesis: m-" not in call(what="models")[1]
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "nowhere")
+    with pytest.raises(UserError, match=r"has no experiment nowhere\. Set MLFLOW_EXPERIMENT_NAME"):
+        call(what="models")
+
+
 def test_records_are_listed_sent_and_removed(
     store: MlflowClient, tmp_path: Path, call: Any
 ) -> None:
