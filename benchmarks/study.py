@@ -3,8 +3,8 @@
     python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
-kind, and beside them Welch's test over seeds on exactly these windows), variance budget, and what
-a claim of a difference would need.
+kind, and beside them Welch's test over seeds on exactly these windows; n: observations of both
+methods at the look that decided), variance budget, and what a claim of a difference would need.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
 with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
@@ -87,15 +87,16 @@ def section(suite: str) -> Iterator[str]:
     rows = [
         [
             *(metric, p.model, f"{label(p.a)} vs {label(p.b)}", p.family),
+            f"{p.seeds.n_a}, {p.seeds.n_b}",
             *(p.verdict, percent(p.percent), decided(p), percent(p.seeds_percent)),
             *(interval(p.seeds_percent_ci95, 2, True), p_text(p.seeds.p_adjusted)),
         ]
         for metric, summary in zip(METRICS, (ppl, kl), strict=True)
         for p in sorted(summary.pairs, key=lambda p: p.family != "primary")
     ]
-    head = ["metric", "model", "comparison", "family", "verdict", "difference %", "interval"]
+    head = ["metric", "model", "comparison", "family", "n", "verdict", "difference %", "interval"]
     head += ["on these windows %", "95 % CI", "p (Holm)"]
-    yield markdown(Table(head, rows, left=5))
+    yield markdown(Table(head, rows, left=6))
     yield markdown(budget_table(ppl))
     yield markdown(claims_table(ppl))
 

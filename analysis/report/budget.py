@@ -56,12 +56,10 @@ def budget_sentence(summary: Summary, model: str) -> str:
     shares = [(s.share or 0.0, name) for s, name, _ in known]
     most = max(shares)
     ways = [f"{s.factor:.2g} times the {unit}" for s, _, unit in known if s.factor is not None]
-    alone = " or ".join(ways)
-    halve = (
-        f"{alone} would halve it"
-        if ways
-        else "more of one source alone does not halve it: more seeds and more text together do"
-    )
+    both = "four times the seeds and the windows"
+    halve = f"{' or '.join(ways)} alone would halve it, and so would {both}"
+    if not ways:
+        halve = f"more of one source alone does not halve it, {both} would"
     return (
         f"A difference of two methods has a standard error of "
         f"{number(budget.std_error_percent, 2)} % with the average of these designs; "

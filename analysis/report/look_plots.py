@@ -67,6 +67,7 @@ def _boundary(axis: Axes, one: Tracked, mark: tuple[str, str]) -> None:
         if pair.estimate is not None:
             z = float(-special.ndtri(max(pair.estimate.p_value, 1e-300) / 2))
             axis.plot(n, z, mark[1], color=mark[0], ms=size, gid="z")
+    axis.margins(y=0.15)  # marks are whole
     axis.set_ylim(bottom=0)
     axis.set_title("size over its error, and its boundary", fontsize=8.5)
     axis.set_ylabel("z", fontsize=8.5)

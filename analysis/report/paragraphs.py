@@ -21,7 +21,9 @@ from analysis.summary import Pair, Summary
 def paragraphs(summary: Summary, pair: Pair) -> list[str]:
     """Return the verdict, what it rests on, what more seeds would show, and the spread."""
     found = [
-        " ".join(s for s in (_means(summary, pair), verdict(summary, pair)) if s),
+        " ".join(
+            s for s in (_means(summary, pair), settled(summary, pair), verdict(summary, pair)) if s
+        ),
         one_set(pair),
         _on_text(pair),
         _on_windows(pair),
@@ -35,6 +37,18 @@ def _means(summary: Summary, pair: Pair) -> str:
     a, b = (summary.method(pair.model, name) for name in (pair.a, pair.b))
     text = [f"{mean_std(m, 3)} with {label(m.name)} ({observed(m)})" for m in (a, b)]
     return f"Mean {summary.metric_name} was {text[0]} and {text[1]}."
+
+
+def settled(summary: Summary, pair: Pair) -> str:
+    """Say at which look a comparison was settled, where its methods have had more seeds since."""
+    seen = pair.seeds.n_a, pair.seeds.n_b
+    now = tuple(summary.method(pair.model, name).n for name in (pair.a, pair.b))
+    if seen == now:
+        return ""
+    return (
+        f"It was settled at an earlier look, on {seen[0]} and {seen[1]} observations; test and "
+        "intervals are of these."
+    )
 
 
 def verdict(summary: Summary, pair: Pair) -> str:

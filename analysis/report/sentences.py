@@ -11,7 +11,7 @@ from analysis.reading.settings import setting_of
 from analysis.report.budget import budget_sentence
 from analysis.report.looks import look_lines
 from analysis.report.numbers import decided, draws, interval, p_equation, percent
-from analysis.report.paragraphs import paragraphs, reason
+from analysis.report.paragraphs import paragraphs, reason, settled
 from analysis.report.style import label
 from analysis.stats import PooledModels, Verdict
 from analysis.summary import Pair, Summary
@@ -38,7 +38,8 @@ def key_lines(summary: Summary) -> str:
         instead = not summary.primary and summary.baseline in (None, pair.b)
         if pair.family == "primary" or instead:
             where = f"{pair.model}: " if several else ""
-            lines.append(f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}")
+            line = f"{where}{label(pair.a)} vs {label(pair.b)}: {_key(pair)}"
+            lines.append(f"{line} {settled(summary, pair)}".rstrip())
     if any(pair.family == "exploratory" for pair in summary.pairs):
         lines.append(count(summary, "exploratory"))
     lines += look_lines(summary)

@@ -31,6 +31,8 @@ KNOWN = {
 LABELS = {
     "cola_zero": "COLA-Zero",
     "random": "Random",
+    "random_tokens": "Random tokens",
+    "self": "Self-written",
     "gptq_default": "GPTQ default",
     "cola": "COLA",
     "cola_zero_perplexity": "COLA-Zero, perplexity",

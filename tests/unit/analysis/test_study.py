@@ -28,8 +28,9 @@ def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites
             row = re.search(rf"\| {metric} +\| smollm2-135m \| {pair}.*", text)
             cells = [cell.strip() for cell in row[0].strip("| ").split("|")]
             assert cells[3] == family
+            assert re.fullmatch(r"5, \d+", cells[4])
             number, low, high = (
-                float(x.replace("−", "-")) for x in (cells[7], *cells[8].strip("[]").split(", "))
+                float(x.replace("−", "-")) for x in (cells[8], *cells[9].strip("[]").split(", "))
             )
             assert low < number < high
         assert re.search(rf"\| {metric} +\| arithmetic", text)

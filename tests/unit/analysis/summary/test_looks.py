@@ -5,7 +5,9 @@ import pytest
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite
 from analysis.report.looks import CODES, judge, look_lines, looks_table
+from analysis.report.paragraphs import paragraphs
 from analysis.report.plots import figures
+from analysis.report.sentences import key_lines
 from analysis.report.write import contents
 from analysis.stats import Look, anytime, holm, judge_looks
 from analysis.summary import Options, summarize
@@ -102,6 +104,11 @@ def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it
     assert second.verdict in ("equivalent", "inconclusive")
     adjusted = holm([first.seeds.p_value, second.seeds.p_value])
     assert [first.seeds.p_adjusted, second.seeds.p_adjusted] == pytest.approx(adjusted)
+    said = "It was settled at an earlier look, on 5 and 5 observations"
+    for text in (key_lines(summary).splitlines()[1], paragraphs(summary, first)[0]):
+        assert said in text, "the means beside it are of 10 and 5"
+    assert "earlier look" not in key_lines(summary).splitlines()[2]
+    assert "earlier look" not in paragraphs(summary, second)[0]
 
 
 def test_a_suite_that_was_looked_at_once_is_judged_as_ever(suites):
@@ -190,6 +197,9 @@ def test_the_looks_are_in_the_report_and_drawn(suites):
     figure = figures(summary)["looks"]
     drawn = {child.get_gid() for axis in figure.axes for child in axis.get_children()}
     assert {"repeated", "difference", "boundary", "z"} <= drawn
+    for axis in figure.axes:
+        marks = [line.get_ydata()[0] for line in axis.lines if line.get_gid() == "z"]
+        assert max(marks, default=0.0) < 0.95 * axis.get_ylim()[1], "none is cut in half"
     files = contents(summary, "suite")
     assert "<h2>Looks</h2>" in files["report.html"]
     assert "figures/looks.svg" in files
