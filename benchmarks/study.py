@@ -1,10 +1,12 @@
-"""The tables of docs/study.md, from the tracking store, and the figure of its sweep.
+"""The tables and figures of docs/study.md, from the tracking store.
 
     python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
 kind, and beside them Welch's test over seeds on exactly these windows; n: observations of both
 methods at the look that decided), variance budget, and what a claim of a difference would need.
+--out gets `study-perplexity.png`, every value of the first of them, and `study-windows.png`, where
+in the text its methods differ.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
 with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
@@ -27,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.budget import budget_table
+from analysis.report.comparison_plots import windows
+from analysis.report.method_plots import seeds
 from analysis.report.numbers import (
     decided,
     draws,
@@ -37,6 +41,7 @@ from analysis.report.numbers import (
     p_text,
     percent,
 )
+from analysis.report.places import columns, place
 from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
 from analysis.stats import pooled_variance, seeds_for_difference, seeds_for_equivalence
@@ -69,24 +74,30 @@ class Size(NamedTuple):
     sets: float | None
 
 
-def section(suite: str) -> Iterator[str]:
-    """Yield the paragraphs and tables of a suite."""
+def read(suite: str) -> list[Summary]:
+    """Return the summaries of a suite, one a metric."""
     cells = load_suite(suite, allow_failed=True)
     course = read_course(suite, cells)
-    ppl, kl = (summarize(cells, Options(metric=metric), course) for metric in METRICS)
-    yield f"### Suite `{suite}`"
+    return [summarize(cells, Options(metric=metric), course) for metric in METRICS]
+
+
+def section(ppl: Summary, kl: Summary) -> Iterator[str]:
+    """Yield the tables of a suite; those without a row are left out."""
     rows = []
     for model in ppl.models:
         plain = ppl.unquantized.get(model)
-        rows.append([model, "unquantized", "1 run", number(plain, 3), number(0.0, 4)])
+        where = place(ppl, model)
+        rows.append([*where, "unquantized", "1 run", number(plain, 3), number(0.0, 4)])
         for one in ppl.of(model):
             other = kl.method(model, one.name)
             values = mean_std(one, 3), mean_std(other, 4)
-            rows.append([model, label(one.name), observed(one), *values])
-    yield markdown(Table(["model", "method", "observations", *METRICS], rows, left=3))
+            rows.append([*where, label(one.name), observed(one), *values])
+    models = columns(ppl)
+    left = 2 + len(models)
+    yield markdown(Table([*models, "method", "observations", *METRICS], rows, left=left))
     rows = [
         [
-            *(metric, p.model, f"{label(p.a)} vs {label(p.b)}", p.family),
+            *(metric, *place(ppl, p.model), f"{label(p.a)} vs {label(p.b)}", p.family),
             f"{p.seeds.n_a}, {p.seeds.n_b}",
             *(p.verdict, percent(p.percent), decided(p), percent(p.seeds_percent)),
             *(interval(p.seeds_percent_ci95, 2, True), p_text(p.seeds.p_adjusted)),
@@ -94,11 +105,13 @@ def section(suite: str) -> Iterator[str]:
         for metric, summary in zip(METRICS, (ppl, kl), strict=True)
         for p in sorted(summary.pairs, key=lambda p: p.family != "primary")
     ]
-    head = ["metric", "model", "comparison", "family", "n", "verdict", "difference %", "interval"]
+    head = ["metric", *models, "comparison", "family", "n", "verdict", "difference %", "interval"]
     head += ["on these windows %", "95 % CI", "p (Holm)"]
-    yield markdown(Table(head, rows, left=6))
+    if rows:
+        yield markdown(Table(head, rows, left=5 + len(models)))
     yield markdown(budget_table(ppl))
-    yield markdown(claims_table(ppl))
+    if ppl.family(ppl.models[0], "primary"):
+        yield markdown(claims_table(ppl))
 
 
 def claims_table(summary: Summary) -> Table:
@@ -210,8 +223,13 @@ def main() -> None:
     options = parser.parse_args()
     if not options.suites and not options.sweep:
         parser.error("name suites with --suites=RUN_ID,… or --sweep=RUN_ID,…")
-    for suite in filter(None, options.suites.split(",")):
-        print("\n\n".join(section(suite)), end="\n\n")
+    for k, suite in enumerate(filter(None, options.suites.split(","))):
+        ppl, kl = read(suite)
+        print(f"### Suite `{suite}`", *section(ppl, kl), sep="\n\n", end="\n\n")
+        if options.out and k == 0:
+            for name, draw in (("perplexity", seeds), ("windows", windows)):
+                picture = draw(ppl, ppl.models[0])
+                picture.savefig(options.out / f"study-{name}.png", dpi=150)
     if options.sweep:
         found, plain = sizes(options.sweep.split(","))
         print(size_table(found))

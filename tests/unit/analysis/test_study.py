@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from synthetic_suites import ARITHMETIC
 
-from analysis.reading import load_suite
-from analysis.summary import Options, summarize
-
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "study.py"
 
 
@@ -21,24 +18,31 @@ def study():
 
 
 def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites):
-    text = "\n".join(study.section(suites.suite(replicates=3, windows="kl")))
-    assert re.search(r"smollm2-135m \| COLA-Zero +\| 5 seeds.* ± .*\| +0\.\d{4} ± ", text)
+    text = "\n".join(study.section(*study.read(suites.suite(replicates=3, windows="kl"))))
+    assert re.search(r"\| COLA-Zero +\| 5 seeds.* ± .*\| +0\.\d{4} ± ", text)
     for metric in ("perplexity", "kl_divergence"):
         for pair, family in (("COLA-Zero vs Random", "primary"), ("Random vs ", "exploratory")):
-            row = re.search(rf"\| {metric} +\| smollm2-135m \| {pair}.*", text)
+            row = re.search(rf"\| {metric} +\| {pair}.*", text)
             cells = [cell.strip() for cell in row[0].strip("| ").split("|")]
-            assert cells[3] == family
-            assert re.fullmatch(r"5, \d+", cells[4])
+            assert cells[2] == family
+            assert re.fullmatch(r"5, \d+", cells[3])
             number, low, high = (
-                float(x.replace("−", "-")) for x in (cells[8], *cells[9].strip("[]").split(", "))
+                float(x.replace("−", "-")) for x in (cells[7], *cells[8].strip("[]").split(", "))
             )
             assert low < number < high
         assert re.search(rf"\| {metric} +\| arithmetic", text)
 
 
+def test_a_method_alone_has_the_part_of_its_arithmetic_and_no_comparison(study, suites):
+    one = suites.suite(methods={"random": (23.4, 0.35)}, replicates=2, windows="kl")
+    methods, budget = study.section(*study.read(one))
+    assert "5 seeds × 2" in methods
+    (row,) = re.findall(r"\| perplexity +\| arithmetic.*", budget)
+    assert float(row.split("|")[4]) == pytest.approx(100 * ARITHMETIC / 23.4, rel=0.6)
+
+
 def test_a_larger_difference_and_more_text_need_fewer_seeds(study, suites):
-    cells = load_suite(suites.suite(replicates=3, windows="kl"))
-    table = study.claims_table(summarize(cells, Options()))
+    table = study.claims_table(study.read(suites.suite(replicates=3, windows="kl"))[0])
     needs = {
         (row[0], int(row[1].replace(",", ""))): [
             np.inf if x == "no number" else int(x.replace(",", "")) for x in row[2:]
