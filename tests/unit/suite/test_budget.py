@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from colazero.config import RunConfig
+from colazero.config import RunConfig, SuiteConfig
 from colazero.interfaces import Model
 from colazero.suite import budget
+from colazero.suite import run as suite
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Job
 
@@ -65,4 +66,17 @@ def test_what_costs_nothing_starts_after_the_end(clock: list[float]) -> None:
     clock[0] += 7200
     assert own.fits(job())
     assert own.fits(job(kind="baseline", seed=5))
+    assert not own.fits(job(seed=2))
+
+
+def test_the_hours_count_from_the_start_of_the_suite(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came before the first cell, models that were fetched among it, is in them."""
+    monkeypatch.setattr(suite.plan, "times", lambda _: {})
+    own = suite._budget(SuiteConfig(budget_hours=1), [], [], begun=clock[0] - 3000)
+    assert own.fits(job(seed=2))
+    clock[0] += 599
+    assert own.fits(job(seed=2))
+    clock[0] += 2
     assert not own.fits(job(seed=2))
