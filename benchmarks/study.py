@@ -110,8 +110,9 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
     if rows:
         yield markdown(Table(head, rows, left=5 + len(models)))
     yield markdown(budget_table(ppl))
-    if ppl.family(ppl.models[0], "primary"):
-        yield markdown(claims_table(ppl))
+    claims = claims_table(ppl)
+    if claims.rows:
+        yield markdown(claims)
 
 
 def claims_table(summary: Summary) -> Table:

@@ -15,8 +15,8 @@ PARAMETERS = {
     "suite is",
     "filter": "which cells are taken, in MLflow's search syntax (params.quant_bits = '4'); alone: "
     "of all suites. Default: all",
-    "primary": "the method whose comparisons are the primary family. Default: what "
-    "the suite names, else cola_zero",
+    "primary": "the method whose comparisons are the primary family. Default: what the suite "
+    "names, else cola_zero",
     "baseline": "the method that stands second in its comparisons. Default: what the suite names, "
     "else gptq_default",
     "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, NAME.CORPUS or a "

@@ -40,13 +40,14 @@ def _means(summary: Summary, pair: Pair) -> str:
 
 
 def settled(summary: Summary, pair: Pair) -> str:
-    """Say at which look a comparison was settled, where its methods have had more seeds since."""
+    """Say on what a comparison was judged, where one of its methods has had more seeds since."""
     seen = pair.seeds.n_a, pair.seeds.n_b
     now = tuple(summary.method(pair.model, name).n for name in (pair.a, pair.b))
     if seen == now:
         return ""
+    how = "settled" if pair.verdict in ("different", "equivalent") else "judged"
     return (
-        f"It was settled at an earlier look, on {seen[0]} and {seen[1]} observations; test and "
+        f"It was {how} at an earlier look, on {seen[0]} and {seen[1]} observations; test and "
         "intervals are of these."
     )
 
