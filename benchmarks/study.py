@@ -7,8 +7,8 @@ kind, and beside them Welch's test over seeds on exactly these windows; n: obser
 methods at the look that decided), variance budget, and what a claim of a difference would need.
 --out gets `study-perplexity.png`, every value of the first of them, and `study-windows.png`, where
 in the text its methods differ.
-`--sweep`: suites of one method over sizes of the calibration set, taken together: a row a size,
-with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
+`--sweep`: suites of one method over sizes of the calibration set, taken together: a row a metric
+and size, with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,6 +34,7 @@ from analysis.report.budget import budget_table
 from analysis.report.comparison_plots import windows
 from analysis.report.method_plots import seeds
 from analysis.report.numbers import (
+    NONE,
     decided,
     draws,
     interval,
@@ -44,7 +47,12 @@ from analysis.report.numbers import (
 from analysis.report.places import columns, place
 from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
-from analysis.stats import pooled_variance, seeds_for_difference, seeds_for_equivalence
+from analysis.stats import (
+    Components,
+    components,
+    seeds_for_difference,
+    seeds_for_equivalence,
+)
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.planning import design
 
@@ -54,24 +62,30 @@ CLAIMS = (0.5, 1.0, 2.0, 4.3)
 """Differences of perplexity to be found, %; the last is what cola_zero's README claims."""
 MORE_TEXT = (1, 4, 16)
 """Times the windows that were evaluated."""
+PARTS = (("sets", True), ("replicates", False))
+"""The parts of a spread, and whether their marks are filled."""
+
+
+class Noise(NamedTuple):
+    """One metric at one size: `text` and `mean` over sets; the rest of log values.
+
+    spread: standard deviation over sets, a set's replicates averaged. parts: by the set that was
+    drawn and by its arithmetic; None where no set was quantized twice.
+    """
+
+    text: str
+    mean: float
+    spread: float
+    parts: Components | None
 
 
 class Size(NamedTuple):
-    """What one size of calibration set gave: means over sets, and standard deviations in %.
-
-    arithmetic: of one order of a set; sets: of one draw of a set beside that, 0 where the draws
-    spread no more than the orders; None where no set was quantized twice.
-    """
+    """What one size of calibration set gave, by metric."""
 
     windows: int
     seq_len: int
     observations: str
-    perplexity: str
-    divergence: str
-    mean: float
-    spread: float
-    arithmetic: float | None
-    sets: float | None
+    of: Mapping[str, Noise]
 
 
 def read(suite: str) -> list[Summary]:
@@ -139,80 +153,97 @@ def claims_table(summary: Summary) -> Table:
 
 
 def sizes(suites: Sequence[str]) -> tuple[list[Size], float]:
-    """Return a row a size of calibration set, small ones first, and the unquantized perplexity."""
+    """Return a size of calibration set each, small ones first, and the unquantized perplexity."""
     cells = load_suites(suites) if len(suites) > 1 else load_suite(suites[0])
-    ppl, kl = (summarize(cells, Options(metric=metric)) for metric in METRICS)
-    found = [_size(ppl, kl, model) for model in ppl.models]
+    summaries = {metric: summarize(cells, Options(metric=metric)) for metric in METRICS}
+    ppl = summaries[METRICS[0]]
     plain = next(iter(ppl.unquantized.values()))
+    found = [_size(summaries, model) for model in ppl.models]
     return sorted(found, key=lambda s: (s.seq_len, s.windows)), plain
 
 
-def _size(ppl: Summary, kl: Summary, model: str) -> Size:
+def _size(summaries: Mapping[str, Summary], model: str) -> Size:
+    ppl = summaries[METRICS[0]]
     (method,) = ppl.of(model)
-    of_model = ppl.cells[(ppl.cells["model"] == model) & (ppl.cells["kind"] == "cell")]
-    windows, seq_len = (int(of_model[name].iloc[0]) for name in SIZE)
-    orders = pooled_variance(
-        np.log(group.to_numpy()) for _, group in of_model.groupby("observation")["perplexity"]
-    )
-    a_set = len(of_model) / of_model["observation"].nunique()
-    spread = float(np.log(method.values).std(ddof=1))
-    arithmetic = None if orders is None else orders.variance
-    sets = None if arithmetic is None else max(0.0, spread**2 - arithmetic / a_set)
-    mean = float(np.mean(method.values))
-    return Size(
-        windows,
-        seq_len,
-        observed(method),
-        mean_std(method, 3),
-        mean_std(kl.method(model, method.name), 4),
-        mean,
-        100 * spread,
-        None if arithmetic is None else 100 * arithmetic**0.5,
-        None if sets is None else 100 * sets**0.5,
+    cells = ppl.cells[(ppl.cells["model"] == model) & (ppl.cells["kind"] == "cell")]
+    windows, seq_len = (int(cells[name].iloc[0]) for name in SIZE)
+    of = {m: _noise(summary, model, method.name, cells) for m, summary in summaries.items()}
+    return Size(windows, seq_len, observed(method), of)
+
+
+def _noise(summary: Summary, model: str, name: str, cells: pd.DataFrame) -> Noise:
+    method = summary.method(model, name)
+    by_set = cells.pivot(index="observation", columns="replicate", values=summary.metric)
+    logs = np.log(by_set.dropna().to_numpy())
+    return Noise(
+        mean_std(method, 3 if summary.metric == METRICS[0] else 4),
+        float(np.mean(method.values)),
+        float(np.log(method.values).std(ddof=1)),
+        components(logs) if logs.shape[1] > 1 else None,
     )
 
 
 def size_table(found: Sequence[Size]) -> str:
-    """Return the sweep as a markdown table."""
-    header = ["windows", "tokens each", "tokens", "observations", *METRICS]
-    header += ["σ of values %", "σ of orders %", "σ of sets %"]
-    rows = [
-        [
-            *(f"{n:,}" for n in (s.windows, s.seq_len, s.windows * s.seq_len)),
-            *(s.observations, s.perplexity, s.divergence),
-            *(number(x, 2) for x in (s.spread, s.arithmetic, s.sets)),
-        ]
-        for s in found
-    ]
-    return markdown(Table(header, rows, left=0))
+    """Return the sweep as a markdown table: a row a metric and size."""
+    header = ["metric", "windows", "tokens each", "tokens", "observations", "mean ± sd of sets"]
+    for what in ("sets", "orders"):
+        header += [f"σ of {what} %", "95 % CI"]
+    rows = []
+    for metric in METRICS:
+        for s in found:
+            noise = s.of[metric]
+            size = (f"{n:,}" for n in (s.windows, s.seq_len, s.windows * s.seq_len))
+            parts = [(NONE, NONE)] * 2
+            if noise.parts:
+                p = noise.parts
+                sigmas = (p.sets, p.sets_ci95), (p.replicates, p.replicates_ci95)
+                parts = [
+                    (number(100 * x, 2), interval((100 * low, 100 * high), 2))
+                    for x, (low, high) in sigmas
+                ]
+            rows.append([metric, *size, s.observations, noise.text, *chain(*parts)])
+    return markdown(Table(header, rows, left=1))
 
 
 @styled
 def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
-    """Perplexity and its two noises over the tokens of the calibration set."""
+    """Each metric, and its two noises, over the tokens of the calibration set."""
     caption = (
-        "Left: perplexity of each size of calibration set drawn at random, mean and standard "
-        f"deviation over sets; unquantized: {plain:.2f}. Right: σ of one value in % of perplexity "
-        "by what it comes from: the set that was drawn, or the order of its windows. Lower is "
-        "better."
+        "Left: each size of calibration set drawn at random, mean and standard deviation over "
+        f"sets; perplexity of the unquantized model: {plain:.2f}. Right: σ of one draw in % of the "
+        "metric, filled: of the set; hollow: of the order of its windows, which is arithmetic "
+        "alone; bars: 95 % intervals. Lower is better."
     )
-    figure, (left, right) = page(1, 2, 2.6, caption)
-    for number_, length in enumerate(sorted({s.seq_len for s in found})):
-        own = [s for s in found if s.seq_len == length]
-        tokens = [s.windows * s.seq_len for s in own]
-        colour, marker = f"C{number_}", "os^"[number_ % 3]
-        error = [s.mean * s.spread / 100 for s in own]
-        name = f"windows of {length:,}"
-        left.errorbar(tokens, [s.mean for s in own], error, fmt=f"{marker}-", c=colour, label=name)
-        for what, style in (("sets", "-"), ("arithmetic", ":")):
-            values = [getattr(s, what) for s in own]
-            right.plot(tokens, values, f"{marker}{style}", c=colour, label=f"{what}, {length:,}")
-    for axis, title in ((left, "perplexity"), (right, "σ, %")):
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("calibration tokens")
-        axis.set_ylabel(title)
-        axis.legend(fontsize=8, frameon=False)
-    right.set_ylim(bottom=0)
+    figure, axes = page(2, 2, 4.6, caption)
+    lengths = sorted({s.seq_len for s in found})
+    for metric, left, right in zip(METRICS, axes[::2], axes[1::2], strict=True):
+        for k, length in enumerate(lengths):
+            own = [s for s in found if s.seq_len == length]
+            tokens = np.array([s.windows * s.seq_len for s in own])
+            noises = [s.of[metric] for s in own]
+            style = {"c": f"C{k}", "marker": "os^"[k % 3], "capsize": 2, "lw": 1}
+            error = [noise.mean * noise.spread for noise in noises]
+            means = [noise.mean for noise in noises]
+            left.errorbar(tokens, means, error, label=f"windows of {length:,}", **style)
+            for line, (part, filled) in zip("-:", PARTS, strict=True):
+                known = [(n, noise.parts) for n, noise in zip(tokens, noises, strict=True)]
+                points = [(n, 100 * getattr(p, part), p) for n, p in known if p]
+                if not points:
+                    continue
+                limits = np.array([getattr(p, f"{part}_ci95") for *_, p in points])
+                at, values = np.array([point[:2] for point in points]).T
+                bars = np.abs(100 * limits.T - values)
+                # A little aside, or the bars of one size would hide each other.
+                at = at * 1.06 ** (2 * k + (line == ":") - len(lengths) + 0.5)
+                face = style["c"] if filled else "none"
+                right.errorbar(at, values, bars, ls=line, mfc=face, **style)
+        left.set_ylabel(metric.replace("_", " "))
+        right.set_ylabel("σ, %")
+        right.set_ylim(bottom=0)
+        for axis in (left, right):
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel("calibration tokens" if metric == METRICS[-1] else "")
+    axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 

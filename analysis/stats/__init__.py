@@ -10,6 +10,7 @@ from __future__ import annotations
 from analysis.stats.anytime import Anytime, anytime
 from analysis.stats.budget import Source, VarianceBudget, variance_budget
 from analysis.stats.comparison import Comparison, TTest, compare, holm_family
+from analysis.stats.components import Components, components
 from analysis.stats.estimate import Estimate, PooledVariance, pooled_variance
 from analysis.stats.mcnemar import PairedItems, mcnemar
 from analysis.stats.multiplicity import holm, stars
@@ -27,6 +28,7 @@ from analysis.stats.verdicts import Judgement, Verdict, judge, verdict
 __all__ = [
     "Anytime",
     "Comparison",
+    "Components",
     "Description",
     "Design",
     "Estimate",
@@ -47,6 +49,7 @@ __all__ = [
     "compare",
     "compare_on_text",
     "compare_spread",
+    "components",
     "describe",
     "equivalence_power",
     "holm",

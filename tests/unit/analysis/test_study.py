@@ -75,10 +75,35 @@ def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, s
     assert plain == pytest.approx(20.0)
     for one in found:
         assert one.observations == "6 seeds × 3"
-        assert one.arithmetic == pytest.approx(100 * ARITHMETIC / 23.4, rel=0.5)
-        assert one.sets == pytest.approx(np.sqrt(one.spread**2 - one.arithmetic**2 / 3), rel=1e-9)
-    assert study.size_table(found).count("\n") == 4
+        noise = one.of["perplexity"]
+        assert noise.parts.replicates == pytest.approx(ARITHMETIC / 23.4, rel=0.5)
+        between = noise.spread**2 - noise.parts.replicates**2 / 3
+        assert noise.parts.sets == pytest.approx(np.sqrt(between), rel=0.02)
+        assert one.of["kl_divergence"].parts.sets > 0
+    table = study.size_table(found)
+    assert table.count("\n") == 1 + 2 * 3
+    for row in table.splitlines()[2:]:
+        cells = [cell.strip() for cell in row.strip("| ").split("|")]
+        for sigma, limits in (cells[6:8], cells[8:10]):
+            low, high = map(float, limits.strip("[]").split(", "))
+            assert low <= float(sigma) <= high
     figure = study.sweep_figure(found, plain)
-    left, right = figure.axes
-    assert [len(line.get_xdata()) for line in right.lines] == [3, 3]
-    assert left.get_xscale() == "log"
+    for axis in figure.axes:
+        assert axis.get_xscale() == "log"
+    for left, right in (figure.axes[:2], figure.axes[2:]):
+        assert len(left.containers) == 1
+        sets, orders = (bar.lines[0] for bar in right.containers)
+        assert len(sets.get_xdata()) == len(orders.get_xdata()) == 3
+        assert orders.get_markerfacecolor() == "none" != sets.get_markerfacecolor()
+
+
+def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
+    one = suites.suite(
+        methods={"random": (23.4, 0.35)},
+        windows="kl",
+        sweep={"n_calibration_samples": [8, 32]},
+    )
+    found, plain = study.sizes([one])
+    assert {s.of["perplexity"].parts for s in found} == {None}
+    assert study.size_table(found).count("–") >= 16
+    assert [len(a.containers) for a in study.sweep_figure(found, plain).axes] == [1, 0, 1, 0]
