@@ -187,7 +187,7 @@ def device_speed(device: str, size: int | None = None) -> tuple[float, float]:
     """Return the best of ten: FLOP/s of a product in what models compute in, bytes/s of a copy."""
     import torch
 
-    from colazero.blocks.weights import cpu_dtype
+    from colazero.devices.processor import cpu_dtype
 
     n = size or (8192 if device != "cpu" else 1024)
     dtype = torch.float16 if device != "cpu" else getattr(torch, cpu_dtype(device))

@@ -12,11 +12,11 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, devices, pipeline, tracking
-from colazero.blocks.weights import cpu_dtype
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
+from colazero.devices.processor import cpu_dtype
 from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED, supported
 from colazero.tracking import fetching, keeping, names, runs

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from colazero.blocks.refusal import Refused
+from colazero.devices.processor import cpu_dtype
 from colazero.models import is_quantized
 from colazero.models.files import weight_files
 from colazero.models.packed import NEEDED, PACKED, Packing, packings
@@ -26,20 +27,6 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
     own = AutoConfig.from_pretrained(model_dir).dtype
     halves = (torch.float16, torch.bfloat16)
     return own if device != "cpu" and own in halves else torch.bfloat16
-
-
-def cpu_dtype(device: str) -> str:
-    """Return the name of the dtype that CPUs of this kind compute in; for others, `own`.
-
-    It is part of a result, and so of its key.
-    """
-    if device != "cpu":
-        return "own"
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        flags = set()
-    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
 def quantization_settings(model_dir: Path) -> dict[str, Any]:

@@ -116,7 +116,10 @@ class SuiteConfig(Common):
         given = f"looks={','.join(map(str, self.looks))}"
         if self.until == "seeds":
             if self.looks:
-                raise ValueError(f"{given} needs until=settled: a fixed suite is looked at once")
+                raise ValueError(
+                    f"{given} needs until=settled: a fixed suite is looked at once. looks=none "
+                    "leaves them out, a preset's too"
+                )
             return self
         if len(self.methods) < 2 or len(self.seeds) < 3:
             raise ValueError(

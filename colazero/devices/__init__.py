@@ -18,6 +18,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+from colazero.devices.processor import cpu_dtype
 from colazero.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,9 @@ def facts(device: str) -> dict[str, str]:
 
 
 def tags(device: str) -> dict[str, str]:
-    """Return a run's tags about the device that it computes on."""
-    known: Mapping[str, str] = facts(device) or {"device": device.partition(":")[0]}
+    """Return a run's tags about the device that it computes on; of a CPU with its dtype."""
+    kind = f"cpu ({cpu_dtype(device)})" if device == "cpu" else device.partition(":")[0]
+    known: Mapping[str, str] = facts(device) or {"device": kind}
     return {f"colazero.{name.replace(' ', '_')}": value for name, value in known.items()}
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from colazero import devices, pipeline
 from colazero.blocks.sequence import SHARE_OF_DEVICE
-from colazero.blocks.weights import cpu_dtype
 from colazero.config import RunConfig, SuiteConfig
 from colazero.devices import main_memory
+from colazero.devices.processor import cpu_dtype
 from colazero.interfaces import Model
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION

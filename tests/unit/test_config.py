@@ -401,6 +401,13 @@ def test_a_fixed_suite_has_one_look() -> None:
     assert parse(SuiteConfig, {"preset": "demo"}).schedule == (5,)
 
 
+def test_the_looks_of_a_preset_can_be_left_out() -> None:
+    given = {"preset": "study", "until": "seeds", "methods": "random", "seeds": "1-4"}
+    with pytest.raises(UserError, match="looks=none leaves them out, a preset's too"):
+        parse(SuiteConfig, given)
+    assert parse(SuiteConfig, given | {"looks": "none"}).schedule == (4,)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

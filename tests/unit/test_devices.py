@@ -16,7 +16,7 @@ from analysis.reading import checks
 from colazero import cell, devices
 from colazero.config import RunConfig
 from colazero.context import differences
-from colazero.devices import Card, Seen
+from colazero.devices import Card, Seen, processor
 from colazero.errors import UserError
 from colazero.interfaces import Model
 from colazero.suite.execution import on_ray
@@ -73,7 +73,20 @@ def test_the_gpu_that_was_taken_is_the_one_that_is_told(machine: Any) -> None:
         "colazero.driver": "570.86",
         "colazero.compute_capability": "8.9",
     }
-    assert devices.tags("cpu") == {"colazero.device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [("fpu avx2", "float32"), ("avx2 avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16")],
+)
+def test_a_cpu_is_told_with_the_dtype_that_decides_its_bits(
+    flags: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name : any\nflags : {flags}\n")
+    monkeypatch.setattr(processor, "CPU", cpuinfo)
+    assert processor.cpu_dtype("cpu") == dtype
+    assert devices.tags("cpu") == {"colazero.device": f"cpu ({dtype})"}
 
 
 def test_what_the_user_set_for_the_allocator_stays(machine: Any) -> None:
