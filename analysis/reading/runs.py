@@ -105,7 +105,23 @@ def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
             whole.loc[whole["status"] == "MISSING", name] = value
         parts.append(filled(whole.assign(suite=suite.info.run_id), asked, sweep))
     found = pd.concat(parts, ignore_index=True).astype(table.dtypes.to_dict())
-    return found.assign(suite=suite.info.run_id)
+    return _as_named(found, suite).assign(suite=suite.info.run_id)
+
+
+def _as_named(table: pd.DataFrame, suite: Run) -> pd.DataFrame:
+    """Put models and methods in the order in which a suite names them.
+
+    Its cells begin in an order of their own for each seed, and workers race.
+    """
+    names = {column: _list(suite, f"{column}s") for column in ("model", "method")}
+    ranks = pd.DataFrame(
+        {
+            column: table[column].map({name: k for k, name in enumerate(order)}).fillna(-1)
+            for column, order in names.items()
+        }
+    )
+    by_name = ranks.sort_values(list(names), kind="stable").index
+    return table.loc[by_name].reset_index(drop=True)
 
 
 def _where(cells: pd.DataFrame, setting: Mapping[str, object]) -> pd.Series[bool]:

@@ -61,7 +61,7 @@ class Summary:
 
     @property
     def models(self) -> list[str]:
-        """The models, in the order of the runs."""
+        """The models, in the order of the rows."""
         return list(dict.fromkeys(self.cells["model"]))
 
     @property
@@ -77,7 +77,7 @@ class Summary:
 
     @property
     def names(self) -> list[str]:
-        """The methods, in the order of the runs."""
+        """The methods, in the order of the rows."""
         return list(dict.fromkeys(m.name for m in self.methods))
 
     @property

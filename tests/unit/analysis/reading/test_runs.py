@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from synthetic_suites import METHODS, SETTINGS
 
 from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
@@ -23,6 +24,19 @@ def test_a_suite_is_one_typed_row_a_cell(suites):
     assert cells["sym"].all()
     assert (table["error"] == "").all()
     assert table.loc[table["method"] == "unquantized", "perplexity"].tolist() == [20.0]
+
+
+def test_methods_stand_in_the_order_in_which_the_suite_names_them(suites):
+    """Its cells begin in another: each seed's in an order of its own."""
+    named = list(METHODS)
+    late = {f"{MODEL}/{named[0]}/{seed}": None for seed in range(42, 47)}
+    suite = suites.suite(windows=False, **late)
+    for seed in range(42, 47):
+        cell = SETTINGS | {"model": MODEL, "method": named[0], "seed": seed}
+        suites.run("cell", cell, {"perplexity": 23.0 + seed}, {}, suite)
+    table = load_suite(suite)
+    assert list(dict.fromkeys(table["method"])) == ["unquantized", *named]
+    assert table["seed"].dropna().tolist() == 3 * [42, 43, 44, 45, 46]
 
 
 def test_a_resolved_parameter_wins_over_the_string_that_mlflow_run_logged(suites):
