@@ -4,9 +4,10 @@
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
 kind, and beside them Welch's test over seeds on exactly these windows; n: observations of both
-methods at the look that decided), variance budget, and what a claim of a difference would need.
---out gets `study-perplexity.png`, every value of the first of them, and `study-windows.png`, where
-in the text its methods differ.
+methods at the look that decided), where in the text methods differ, variance budget, and what a
+claim of a difference would need. --out gets `study-perplexity.png`, every value, and
+`study-windows.png`, where in the text methods differ; of the second suite `study-perplexity-2.png`,
+and so on; of a suite of one method neither.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a metric
 and size, with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
 """
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.budget import budget_table
-from analysis.report.comparison_plots import windows
+from analysis.report.comparison_plots import shown, windows
 from analysis.report.method_plots import seeds
 from analysis.report.numbers import (
     NONE,
@@ -53,6 +54,7 @@ from analysis.stats import (
     seeds_for_difference,
     seeds_for_equivalence,
 )
+from analysis.stats.stretches import stretch_labels
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.planning import design
 
@@ -123,10 +125,32 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
     head += ["on these windows %", "95 % CI", "p (Holm)"]
     if rows:
         yield markdown(Table(head, rows, left=5 + len(models)))
+        yield markdown(stretches_table(ppl))
     yield markdown(budget_table(ppl))
     claims = claims_table(ppl)
     if claims.rows:
         yield markdown(claims)
+
+
+def stretches_table(summary: Summary) -> Table:
+    """Return where in the text methods differ, %: a row a primary comparison, a column a stretch.
+
+    The stretches are those that count as independent, in the order of the text.
+    """
+    rows = []
+    for model, text in summary.texts.items():
+        stretch = stretch_labels(None, text.tokens.size)
+        for pair in shown(summary, model):
+            delta = text.profile(pair.a, pair.b)
+            means = [
+                np.average(delta[stretch == k], weights=text.tokens[stretch == k])
+                for k in range(stretch.max() + 1)
+            ]
+            name = f"{label(pair.a)} vs {label(pair.b)}"
+            rows.append([*place(summary, model), name, *map(percent, 100 * np.expm1(means))])
+    where = columns(summary)
+    numbers = [f"stretch {k}" for k in range(1, len(rows[0]) - len(where))] if rows else []
+    return Table([*where, "difference of perplexity, %", *numbers], rows, left=1 + len(where))
 
 
 def claims_table(summary: Summary) -> Table:
@@ -258,10 +282,11 @@ def main() -> None:
     for k, suite in enumerate(filter(None, options.suites.split(","))):
         ppl, kl = read(suite)
         print(f"### Suite `{suite}`", *section(ppl, kl), sep="\n\n", end="\n\n")
-        if options.out and k == 0:
+        if options.out and ppl.pairs:
+            nth = f"-{k + 1}" if k else ""
             for name, draw in (("perplexity", seeds), ("windows", windows)):
                 picture = draw(ppl, ppl.models[0])
-                picture.savefig(options.out / f"study-{name}.png", dpi=150)
+                picture.savefig(options.out / f"study-{name}{nth}.png", dpi=150)
     if options.sweep:
         found, plain = sizes(options.sweep.split(","))
         print(size_table(found))

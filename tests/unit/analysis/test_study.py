@@ -33,6 +33,17 @@ def test_a_section_has_both_metrics_of_methods_verdicts_and_budget(study, suites
         assert re.search(rf"\| {metric} +\| arithmetic", text)
 
 
+def test_where_in_the_text_methods_differ_averages_to_the_difference(study, suites):
+    ppl, _ = study.read(suites.suite(replicates=3, windows="kl"))
+    table = study.stretches_table(ppl)
+    primary = {f"{study.label(p.a)} vs {study.label(p.b)}": p for p in ppl.pairs[:2]}
+    assert [row[0] for row in table.rows] == list(primary)
+    for name, *cells in table.rows:
+        assert len(cells) == len(table.header) - 1 >= 2
+        values = [float(cell.replace("−", "-")) for cell in cells]
+        assert np.mean(values) == pytest.approx(primary[name].percent, abs=0.1)
+
+
 def test_a_method_alone_has_the_part_of_its_arithmetic_and_no_comparison(study, suites):
     one = suites.suite(methods={"random": (23.4, 0.35)}, replicates=2, windows="kl")
     methods, budget = study.section(*study.read(one))
