@@ -9,7 +9,8 @@ claim of a difference would need. --out gets `study-perplexity.png`, every value
 `study-windows.png`, where in the text methods differ; of the second suite `study-perplexity-2.png`,
 and so on; of a suite of one method neither.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a metric
-and size, with what the set and the arithmetic add to the spread; --out also gets `study-sweep.png`.
+and size, with what the set and the arithmetic add to the spread, and what more and longer windows
+do; --out also gets `study-sweep.png`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,6 +52,7 @@ from analysis.report.style import label, page, styled
 from analysis.report.tables import Table, markdown
 from analysis.stats import (
     Components,
+    compare_on_text,
     components,
     seeds_for_difference,
     seeds_for_equivalence,
@@ -82,12 +85,25 @@ class Noise(NamedTuple):
 
 
 class Size(NamedTuple):
-    """What one size of calibration set gave, by metric."""
+    """What one size of calibration set gave, by metric.
+
+    text: nats summed over each window [sets, W], replicates averaged, and the tokens predicted in
+    each [W]; None where runs did not log them.
+    """
 
     windows: int
     seq_len: int
     observations: str
     of: Mapping[str, Noise]
+    text: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+
+    @property
+    def tokens(self) -> int:
+        return self.windows * self.seq_len
+
+    @property
+    def name(self) -> str:
+        return f"{self.windows} × {self.seq_len:,}"
 
 
 def read(suite: str) -> list[Summary]:
@@ -192,7 +208,10 @@ def _size(summaries: Mapping[str, Summary], model: str) -> Size:
     cells = ppl.cells[(ppl.cells["model"] == model) & (ppl.cells["kind"] == "cell")]
     windows, seq_len = (int(cells[name].iloc[0]) for name in SIZE)
     of = {m: _noise(summary, model, method.name, cells) for m, summary in summaries.items()}
-    return Size(windows, seq_len, observed(method), of)
+    text = ppl.texts.get(model)
+    known = text is not None and method.name in text.draws
+    rows = (text.draws[method.name].rows, text.tokens) if text is not None and known else None
+    return Size(windows, seq_len, observed(method), of, rows)
 
 
 def _noise(summary: Summary, model: str, name: str, cells: pd.DataFrame) -> Noise:
@@ -216,7 +235,7 @@ def size_table(found: Sequence[Size]) -> str:
     for metric in METRICS:
         for s in found:
             noise = s.of[metric]
-            size = (f"{n:,}" for n in (s.windows, s.seq_len, s.windows * s.seq_len))
+            size = (f"{n:,}" for n in (s.windows, s.seq_len, s.tokens))
             parts = [(NONE, NONE)] * 2
             if noise.parts:
                 p = noise.parts
@@ -227,6 +246,30 @@ def size_table(found: Sequence[Size]) -> str:
                 ]
             rows.append([metric, *size, s.observations, noise.text, *chain(*parts)])
     return markdown(Table(header, rows, left=1))
+
+
+def neighbours_table(found: Sequence[Size]) -> Table:
+    """Return what more windows of one length, and longer ones of as many tokens, do to perplexity.
+
+    Over sets and text of the kind, each comparison by itself: nothing is adjusted for their number.
+    """
+    header = ["comparison", "n", "difference of perplexity %", "95 % CI", "windows where worse"]
+    rows = []
+    for k, later in enumerate(found):
+        same_length = [s for s in found[:k] if s.seq_len == later.seq_len][-1:]
+        as_many = [s for s in found[:k] if s.seq_len < later.seq_len and s.tokens == later.tokens]
+        for earlier in (*same_length, *as_many):
+            if later.text is None or earlier.text is None:
+                continue
+            (a, tokens), (b, _) = later.text, earlier.text
+            if min(len(a), len(b)) < 2:
+                continue
+            result = compare_on_text(a, b, tokens)
+            worse = int((a.mean(axis=0) > b.mean(axis=0)).sum())
+            change = percent(result.percent), interval(result.percent_ci, 2, True)
+            name = f"{later.name} vs {earlier.name}"
+            rows.append([name, f"{len(a)}, {len(b)}", *change, f"{worse} of {tokens.size}"])
+    return Table(header, rows, left=1)
 
 
 @styled
@@ -240,10 +283,11 @@ def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
     )
     figure, axes = page(2, 2, 4.6, caption)
     lengths = sorted({s.seq_len for s in found})
+    ticks = sorted({s.tokens for s in found})
     for metric, left, right in zip(METRICS, axes[::2], axes[1::2], strict=True):
         for k, length in enumerate(lengths):
             own = [s for s in found if s.seq_len == length]
-            tokens = np.array([s.windows * s.seq_len for s in own])
+            tokens = np.array([s.tokens for s in own])
             noises = [s.of[metric] for s in own]
             style = {"c": f"C{k}", "marker": "os^"[k % 3], "capsize": 2, "lw": 1}
             error = [noise.mean * noise.spread for noise in noises]
@@ -261,11 +305,13 @@ def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
                 at = at * 1.06 ** (2 * k + (line == ":") - len(lengths) + 0.5)
                 face = style["c"] if filled else "none"
                 right.errorbar(at, values, bars, ls=line, mfc=face, **style)
-        left.set_ylabel(metric.replace("_", " "))
+        left.set_ylabel(metric.replace("_", " ").replace("kl", "KL"))
         right.set_ylabel("σ, %")
         right.set_ylim(bottom=0)
         for axis in (left, right):
             axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize=8)
+            axis.minorticks_off()
             axis.set_xlabel("calibration tokens" if metric == METRICS[-1] else "")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
@@ -289,7 +335,7 @@ def main() -> None:
                 picture.savefig(options.out / f"study-{name}{nth}.png", dpi=150)
     if options.sweep:
         found, plain = sizes(options.sweep.split(","))
-        print(size_table(found))
+        print(size_table(found), markdown(neighbours_table(found)), sep="\n\n")
         if options.out:
             sweep_figure(found, plain).savefig(options.out / "study-sweep.png", dpi=150)
 

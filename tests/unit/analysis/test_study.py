@@ -98,6 +98,12 @@ def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, s
         for sigma, limits in (cells[6:8], cells[8:10]):
             low, high = map(float, limits.strip("[]").split(", "))
             assert low <= float(sigma) <= high
+    neighbours = study.neighbours_table(found).rows
+    assert [row[0] for row in neighbours] == ["32 × 512 vs 8 × 512", "128 × 512 vs 32 × 512"]
+    for row in neighbours:
+        low, high = (float(x.replace("−", "-")) for x in row[3].strip("[]").split(", "))
+        assert low < float(row[2].replace("−", "-")) < high
+        assert row[1] == "6, 6"
     figure = study.sweep_figure(found, plain)
     for axis in figure.axes:
         assert axis.get_xscale() == "log"
@@ -106,6 +112,25 @@ def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, s
         sets, orders = (bar.lines[0] for bar in right.containers)
         assert len(sets.get_xdata()) == len(orders.get_xdata()) == 3
         assert orders.get_markerfacecolor() == "none" != sets.get_markerfacecolor()
+
+
+def test_longer_windows_are_compared_with_shorter_ones_of_as_many_tokens(study, suites):
+    """The longer ones are worse by 10 %, in every window."""
+    of = [
+        suites.suite(
+            methods={"random": (mean, 0.1)},
+            windows="kl",
+            settings={"n_calibration_samples": number, "seq_len": length},
+        )
+        for number, length, mean in ((32, 512, 23.0), (8, 2048, 25.3))
+    ]
+    found, _ = study.sizes(of)
+    ((name, n, change, limits, worse),) = study.neighbours_table(found).rows
+    assert (name, n) == ("8 × 2,048 vs 32 × 512", "5, 5")
+    assert float(change) == pytest.approx(10, abs=1)
+    low, high = map(float, limits.strip("[]").split(", "))
+    assert 5 < low < 10 < high < 15
+    assert len(set(worse.split(" of "))) == 1
 
 
 def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
