@@ -307,7 +307,7 @@ def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
                 right.errorbar(at, values, bars, ls=line, mfc=face, **style)
         left.set_ylabel(metric.replace("_", " ").replace("kl", "KL"))
         right.set_ylabel("σ, %")
-        right.set_ylim(bottom=0)
+        right.set_ylim(bottom=-0.03 * right.get_ylim()[1])  # marks at 0 are seen whole
         for axis in (left, right):
             axis.set_xscale("log", base=2)
             axis.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize=8)
