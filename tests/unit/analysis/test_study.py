@@ -133,6 +133,12 @@ def test_longer_windows_are_compared_with_shorter_ones_of_as_many_tokens(study, 
     assert len(set(worse.split(" of "))) == 1
 
 
+def test_a_set_alone_that_was_quantized_twice_has_no_components(study, suites):
+    one = suites.suite(methods={"random": (23.4, 0.35)}, seeds=1, replicates=2, windows="kl")
+    (size,), _ = study.sizes([one])
+    assert size.of["perplexity"].parts is None
+
+
 def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
     one = suites.suite(
         methods={"random": (23.4, 0.35)},
