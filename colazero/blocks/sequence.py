@@ -59,7 +59,7 @@ class Sequence:
         self.model = build(model_dir, dtype)
         self.name, self.blocks = decoder_blocks(self.model)
         self.weights = Weights(model_dir, self.model)
-        fill_rest(self.model, self.name, self.weights, device, dtype)
+        fill_rest(self.model, self.name, self.weights, device)
         for index, block in enumerate(self.blocks):
             for name in (self.at(index, own) for own, _ in block.named_parameters()):
                 if name not in self.weights:
@@ -80,11 +80,10 @@ class Sequence:
     def filled(self, index: int, leave: Callable[[str], bool] = lambda _: False) -> Iterator[Any]:
         """Yield a block that holds its weights on the device meanwhile, but those to `leave`."""
         block = self.blocks[index]
-        names = {name: self.at(index, name) for name in block.state_dict() if not leave(name)}
         tensors = {
-            name: self.weights.dense(known, self.device, self.dtype)
-            for name, known in names.items()
-            if known in self.weights
+            name: self.weights.dense(self.at(index, name), self.device, empty.dtype)
+            for name, empty in block.state_dict().items()
+            if not leave(name) and self.at(index, name) in self.weights
         }
         try:
             with holding(block, tensors):

@@ -14,17 +14,29 @@ from colazero.blocks.weights import Weights
 def build(model_dir: Path, dtype: Any) -> Any:
     """Return the causal language model of a directory's config in evaluation mode.
 
-    Its parameters are on the meta device and take no memory; buffers, which may be computed and
-    stored nowhere, are real.
+    Its parameters are on the meta device and take no memory, each in the dtype that transformers
+    loads it in: `dtype`, but for those that an architecture keeps in float32. Buffers, which may
+    be computed and stored nowhere, are real.
     """
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import build_glob_alternation
+    from transformers.initialization import no_init_weights
 
     config = AutoConfig.from_pretrained(model_dir)
     config.__dict__.pop("quantization_config", None)
     with init_empty_weights(include_buffers=False), torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        with no_init_weights():
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        # Outside, as `from_pretrained` does: inside, positions would be computed in `dtype`.
+        model.initialize_weights()
+    kept = model._get_dtype_plan(dtype)
+    if kept:
+        pattern, *_ = build_glob_alternation(list(kept))
+        for name, parameter in model.named_parameters():
+            if pattern.search(name):
+                parameter.data = parameter.data.float()
     return model.eval()
 
 
@@ -50,13 +62,16 @@ def decoder_blocks(model: Any) -> tuple[str, list[Any]]:
     return largest, list(found[largest])
 
 
-def fill_rest(model: Any, blocks: str, weights: Weights, device: str, dtype: Any) -> None:
+def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
     """Give all that is outside the blocks its weights, on `device`; Refused if some are missing.
 
     Tied weights are those that the model itself ties.
     """
-    names = [name for name in model.state_dict() if not name.startswith(f"{blocks}.")]
-    there = {name: weights.dense(name, device, dtype) for name in names if name in weights}
+    there = {
+        name: weights.dense(name, device, empty.dtype)
+        for name, empty in model.state_dict().items()
+        if not name.startswith(f"{blocks}.") and name in weights
+    }
     model.load_state_dict(there, strict=False, assign=True)
     model.tie_weights()
     _refuse_untied(model, there)

@@ -175,8 +175,8 @@ def tags(device: str) -> dict[str, str]:
 
 
 def identity(device: str) -> str:
-    """Return a device's kind and facts in one line: what names results that are kept on disk."""
-    return " ".join([device.partition(":")[0], *facts(device).values()])
+    """Return in one line all of a device that decides bits: it names results kept on disk."""
+    return " ".join(tags(device).values())
 
 
 def release() -> None:

@@ -87,6 +87,7 @@ def test_a_cpu_is_told_with_the_dtype_that_decides_its_bits(
     monkeypatch.setattr(processor, "CPU", cpuinfo)
     assert processor.cpu_dtype("cpu") == dtype
     assert devices.tags("cpu") == {"colazero.device": f"cpu ({dtype})"}
+    assert devices.identity("cpu") == f"cpu ({dtype})"
 
 
 def test_what_the_user_set_for_the_allocator_stays(machine: Any) -> None:

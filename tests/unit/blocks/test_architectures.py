@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from colazero.blocks import Refused, open_sequence
+from colazero.blocks.sequence import Sequence
 from colazero.blocks.weights import eval_dtype
 from colazero.errors import UserError
 
@@ -38,6 +39,28 @@ def test_the_logits_are_those_of_the_whole_model(name: str, tmp_path: Path) -> N
     found = [sequence.logits(h, i) for h, i in zip(stream.hidden, stream.ids, strict=True)]
     expected = whole_logits(folder, eval_dtype(folder, "cpu"), stream.batches)
     torch.testing.assert_close(torch.stack(found), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [*TAKEN, *EVALUATED])
+def test_what_no_file_holds_is_as_transformers_makes_it(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """GPT-J's positions are computed in float32, and parts of RWKV stay in it, in any dtype."""
+    folder = make(tmp_path / "model", *(TAKEN | EVALUATED)[name])
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    sequence = Sequence(folder, "cpu", dtype)
+    found = dict(sequence.model.named_buffers())
+    assert found.keys() == dict(whole.named_buffers()).keys()
+    for own, buffer in whole.named_buffers():
+        torch.testing.assert_close(found[own], buffer, rtol=0, atol=0, msg=own)
+    kept = {own: weight.dtype for own, weight in whole.state_dict().items()}
+    for index in range(len(sequence)):
+        with sequence.filled(index) as block:
+            for own, weight in block.state_dict().items():
+                assert weight.dtype == kept.pop(sequence.at(index, own)), own
+    for own in kept:
+        assert sequence.model.state_dict()[own].dtype == kept[own], own
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -17,6 +17,7 @@ from colazero.calibration.check import documents_of
 from colazero.calibration.choose import select
 from colazero.config import RunConfig
 from colazero.corpora.pool import build_pool, token_counts
+from colazero.devices import processor
 from colazero.errors import UserError
 from colazero.interfaces import Model, TokenPool
 from colazero.selection import METHODS, features, self
@@ -48,14 +49,18 @@ def test_random_tokens_have_the_corpus_s_frequencies_and_no_order(pool: TokenPoo
     assert abs(pairs[1] - independent) > 4 * error
 
 
-def test_the_model_writes_what_it_finds_likely(pool: TokenPool, tiny_llama: Path) -> None:
+def test_the_model_writes_what_it_finds_likely(
+    pool: TokenPool, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own text must be likelier to it than that of another order: a check of the sampling."""
     import torch
 
     from colazero.evaluation.loading import load_dense
 
+    # A processor without bfloat16, in which the two likeliest tokens are often one number.
+    monkeypatch.setattr(processor, "CPU", tmp_path / "none")
     windows = select("self", pool, 16, 64, 3, "toy").windows
-    model = load_dense(tiny_llama, "cpu").float()
+    model = load_dense(tiny_llama, "cpu")
     begin = self.first_token("tiny", models.load_tokenizer(Model("tiny", tiny_llama, "1")))
     front = np.full((len(windows), 1), begin)
     ids = torch.from_numpy(np.concatenate([front, windows], axis=1))
@@ -89,6 +94,19 @@ def test_what_a_model_wrote_is_kept_and_costs_what_it_took(
     assert seconds[0] > 0
     with pytest.raises(AssertionError):
         select("self", pool, 4, 32, 12, "toy")
+
+
+def test_processors_that_compute_in_other_dtypes_share_nothing_that_is_kept(
+    pool: TokenPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
+    monkeypatch.setattr(processor, "CPU", tmp_path / "cpuinfo")
+    kept = []
+    for flags in ("avx2", "avx2 avx512_bf16", "avx2"):
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        select("self", pool, 4, 32, 11, "toy")
+        kept.append(len(list((tmp_path / "self").iterdir())))
+    assert kept == [1, 2, 2]
 
 
 def test_a_model_s_own_settings_of_sampling_change_nothing(
