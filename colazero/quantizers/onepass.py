@@ -177,8 +177,8 @@ class Solver:
         known = self._sequence.at(self._index, f"{name}.weight")
         weight = self._sequence.weights.stored(known).to(self._sequence.device).float()
         solved = gptq.solve(weight, self._input.prepared, self._settings)
-        dense = solved.weight(self._sequence.dtype)
-        self._layers[name].weight = nn.Parameter(dense, requires_grad=False)
+        layer = self._layers[name]
+        layer.weight = nn.Parameter(solved.weight(layer.weight.dtype), requires_grad=False)
         self._keep(known, "weight", gptq.pack(solved, self._settings.quant_bits))
         self.rows.append(
             {
