@@ -209,8 +209,9 @@ def _spread(summary: Summary, pair: Pair) -> str:
     smaller = s.p_value is not None and s.p_value < pair.seeds.alpha
     word = "a difference in spread (not adjusted)" if smaller else "no difference is shown"
     known = "" if s.sd_ratio_ci95 is None else f", {confidence(0.95)} CI {_limits(s.sd_ratio_ci95)}"
+    look = " at that look" if settled(summary, pair) else ""  # of fewer seeds than the coefficients
     return (
-        f"{text}; ratio of spreads {number(s.sd_ratio, 2)}{known} (Bonett), Brown–Forsythe "
+        f"{text}; ratio of spreads{look} {number(s.sd_ratio, 2)}{known} (Bonett), Brown–Forsythe "
         f"{p_equation(s.p_value)}: {word}. Seeing one spread at half of the other takes "
         f"{s.n_for_halving} seeds a method."
     )

@@ -109,6 +109,8 @@ def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it
         assert said in text, "the means beside it are of 10 and 5"
     assert "earlier look" not in key_lines(summary).splitlines()[2]
     assert "earlier look" not in paragraphs(summary, second)[0]
+    assert "ratio of spreads at that look" in paragraphs(summary, first)[-1]
+    assert "ratio of spreads at that look" not in paragraphs(summary, second)[-1]
 
 
 def test_a_suite_that_was_looked_at_once_is_judged_as_ever(suites):
