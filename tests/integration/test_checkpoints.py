@@ -45,11 +45,13 @@ def test_a_checkpoint_of_another_library(kind: str) -> None:
 
 
 @torch._dynamo.config.patch(disable=True)  # half a minute of compiling
-def test_a_checkpoint_of_optimum(tiny_llama: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_optimum(
+    tiny_llama: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from optimum.gptq import GPTQQuantizer
     from transformers import AutoModelForCausalLM
 
-    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"
+    monkeypatch.setenv("GPTQMODEL_CPU_WORKERS", "2")
     texts = [tokenizer.decode(row) for row in WINDOWS[:4]]
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float16)
     quantizer = GPTQQuantizer(bits=4, group_size=64, dataset=texts, model_seqlen=64)

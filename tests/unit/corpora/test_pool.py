@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filling import fill_twenty
 
 from colazero import cache
 from colazero.cache import new_entry
@@ -223,24 +223,13 @@ def test_an_entry_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def _fill(barrier: Any, tokenizer_file: str, cache: str, results: Any) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=tokenizer_file)
-    for revision in range(20):
-        corpus = Corpus("toy", str(revision), DOCUMENTS, [])
-        barrier.wait(60)
-        tokens = build_pool(corpus, tokenizer, Path(cache)).tokens
-        results.put(hashlib.sha256(tokens.tobytes()).hexdigest())
-
-
 def test_two_processes_that_fill_the_same_entry_do_no_harm(tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     tokenizer.backend_tokenizer.save(str(file))
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
-    arguments = (barrier, str(file), str(tmp_path), results)
-    workers = [context.Process(target=_fill, args=arguments) for _ in range(2)]
+    arguments = (barrier, str(file), DOCUMENTS, tmp_path, results)
+    workers = [context.Process(target=fill_twenty, args=arguments) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in range(40)]
