@@ -26,7 +26,7 @@ from colazero.calibration import report as selection_report
 from colazero.config import RunConfig
 from colazero.corpora.pool import build_pool
 from colazero.corpora.tokens import token_pool, tokenizer
-from colazero.interfaces import Model
+from colazero.types import Model
 
 DRAWS = 4_000
 SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))

@@ -70,7 +70,7 @@ def cell_by_default(given: dict[str, str], out: Path) -> dict[str, float]:
 
     from colazero import pipeline
     from colazero.evaluation import through_blocks
-    from colazero.interfaces import Evaluation
+    from colazero.types import Evaluation
 
     config, model, calibration = prepared(given)
     from gptqmodel import GPTQModel, QuantizeConfig

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from colazero.gptq import Hessian, grid, prepare, solve
-from colazero.interfaces import QuantizationSettings
+from colazero.types import QuantizationSettings
 
 HIDDEN, MLP, KEYS, TOKENS = 576, 1536, 192, 8 * 512
 SETTINGS = QuantizationSettings(4, 64, False, True, 0.05, True)

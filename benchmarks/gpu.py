@@ -81,7 +81,7 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     from colazero.blocks import open_sequence
     from colazero.config import RunConfig
     from colazero.evaluation.through_blocks import Evaluator, evaluate
-    from colazero.interfaces import Text
+    from colazero.types import Text
 
     model = models.fetch(str(folder))
     config = RunConfig(

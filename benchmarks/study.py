@@ -42,13 +42,13 @@ from analysis.report.numbers import (
     percent,
 )
 from analysis.report.places import columns, place
-from analysis.report.style import label
 from analysis.report.tables import Table, markdown
 from analysis.stats import seeds_for_difference, seeds_for_equivalence
 from analysis.stats.stretches import stretch_labels
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.planning import design
 from benchmarks._sizes import METRICS, neighbours_table, size_table, sizes, sweep_figure
+from colazero.figures import label
 
 CLAIMS = (0.5, 1.0, 2.0, 4.3)
 """Differences of perplexity to be found, %; the last is what cola_zero's README claims."""

@@ -1,13 +1,14 @@
-"""Where converted models, tokenised corpora and features are kept between runs."""
+"""The cache on disk: converted models, tokenized corpora and features, named by digests."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.digests import of_file
 from colazero.environment import cache_dir as cache_dir  # the cache's own name for it
 from colazero.errors import UserError
 
@@ -26,6 +26,31 @@ REFUSED = (
 """What a file system says of a folder that cannot be written: full, read-only, or no folder."""
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hex digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """Return 16 hex digits over the contents of files in this order, whatever their names."""
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(bytes.fromhex(file_digest(file)))
+    return whole.hexdigest()[:16]
+
+
+def named_digest(folder: Path, files: Iterable[Path]) -> str:
+    """Return 16 hex digits over the names and contents of files in a folder."""
+    named = {str(file.relative_to(folder)): file_digest(file) for file in files}
+    return facts_digest(json.dumps(named, sort_keys=True))[:16]
+
+
+def facts_digest(*facts: str) -> str:
+    """Return 24 hex digits over facts in this order: the name of a cache entry that they decide."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 @contextmanager
@@ -74,7 +99,7 @@ def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]
         return arrays
     with new_entry(entry) as draft:
         build(draft)
-        digests = {name: of_file(draft / f"{name}.npy") for name in names}
+        digests = {name: file_digest(draft / f"{name}.npy") for name in names}
         (draft / "digests.json").write_text(json.dumps(digests))
         _remember(draft, names)
         arrays = _map(draft, names)  # stays valid if another process was faster
@@ -106,7 +131,7 @@ def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
     try:
         if _stamps(entry, names) != _found_good(entry):
             digests = json.loads((entry / "digests.json").read_text())
-            if any(of_file(entry / f"{name}.npy") != digests[name] for name in names):
+            if any(file_digest(entry / f"{name}.npy") != digests[name] for name in names):
                 return None
             with suppress(OSError):  # a cache that may only be read
                 _remember(entry, names)

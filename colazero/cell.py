@@ -17,9 +17,9 @@ from colazero.calibration import report as selection_report
 from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices.processor import cpu_dtype
-from colazero.interfaces import CalibrationSet, Model, Progress
 from colazero.quantizers import UNQUANTIZED, supported
 from colazero.tracking import fetching, keeping, names, runs
+from colazero.types import CalibrationSet, Model, Progress
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""

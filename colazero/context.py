@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from colazero import corpora, models, selection
+from colazero.cache import file_digest, files_digest
 from colazero.config import RunConfig, Settings
 from colazero.corpora.parts import parts_of
 from colazero.corpora.tokens import vocabulary
-from colazero.digests import of_file, of_files
-from colazero.interfaces import Model
 from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.types import Model
 
 PACKAGE = Path(__file__).resolve().parent
 PIPELINE = "colazero.pipeline"
@@ -55,7 +55,9 @@ def code_context(config: Settings) -> dict[str, str]:
     facts = {name: version(name) for name in LIBRARIES}
     backend = PACKAGE.parent / "backends" / config.quantizer.replace("-", "_")
     if backend.is_dir():  # a quantizer in an environment of its own
-        facts["backend"] = of_files(sorted(file for file in backend.iterdir() if file.is_file()))
+        facts["backend"] = files_digest(
+            sorted(file for file in backend.iterdir() if file.is_file())
+        )
     return facts | sources(frozenset(begin))
 
 
@@ -81,7 +83,7 @@ def sources(begin: frozenset[str]) -> dict[str, str]:
 def contents() -> dict[Path | None, tuple[str, set[str]]]:
     """Return file → (16 hex digits, what it imports) for every file of this package."""
     files = sorted(PACKAGE.rglob("*.py"))
-    return {file: (of_file(file)[:16], _imported(file)) for file in files}
+    return {file: (file_digest(file)[:16], _imported(file)) for file in files}
 
 
 def _file_of(module: str) -> Path | None:

@@ -27,7 +27,9 @@ from colazero.corpora.tokens import (
 from colazero.evaluation.texts import evaluation_text as evaluation_text
 from colazero.evaluation.texts import evaluation_texts as evaluation_texts
 from colazero.evaluation.texts import test_tokens
-from colazero.interfaces import (
+from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
+from colazero.selection import features
+from colazero.types import (
     CalibrationSet,
     Downstream,
     Evaluation,
@@ -37,8 +39,6 @@ from colazero.interfaces import (
     QuantizationSettings,
     Rider,
 )
-from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
-from colazero.selection import features
 
 if TYPE_CHECKING:
     from colazero.evaluation.through_blocks import Evaluator

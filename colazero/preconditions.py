@@ -12,9 +12,9 @@ from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import token_pool, vocabulary
 from colazero.evaluation.texts import evaluation_text
-from colazero.interfaces import CalibrationSet, Model
 from colazero.models import grouping, limits
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
+from colazero.types import CalibrationSet, Model
 
 C = TypeVar("C", bound=Settings)
 

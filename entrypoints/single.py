@@ -11,7 +11,7 @@ from entrypoints._command_line import fields, main
 
 if TYPE_CHECKING:
     from colazero.cell import Outcome
-    from colazero.interfaces import Model
+    from colazero.types import Model
 
 PARAMETERS = tuple(RunConfig.model_fields)
 FORCE = (

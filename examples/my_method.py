@@ -15,8 +15,8 @@ import sys
 
 import numpy as np
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import windows_at
+from colazero.types import Selection, TokenPool
 
 
 def evenly(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:

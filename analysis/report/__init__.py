@@ -1,4 +1,4 @@
 """Numbers → sentences, tables, figures and pages, written where they are asked for.
 
-`write.analyze` is the way in. Nothing is imported here: calibration sets share the `style` alone.
+`write.analyze` is the way in. Nothing is imported here.
 """

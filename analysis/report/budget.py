@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from analysis.report.numbers import NONE, draws, number, p_text, percent
 from analysis.report.places import columns, place
-from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import Source, VarianceBudget
 from analysis.summary import Summary
 from analysis.summary.budget import Sharpness
+from colazero.figures import label
 
 # The attribute of a budget, what it is called, and what there would be more of.
 SOURCES = (

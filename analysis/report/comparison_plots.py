@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from analysis.report.budget import SOURCES
 from analysis.report.numbers import NONE, better, decided, number, p_equation, percent
-from analysis.report.style import (
+from analysis.stats.stretches import stretch_labels
+from analysis.summary import Pair, Summary
+from analysis.summary.pairs import text_percent
+from analysis.summary.windows import Text
+from colazero.figures import (
     BLACK,
     GREY,
     beside,
@@ -23,10 +27,6 @@ from analysis.report.style import (
     short,
     styled,
 )
-from analysis.stats.stretches import stretch_labels
-from analysis.summary import Pair, Summary
-from analysis.summary.pairs import text_percent
-from analysis.summary.windows import Text
 
 
 @styled

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from analysis.report.sentences import Section
-from analysis.report.style import RC
 from analysis.report.tables import Table
+from colazero.figures import RC
 
 TITLES = {
     "settings": "The settings side by side",

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from analysis.report.numbers import interval, number, p_text
-from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import stars
 from analysis.summary.items import ItemPair
+from colazero.figures import label
 
 
 def item_table(pairs: Sequence[ItemPair]) -> Table:

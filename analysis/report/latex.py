@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from analysis.report.numbers import p_text
-from analysis.report.style import label, short
 from analysis.stats import stars
 from analysis.summary import DEFAULT_BASELINE, OURS, Method, Summary
+from colazero.figures import label, short
 
 MOST_COLUMNS = 3
 FIRST = (OURS, "random", DEFAULT_BASELINE)

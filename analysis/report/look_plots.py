@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from analysis.report.numbers import better
-from analysis.report.style import BLACK, GREY, label, look, page, short, styled
 from analysis.summary import Summary
 from analysis.summary.looks import Tracked
+from colazero.figures import BLACK, GREY, label, look, page, short, styled
 
 
 def followed(summary: Summary, model: str) -> list[Tracked]:

@@ -9,12 +9,12 @@ from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
 from analysis.report.numbers import NONE, decided, interval, number, p_equation, p_text, percent
 from analysis.report.places import columns, place
-from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.stats import LookJudgement
 from analysis.stats.stopping import expected_share
 from analysis.summary import Options, Summary
 from analysis.summary.looks import Tracked, track
+from colazero.figures import label
 
 CODES = {"open": 0, "different": 1, "equivalent": 2, "inconclusive": 3, "undefined": 4}
 """The verdict as a metric of MLflow's, which are numbers."""

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.report.numbers import better, counts, interval, number
-from analysis.report.style import (
+from analysis.stats.samples import Interval
+from analysis.summary import Method, Summary
+from colazero.figures import (
     BLACK,
     GREY,
     beside,
@@ -23,8 +25,6 @@ from analysis.report.style import (
     short,
     styled,
 )
-from analysis.stats.samples import Interval
-from analysis.summary import Method, Summary
 
 CV_BANDS = ((0.0, 5.0, "< 5 %"), (5.0, 10.0, "5–10 %"), (10.0, np.inf, "> 10 %"))
 BAND_GREYS = ("#ffffff", "#ececec", "#d6d6d6")

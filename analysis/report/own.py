@@ -7,9 +7,9 @@ from typing import Any
 from analysis.custom import all_statistics, evaluate
 from analysis.report.numbers import number
 from analysis.report.places import columns, place
-from analysis.report.style import label
 from analysis.report.tables import Table
 from analysis.summary import Method, Pair, Summary
+from colazero.figures import label
 
 
 def own_numbers(summary: Summary) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from analysis.report.numbers import (
     p_equation,
     percent,
 )
-from analysis.report.style import label
 from analysis.summary import Pair, Summary
+from colazero.figures import label
 
 
 def paragraphs(summary: Summary, pair: Pair) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.report.style import short
 from analysis.summary import Summary
+from colazero.figures import short
 
 
 def columns(summary: Summary) -> list[str]:

@@ -10,8 +10,8 @@ from analysis.report.comparison_plots import budget, differences, shown, windows
 from analysis.report.look_plots import followed, looks
 from analysis.report.method_plots import cv_bands, seeds, time_against_change
 from analysis.report.setting_plots import settings
-from analysis.report.style import short
 from analysis.summary import Summary
+from colazero.figures import short
 
 Draw = Callable[[Summary, str], Figure]
 DRAWN: dict[str, Draw] = {

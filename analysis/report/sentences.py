@@ -12,9 +12,9 @@ from analysis.report.budget import budget_sentence
 from analysis.report.looks import look_lines
 from analysis.report.numbers import decided, draws, interval, p_equation, percent
 from analysis.report.paragraphs import paragraphs, reason, settled
-from analysis.report.style import label
 from analysis.stats import PooledModels, Verdict
 from analysis.summary import Pair, Summary
+from colazero.figures import label
 
 WORDS: tuple[Verdict, ...] = ("different", "equivalent", "open", "inconclusive", "undefined")
 

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.report.numbers import better
-from analysis.report.style import BLACK, label, look, name_rows, page, short, styled
 from analysis.summary import Summary
+from colazero.figures import BLACK, label, look, name_rows, page, short, styled
 
 ACROSS = 3
 """Panels in a row, at most."""

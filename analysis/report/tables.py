@@ -21,9 +21,9 @@ from analysis.report.numbers import (
     percent,
 )
 from analysis.report.places import columns, place
-from analysis.report.style import label
 from analysis.stats import stars
 from analysis.summary import Method, Pair, Summary, controls_of
+from colazero.figures import label
 
 
 class Table(NamedTuple):

@@ -23,7 +23,6 @@ from analysis.report.measures import measures_table
 from analysis.report.own import own_numbers, own_table
 from analysis.report.plots import figures
 from analysis.report.sentences import key_lines, results_markdown, sections, settings
-from analysis.report.style import caption_of, label, short
 from analysis.report.summary_json import plain, suite_facts, summary_stats
 from analysis.report.tables import (
     Table,
@@ -35,6 +34,7 @@ from analysis.report.tables import (
 )
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.items import item_pairs
+from colazero.figures import caption_of, label, short
 
 FOLDER = "analysis"
 

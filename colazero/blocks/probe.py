@@ -16,8 +16,7 @@ import numpy as np
 from colazero import devices
 from colazero.blocks.record import own, run
 from colazero.blocks.sequence import Sequence
-from colazero.cache import kept_json
-from colazero.digests import of_facts, of_files
+from colazero.cache import facts_digest, files_digest, kept_json
 from colazero.errors import UserError
 
 TOKENS = 16
@@ -26,7 +25,7 @@ TOKENS = 16
 @lru_cache
 def source_digest() -> str:
     """Return 16 hex digits over the source of this package."""
-    return of_files(sorted(Path(__file__).parent.glob("*.py")))
+    return files_digest(sorted(Path(__file__).parent.glob("*.py")))
 
 
 def kept(sequence: Sequence) -> dict[str, str]:
@@ -34,7 +33,7 @@ def kept(sequence: Sequence) -> dict[str, str]:
     config = sequence.model.config.to_dict() | {"_name_or_path": ""}
     facts = [json.dumps(config, sort_keys=True, default=str), str(sequence.dtype)]
     facts += [devices.identity(sequence.device), version("transformers"), version("torch")]
-    key = of_facts(*facts, source_digest())
+    key = facts_digest(*facts, source_digest())
     found: dict[str, str] = kept_json(f"blocks/{key}.json", lambda: probed(sequence))
     return found
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from colazero.corpora.pool import token_counts
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, TokenPool
+from colazero.types import CalibrationSet, TokenPool
 
 NGRAM = 13
 """Tokens in a row that count as copied. GPT-3's overlap study took 13 words (Brown et al. 2020,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from colazero.calibration.check import refuse_unusable
 from colazero.corpora.pool import need_tokens
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Selection, Span, TokenPool
 from colazero.selection import find, one_thread
+from colazero.types import CalibrationSet, Selection, Span, TokenPool
 
 ORDER = 1
 """The spawn key of the generator, of those that a run's seed gives, that orders windows."""

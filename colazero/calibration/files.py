@@ -13,7 +13,7 @@ import numpy as np
 from colazero.calibration import check as calibration_check
 from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, Model, Span
+from colazero.types import CalibrationSet, Corpus, Model, Span
 
 
 def save_calibration(

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.interfaces import TokenPool
 from colazero.selection import features, one_thread
 from colazero.selection.cola_zero import GROUPS, MIN_DOC_TOKENS
+from colazero.types import TokenPool
 
 MOST = 4_000
 """Documents of a corpus that are shown; of more, a sample that never changes."""

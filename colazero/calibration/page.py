@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment
 from numpy.typing import NDArray
 
-from colazero.interfaces import CalibrationSet, Span, TokenPool
+from colazero.types import CalibrationSet, Span, TokenPool
 
 CHARACTERS = 200
 """How much of a window is shown."""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from analysis.report.style import look, sheet, styled
 from colazero.calibration.map import DocumentMap
+from colazero.figures import look, sheet, styled
 
 REST = "#bdbdbd"  # what was not chosen
 MOST_BINS = 36

@@ -13,14 +13,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.report.style import RC, caption_of, label
 from colazero.calibration.check import documents_of
 from colazero.calibration.map import DocumentMap, document_map, shown
 from colazero.calibration.page import page
 from colazero.calibration.plots import Picture, draw
 from colazero.config import RunConfig
 from colazero.corpora import tokens
-from colazero.interfaces import CalibrationSet, Model, TokenPool
+from colazero.figures import RC, caption_of, label
+from colazero.types import CalibrationSet, Model, TokenPool
 
 
 def write(folder: Path, config: RunConfig, model: Model, calibration: CalibrationSet) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from colazero.calibration.choose import select
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Selector, TokenPool
 from colazero.selection import find
+from colazero.types import CalibrationSet, Selector, TokenPool
 
 WINDOWS, SEQ_LEN = 4, 32
 WORDS, DOCUMENTS = 400, 60
 CALLED = "(pool, n, seq_len, rng)"
-"""How a method is called, see `colazero.interfaces.Selector`."""
+"""How a method is called, see `colazero.types.Selector`."""
 
 
 def check(methods: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Corpora, one file each. `load(name)` is the way in; see `colazero.interfaces.Corpus`."""
+"""Corpora, one file each. `load(name)` is the way in; see `colazero.types.Corpus`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from colazero.corpora.parts import parts_of
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, CorpusLoader
 from colazero.registry import Registry
+from colazero.types import Corpus, CorpusLoader
 
 DOCUMENTS = 0
 """The spawn key of the generator, of those that a run's seed gives, that draws documents."""

@@ -13,7 +13,7 @@ from colazero.config import Settings
 from colazero.corpora.pool import Vocabulary
 from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
-from colazero.interfaces import Model
+from colazero.types import Model
 
 NEEDS_IT = "gemma"
 """What the `model_type` of families contains that need BOS in front of every window.

@@ -6,7 +6,7 @@ from itertools import islice
 
 from colazero.corpora import CORPORA
 from colazero.corpora._hub import rows
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 REPOSITORY = "allenai/c4"
 REVISION = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"

@@ -13,8 +13,8 @@ from typing import Any
 
 from colazero.corpora import CORPORA
 from colazero.errors import UserError, first_line
-from colazero.interfaces import Corpus
 from colazero.models.files import LFS_POINTER
+from colazero.types import Corpus
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from colazero.corpora import CORPORA
 from colazero.corpora._hub import rows
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 REPOSITORY = "allenai/math_qa"
 REVISION = "4da34e91b436e8f6dc1ba151483e28600a8c91b3"

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import corpora
+from colazero.cache import facts_digest
 from colazero.corpora import CORPORA
 from colazero.corpora.parts import shares
-from colazero.digests import of_facts
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 
 @CORPORA.register("mix")
@@ -27,7 +27,7 @@ def load(argument: str) -> Corpus:
     sizes = [(len(train), share) for train, share in zip(trains, named.values(), strict=True)]
     facts = [f"{name} {named[name]} {c.revision}" for name, c in zip(named, loaded, strict=True)]
     train = [text for train in trains for text in train]
-    return Corpus(f"mix:{argument}", of_facts(*facts), train, test, parts=tuple(sizes))
+    return Corpus(f"mix:{argument}", facts_digest(*facts), train, test, parts=tuple(sizes))
 
 
 def mixed(corpus: Corpus, tokens: NDArray[np.int64]) -> tuple[Corpus, NDArray[np.int64]]:

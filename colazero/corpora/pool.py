@@ -13,11 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.cache import cache_dir, kept_arrays, kept_json
+from colazero.cache import cache_dir, facts_digest, kept_arrays, kept_json
 from colazero.corpora.stream import Tokens, stream
-from colazero.digests import of_facts
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, TokenPool
+from colazero.types import Corpus, TokenPool
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
@@ -115,7 +114,7 @@ def open_pool(
     `between`: what stands between two documents.
     """
     facts = (corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
-    key = of_facts("joined", between, *facts)
+    key = facts_digest("joined", between, *facts)
     entry = (cache or cache_dir()) / "tokens" / key
     arrays = kept_arrays(entry, ARRAYS, lambda draft: _tokenise(corpus, load(), draft, between))
     places = arrays["starts"], arrays["stops"]

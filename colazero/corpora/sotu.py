@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from colazero.corpora import CORPORA
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 TEST_EVERY = 10
 """Each tenth speech in order of time is held out whole, so that the test spans all eras."""

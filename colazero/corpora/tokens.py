@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from colazero import corpora, models
 from colazero.config import RunConfig
 from colazero.corpora import mix, pool
-from colazero.interfaces import Model, TokenPool
+from colazero.types import Model, TokenPool
 
 
 @lru_cache(maxsize=2)

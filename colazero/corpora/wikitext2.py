@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from colazero.corpora import CORPORA
 from colazero.corpora._hub import rows
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 REPOSITORY = "Salesforce/wikitext"
 REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"

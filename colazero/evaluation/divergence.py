@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from colazero import blocks, devices
 from colazero.blocks.probe import source_digest
-from colazero.cache import cache_dir, kept_arrays
-from colazero.digests import of_facts
+from colazero.cache import cache_dir, facts_digest, kept_arrays
 from colazero.evaluation.perplexity import TOKENS_A_BATCH, digest
-from colazero.interfaces import Divergence, Model, Progress, Text
+from colazero.types import Divergence, Model, Progress, Text
 
 
 class Reference:
@@ -37,7 +36,7 @@ class Reference:
         dtype = str(sequence.dtype)
         facts = (model.revision, digest(text), dtype, devices.identity(sequence.device))
         libraries = (version("torch"), version("transformers"), source_digest())
-        entry = cache_dir() / "last_hidden" / of_facts(*facts, *libraries)
+        entry = cache_dir() / "last_hidden" / facts_digest(*facts, *libraries)
 
         def build(draft: Path) -> None:
             np.save(draft / "hidden.npy", _last_hidden(sequence, text, progress))

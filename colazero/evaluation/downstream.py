@@ -11,7 +11,7 @@ from typing import Any
 
 from colazero.errors import UserError, unknown
 from colazero.evaluation import task_files
-from colazero.interfaces import Downstream
+from colazero.types import Downstream
 
 BATCH = 16
 """Sequences run at once: fixed, so that two machines pad alike."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError
-from colazero.interfaces import Divergence, Perplexity, Progress, Text
+from colazero.types import Divergence, Perplexity, Progress, Text
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""

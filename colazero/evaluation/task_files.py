@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from colazero.digests import of_files
+from colazero.cache import files_digest
 from colazero.errors import UserError
 
 CODE = (".yaml", ".yml", ".py")
@@ -49,7 +49,7 @@ def digest(task: str) -> str:
         if "group" in config:
             waiting += _members(file, set(_under(config.get("task"))))
     found |= set(_data(list(configs.values())))
-    return of_files(sorted(found))
+    return files_digest(sorted(found))
 
 
 def _parsed(file: str | Path) -> dict[str, Any]:

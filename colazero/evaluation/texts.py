@@ -15,7 +15,7 @@ from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import open_pool
 from colazero.corpora.tokens import tokenizer, vocabulary
 from colazero.evaluation.perplexity import eval_windows, warn_of_other_tokens
-from colazero.interfaces import Model, Text
+from colazero.types import Model, Text
 
 log = logging.getLogger(__name__)
 

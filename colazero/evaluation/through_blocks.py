@@ -12,7 +12,7 @@ from colazero import blocks
 from colazero.evaluation.divergence import Distances, Reference
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import TOKENS_A_BATCH, Likelihoods, perplexity, slices
-from colazero.interfaces import Model, Perplexity, Progress, Text
+from colazero.types import Model, Perplexity, Progress, Text
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from colazero.gptq.hessian import Hessian
-from colazero.interfaces import QuantizationSettings
+from colazero.types import QuantizationSettings
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from colazero.gptq import columns, grid
 from colazero.gptq.factor import Block, Prepared
 from colazero.gptq.solved import Solved
-from colazero.interfaces import QuantizationSettings
+from colazero.types import QuantizationSettings
 
 FEWEST = 32
 """Rows that are worth a thread of their own."""

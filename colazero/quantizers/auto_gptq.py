@@ -7,14 +7,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from colazero.interfaces import (
+from colazero.quantizers import QUANTIZERS
+from colazero.types import (
     CalibrationSet,
     Progress,
     QuantizationReport,
     QuantizationSettings,
     Rider,
 )
-from colazero.quantizers import QUANTIZERS
 
 PROJECT = Path(__file__).resolve().parents[2] / "backends" / "auto_gptq"
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.jinja")

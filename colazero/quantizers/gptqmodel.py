@@ -16,15 +16,15 @@ from typing import Any
 
 from colazero.blocks.memory import fits
 from colazero.devices import main_memory
-from colazero.interfaces import (
+from colazero.models.files import weight_files
+from colazero.quantizers import QUANTIZERS
+from colazero.types import (
     CalibrationSet,
     Progress,
     QuantizationReport,
     QuantizationSettings,
     Rider,
 )
-from colazero.models.files import weight_files
-from colazero.quantizers import QUANTIZERS
 
 TOKENS_A_BATCH = 16_384
 """Calibration tokens run at once. It changes how sums are rounded, and so the result: a batch of

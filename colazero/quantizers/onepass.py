@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colazero.cache import new_entry
-from colazero.interfaces import (
+from colazero.quantizers import QUANTIZERS
+from colazero.types import (
     CalibrationSet,
     Progress,
     QuantizationReport,
     QuantizationSettings,
     Rider,
 )
-from colazero.quantizers import QUANTIZERS
 
 if TYPE_CHECKING:
     from colazero import gptq

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from colazero.interfaces import (
+from colazero.quantizers import QUANTIZERS
+from colazero.quantizers.gptqmodel import contained, fits_in_memory, warm_up
+from colazero.types import (
     CalibrationSet,
     Progress,
     QuantizationReport,
     QuantizationSettings,
     Rider,
 )
-from colazero.quantizers import QUANTIZERS
-from colazero.quantizers.gptqmodel import contained, fits_in_memory, warm_up
 
 
 @QUANTIZERS.register("rtn")

@@ -1,7 +1,7 @@
 """Selection methods, one file each: which windows of the corpus the quantizer gets to see.
 
 A method is a function `(pool, n, seq_len, rng) -> Selection`, registered by name; see
-`colazero.interfaces.Selector`. It returns spans of the pool's token stream.
+`colazero.types.Selector`. It returns spans of the pool's token stream.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError, unknown
-from colazero.interfaces import Selector, Span, TokenPool
 from colazero.registry import Registry
+from colazero.types import Selector, Span, TokenPool
 
 METHODS: Registry[Selector] = Registry("method", "colazero.selection")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, cola_zero, features
+from colazero.types import Selection, TokenPool
 
 CANDIDATES = 4
 """Candidates hold about so many times the tokens asked for: to choose from more costs more."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, features
 from colazero.selection.clusters import kmeans
 from colazero.selection.dealing import deal, pack, too_small
+from colazero.types import Selection, TokenPool
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError
-from colazero.interfaces import Span, TokenPool
 from colazero.selection.clusters import Clusters
+from colazero.types import Span, TokenPool
 
 
 def ends(pool: TokenPool) -> NDArray[np.int64]:

@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.cache import kept_arrays
-from colazero.digests import of_facts
-from colazero.interfaces import TokenPool
+from colazero.cache import facts_digest, kept_arrays
 from colazero.selection import forward, one_thread, sources_digest
 from colazero.selection.terms import Terms
+from colazero.types import TokenPool
 
 TERMS = 5_000
 COMPONENTS = 100
@@ -52,7 +51,7 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
         return compute(pool, documents)
 
     chosen = hashlib.sha256(documents.tobytes()).hexdigest()
-    key = of_facts(name, *facts(pool), *_code(compute), chosen)
+    key = facts_digest(name, *facts(pool), *_code(compute), chosen)
     entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
     return kept(entry, lambda: compute(pool, documents))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from colazero import devices, environment, models
 from colazero.errors import UserError
-from colazero.interfaces import Model, TokenPool
+from colazero.types import Model, TokenPool
 
 DIMENSIONS = 64
 """Of the random projection of activations."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.interfaces import TokenPool
+from colazero.types import TokenPool
 
 
 def grid(pool: TokenPool, n: int, seq_len: int) -> NDArray[np.int64]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS
+from colazero.types import Selection, TokenPool
 
 
 @METHODS.register("random_tokens")

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import models
-from colazero.cache import cache_dir
-from colazero.digests import of_facts
+from colazero.cache import cache_dir, facts_digest
 from colazero.errors import UserError
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, features, forward, source_digest
+from colazero.types import Selection, TokenPool
 
 HEAD = 3
 """Tokens taken greedily before sampling begins, against a start that leads nowhere: as LLM-QAT does
@@ -35,7 +34,7 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
     model = forward.target(pool)
     seed = int(rng.integers(2**62))
     facts = [*forward.facts(pool, model), source_digest("self"), str((n, seq_len, seed))]
-    entry = cache_dir() / "self" / of_facts(*facts)
+    entry = cache_dir() / "self" / facts_digest(*facts)
     return Selection([], tokens=features.kept(entry, lambda: write(pool, n, seq_len, seed)))
 
 

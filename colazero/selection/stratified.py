@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS
 from colazero.selection.clusters import one_cluster
 from colazero.selection.dealing import deal, ends, pack
+from colazero.types import Selection, TokenPool
 
 STRATA = 3
 

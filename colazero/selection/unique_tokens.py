@@ -6,9 +6,9 @@ import heapq
 
 import numpy as np
 
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, windows_at
 from colazero.selection.grid import distinct_tokens, grid
+from colazero.types import Selection, TokenPool
 
 
 @METHODS.register("unique_tokens")

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.corpora.pool import token_counts
-from colazero.interfaces import Selection, TokenPool
 from colazero.selection import METHODS, windows_at
 from colazero.selection.grid import distinct_tokens, grid
+from colazero.types import Selection, TokenPool
 
 
 @METHODS.register("zipcal")

@@ -10,11 +10,11 @@ import numpy as np
 
 from colazero import cell, models, preconditions
 from colazero.config import RunConfig, SuiteConfig
-from colazero.interfaces import Model
 from colazero.quantizers import UNQUANTIZED
 from colazero.suite import memory
 from colazero.suite.execution import Job
 from colazero.tracking import names
+from colazero.types import Model
 
 ROUNDING = {"quant_bits", "group_size"}
 """The settings of a sweep that decide what a model rounded without calibration is."""

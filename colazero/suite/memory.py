@@ -11,10 +11,10 @@ from colazero.blocks.sequence import SHARE_OF_DEVICE
 from colazero.config import RunConfig, SuiteConfig
 from colazero.devices import main_memory
 from colazero.devices.processor import cpu_dtype
-from colazero.interfaces import Model
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.suite.execution import Job, local
+from colazero.types import Model
 
 GB = 1e9
 LIBRARIES = 0.6 * GB

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from colazero.interfaces import Progress
+from colazero.types import Progress
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from mlflow.utils import validation
 from colazero.cache import new_entry
 from colazero.config import Common
 from colazero.errors import UserError, first_line
-from colazero.interfaces import Model
 from colazero.tracking import names, provenance, records
 from colazero.tracking.log import as_text, log_checkpoint, set_tags
+from colazero.types import Model
 
 LOCAL = Path("outputs/checkpoints")
 """Where save_model=local keeps checkpoints, below the current directory."""

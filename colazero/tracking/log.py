@@ -15,10 +15,10 @@ from mlflow.entities import Run
 
 from colazero.config import Common
 from colazero.errors import without_credentials
-from colazero.interfaces import CalibrationSet, Corpus, Evaluation, QuantizationReport
 from colazero.tracking import names, publishing, runs
 from colazero.tracking.opened import NOTE, active_run_id, open_record
 from colazero.tracking.searching import homes, search
+from colazero.types import CalibrationSet, Corpus, Evaluation, QuantizationReport
 
 
 def log_config(config: Common) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from colazero import __version__
-from colazero.digests import of_file
+from colazero.cache import file_digest
 from colazero.environment import code_of_suite
 
 LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
@@ -60,7 +60,7 @@ def manifest(checkpoint: Path) -> dict[str, str]:
     found = {}
     for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != "sha256.json":
-            found[str(file.relative_to(checkpoint))] = of_file(file)
+            found[str(file.relative_to(checkpoint))] = file_digest(file)
     return found
 
 

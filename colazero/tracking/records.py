@@ -18,8 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colazero.cache import cache_dir
-from colazero.digests import of_file
+from colazero.cache import cache_dir, file_digest
 from colazero.errors import UserError
 
 SEAL = "record.json"
@@ -105,17 +104,18 @@ class Record:
         }
         if self.files:
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
-            self.tags["colazero.manifest"] = of_file(manifest)
+            self.tags["colazero.manifest"] = file_digest(manifest)
         self._write()
 
     def _digest(self, file: Path) -> str:
-        return self.known.get(str(file.relative_to(self.folder))) or of_file(file)
+        return self.known.get(str(file.relative_to(self.folder))) or file_digest(file)
 
     def whole(self) -> bool:
         """Tell whether the record is sealed and its files are what was sealed."""
         try:
             return bool(self.status) and all(
-                of_file(self.folder / name) == digest for name, (_, digest) in self.files.items()
+                file_digest(self.folder / name) == digest
+                for name, (_, digest) in self.files.items()
             )
         except OSError:
             return False

@@ -9,8 +9,8 @@ from typing import Protocol
 from mlflow.entities import Metric, RunTag
 from mlflow.tracking import MlflowClient
 
-from colazero.interfaces import label
 from colazero.tracking import names
+from colazero.types import label
 
 MOST = 100
 """Tags that MLflow takes at once; of metrics it takes more."""

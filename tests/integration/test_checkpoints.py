@@ -18,9 +18,9 @@ from colazero.blocks import open_sequence
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import evaluate
-from colazero.interfaces import CalibrationSet, Text
 from colazero.models.anatomy import anatomy
 from colazero.quantizers.supported import left_dense
+from colazero.types import CalibrationSet, Text
 
 FOREIGN = os.environ.get("COLAZERO_FOREIGN_CHECKPOINTS")
 KINDS = ("auto-gptq", "auto-gptq-desc_act", "auto-gptq-asymmetric", "llm-compressor")

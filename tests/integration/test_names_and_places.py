@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 ROOT = Path(__file__).resolve().parents[2]
 MYMOD = """
 import numpy as np
-from colazero.interfaces import Selection
+from colazero.types import Selection
 from colazero.selection import windows_at
 
 def last(pool, n, seq_len, rng):

@@ -20,10 +20,10 @@ from colazero.blocks import Refused, lockstep, open_sequence, shards
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
-from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 from colazero.quantizers import onepass
 from colazero.quantizers.onepass import quantize
 from colazero.tracking.provenance import manifest, weights_digest
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)

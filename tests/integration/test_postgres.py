@@ -30,7 +30,7 @@ USER, PASSWORD = "researcher", secrets.token_urlsafe(12)
 
 LAST = """
 import numpy as np
-from colazero.interfaces import Selection
+from colazero.types import Selection
 from colazero.selection import windows_at
 
 def last(pool, n, seq_len, rng):
@@ -203,8 +203,8 @@ def read_back(client: MlflowClient, run: Run, folder: Path) -> None:
     """Hold a cell's numbers, calibration set and checkpoint against each other."""
     from safetensors.numpy import load_file
 
-    from colazero.interfaces import CalibrationSet
     from colazero.tracking import provenance
+    from colazero.types import CalibrationSet
 
     result = json.loads(Path(client.download_artifacts(run.info.run_id, "result.json")).read_text())
     assert result["perplexity"] == pytest.approx(run.data.metrics["perplexity"])

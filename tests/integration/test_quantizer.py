@@ -19,9 +19,9 @@ from colazero.blocks import open_sequence
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.gptq import dequantize
-from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
 from colazero.quantizers import QUANTIZERS
 from colazero.tracking.provenance import manifest, weights_digest
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int32)

@@ -16,9 +16,9 @@ import torch
 from architectures import make
 from safetensors.torch import load_file
 
-from colazero.interfaces import CalibrationSet, QuantizationSettings
 from colazero.quantizers.gptqmodel import contained
 from colazero.quantizers.onepass import quantize
+from colazero.types import CalibrationSet, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 128, False, True, 0.05, False)
 WINDOWS = np.random.default_rng(0).integers(3, 800, size=(16, 128), dtype=np.int32)

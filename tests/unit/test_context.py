@@ -44,7 +44,7 @@ def _forget() -> None:
         *("pipeline.py", "quantizers/onepass.py", "evaluation/perplexity.py", "corpora/sotu.py"),
         *("gptq/columns_numba.py", "blocks/lockstep.py"),
         *("corpora/pool.py", "models/source.py", "calibration/check.py", "selection/features.py"),
-        *("digests.py", "selection/__init__.py", "evaluation/downstream.py"),
+        *("cache.py", "selection/__init__.py", "evaluation/downstream.py"),
     ],
 )
 def test_a_change_of_what_a_run_imports_is_another_key(project: Path, file: str) -> None:

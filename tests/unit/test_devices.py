@@ -18,8 +18,8 @@ from colazero.config import RunConfig
 from colazero.context import differences
 from colazero.devices import Card, Seen, processor
 from colazero.errors import UserError
-from colazero.interfaces import Model
 from colazero.suite.execution import on_ray
+from colazero.types import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = Card("NVIDIA H100 80GB HBM3", "9.0", "570.86", 70 * 10**9, 80 * 10**9)

@@ -18,8 +18,8 @@ from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.errors import UserError
 from colazero.evaluation import texts
-from colazero.interfaces import CalibrationSet, Model, Span, TokenPool
 from colazero.selection import METHODS, features
+from colazero.types import CalibrationSet, Model, Span, TokenPool
 
 N, SEQ_LEN = 4, 128
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
-GROUND = {"config", "interfaces", "registry", "cache", "digests", "errors", "environment"}
+GROUND = {"config", "types", "registry", "cache", "errors", "environment", "figures"}
 GROUND |= {"devices"}
 GROUND |= {"colazero"}
 """What every room of `colazero` may use: small files in its root."""
@@ -27,8 +27,8 @@ ROOMS: dict[str, set[str]] = {
     "pipeline": {"preconditions", "calibration", "selection", "quantizers", "evaluation"}
     | {"corpora", "models", "blocks"},
     "preconditions": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
-    # A set's picture shows the features that its method clusters, in the style of the report.
-    "calibration": {"selection", "corpora", "analysis.report"},
+    # A set's picture shows the features that its method clusters.
+    "calibration": {"selection", "corpora"},
     "quantizers": {"blocks", "gptq", "models"},
     "gptq": set(),
     "blocks": {"gptq", "models"},
@@ -38,10 +38,10 @@ ROOMS: dict[str, set[str]] = {
     "corpora": {"models"},
     "models": set(),
     "config": set(),
-    "interfaces": set(),
+    "types": set(),
     "registry": set(),
     "cache": set(),
-    "digests": set(),
+    "figures": set(),
     "errors": set(),
     "environment": set(),
     "devices": set(),
@@ -52,9 +52,13 @@ ROOMS: dict[str, set[str]] = {
     "analysis.summary": {"analysis.reading", "analysis.stats"},
     "analysis.report": {
         *("analysis.reading", "analysis.stats", "analysis.summary", "analysis.custom"),
+        "figures",
     },
 }
-"""Room → the rooms below it that it may use, beside the ground."""
+"""Room → the rooms below it that it may use, besides the ground."""
+
+FLOOR_0 = {"errors", "config", "figures"}
+"""What `analysis` may use of `colazero`; `colazero` uses nothing of `analysis`."""
 
 MLFLOW = ("suite", "cell", "tracking", "analysis.reading", "entrypoints")
 RUNS_PROJECTS = "colazero.quantizers.nested"
@@ -121,6 +125,19 @@ def test_no_arrow_that_the_plan_of_the_house_does_not_have() -> None:
         if room(target) not in ROOMS[room(module)] | (GROUND if module in COLAZERO else set())
     ]
     assert not forbidden
+
+
+def test_colazero_and_the_analysis_share_the_lowest_floor_alone() -> None:
+    for package in ("colazero", "analysis"):
+        allowed = FLOOR_0 if package == "analysis" else set()
+        other = {
+            f"{module} → {target}"
+            for module, target in ARROWS
+            if module.startswith(package)
+            and target.split(".")[0] in {"colazero", "analysis"} - {package}
+            and room(target) not in allowed
+        }
+        assert not other
 
 
 def test_the_plan_has_every_room_and_no_circle() -> None:

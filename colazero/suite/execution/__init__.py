@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from colazero.config import RunConfig, SuiteConfig
-from colazero.interfaces import Model
 from colazero.registry import Registry
+from colazero.types import Model
 
 
 @dataclass(frozen=True)

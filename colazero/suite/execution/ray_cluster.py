@@ -54,7 +54,7 @@ def connect(address: str) -> None:
         _knock(address)
     ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     code = {
-        "py_modules": [str(provenance.ROOT / name) for name in ("colazero", "analysis")],
+        "py_modules": [str(provenance.ROOT / "colazero")],
         "excludes": ["**/__pycache__"],
     }
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from colazero import devices
 from colazero.config import RunConfig
 from colazero.errors import DiscreetFormatter, UserError
-from colazero.interfaces import Model, Progress
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.sending import Sender
+from colazero.types import Model, Progress
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -15,9 +15,9 @@ from colazero.blocks import open_sequence
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
-from colazero.interfaces import CalibrationSet, QuantizationSettings, Text
 from colazero.quantizers.onepass import quantize
 from colazero.selection import forward
+from colazero.types import CalibrationSet, QuantizationSettings, Text
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)

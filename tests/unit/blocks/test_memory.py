@@ -17,8 +17,8 @@ from colazero.blocks import Sequence, memory, open_sequence
 from colazero.blocks import sequence as blocks_sequence
 from colazero.blocks.memory import halved
 from colazero.evaluation.through_blocks import Evaluator, evaluate
-from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 from colazero.quantizers import onepass
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)

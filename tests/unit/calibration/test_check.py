@@ -22,7 +22,7 @@ from colazero.calibration.check import (
 )
 from colazero.corpora.pool import token_counts
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Span, TokenPool
+from colazero.types import CalibrationSet, Span, TokenPool
 
 
 def pool_of(documents: Sequence[Sequence[int]]) -> TokenPool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.report.style import caption_of
 from colazero import models, pipeline
 from colazero.calibration import map as selection_map
 from colazero.calibration import report as selection_report
@@ -23,7 +22,8 @@ from colazero.calibration.plots import draw
 from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.corpora.pool import build_pool
-from colazero.interfaces import CalibrationSet, Corpus, Model, Span, TokenPool
+from colazero.figures import caption_of
+from colazero.types import CalibrationSet, Corpus, Model, Span, TokenPool
 
 N, SEQ_LEN = 8, 128
 

@@ -20,7 +20,7 @@ from colazero.selection import METHODS
 HEAD = """
 import random
 import numpy as np
-from colazero.interfaces import Selection
+from colazero.types import Selection
 from colazero.selection import windows_at
 calls = []
 """

@@ -18,7 +18,7 @@ from colazero.corpora import bos
 from colazero.corpora.pool import Vocabulary
 from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
-from colazero.interfaces import Model
+from colazero.types import Model
 
 PLAIN = Vocabulary("0", frozenset({0, 1}), (), (0,))
 WRITES = Vocabulary("0", frozenset({0, 1}), (0,), (0,))

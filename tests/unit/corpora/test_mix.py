@@ -13,7 +13,7 @@ from colazero.corpora import mix
 from colazero.corpora.parts import parts_of, shares
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
-from colazero.interfaces import Model
+from colazero.types import Model
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from colazero.calibration.choose import cut
 from colazero.corpora import pool as module
 from colazero.corpora.pool import SEPARATOR, build_pool, need_tokens, tokenizer_digest
 from colazero.errors import UserError
-from colazero.interfaces import Corpus, Selection, Span, TokenPool
+from colazero.types import Corpus, Selection, Span, TokenPool
 
 DOCUMENTS = ["Bado kemi.", "Zora <s> fin</s> <pad>", "", "Größe: 東京 🙂", "x" * 300, "last"]
 CORPUS = Corpus("toy", "1", DOCUMENTS, ["held out"])
@@ -172,8 +172,8 @@ def test_files_are_read_through_only_where_they_changed_since_they_were_found_go
     build_pool(CORPUS, tokenizer, tmp_path)
     (entry,) = entries(tmp_path)
     read: list[str] = []
-    digest = cache.of_file
-    monkeypatch.setattr(cache, "of_file", lambda file: read.append(file.name) or digest(file))
+    digest = cache.file_digest
+    monkeypatch.setattr(cache, "file_digest", lambda file: read.append(file.name) or digest(file))
     build_pool(CORPUS, tokenizer, tmp_path)
     assert read == []
     (entry / "stops.npy").touch()  # unchanged, but who can know
@@ -193,7 +193,7 @@ def test_an_interrupted_build_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "of_file", stop)
+        patch.setattr(cache, "file_digest", stop)
         with pytest.raises(KeyboardInterrupt):
             build_pool(CORPUS, tokenizer, tmp_path)
     assert entries(tmp_path) == []

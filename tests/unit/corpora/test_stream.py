@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from colazero.corpora import stream as module
 from colazero.corpora.pool import SEPARATOR, build_pool
 from colazero.corpora.stream import stream
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 
 def texts(count: int = 300) -> list[str]:

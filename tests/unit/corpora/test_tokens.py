@@ -11,7 +11,7 @@ from colazero import corpora, pipeline
 from colazero.calibration.choose import ordered
 from colazero.config import RunConfig
 from colazero.corpora.tokens import pool_of, token_pool
-from colazero.interfaces import CalibrationSet, Model, Span
+from colazero.types import CalibrationSet, Model, Span
 
 
 @pytest.fixture

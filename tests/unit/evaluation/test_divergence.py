@@ -13,7 +13,7 @@ from colazero.evaluation import perplexity as slicing
 from colazero.evaluation.divergence import Reference
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.through_blocks import evaluate, perplexities, references
-from colazero.interfaces import Model, Text
+from colazero.types import Model, Text
 
 TEXT = Text("text", np.random.default_rng(5).integers(10, 250, size=(3, 48)), np.arange(3) * 48)
 

@@ -21,7 +21,7 @@ from colazero.corpora.pool import text_tokens
 from colazero.errors import UserError
 from colazero.evaluation import perplexity as module
 from colazero.evaluation.perplexity import eval_windows, perplexity
-from colazero.interfaces import Corpus
+from colazero.types import Corpus
 
 CORPUS = Corpus("c", "1", ["a"], [f"Document {i} says {i * i} things." for i in range(200)])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layers import ORDERS, correlated, hessian, layer_error, settings, weights
 
 from colazero.gptq import Hessian, Solved, columns, prepare, solve
-from colazero.interfaces import QuantizationSettings
+from colazero.types import QuantizationSettings
 
 
 def solved(

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from colazero import models
 from colazero.errors import UserError
 from colazero.evaluation import loading
-from colazero.interfaces import Model
 from colazero.models.files import refuse_shard, stored, weight_files
 from colazero.quantizers import gptqmodel
 from colazero.suite.plan import Weights
+from colazero.types import Model
 
 SAFE, BIN = "model.safetensors", "pytorch_model.bin"
 PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

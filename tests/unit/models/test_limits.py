@@ -19,8 +19,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from colazero import models, pipeline, preconditions
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Model
 from colazero.models import limits
+from colazero.types import CalibrationSet, Model
 
 SAFE = "model.safetensors"
 
@@ -147,8 +147,8 @@ def test_a_quantized_model_is_refused_before_anything_is_chosen(
 def test_a_quantizer_that_cuts_windows_is_found_out(
     copy: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from colazero.interfaces import QuantizationReport
     from colazero.quantizers import QUANTIZERS
+    from colazero.types import QuantizationReport
 
     def half(*_: object) -> QuantizationReport:
         row = {"rtn_fallback": False, "damp": 0.0}

@@ -11,8 +11,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.interfaces import CalibrationSet, QuantizationReport, QuantizationSettings
 from colazero.quantizers import gptqmodel, onepass
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 

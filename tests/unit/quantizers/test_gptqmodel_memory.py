@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from colazero.interfaces import CalibrationSet, QuantizationSettings
 from colazero.quantizers import gptqmodel
+from colazero.types import CalibrationSet, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 SET = CalibrationSet(np.zeros((8, 64), dtype=np.int32), [], {})

@@ -16,8 +16,8 @@ from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
-from colazero.interfaces import Model, TokenPool
 from colazero.selection import cola, features, forward
+from colazero.types import Model, TokenPool
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 
 from colazero.calibration.choose import select
 from colazero.errors import UserError
-from colazero.interfaces import TokenPool
 from colazero.selection import METHODS, features, source_digest, sources_digest
+from colazero.types import TokenPool
 
 LAST = """
 import numpy as np
-from colazero.interfaces import Selection
+from colazero.types import Selection
 from colazero.selection import windows_at
 {more}
 def last(pool, n, seq_len, rng):

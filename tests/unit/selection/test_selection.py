@@ -19,10 +19,10 @@ from colazero import corpora
 from colazero.calibration.choose import select
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, TokenPool
 from colazero.selection import METHODS, cola_zero, features, stratified, zipcal
 from colazero.selection.clusters import Clusters
 from colazero.selection.dealing import deal, pack
+from colazero.types import CalibrationSet, Corpus, TokenPool
 
 N, SEQ_LEN = 16, 128
 METHOD_NAMES = METHODS.names()

@@ -19,8 +19,8 @@ from colazero.calibration.check import measures, overlap
 from colazero.calibration.choose import select
 from colazero.corpora.pool import build_pool, token_counts
 from colazero.errors import UserError
-from colazero.interfaces import CalibrationSet, Corpus, TokenPool
 from colazero.selection import METHODS
+from colazero.types import CalibrationSet, Corpus, TokenPool
 
 WORDS = [
     *("bado", "kemi", "zora", "Größe", "1790", "a", "...", "<s>", "</s>", "<pad>"),

@@ -19,8 +19,8 @@ from colazero.config import RunConfig
 from colazero.corpora.pool import build_pool, token_counts
 from colazero.devices import processor
 from colazero.errors import UserError
-from colazero.interfaces import Model, TokenPool
 from colazero.selection import METHODS, features, self
+from colazero.types import Model, TokenPool
 
 WRITING = ["random_tokens", "self"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from colazero.config import RunConfig, SuiteConfig
-from colazero.interfaces import Model
 from colazero.suite import budget
 from colazero.suite import run as suite
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Job
+from colazero.types import Model
 
 MODEL = Model("m", Path("m"), "1")
 

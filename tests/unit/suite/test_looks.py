@@ -14,12 +14,12 @@ from mlflow.tracking import MlflowClient
 from colazero import tracking
 from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
-from colazero.interfaces import Model
 from colazero.suite.execution import Job
 from colazero.suite.grid import drawn_order
 from colazero.suite.looks import closed, due, follow
 from colazero.tracking import runs
 from colazero.tracking.looks import LOOKS, stopped_at
+from colazero.types import Model
 
 MODEL = Model("m", Path("m"), "1")
 METHODS = ("ours", "good", "bad")

@@ -13,11 +13,11 @@ from mlflow.tracking import MlflowClient
 
 from colazero import tracking
 from colazero.config import RunConfig, SuiteConfig
-from colazero.interfaces import Model
 from colazero.suite import supervisor
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Job
 from colazero.suite.supervisor import Report, Supervisor
+from colazero.types import Model
 
 Kind = Literal["stage", "computed", "done", "failed", "deferred", "lost"]
 DATA: dict[Kind, dict[str, Any]] = {

@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 from colazero import tracking
 from colazero.config import RunConfig
 from colazero.errors import UserError
-from colazero.interfaces import Model
 from colazero.tracking import keeping, opened, provenance, publishing, records, runs
 from colazero.tracking.records import Record
+from colazero.types import Model
 
 DEAD = f"{runs._host()} 1 0.00"
 ELSEWHERE = "another-machine/pid:[1] 7 0.00"
@@ -313,7 +313,7 @@ def test_a_checkpoint_is_hashed_once_and_copied_not_at_all(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    own = records.of_file
+    own = records.file_digest
 
     def counted(file: Path) -> str:
         read.append(file.name)
@@ -323,7 +323,7 @@ def test_a_checkpoint_is_hashed_once_and_copied_not_at_all(
         raise AssertionError("it was copied on its way to the record")
 
     for module in (records, provenance):
-        monkeypatch.setattr(module, "of_file", counted)
+        monkeypatch.setattr(module, "file_digest", counted)
     model = Model("m", Path("m"), "1")
     with tracking.run("cell", "cell") as run_id:
         with tracking.workspace() as work:

@@ -20,7 +20,7 @@ from analysis.report.method_plots import (
     time_against_change,
 )
 from analysis.report.plots import figures
-from analysis.report.style import KNOWN, caption_of
+from colazero.figures import KNOWN, caption_of
 
 MODEL = "smollm2-135m"
 ROWS = ["gptq_default", "random", "cola_zero"]

@@ -16,7 +16,6 @@ from analysis.reading.runs import load_suite
 from analysis.report.latex import latex_table
 from analysis.report.numbers import p_text
 from analysis.report.sentences import key_lines, results_markdown, sections
-from analysis.report.style import label
 from analysis.report.tables import (
     Table,
     comparison_table,
@@ -27,6 +26,7 @@ from analysis.report.tables import (
 )
 from analysis.report.write import analyze, contents
 from analysis.summary import Options, summarize
+from colazero.figures import label
 
 MODEL = "smollm2-135m"
 DOCS = Path(__file__).parents[4] / "docs/analysis.md"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from colazero.config import RunConfig, SuiteConfig
-from colazero.interfaces import Model
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.local import LocalExecutor
+from colazero.types import Model
 
 WORKER = """
 import json, sys

@@ -16,13 +16,13 @@ from mlflow.tracking import MlflowClient
 
 from colazero import cell, models, tracking
 from colazero.config import RunConfig
-from colazero.interfaces import CalibrationSet, Model
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import run_job
 from colazero.tracking import publishing, runs
 from colazero.tracking.records import Record
+from colazero.types import CalibrationSet, Model
 
 MODEL = Model("m", Path("m"), "1")
 DONE = {"perplexity": 30.5, "calibration": None}
