@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
+import re
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -19,11 +21,81 @@ import pytest
 VOCABULARY = 800
 TOPICS = 12
 PARAGRAPHS = 900
+LEFT_OUT = pytest.StashKey[int]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest: of two processes none is left alone with it."""
-    items.sort(key=lambda item: item.path.name != "test_suite_faults.py")
+WHOLE = re.compile(r"\b(subprocess|Popen|multiprocessing|Terminal)\b|\bray\.init\b")
+"""What a test that starts other processes or servers names, it or what it calls."""
+SMALL_SUITE = "test_suite.py"
+"""The one file of tests/integration that plain `pytest` runs: a real suite of six cells."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that start processes, servers or whole suites: `whole`.
+
+    The folder decides, and within tests/unit the source of the test, of its fixtures and of what
+    they call in their own file. Files with marked tests come first: they take longest.
+    """
+    read: dict[Any, bool] = {}
+    for item in items:
+        in_integration = "integration" in item.path.parts and item.path.name != SMALL_SUITE
+        if in_integration or _starts_processes(item, read):
+            item.add_marker("whole")
+    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
+
+
+def _starts_processes(item: pytest.Item, read: dict[Any, bool]) -> bool:
+    """Return whether the source of a test, its fixtures or their helpers matches WHOLE."""
+    waiting: list[Any] = [getattr(item, "function", None)]
+    for definitions in item._fixtureinfo.name2fixturedefs.values():
+        waiting += [definition.func for definition in definitions]
+    seen: set[Any] = set()
+    while waiting:
+        function = inspect.unwrap(waiting.pop()) if waiting[-1] else waiting.pop()
+        if not inspect.isfunction(function) or function in seen or not _is_ours(function):
+            continue
+        seen.add(function)
+        if function not in read:
+            read[function] = bool(WHOLE.search(inspect.getsource(function)))
+        if read[function]:
+            return True
+        names = function.__code__.co_names
+        called = (function.__globals__.get(name) for name in names)
+        waiting += [f for f in called if getattr(f, "__module__", None) == function.__module__]
+    return False
+
+
+def _is_ours(function: Any) -> bool:
+    return Path(function.__code__.co_filename).is_relative_to(Path(__file__).parent)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = 0
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items:
+        items[0].config.stash[LEFT_OUT] += len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of xdist: every one leaves out the same
+        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what plain `pytest` leaves out, and how to run it."""
+    left = config.stash[LEFT_OUT]
+    if left and config.option.markexpr == "not whole":
+        terminalreporter.write_line(
+            f"{left} tests left out; those that start processes, servers or whole suites run with "
+            '`pytest -m whole`, all tests with `pytest -m ""`'
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

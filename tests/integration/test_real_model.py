@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from colazero import models, pipeline, preconditions
@@ -28,7 +27,6 @@ def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
             layer.weight.data = (codes * scale).view_as(weight).to(layer.weight.dtype)
 
 
-@pytest.mark.slow
 def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     config = parse(RunConfig, {"method": "random", "device": "cpu", "eval_windows": "8"})
     model = models.fetch(config.model)

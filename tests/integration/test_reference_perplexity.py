@@ -27,7 +27,6 @@ metric_list:
 """
 
 
-@pytest.mark.slow
 def test_the_real_models_equals_ten_lines_of_transformers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

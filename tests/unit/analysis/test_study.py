@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_suites import ARITHMETIC
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "study.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "studies" / "study.py"
 
 
 @pytest.fixture(scope="module")

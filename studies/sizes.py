@@ -1,6 +1,6 @@
 """Random sets of several sizes: what more and longer windows do, and what the noise is made of.
 
-`benchmarks/study.py --sweep` prints the tables and draws the figure.
+`studies/study.py --sweep` prints the tables and draws the figure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables and figures of docs/study.md, from the tracking store.
 
-    python benchmarks/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
+    python studies/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
 kind, and beside them Welch's test over seeds on exactly these windows; n: observations of both
@@ -47,8 +47,8 @@ from analysis.stats import seeds_for_difference, seeds_for_equivalence
 from analysis.stats.stretches import stretch_labels
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.planning import design
-from benchmarks._sizes import METRICS, neighbours_table, size_table, sizes, sweep_figure
 from colazero.figures import label
+from studies.sizes import METRICS, neighbours_table, size_table, sizes, sweep_figure
 
 CLAIMS = (0.5, 1.0, 2.0, 4.3)
 """Differences of perplexity to be found, %; the last is what cola_zero's README claims."""
