@@ -3,7 +3,7 @@
     python examples/my_method.py                                    # this one, in seconds
     PYTHONPATH=. python examples/my_method.py --method=mymod:last   # yours, in ./mymod.py
 
-It prints what each seed chose; docs/calibration-sets.md explains the measures. In a suite:
+It prints what each seed chose; docs/guide/calibration-sets.md explains the measures. In a suite:
 
     PYTHONPATH=examples mlflow run . -e suite --env-manager local -P methods=random,my_method:evenly
 """

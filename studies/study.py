@@ -1,4 +1,4 @@
-"""The tables and figures of docs/study.md, from the tracking store.
+"""The tables and figures of docs/evidence/study.md, from the tracking store.
 
     python studies/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 

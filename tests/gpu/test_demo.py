@@ -39,4 +39,6 @@ def test_the_demo_runs_on_cuda_and_twice_alike(tmp_path: Path) -> None:
     assert 25 < first[1] < 45, "SmolLM2's, quantized"
     second = quantized(tmp_path / "second")
     assert second[1] == pytest.approx(first[1], rel=1e-3)
-    assert second[0] == first[0], "the same bits: docs/performance.md says so, or what differs"
+    assert second[0] == first[0], (
+        "the same bits: docs/evidence/performance.md says so, or what differs"
+    )

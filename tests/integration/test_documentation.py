@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "python.md"
+PAGE = ROOT / "docs" / "guide" / "python.md"
 ELSEWHERE = "# needs "
 """How a snippet begins that needs what this environment lacks."""
 

@@ -17,7 +17,7 @@ from colazero.config import RunConfig, SuiteConfig, parse
 from colazero.tracking import pages
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROOMS = ("colazero", "analysis", "entrypoints", "examples")
 SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 ENTRY_POINTS: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
@@ -109,7 +109,7 @@ def test_every_file_of_ours_that_is_named_is_there(page: Path) -> None:
     tests = {file.name for file in (ROOT / "tests").rglob("*.py")}
     for name in re.findall(r"(?:\w+/)*\w+\.py\b", page.read_text(encoding="utf-8")):
         room = name.partition("/")[0]
-        if room in (*ROOMS, "tests", "benchmarks"):
+        if room in (*ROOMS, "tests", "benchmarks", "studies"):
             assert (ROOT / name).exists() or "NAME" in name, name
         elif name.startswith("test_"):
             assert name in tests, name

@@ -24,7 +24,7 @@ def test_the_continuation_task_is_the_documented_one(
     assert spec.loader
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    page = " ".join((ROOT / "docs/evaluation.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs/guide/evaluation.md").read_text(encoding="utf-8").split())
     said = re.search(r"(\d+) items made .* of (\d+) words follows the first (\d+) words", page)
     assert said
     items, answer, context = map(int, said.groups())

@@ -29,7 +29,7 @@ from analysis.summary import Options, summarize
 from colazero.figures import label
 
 MODEL = "smollm2-135m"
-DOCS = Path(__file__).parents[4] / "docs/analysis.md"
+DOCS = Path(__file__).parents[4] / "docs/guide/analysis.md"
 FIGURES = ("seeds", "differences", "windows", "budget", "time", "cv")
 FILES = {
     *("summary_stats.json", "suite.json", "cells.csv", "table.md", "table.csv", "table.tex"),
