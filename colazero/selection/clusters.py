@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SWEEPS = 40
-"""Rounds of Hartigan's exchange. Most of the gain comes in the first; see docs/guide/selection.md."""
+"""Rounds of Hartigan's exchange. The first gains most: docs/guide/selection.md."""
 BATCH = 4_096
 """Points of a mini-batch."""
 
