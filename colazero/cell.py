@@ -233,7 +233,10 @@ def _quantize_and_evaluate(
         tracking.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
         if rider.perplexities:  # else the checkpoint is what was evaluated
-            verify_time = pipeline.verify(config, model, checkpoint, evaluation)
+            verify_time, same = pipeline.verify(
+                config, model, checkpoint, evaluation, report.solved
+            )
+            tracking.set_tags({"colazero.verified": same})
         tracking.log_metrics({"verify_time_sec": verify_time})
         keeping.keep(config, model, checkpoint, name_of(config, model))
     return metrics | {

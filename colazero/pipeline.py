@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -196,22 +197,46 @@ def evaluate(
     return Evaluation(results, downstream, seconds, at_once)
 
 
-def verify(config: Settings, model: Model, model_dir: Path, evaluation: Evaluation) -> float:
-    """Evaluate one window of the checkpoint in `model_dir`; return the seconds it took.
+def verify(
+    config: Settings,
+    model: Model,
+    model_dir: Path,
+    evaluation: Evaluation,
+    solved: Mapping[str, str] | None = None,
+) -> tuple[float, str]:
+    """Evaluate one window of the checkpoint. Return the seconds, and what is the same as before.
 
-    RuntimeError unless it gives, to the last bit, what `evaluation`, made while the model was
-    quantized, has: what was saved is what was evaluated.
+    `bits`: the window's negative log-likelihood is that of `evaluation`, made while the model was
+    quantized. `weights`: it differs, as products on a GPU may, and every weight of the checkpoint
+    is the one that was `solved` (name → fingerprint). RuntimeError where neither holds.
     """
     from colazero.blocks import open_sequence
+    from colazero.blocks.probe import linears
+    from colazero.blocks.weights import fingerprint
     from colazero.evaluation import through_blocks
 
     begin = time.perf_counter()
     text, expected = evaluation_texts(config, model)[0], evaluation.perplexities[0].nll[0]
     one = replace(text, windows=text.windows[:1], starts=text.starts[:1])
-    found = through_blocks.evaluate(open_sequence(model_dir, config.device), [one])[0].nll[0]
-    if found != expected:
+    sequence = open_sequence(model_dir, config.device)
+    found = through_blocks.evaluate(sequence, [one])[0].nll[0]
+    if found == expected:
+        return time.perf_counter() - begin, "bits"
+    wrong = []
+    for index in range(len(sequence)):
+        with sequence.filled(index) as block:
+            for name, layer in linears(block).items():
+                known = sequence.at(index, f"{name}.weight")
+                if fingerprint(layer.weight.data) != (solved or {}).get(known):
+                    wrong.append(known)
+    said = (
+        f"the saved checkpoint gives a negative log-likelihood of {found} on the first window, "
+        f"the model in memory gave {expected}"
+    )
+    if wrong:
         raise RuntimeError(
-            f"the saved checkpoint gives a negative log-likelihood of {found} on the first window, "
-            f"the model in memory gave {expected}: it was not saved as it was evaluated."
+            f"{said}: {len(wrong)} weights were not saved as they were evaluated, {wrong[0]!r} "
+            "among them."
         )
-    return time.perf_counter() - begin
+    log.warning("%s. All weights are the same: this device rounds the same sums differently.", said)
+    return time.perf_counter() - begin, "weights"

@@ -164,6 +164,8 @@ class QuantizationReport:
     unquantized: Sequence[str] = ()
     """Matrices in the model's blocks that stayed as they were."""
     windows_at_once: int | None = None
+    solved: Mapping[str, str] = field(default_factory=dict)
+    """Weight → fingerprint of what the model computed with; of quantizers that evaluate too."""
 
     @property
     def rtn_fallbacks(self) -> int:

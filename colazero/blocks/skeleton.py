@@ -119,10 +119,14 @@ def standing_in(blocks: list[Any], act: Acting) -> Iterator[None]:
     def forward(index: int) -> Callable[..., Any]:
         return lambda *args, **kwargs: act(index, args, kwargs)
 
+    before = [vars(block).get("forward") for block in blocks]  # of an outer one, while it runs
     for index, block in enumerate(blocks):
         block.forward = forward(index)
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for block, outer in zip(blocks, before, strict=True):
+            if outer is None:
+                del block.forward
+            else:
+                block.forward = outer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,23 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
     own = AutoConfig.from_pretrained(model_dir).dtype
     halves = (torch.float16, torch.bfloat16)
     return own if device != "cpu" and own in halves else torch.bfloat16
+
+
+def fingerprint(weight: Any) -> str:
+    """Return 16 hex digits over a matrix's bits, computed on its device.
+
+    On a GPU rows and columns are hashed there, and only these hashes copied.
+    """
+    import torch
+
+    if weight.device.type == "cpu":
+        parts = [weight.contiguous().view(torch.uint8)]
+    else:
+        parts = [torch.hash_tensor(weight, dim).cpu() for dim in (0, 1)]
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.numpy().data)
+    return whole.hexdigest()[:16]
 
 
 def quantization_settings(model_dir: Path) -> dict[str, Any]:

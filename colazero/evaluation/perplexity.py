@@ -6,12 +6,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.blocks.probe import not_causal, other_endings
 from colazero.errors import UserError
 from colazero.types import Divergence, Perplexity, Progress, Text
 
@@ -152,8 +154,8 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
     """Return two functions: token ids → what the head sees, and slices of that → logits.
 
     For most models: the decoder and the output embeddings, with Gemma's cap where the model has
-    one. Where it does something else to its logits, which one short input tells: the whole model
-    and None.
+    one. Where these raise, or a short input shows that the model does something else to its
+    logits: the whole model and None. UserError if the model is not causal.
     """
     import torch
 
@@ -169,10 +171,14 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
     def capped(hidden: Any) -> Any:
         return torch.tanh(head(hidden) / cap) * cap if cap else head(hidden)
 
-    probe = torch.arange(8, device=model.device)[None]
     with torch.inference_mode():
-        if torch.equal(capped(decoder(probe)), whole(probe)):
-            return decoder, capped
+        first, second = torch.from_numpy(other_endings(model.config.get_text_config().vocab_size))
+        expected = whole(second.to(model.device))
+        if why := not_causal(whole(first.to(model.device)), expected):
+            raise UserError(why)
+        with suppress(Exception):  # whatever it raises, the whole model gave logits
+            if torch.equal(capped(decoder(second.to(model.device))), expected):
+                return decoder, capped
     return whole, None
 
 

@@ -68,6 +68,7 @@ def quantize(
     at_once = max(1, TOKENS_A_BATCH // length, -(-count // MICRO_BATCHES))
     stream = sequence.begin(calibration.windows, at_once)
     rows: list[dict[str, Any]] = []
+    solved: dict[str, str] = {}
     saving, told = 0.0, False
     if rider:
         rider.board(sequence)
@@ -80,6 +81,7 @@ def quantize(
                 if rider:
                     rider.advance(index)
             rows += solver.rows
+            solved |= solver.solved
             if solver.run_again and not told:
                 log.warning(
                     "memory holds %d of %d micro-batches of a block: the others are run again for "
@@ -107,6 +109,7 @@ def quantize(
         rows,
         warm_up_time_sec=begin - started,
         windows_at_once=at_once,
+        solved=solved,
     )
 
 
@@ -118,6 +121,7 @@ class Solver:
 
         self.tensors: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
+        self.solved: dict[str, str] = {}
         self._sequence, self._index, self._settings = sequence, index, settings
         self._layers = linears(sequence.blocks[index])
         self._input = Input()
@@ -172,6 +176,7 @@ class Solver:
         from torch import nn
 
         from colazero import gptq
+        from colazero.blocks.weights import fingerprint
 
         self._input.prepare(self._settings)
         known = self._sequence.at(self._index, f"{name}.weight")
@@ -179,6 +184,7 @@ class Solver:
         solved = gptq.solve(weight, self._input.prepared, self._settings)
         layer = self._layers[name]
         layer.weight = nn.Parameter(solved.weight(layer.weight.dtype), requires_grad=False)
+        self.solved[known] = fingerprint(layer.weight.data)
         self._keep(known, "weight", gptq.pack(solved, self._settings.quant_bits))
         self.rows.append(
             {

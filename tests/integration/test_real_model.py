@@ -37,7 +37,7 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     report = pipeline.quantize(config, model, calibration, tmp_path / "q", lambda *_: None, rider)
     assert len(report.modules) == 210
     evaluation = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None, rider)
-    assert pipeline.verify(config, model, tmp_path / "q", evaluation) > 0
+    assert pipeline.verify(config, model, tmp_path / "q", evaluation)[1] == "bits"
     quantized = evaluation.perplexities[0]
 
     dense = load_dense(model.path, "cpu")

@@ -6,20 +6,31 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from architectures import EVALUATED, TAKEN, WHOLE, make
+from architectures import EVALUATED, LOOKING_AHEAD, RAISING, SHAPE, TAKEN, WHOLE, make
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from colazero.blocks import Refused, open_sequence
 from colazero.blocks.sequence import Sequence
 from colazero.blocks.weights import eval_dtype
 from colazero.errors import UserError
+from colazero.evaluation.perplexity import perplexity
+from colazero.evaluation.through_blocks import perplexities
+from colazero.interfaces import Text
 
 WINDOWS = np.random.default_rng(0).integers(3, 160, size=(5, 48))
+
+
+@pytest.fixture
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the probe run anew: another test has kept its answer for this architecture."""
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
 
 
 def whole_logits(folder: Path, dtype: Any, parts: list[slice]) -> torch.Tensor:
@@ -68,6 +79,126 @@ def test_a_model_that_is_not_taken_is_refused_before_any_work(name: str, tmp_pat
     folder = make(tmp_path / "model", *WHOLE[name])
     with pytest.raises(Refused, match="its files have no weight"):
         open_sequence(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", LOOKING_AHEAD)
+def test_a_model_that_sees_what_it_is_to_predict_is_refused(name: str, tmp_path: Path) -> None:
+    architecture, values = LOOKING_AHEAD[name]
+    folder = make(tmp_path / "model", architecture, values)
+    with pytest.raises(UserError, match=r"not a causal language model.*is_decoder"):
+        open_sequence(folder, "cpu")
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    with pytest.raises(UserError, match="not a causal language model"):
+        perplexity(whole, "c", WINDOWS, WINDOWS[:, 0])
+    decoder = make(tmp_path / "decoder", architecture, values | {"is_decoder": True})
+    assert len(open_sequence(decoder, "cpu")) == 3
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_model_that_looks_one_token_ahead_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "model", *TAKEN["llama"])
+    own = LlamaDecoderLayer.forward
+
+    def ahead(layer: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        out = own(layer, hidden, *args, **kwargs)
+        return out + torch.cat([hidden[:, 1:], hidden[:, :1]], dim=1)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", ahead)
+    with pytest.raises(UserError, match="not a causal language model"):
+        open_sequence(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_what_the_try_out_raises_means_that_the_model_is_run_whole(
+    name: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "model", *RAISING[name])
+    text = Text("text", WINDOWS, WINDOWS[:, 0])
+    found = perplexities(folder, "cpu", [text], lambda *_: None)[0]
+    logits = whole_logits(folder, eval_dtype(folder, "cpu"), [slice(0, 1), slice(1, 5)]).float()
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), torch.from_numpy(WINDOWS[:, 1:]).flatten(), reduction="none"
+    )
+    assert found.nll == pytest.approx(losses.view(5, -1).sum(1).numpy(), rel=1e-4)
+
+
+@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.parametrize("error", [AttributeError, TypeError, AssertionError, NotImplementedError])
+def test_whatever_a_model_raises_in_the_try_out_is_an_answer(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "model", *TAKEN["llama"])
+    own = LlamaDecoderLayer.forward
+
+    def forward(layer: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(hidden) == 2:  # the windows of the probe
+            raise error("not in parts")
+        return own(layer, hidden, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", forward)
+    with pytest.raises(Refused, match=f"{error.__name__}: not in parts"):
+        open_sequence(folder, "cpu")
+    monkeypatch.undo()
+    assert len(open_sequence(folder, "cpu")) == 3, "the answer was not kept for good"
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_memory_that_runs_out_says_nothing_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "model", *TAKEN["llama"])
+    raising = Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", raising)
+    with pytest.raises(torch.OutOfMemoryError):
+        open_sequence(folder, "cpu")
+
+
+@pytest.mark.usefixtures("nothing_kept")
+@pytest.mark.parametrize(("units", "taken"), [(1, True), (40, False)])
+def test_logits_may_differ_in_their_last_places_alone(
+    units: int,
+    taken: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As on a GPU, where products of other shapes run other kernels."""
+    folder = make(tmp_path / "model", *TAKEN["llama"])
+    own = Sequence.logits
+
+    def logits(sequence: Sequence, *args: Any) -> Any:
+        found = own(sequence, *args)
+        largest = found.abs().max()
+        return found + units * torch.finfo(found.dtype).eps * largest * (found.abs() == largest)
+
+    monkeypatch.setattr(Sequence, "logits", logits)
+    if taken:
+        assert len(open_sequence(folder, "cpu")) == 3
+        assert "units in the last place" in caplog.text
+    else:
+        with pytest.raises(Refused, match="do not give the whole model's logits"):
+            open_sequence(folder, "cpu")
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_the_head_gets_the_rows_that_the_whole_model_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU products of 16 and of 32 rows need not agree bit for bit."""
+    folder = make(tmp_path / "model", *TAKEN["llama"])
+    rows: list[int] = []
+    own = torch.nn.Linear.forward
+
+    def forward(layer: Any, x: Any) -> Any:
+        if layer.out_features == SHAPE["vocab_size"]:
+            rows.append(x[..., 0].numel())
+        return own(layer, x)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    open_sequence(folder, "cpu")
+    assert set(rows) == {32}
 
 
 def test_weights_outside_linear_layers_are_not_quantized(tmp_path: Path) -> None:

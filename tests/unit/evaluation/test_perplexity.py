@@ -84,7 +84,7 @@ def test_models_that_do_more_to_their_logits(
     model.register_forward_hook(lambda _m, _i, out: asked.append(tuple(out.logits.shape)))
     windows = np.random.default_rng(0).integers(0, 300, size=(3, 48))
     found = perplexity(model, "c", windows, windows[:, 0])
-    assert asked == [(1, 8, 300)] + [(1, 48, 300)] * (0 if in_slices else 3)
+    assert asked == [(2, 16, 300)] * 2 + [(1, 48, 300)] * (0 if in_slices else 3)
     for window, nll in zip(torch.from_numpy(windows), found.nll, strict=True):
         with torch.no_grad():
             loss = model(window[None], labels=window[None]).loss.item()
