@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-from colazero import gptq, models, pipeline
-from colazero.config import RunConfig
-from colazero.evaluation.through_blocks import Evaluator
 from colazero.interfaces import (
     CalibrationSet,
     Evaluation,
@@ -21,6 +16,11 @@ from colazero.interfaces import (
     QuantizationReport,
     QuantizationSettings,
 )
+from safetensors.torch import load_file, save_file
+
+from colazero import gptq, models, pipeline
+from colazero.config import RunConfig
+from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers.onepass import quantize
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
