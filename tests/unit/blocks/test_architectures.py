@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from architectures import EVALUATED, LOOKING_AHEAD, RAISING, SHAPE, TAKEN, WHOLE, make
-from colazero.interfaces import Text
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -23,6 +22,7 @@ from colazero.blocks.weights import eval_dtype
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import perplexities
+from colazero.types import Text
 
 WINDOWS = np.random.default_rng(0).integers(3, 160, size=(5, 48))
 

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from colazero.interfaces import (
-    CalibrationSet,
-    Evaluation,
-    Model,
-    QuantizationReport,
-    QuantizationSettings,
-)
 from safetensors.torch import load_file, save_file
 
 from colazero import gptq, models, pipeline
 from colazero.config import RunConfig
 from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers.onepass import quantize
+from colazero.types import (
+    CalibrationSet,
+    Evaluation,
+    Model,
+    QuantizationReport,
+    QuantizationSettings,
+)
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)
