@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from analysis.reading import load_suite, load_suites
 from analysis.report.numbers import NONE, interval, mean_std, number, observed, percent
 from analysis.report.tables import Table, markdown
-from analysis.stats import Components, compare_on_text, components
+from analysis.stats import compare_on_text
 from analysis.summary import Options, Summary, summarize
 from colazero.figures import page, styled
+from studies.components import Components, components
 
 METRICS = ("perplexity", "kl_divergence")
 SIZE = ("n_calibration_samples", "seq_len")

@@ -44,9 +44,9 @@ from analysis.report.numbers import (
 from analysis.report.places import columns, place
 from analysis.report.tables import Table, markdown
 from analysis.stats import seeds_for_difference, seeds_for_equivalence
-from analysis.stats.stretches import stretch_labels
+from analysis.stats.text import stretch_labels
 from analysis.summary import Options, Summary, summarize
-from analysis.summary.planning import design
+from analysis.summary.pairs import design
 from colazero.figures import label
 from studies.sizes import METRICS, neighbours_table, size_table, sizes, sweep_figure
 

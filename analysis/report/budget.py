@@ -7,7 +7,7 @@ from analysis.report.places import columns, place
 from analysis.report.tables import Table
 from analysis.stats import Source, VarianceBudget
 from analysis.summary import Summary
-from analysis.summary.budget import Sharpness
+from analysis.summary.summarize import Sharpness
 from colazero.figures import label
 
 # The attribute of a budget, what it is called, and what there would be more of.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from analysis.report.budget import SOURCES
 from analysis.report.numbers import NONE, better, decided, number, p_equation, percent
-from analysis.stats.stretches import stretch_labels
+from analysis.stats.text import stretch_labels
 from analysis.summary import Pair, Summary
 from analysis.summary.pairs import text_percent
-from analysis.summary.windows import Text
+from analysis.summary.methods import Text
 from colazero.figures import (
     BLACK,
     GREY,

@@ -11,7 +11,7 @@ from analysis.report.numbers import NONE, decided, interval, number, p_equation,
 from analysis.report.places import columns, place
 from analysis.report.tables import Table
 from analysis.stats import LookJudgement
-from analysis.stats.stopping import expected_share
+from analysis.stats.sequential import expected_share
 from analysis.summary import Options, Summary
 from analysis.summary.looks import Tracked, track
 from colazero.figures import label

@@ -7,28 +7,43 @@ of a difference, so for perplexity a negative one favours a.
 
 from __future__ import annotations
 
-from analysis.stats.anytime import Anytime, anytime
 from analysis.stats.budget import Source, VarianceBudget, variance_budget
-from analysis.stats.comparison import Comparison, TTest, compare, holm_family
-from analysis.stats.components import Components, components
-from analysis.stats.estimate import Estimate, PooledVariance, pooled_variance
-from analysis.stats.mcnemar import PairedItems, mcnemar
-from analysis.stats.multiplicity import holm, stars
-from analysis.stats.paired import PairedWindows, paired_windows
-from analysis.stats.planning import Design, seeds_for_difference, seeds_for_equivalence
+from analysis.stats.comparison import (
+    Comparison,
+    PairedItems,
+    SpreadComparison,
+    TTest,
+    compare,
+    compare_spread,
+    holm_family,
+    mcnemar,
+    seeds_to_find_halving,
+)
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
-from analysis.stats.power import equivalence_power, mde80, t_power
-from analysis.stats.samples import Description, describe
-from analysis.stats.sequential import Look, LookJudgement, judge_looks, sequential_p
-from analysis.stats.spending import hwang_shih_decani, nominal_levels, obrien_fleming, pocock
-from analysis.stats.spread import SpreadComparison, compare_spread, seeds_to_find_halving
+from analysis.stats.power import (
+    Design,
+    equivalence_power,
+    seeds_for_difference,
+    seeds_for_equivalence,
+    t_power,
+)
+from analysis.stats.samples import Description, Estimate, PooledVariance, describe, pooled_variance
+from analysis.stats.sequential import (
+    Anytime,
+    Look,
+    LookJudgement,
+    anytime,
+    hwang_shih_decani,
+    judge_looks,
+    nominal_levels,
+    sequential_p,
+)
 from analysis.stats.text import TextComparison, compare_on_text
-from analysis.stats.verdicts import Judgement, Verdict, judge, verdict
+from analysis.stats.verdicts import Judgement, Verdict, holm, judge, stars, verdict
 
 __all__ = [
     "Anytime",
     "Comparison",
-    "Components",
     "Description",
     "Design",
     "Estimate",
@@ -36,7 +51,6 @@ __all__ = [
     "Look",
     "LookJudgement",
     "PairedItems",
-    "PairedWindows",
     "PooledModels",
     "PooledVariance",
     "Source",
@@ -49,7 +63,6 @@ __all__ = [
     "compare",
     "compare_on_text",
     "compare_spread",
-    "components",
     "describe",
     "equivalence_power",
     "holm",
@@ -59,11 +72,7 @@ __all__ = [
     "judge_looks",
     "log_difference",
     "mcnemar",
-    "mde80",
     "nominal_levels",
-    "obrien_fleming",
-    "paired_windows",
-    "pocock",
     "pool_models",
     "pooled_variance",
     "seeds_for_difference",

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.stats.estimate import pooled_variance
-from analysis.stats.samples import FloatArray, percent_change
-from analysis.stats.stretches import (
+from analysis.stats.samples import FloatArray, percent_change, pooled_variance
+from analysis.stats.text import (
     FEWEST_WINDOWS,
     check_nll,
     check_tokens,

@@ -1,20 +1,16 @@
-"""What a t-test with so many seeds can find: power and detectable effects.
-
-An effect d is a difference of means in standard deviations (Cohen 1988). Under it the t statistic
-follows the noncentral t distribution with noncentrality d / scale, where scale is
-sqrt(1/n_a + 1/n_b) for two groups and 1/sqrt(n) for one. Power is two-sided, both tails counted.
-For two groups it is the power of Student's test: Welch's, at equal spread, has slightly less.
-"""
+"""What a t-test with so many seeds can find, and how many seeds to plan."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special
 
-from analysis.stats.samples import FloatArray, Interval, check_alpha, t_quantile
+from analysis.stats.samples import FloatArray, Interval, check_alpha, satterthwaite, t_quantile
 
 POWER = 0.8
 
@@ -96,11 +92,93 @@ def detectable(df: float, alpha: float = 0.05) -> float:
     return float(optimize.brentq(lambda nc: t_power(nc, df, 1.0, alpha) - POWER, 0, top))
 
 
-def mde80(n_a: int, n_b: int, alpha: float = 0.05) -> float:
-    """Smallest |d| that two groups of equal spread find with 80 % power.
+# Above this the answer is not an experiment.
+MOST_SEEDS = 100_000
 
-    Raises ValueError when a group has fewer than 2 observations.
+
+@dataclass(frozen=True)
+class Design:
+    """A comparison to be planned; all in one unit, such as % of perplexity.
+
+    sd_a, sd_b: standard deviations of a seed. family: comparisons that Holm adjusts for; power is
+    that of its first step, alpha / family, and so at least that. text_error, text_df: standard
+    error of the difference that more seeds leave as it is (`compare_on_text`); 0 for a statement
+    about exactly these windows.
     """
-    if min(n_a, n_b) < 2:
-        raise ValueError(f"a test needs at least 2 observations a group; got {n_a} and {n_b}")
-    return detectable(n_a + n_b - 2, alpha) * math.sqrt(1 / n_a + 1 / n_b)
+
+    sd_a: float
+    sd_b: float
+    family: int = 1
+    alpha: float = 0.05
+    text_error: float = 0.0
+    text_df: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_alpha(self.alpha)
+        known = (self.sd_a, self.sd_b, self.text_error)
+        if not all(0 <= x < math.inf for x in known) or sum(known) == 0:
+            raise ValueError(f"standard deviations must be finite, not all 0; got {known}")
+        if self.family < 1:
+            raise ValueError(f"family must be at least 1; got {self.family}")
+
+    @property
+    def level(self) -> float:
+        return self.alpha / self.family
+
+    def error(self, n: int) -> tuple[float, float]:
+        """Standard error of the difference with n seeds a method, and its degrees of freedom."""
+        terms = [
+            (self.sd_a**2 / n, n - 1),
+            (self.sd_b**2 / n, n - 1),
+            (self.text_error**2, self.text_df),
+        ]
+        return math.sqrt(sum(term for term, _ in terms)), min(satterthwaite(terms), 1e9)
+
+
+def seeds_for_difference(difference: float, design: Design) -> int | None:
+    """Seeds a method that find a true `difference` with 80 % power, by Welch's test.
+
+    difference: > 0, in the unit of the design. At least 2. None when 100,000 would not do, as when
+    the text alone hides it. Raises ValueError.
+    """
+    _check(difference, "difference")
+
+    def enough(n: int) -> bool:
+        error, df = design.error(n)
+        return t_power(difference, df, error, design.level) >= POWER
+
+    return _fewest(enough)
+
+
+def seeds_for_equivalence(margin: float, design: Design) -> int | None:
+    """Seeds a method that show |difference| < margin with 80 % power, if there is none.
+
+    Two one-sided tests (Schuirmann 1987). margin: > 0, in the unit of the design. At least 2. None
+    when 100,000 would not do. Raises ValueError.
+    """
+    _check(margin, "margin")
+
+    def enough(n: int) -> bool:
+        error, df = design.error(n)
+        return equivalence_power(margin / error, df, design.level) >= POWER
+
+    return _fewest(enough)
+
+
+def _check(size: float, name: str) -> None:
+    if not 0 < size < math.inf:
+        raise ValueError(f"{name} must be a positive number in the unit of the design; got {size}")
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The smallest n >= 2 for which `enough` holds, as it does for all above it."""
+    high = 2
+    while not enough(high):
+        if high >= MOST_SEEDS:
+            return None
+        high = min(2 * high, MOST_SEEDS)
+    low = max(1, high // 2)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

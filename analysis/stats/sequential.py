@@ -1,20 +1,107 @@
-"""Seeds until it is settled: a family of comparisons, looked at more than once."""
+"""Tests that hold when results are looked at more than once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
-from scipy import interpolate, special
+from scipy import interpolate, optimize, special
 
-from analysis.stats.estimate import Estimate
-from analysis.stats.multiplicity import holm, holm_levels
-from analysis.stats.samples import check_alpha
-from analysis.stats.spending import nominal_levels
-from analysis.stats.verdicts import SMALL, Judgement, verdict
+from analysis.stats.samples import Estimate, FloatArray, Interval, Values, check_alpha, clean
+from analysis.stats.verdicts import SMALL, Judgement, holm, holm_levels, verdict
+
+Spending = Callable[[float, float], float]
+"""(alpha of one side, share of the information) -> alpha spent so far; all of it at share 1."""
+
+# Beyond so many standard deviations there is nothing to integrate, and no level to spend.
+FAR = 8.5
+
+
+def hwang_shih_decani(alpha: float, t: float, gamma: float = -2.0) -> float:
+    """alpha (1 - exp(-gamma t)) / (1 - exp(-gamma)): Hwang, Shih & DeCani (1990)."""
+    return alpha * math.expm1(-gamma * t) / math.expm1(-gamma)
+
+
+def nominal_levels(
+    looks: Sequence[int],
+    maximum: int,
+    *,
+    alpha: float = 0.05,
+    sides: int = 2,
+    spending: Spending = hwang_shih_decani,
+) -> list[float]:
+    """The level at which to test at each look, so that all looks together err in alpha.
+
+    looks: seeds at each look, rising, the last at most `maximum`, the declared one; looks that were
+    not planned may be among them, so long as the results did not call for them. Information is
+    n / maximum. sides: 2 for a two-sided p-value at alpha in all, 1 for a one-sided one at alpha,
+    such as each half of two one-sided tests.
+
+    Each side spends alpha / sides. The boundaries come from recursive integration over the
+    correlated normal statistics (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000,
+    chapter 19); a t-test is compared with them by its p-value (Jennison & Turnbull 2000, section
+    11.5). Two-sided, a run that has crossed one boundary no longer crosses the other.
+    Raises ValueError for looks, sides or alpha out of range.
+    """
+    if not looks or min(looks) < 1 or any(b <= a for a, b in pairwise(looks)):
+        raise ValueError(f"looks must rise from at least 1; got {list(looks)}")
+    if looks[-1] > maximum:
+        raise ValueError(f"looks go to {looks[-1]}, beyond the declared maximum of {maximum}")
+    if sides not in (1, 2):
+        raise ValueError(f"sides must be 1 or 2; got {sides}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1; got {alpha!r}")
+    return list(_levels(tuple(looks), maximum, float(alpha), sides, spending))
+
+
+@lru_cache(maxsize=4096)
+def _levels(
+    looks: tuple[int, ...], maximum: int, alpha: float, sides: int, spending: Spending
+) -> tuple[float, ...]:
+    times = [n / maximum for n in looks]
+    spent, before, levels = 0.0, 0.0, []
+    # Of the score, before the first look.
+    points: FloatArray = np.zeros(1)
+    density: FloatArray = np.ones(1)
+    for t in times:
+        target = spending(alpha / sides, t) - spent
+        step, root = math.sqrt(t - before), math.sqrt(t)
+        z = _boundary(points, density, step, root, target)
+        levels.append(float(min(1.0, sides * special.ndtr(-z))))
+        high = z * root
+        low = -high if sides == 2 else -FAR * root
+        rule, weights = _rule(2 + int((high - low) / step / 8))
+        nodes = low + (high - low) / 2 * (rule + 1)
+        kernel = np.exp(-(((nodes[:, None] - points) / step) ** 2) / 2)
+        weights = (high - low) / 2 * weights / (step * math.sqrt(2 * math.pi))
+        points, density = nodes, weights * (kernel @ density)
+        spent, before = spent + target, t
+    return tuple(levels)
+
+
+@lru_cache(maxsize=64)
+def _rule(size: int) -> tuple[FloatArray, FloatArray]:
+    """Gauss-Legendre nodes and weights on (-1, 1): 32 for every 8 standard deviations of a step."""
+    nodes, weights = np.polynomial.legendre.leggauss(32 * min(size, 64))
+    return nodes, weights
+
+
+def _boundary(
+    points: FloatArray, density: FloatArray, step: float, root: float, target: float
+) -> float:
+    """The z that the statistic first passes here with probability `target`."""
+
+    def excess(z: float) -> float:
+        return float(np.dot(density, special.ndtr((points - z * root) / step))) - target
+
+    if target <= 0 or excess(FAR) >= 0:
+        return FAR
+    return float(optimize.brentq(excess, -FAR, FAR, xtol=1e-12))
+
 
 # Under this chance that more seeds settle it, going on is called futile.
 FUTILE = 0.05
@@ -201,3 +288,100 @@ def _with_outlook(
         p_equivalent=equivalent,
         futile=different + equivalent < FUTILE,
     )
+
+
+DRAWS = 4000
+
+
+def expected_share(
+    methods: int, looks: Sequence[int], effect: float, *, alpha: float = 0.05
+) -> float:
+    """The mean share of its cells that such a suite does: about, for planning.
+
+    One method is held against each other one and differs from all of them by `effect` standard
+    deviations of a seed. looks: numbers of seeds, the last the declared maximum. By simulation with
+    a fixed seed, of normal seeds of one spread, each comparison by a t-test at its share of alpha,
+    and none shown equivalent: Holm and equivalences end a suite earlier. Raises ValueError as
+    `nominal_levels`, and for fewer than 2 methods.
+    """
+    if methods < 2:
+        raise ValueError(f"a comparison needs at least 2 methods; got {methods}")
+    others = methods - 1
+    levels = nominal_levels(looks, looks[-1], alpha=alpha / others)
+    values = np.random.default_rng(0).normal(size=(DRAWS, methods, looks[-1]))
+    values[:, 0] += effect
+    used = np.full((DRAWS, methods), float(looks[-1]))
+    still_open = np.ones((DRAWS, others), dtype=bool)
+    for n, level in zip(looks, levels, strict=True):
+        first = values[:, :, :n]
+        means, variances = first.mean(axis=2), first.var(axis=2, ddof=1)
+        errors = np.sqrt((variances[:, :1] + variances[:, 1:]) / n)
+        p = 2 * special.stdtr(2 * n - 2, -np.abs(means[:, :1] - means[:, 1:]) / errors)
+        crossed = still_open & (p < level)
+        still_open &= ~crossed
+        used[:, 1:][crossed] = n
+        ended = crossed.any(axis=1) & ~still_open.any(axis=1)
+        used[ended, 0] = n
+    return float(used.mean() / looks[-1])
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """Group a against group b, valid at any time of looking; see `anytime`. None is undefined.
+
+    e_value: evidence against no difference; the chance that it ever reaches 1 / alpha without one
+    is at most alpha. p_value: min(1, 1 / e_value). ci: at confidence 1 - alpha, for all times at
+    once; None while it is the whole line.
+    """
+
+    n_a: int
+    n_b: int
+    alpha: float
+    reason: str | None
+    diff: float | None = None
+    e_value: float | None = None
+    p_value: float | None = None
+    ci: Interval | None = None
+
+
+def anytime(a: Values, b: Values, *, alpha: float = 0.05, effect: float = 1.0) -> Anytime:
+    """Test and interval of a difference of means for whoever adds seeds until it looks good.
+
+    a, b: shapes [n_a], [n_b], in the order in which they came; NaN or None is dropped. effect:
+    standard deviation of the prior of d, the difference over the common standard deviation; chosen
+    before looking.
+
+    The e-value is the Bayes factor of Student's pooled t with d ~ N(0, effect**2) and the
+    right-Haar prior 1 / sigma (Gönen, Johnson, Lu & Westfall 2005). Under that prior it keeps its
+    level under optional stopping, for every mean and sigma, provided that when to stop is decided
+    on the tests alone (Hendriksen, de Heide & Grünwald 2021). It assumes normal results of one
+    variance in both groups, and sizes that do not answer to the results otherwise.
+
+    Undefined, with a reason: under 3 runs in all or none in a group, and no spread.
+    Raises ValueError for alpha or effect out of range.
+    """
+    check_alpha(alpha)
+    if not 0 < effect < math.inf:
+        raise ValueError(f"effect must be a positive number of standard deviations; got {effect}")
+    x, y = clean(a, "a"), clean(b, "b")
+    known = (x.n, y.n, float(alpha))
+    df = x.n + y.n - 2
+    if min(x.n, y.n) < 1 or df < 1:
+        return Anytime(*known, "needs a run of each group, and three in all")
+    squares = sum((s.n - 1) * s.variance for s in (x, y) if s.n > 1)
+    if squares == 0:
+        return Anytime(*known, "neither group has any spread", x.mean - y.mean)
+    diff, size = x.mean - y.mean, x.n * y.n / (x.n + y.n)
+    t_squared = diff**2 * size / (squares / df)
+    wider = 1 + size * effect**2
+    log_e = (df + 1) / 2 * (
+        math.log1p(t_squared / df) - math.log1p(t_squared / df / wider)
+    ) - math.log(wider) / 2
+    # The differences that are not refuted: solved for t at e = 1 / alpha.
+    most = math.exp((math.log(wider) / 2 - math.log(alpha)) * 2 / (df + 1))
+    ci = None
+    if most < wider:
+        half = math.sqrt(df * (most - 1) / (1 - most / wider) * squares / df / size)
+        ci = (diff - half, diff + half)
+    e_value = math.exp(min(log_e, 700.0))
+    return Anytime(*known, None, diff, e_value, min(1.0, 1 / e_value), ci)

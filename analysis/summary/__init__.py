@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.summary.families import pairs_of
 from analysis.summary.methods import Method
 from analysis.summary.options import DEFAULT_BASELINE, MARGIN, OURS, Options
-from analysis.summary.pairs import Pair
+from analysis.summary.pairs import Pair, pairs_of
 from analysis.summary.summarize import Summary, controls_of, summarize
 
 __all__ = [

@@ -28,14 +28,20 @@ from analysis.stats import (
     nominal_levels,
     sequential_p,
 )
-from analysis.stats.multiplicity import holm_levels
 from analysis.stats.samples import Interval
-from analysis.summary import windows
-from analysis.summary.families import pairs_of
-from analysis.summary.methods import arithmetic, method
-from analysis.summary.metrics import Known, about, column_of, corpus_of
-from analysis.summary.options import DEFAULT_BASELINE, OURS, Options, chosen
-from analysis.summary.pairs import Family, Pair, Setting, pair
+from analysis.stats.verdicts import holm_levels
+from analysis.summary.methods import Windows, arithmetic, method, read_windows_of, texts_of
+from analysis.summary.options import (
+    DEFAULT_BASELINE,
+    OURS,
+    Known,
+    Options,
+    about,
+    chosen,
+    column_of,
+    corpus_of,
+)
+from analysis.summary.pairs import Family, Pair, Setting, pair, pairs_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked
     baseline = chosen("baseline", options.baseline, DEFAULT_BASELINE, names)
     grid = pairs_of(names, primary, baseline)
     wanted = {(a, b) for a, b, family in grid if primary is None or family == "primary"}
-    read = windows.read(cells, corpus_of(metric, cells))
+    read = read_windows_of(cells, corpus_of(metric, cells))
     at_looks = [_at(cells, metric, known, read, options, seen, grid) for seen in course.looks]
     found = []
     for model in dict.fromkeys(cells["model"]):
@@ -144,7 +150,7 @@ def _at(
     cells: pd.DataFrame,
     metric: str,
     known: Known,
-    read: windows.Windows,
+    read: Windows,
     options: Options,
     seen: Seen,
     grid: Sequence[tuple[str, str, Family]],
@@ -158,7 +164,7 @@ def _at(
     texts = (
         {}
         if corpus is None or known.windows is None
-        else windows.texts(good, read, corpus, known.windows)
+        else texts_of(good, read, corpus, known.windows)
     )
     found = {}
     for model, own in good.groupby("model", sort=False):

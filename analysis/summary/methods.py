@@ -1,15 +1,155 @@
-"""Every method on its own: its independent observations and what they say."""
+"""Each method on its own: observations, evaluation windows, and the overlap of its sets."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import special
 
+from analysis.reading.selections import read_pieces
+from analysis.reading.windows import read_windows
 from analysis.stats import Description, PooledVariance, describe, pooled_variance
-from analysis.stats.samples import Interval
+from analysis.stats.samples import FloatArray, Interval
+
+Windows = Mapping[str, pd.DataFrame]
+"""Run id → the table of its windows."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One method: an array [replicates, windows] a calibration set, summed over a window."""
+
+    sets: tuple[FloatArray, ...]
+    one_set: bool
+
+    @property
+    def rows(self) -> FloatArray:
+        """Shape [n, windows]: a seed, its replicates averaged, or a replicate of the one set."""
+        if self.one_set:
+            return self.sets[0]
+        return np.stack([draws.mean(axis=0) for draws in self.sets])
+
+
+@dataclass(frozen=True)
+class Text:
+    """One model on one corpus. start: first token of each window; tokens: predicted in each.
+
+    draws: by method, those alone whose runs all logged sums of these very windows.
+    """
+
+    corpus: str
+    start: FloatArray
+    tokens: FloatArray
+    draws: Mapping[str, Draws]
+
+    def profile(self, a: str, b: str) -> FloatArray:
+        """Shape [windows]: mean of a minus mean of b, a token."""
+        means = [self.draws[name].rows.mean(axis=0) for name in (a, b)]
+        return np.asarray((means[0] - means[1]) / self.tokens, dtype=np.float64)
+
+
+def read_windows_of(cells: pd.DataFrame, corpus: str | None) -> Windows:
+    """Read the windows of every run that did the work of a finished cell."""
+    if corpus is None:
+        return {}
+    tables = {run: read_windows(run, corpus) for run in sorted(set(_runs(_finished(cells))))}
+    return {run: table for run, table in tables.items() if table is not None}
+
+
+def texts_of(cells: pd.DataFrame, windows: Windows, corpus: str, column: str) -> dict[str, Text]:
+    """Return by model what its methods made of the text; column: nll, kl or agreed."""
+    found = {}
+    for model, rows in _finished(cells).groupby("model", sort=False):
+        draws: dict[str, Draws] = {}
+        frame: pd.DataFrame | None = None
+        for method, own in rows.groupby("method", sort=False):
+            tables = [windows.get(run) for run in _runs(own)]
+            known = [t for t in tables if t is not None and column in t]
+            frame = frame if frame is not None or not known else known[0]
+            if frame is None or len(known) < len(tables):
+                continue
+            if all(_same(frame, table) for table in known):
+                draws[str(method)] = _draws(own, known, column)
+        if frame is not None and draws:
+            start, tokens = (frame[name].to_numpy(np.float64) for name in ("start", "tokens"))
+            found[str(model)] = Text(corpus, start, tokens, draws)
+    return found
+
+
+def _finished(cells: pd.DataFrame) -> pd.DataFrame:
+    """The draws of every observation, each once."""
+    good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
+    return good.drop_duplicates(["model", "method", "observation", "draw"])
+
+
+def _runs(rows: pd.DataFrame) -> list[str]:
+    return [str(run) for run in rows["source_run"].where(rows["source_run"] != "", rows["run_id"])]
+
+
+def _draws(rows: pd.DataFrame, tables: list[pd.DataFrame], column: str) -> Draws:
+    sums = np.stack([table[column].to_numpy(np.float64) for table in tables])
+    sums = np.maximum(sums, 0)  # a divergence of 0 may round to less
+    one_set = bool(rows["one_set"].iloc[0])
+    number = pd.factorize(rows["calibration_set" if one_set else "observation"])[0]
+    return Draws(tuple(sums[number == k] for k in range(number.max() + 1)), one_set)
+
+
+def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in ("start", "tokens"))
+
+
+Pieces = NDArray[np.int64]
+# Documents are laid end to end on one axis, each this long.
+DOCUMENT = 2**40
+
+
+def overlaps(cells: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """Return by model and method the mean pairwise overlap of its sets, 0 to 1.
+
+    A method with one set, and one whose runs did not log what they chose, is left out.
+    """
+    good = cells[(cells["kind"] == "cell") & (cells["error"] == "") & ~cells["one_set"]]
+    once = good.drop_duplicates(["model", "method", "observation"])
+    found = {}
+    for (model, method), rows in once.groupby(["model", "method"], sort=False):
+        runs = rows["source_run"].where(rows["source_run"] != "", rows["run_id"])
+        pieces = [read_pieces(str(run)) for run in runs]
+        known = [p for p in pieces if p is not None]
+        if len(known) == len(pieces) > 1:
+            found[str(model), str(method)] = mean_overlap(known)
+    return found
+
+
+def mean_overlap(sets: list[Pieces]) -> float:
+    """Tokens that two sets share, on average over all pairs, as a share of a set's mean size.
+
+    sets: two or more arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts
+    once a set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).
+    """
+    flat = [_merged(pieces) for pieces in sets]
+    first, stop = (np.concatenate([ends[:, k] for ends in flat]) for k in (0, 1))
+    places = np.concatenate([first, stop])
+    order = np.argsort(places, kind="stable")
+    step = np.concatenate([np.ones(len(first), np.int64), -np.ones(len(stop), np.int64)])[order]
+    held, length = np.cumsum(step)[:-1], np.diff(places[order])
+    n = len(sets)
+    shared = (length * held * (held - 1)).sum() / (n * (n - 1))
+    return float(shared / ((stop - first).sum() / n))
+
+
+def _merged(pieces: Pieces) -> Pieces:
+    """Return disjoint [first, behind last) on the one axis, in order."""
+    ends = pieces[:, :1] * DOCUMENT + pieces[:, 1:]
+    ends = ends[np.argsort(ends[:, 0], kind="stable")]
+    reached = np.maximum.accumulate(ends[:, 1])
+    new = np.append(True, ends[1:, 0] > reached[:-1])
+    last = np.append(np.flatnonzero(new)[1:] - 1, len(ends) - 1)
+    return np.stack([ends[new, 0], reached[last]], axis=1)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
-"""What is compared, and how strictly."""
+"""What is compared and how strictly, and what is known of a metric."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import pandas as pd
 
 from analysis.reading.checks import RunsError
 
@@ -64,3 +68,95 @@ def chosen(name: str, wanted: str | None, usual: str, methods: list[str]) -> str
             f"{name}={wanted!r} is no method of these runs. Allowed: {', '.join(methods)}."
         )
     return wanted
+
+
+class Known(NamedTuple):
+    """lower: a small value is the good one. windows: the column of the per-window sums that the
+    metric is made of. log: it is the exponential of their mean, and compared by its logarithm."""
+
+    lower: bool
+    windows: str | None = None
+    log: bool = False
+
+
+EVALUATED = {
+    "perplexity": Known(lower=True, windows="nll", log=True),
+    "nll_per_token": Known(lower=True, windows="nll"),
+    "kl_divergence": Known(lower=True, windows="kl"),
+    "top1_agreement": Known(lower=False, windows="agreed"),
+}
+# For runs that did not log lm-eval's own `higher_is_better`.
+DOWNSTREAM = {
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "exact_match", "f1"), Known(False)),
+    **dict.fromkeys(("bleu", "chrf", "mcc", "rouge1", "rouge2", "rougeL"), Known(False)),
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), Known(True)),
+    **dict.fromkeys(("bits_per_byte", "brier_score", "ter"), Known(True)),
+}
+
+
+def column_of(metric: str, cells: pd.DataFrame) -> str:
+    """Return the column that `metric` names; `arc_easy` is short for downstream.arc_easy.acc."""
+    numbers = {str(name) for name in cells.select_dtypes("float64").columns}
+    for name in (metric, f"downstream.{metric}", f"downstream.{metric}.acc"):
+        if name in numbers and (name == "perplexity" or cells[name].notna().any()):
+            return name
+    allowed = [str(c) for c in cells.columns if _known(str(c), {}) and cells[c].notna().any()]
+    raise RunsError(f"metric={metric!r} is in none of the runs. Allowed: {', '.join(allowed)}.")
+
+
+def about(column: str, cells: pd.DataFrame, direction: str | None = None) -> Known:
+    """Return what is known of a column; RunsError if nothing says which direction is good.
+
+    `direction` (lower, higher) says so for an unknown column. It cannot turn a known one round.
+    """
+    known = _known(column, _logged(cells))
+    if known is None and direction is None:
+        raise RunsError(
+            f"metric={column!r}: nothing says whether a small or a large value is the good one. "
+            "Add direction=lower or direction=higher."
+        )
+    if known is None:
+        return Known(lower=direction == "lower")
+    if direction is not None and known.lower != (direction == "lower"):
+        right = "lower" if known.lower else "higher"
+        raise RunsError(f"direction={direction!r}: of {column} a {right} value is the good one.")
+    return known
+
+
+def present(cells: pd.DataFrame) -> list[str]:
+    """Return the metrics of the evaluation itself that the runs have, each of its first corpus."""
+    return [name for name in EVALUATED if name in cells.columns and cells[name].notna().any()]
+
+
+def corpus_of(column: str, cells: pd.DataFrame) -> str | None:
+    """Return the corpus whose windows a column is made of, as in `perplexity.CORPUS`.
+
+    A metric without one is that of the first corpus, which has the same perplexities.
+    """
+    metric, _, corpus = column.partition(".")
+    if metric not in EVALUATED:
+        return None
+    first = cells["perplexity"]
+    named = [str(c) for c in cells.columns if str(c).startswith("perplexity.")]
+    same = [c.removeprefix("perplexity.") for c in named if cells[c].equals(first)]
+    return corpus or next(iter(same), None)
+
+
+def _known(column: str, logged: dict[str, bool]) -> Known | None:
+    metric, _, rest = column.partition(".")
+    if metric in EVALUATED:
+        return EVALUATED[metric]
+    if metric != "downstream":
+        return None
+    if rest in logged:
+        return Known(lower=not logged[rest])
+    parts = rest.split(".")[1:]
+    return next((DOWNSTREAM[part] for part in reversed(parts) if part in DOWNSTREAM), None)
+
+
+def _logged(cells: pd.DataFrame) -> dict[str, bool]:
+    """Return lm-eval's `higher_is_better` by TASK.METRIC, as the runs logged it."""
+    found: dict[str, bool] = {}
+    for text in set(cells.get("higher_is_better", pd.Series(dtype="str"))) - {""}:
+        found |= json.loads(text)
+    return found

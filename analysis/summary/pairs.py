@@ -1,13 +1,18 @@
-"""One method against another on one model: over seeds and text, over seeds alone, in spread."""
+"""One method against another on one model, planned, and judged in its family."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Literal
+
+import numpy as np
 
 from analysis.stats import (
     Comparison,
+    Design,
     Estimate,
     Judgement,
     PooledVariance,
@@ -16,13 +21,16 @@ from analysis.stats import (
     compare,
     compare_on_text,
     compare_spread,
+    holm_family,
+    judge,
     pooled_variance,
+    seeds_for_difference,
+    seeds_for_equivalence,
 )
-from analysis.stats.samples import Interval, percent_change, percent_interval
-from analysis.stats.spread import SpreadComparison
-from analysis.summary.methods import Method
+from analysis.stats.comparison import SpreadComparison
+from analysis.stats.samples import FloatArray, Interval, percent_change, percent_interval
+from analysis.summary.methods import Method, Text
 from analysis.summary.options import Options
-from analysis.summary.windows import Text
 
 Family = Literal["primary", "exploratory"]
 
@@ -191,3 +199,103 @@ def text_percent(found: TextComparison, scale: float, log: bool) -> Interval | N
     if log:
         return percent_interval(*found.ci)
     return 100 * found.ci[0] / scale, 100 * found.ci[1] / scale
+
+
+def plan(pair: Pair, text: Text | None) -> Plan | None:
+    """Plan a comparison anew; None where it is undefined."""
+    found = design(pair, text)
+    if found is None:
+        return None
+    margin = pair.margin_of_estimate
+    error = found.text_error / (1.0 if _log(pair) else pair.scale)
+    return Plan(
+        difference=seeds_for_difference(margin, found),
+        equivalence=seeds_for_equivalence(margin, found),
+        tests=found.family,
+        text_error_percent=100 * (math.expm1(error) if _log(pair) else error),
+    )
+
+
+def _log(pair: Pair) -> bool:
+    return pair.log and pair.decided_by == "seeds and text"
+
+
+def design(pair: Pair, text: Text | None) -> Design | None:
+    """Return the design by which `pair` was decided; None where it is undefined.
+
+    In nats a token where seeds and text decided, else in the metric's own unit.
+    """
+    family, alpha = max(1, pair.tests), pair.seeds.alpha
+    if pair.decided_by is None:
+        return None
+    if pair.decided_by == "seeds":
+        sd = pair.seeds.sd
+        return Design(sd, sd, family, alpha) if sd else None
+    assert pair.text is not None
+    assert text is not None
+    sds = [_sd(text.draws[name].rows, text.tokens) for name in (pair.a, pair.b)]
+    other = next((sd for sd in sds if sd is not None), None)
+    if other is None:
+        return None
+    sd_a, sd_b = (other if sd is None else sd for sd in sds)
+    left = _left(pair.text)
+    if sd_a + sd_b + left == 0:
+        return None
+    df = pair.text.n_stretches - 1
+    return Design(sd_a, sd_b, family, alpha, text_error=left, text_df=df)
+
+
+def _left(found: TextComparison) -> float:
+    """Standard error of the text alone: seed x window noise goes with the number of seeds."""
+    assert found.text_variance is not None
+    assert found.overlap_variance is not None
+    return math.sqrt(max(0.0, found.text_variance - found.overlap_variance))
+
+
+def _sd(rows: FloatArray, tokens: FloatArray) -> float | None:
+    """Standard deviation of a draw's mean a token; None for one draw."""
+    if len(rows) < 2:
+        return None
+    return float(np.std(rows.sum(axis=1) / tokens.sum(), ddof=1))
+
+
+def pairs_of(
+    methods: Sequence[str], primary: str | None, baseline: str | None
+) -> list[tuple[str, str, Family]]:
+    """Return the comparisons of a model: (a, b, family).
+
+    Primary: the primary method against each other one, the baseline last. Exploratory: all other
+    pairs, the baseline second where it is one of them.
+    """
+    last = [baseline] if baseline in methods else []
+    ordered = [name for name in methods if name not in last] + [b for b in last if b]
+    others = [name for name in ordered if name != primary]
+    found: list[tuple[str, str, Family]] = []
+    if primary in methods and primary is not None:
+        found += [(primary, name, "primary") for name in others]
+    return found + [(a, b, "exploratory") for a, b in combinations(others, 2)]
+
+
+def judged(
+    pairs: Sequence[Pair], texts: Mapping[str, Text], models: Sequence[str], alpha: float
+) -> list[Pair]:
+    """Judge each family of each model: Holm over its differences and over its equivalences."""
+    found = []
+    for model in models:
+        for family in ("primary", "exploratory"):
+            own = [p for p in pairs if (p.model, p.family) == (model, family)]
+            found += _family(own, texts.get(model), alpha)
+    return found
+
+
+def _family(pairs: Sequence[Pair], text: Text | None, alpha: float) -> list[Pair]:
+    tests = sum(p.estimate is not None for p in pairs)
+    seeds = holm_family([p.seeds for p in pairs])
+    judgements = judge(
+        [p.estimate for p in pairs], [p.margin_of_estimate for p in pairs], alpha=alpha
+    )
+    known = [
+        replace(p, seeds=s, judgement=j, tests=tests)
+        for p, s, j in zip(pairs, seeds, judgements, strict=True)
+    ]
+    return [replace(p, plan=plan(p, text)) for p in known]

@@ -1,27 +1,141 @@
-"""The table of runs, summed up: every method on its own, and every comparison that is made."""
+"""From the table of runs to numbers: methods, comparisons, variance budgets."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from analysis.reading.checks import UNQUANTIZED, observations
 from analysis.reading.looks import Course
 from analysis.reading.settings import BASE, facets, setting, setting_of
-from analysis.stats import PooledModels, VarianceBudget, log_difference, pool_models
-from analysis.summary import windows
-from analysis.summary.budget import Sharpness, budgets, ordered, sharpness
-from analysis.summary.families import judged, pairs_of
+from analysis.stats import (
+    Comparison,
+    Design,
+    PooledModels,
+    Source,
+    VarianceBudget,
+    log_difference,
+    pool_models,
+    seeds_for_difference,
+    variance_budget,
+)
 from analysis.summary.looks import Tracked, after_looks, track
-from analysis.summary.methods import Method, arithmetic, method
-from analysis.summary.metrics import EVALUATED, Known, about, column_of, corpus_of, present
-from analysis.summary.options import DEFAULT_BASELINE, OURS, Options, chosen
-from analysis.summary.overlap import overlaps
-from analysis.summary.pairs import Pair, Setting, pair
-from analysis.summary.windows import Text
+from analysis.summary.methods import (
+    Method,
+    Text,
+    Windows,
+    arithmetic,
+    method,
+    overlaps,
+    read_windows_of,
+    texts_of,
+)
+from analysis.summary.options import (
+    DEFAULT_BASELINE,
+    EVALUATED,
+    OURS,
+    Known,
+    Options,
+    about,
+    chosen,
+    column_of,
+    corpus_of,
+    present,
+)
+from analysis.summary.pairs import Pair, Setting, judged, pair, pairs_of
+
+
+def budgets(texts: Mapping[str, Text], log: bool) -> dict[str, VarianceBudget]:
+    """Return by model its budget; percentages of the metric (`log`: of perplexity)."""
+    found = {}
+    for model, text in texts.items():
+        budget = variance_budget({m: list(d.sets) for m, d in text.draws.items()}, text.tokens)
+        level = np.mean([d.rows.mean(axis=0).sum() for d in text.draws.values()])
+        mean = float(level / text.tokens.sum())
+        if log or mean > 0:
+            found[model] = budget if log else _of_mean(budget, mean)
+    return found
+
+
+def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
+    """Turn % of an exponential into % of a mean a token."""
+
+    def turned(percent: float | None) -> float | None:
+        return None if percent is None else 100 * math.log1p(percent / 100) / mean
+
+    def source(one: Source) -> Source:
+        return replace(one, percent=turned(one.percent))
+
+    return replace(
+        budget,
+        seed=source(budget.seed),
+        arithmetic=source(budget.arithmetic),
+        window=source(budget.window),
+        method_window=source(budget.method_window),
+        std_error_percent=turned(budget.std_error_percent),
+    )
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """One metric on one comparison, on exactly these windows.
+
+    seeds: seeds a method with which Welch's test at Holm's first step finds, with 80 % power, a
+    difference as large as the one estimated; few, many: the same for the far and the near limit of
+    its 95 % interval; None where no number does, as where the interval holds 0.
+    """
+
+    metric: str
+    model: str
+    a: str
+    b: str
+    percent: float
+    p_value: float
+    seeds: int | None
+    few: int | None
+    many: int | None
+
+
+def sharpness(
+    metric: str, model: str, names: tuple[str, str], found: Comparison, scale: float, tests: int
+) -> Sharpness | None:
+    """Return how many seeds a metric needs for what it shows; None where no test is defined."""
+    if found.sd is None or found.diff is None or found.p_value is None or found.diff_ci95 is None:
+        return None
+    if found.sd == 0:
+        return None
+    design = Design(found.sd, found.sd, max(1, tests), found.alpha)
+    limits = found.diff_ci95
+    holds_zero = limits[0] <= 0 <= limits[1]
+    near, far = sorted(abs(x) for x in limits)
+    return Sharpness(
+        metric=metric,
+        model=model,
+        a=names[0],
+        b=names[1],
+        percent=100 * found.diff / scale,
+        p_value=found.p_value,
+        seeds=_seeds(abs(found.diff), design),
+        few=_seeds(far, design),
+        many=None if holds_zero else _seeds(near, design),
+    )
+
+
+def _seeds(difference: float, design: Design) -> int | None:
+    return seeds_for_difference(difference, design) if difference > 0 else None
+
+
+def ordered(found: Sequence[Sharpness | None]) -> list[Sharpness]:
+    """Return the known ones, a comparison's metrics side by side."""
+    known = [s for s in found if s is not None]
+    first = {key: i for i, key in enumerate(dict.fromkeys((s.model, s.a, s.b) for s in known))}
+    return sorted(known, key=lambda s: first[s.model, s.a, s.b])
+
 
 Names = Mapping[tuple[str, str], Method]
 
@@ -103,10 +217,6 @@ class Summary:
         """One method of a model."""
         return next(m for m in self.methods if (m.model, m.name) == (model, name))
 
-    def family(self, model: str, name: str) -> list[Pair]:
-        """The comparisons of a family, `primary` or `exploratory`, on a model."""
-        return [p for p in self.pairs if (p.model, p.family) == (model, name)]
-
 
 def summarize(cells: pd.DataFrame, options: Options, course: Course | None = None) -> Summary:
     """Describe each method and compare them, from a table as `analysis.reading` gives it.
@@ -133,7 +243,7 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         good, metric, plain, [(m, n) for m in models for n in names if (m, n) in there]
     )
     by_name = {(m.model, m.name): m for m in methods}
-    read = windows.read(cells, corpus_of(metric, cells))
+    read = read_windows_of(cells, corpus_of(metric, cells))
     texts = _texts(good, metric, read, known)
     grid = pairs_of(names, primary, baseline)
     pairs = judged(
@@ -186,11 +296,11 @@ def _methods(
     return [method(good, once, metric, plain.get(key[0]), shared.get(key), key) for key in keys]
 
 
-def _texts(good: pd.DataFrame, metric: str, read: windows.Windows, known: Known) -> dict[str, Text]:
+def _texts(good: pd.DataFrame, metric: str, read: Windows, known: Known) -> dict[str, Text]:
     corpus = corpus_of(metric, good)
     if corpus is None or known.windows is None:
         return {}
-    return windows.texts(good, read, corpus, known.windows)
+    return texts_of(good, read, corpus, known.windows)
 
 
 def _setting(
@@ -202,7 +312,7 @@ def _setting(
 def _budgets(
     good: pd.DataFrame,
     metric: str,
-    read: windows.Windows,
+    read: Windows,
     texts: Mapping[str, Text],
     known: Known,
 ) -> dict[tuple[str, str], VarianceBudget]:
@@ -211,7 +321,7 @@ def _budgets(
     corpus = corpus_of(metric, good)
     if corpus is not None and known.log:
         name = metric.replace("perplexity", "kl_divergence")
-        more = budgets(windows.texts(good, read, corpus, "kl"), log=False)
+        more = budgets(texts_of(good, read, corpus, "kl"), log=False)
         found |= {(name, model): b for model, b in more.items()}
     return found
 

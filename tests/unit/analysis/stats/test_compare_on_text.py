@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.linalg import toeplitz
 
 from analysis.stats import PooledVariance, compare_on_text, pooled_variance
-from analysis.stats.stretches import edge_factor, upper_factor
+from analysis.stats.text import edge_factor, upper_factor
 
 
 def rows(rng, n, windows, seed=0.01, window=0.02, noise=0.01, tokens=512.0):

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis.stats import compare, compare_spread, mde80, pooled_variance
+from analysis.stats import compare, compare_spread, pooled_variance
+from analysis.stats.power import detectable
 
 ROUNDS = 1200
 MARGIN = 0.05
@@ -75,7 +76,7 @@ def test_intervals_cover_the_truth():
 
 def test_the_detectable_effect_is_detected_in_80_percent():
     low, high = band(0.8)
-    paired = simulate(25, true_diff=mde80(5, 5) * 0.05)
+    paired = simulate(25, true_diff=detectable(8) * math.sqrt(2 / 5) * 0.05)
     assert low <= np.mean([r.student.p_value < 0.05 for r in paired]) <= high
 
 

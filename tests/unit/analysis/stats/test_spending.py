@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from analysis.stats import hwang_shih_decani, nominal_levels, obrien_fleming, pocock
+from analysis.stats import hwang_shih_decani, nominal_levels
+
+
+def obrien_fleming(alpha, t):
+    """Spending like O'Brien & Fleming's test (Lan & DeMets 1983)."""
+    return float(2 * special.ndtr(special.ndtri(alpha / 2) / math.sqrt(t)))
+
+
+def pocock(alpha, t):
+    """Spending like Pocock's test (Lan & DeMets 1983)."""
+    return alpha * math.log1p(math.expm1(1) * t)
 
 
 def boundaries(levels, sides):

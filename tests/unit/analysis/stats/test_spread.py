@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.stats import compare_spread, seeds_to_find_halving
-from analysis.stats.spread import _ratio_interval
+from analysis.stats.comparison import _ratio_interval
 
 
 def test_against_scipy():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.stats.stopping import expected_share
+from analysis.stats.sequential import expected_share
 
 LOOKS = (5, 10, 15, 20, 25, 30)
 

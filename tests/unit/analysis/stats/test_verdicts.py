@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.stats import Estimate, holm, judge
-from analysis.stats.multiplicity import holm_levels
+from analysis.stats.verdicts import holm_levels
 
 
 def family(rng, size):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from analysis.stats import components
+from benchmarks._components import components
 
 
 def draws(rng, n, r, sets):
