@@ -1,11 +1,20 @@
 """Sets against their replicates: the estimate against REML, the intervals by simulation."""
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from benchmarks._components import components
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "_components.py"
+spec = importlib.util.spec_from_file_location("components_of_variance", SCRIPT)
+module = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = module
+spec.loader.exec_module(module)
+components = module.components
 
 
 def draws(rng, n, r, sets):

@@ -97,7 +97,7 @@ def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it
     assert len(cells[cells["method"] == "random"]) == 5, "the others are not missing"
     summary = summarize(cells, Options(), read_course(suite, cells))
     assert len(summary.failed) == 0
-    first, second = summary.family(MODEL, "primary")
+    first, second = (p for p in summary.pairs if p.family == "primary")
     assert (first.b, first.verdict) == ("random", "different")
     assert (first.seeds.n_a, first.seeds.n_b) == (5, 5)
     assert (second.seeds.n_a, second.seeds.n_b) == (10, 10)
