@@ -14,8 +14,8 @@ from analysis.report.budget import SOURCES
 from analysis.report.numbers import NONE, better, decided, number, p_equation, percent
 from analysis.stats.text import stretch_labels
 from analysis.summary import Pair, Summary
-from analysis.summary.pairs import text_percent
 from analysis.summary.methods import Text
+from analysis.summary.pairs import text_percent
 from colazero.figures import (
     BLACK,
     GREY,
