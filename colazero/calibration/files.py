@@ -30,7 +30,9 @@ def save_calibration(
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"input_ids": calibration.windows}, folder / "windows.safetensors")
+    # safetensors writes an array's memory, whatever its strides.
+    windows = np.ascontiguousarray(calibration.windows)
+    save_file({"input_ids": windows}, folder / "windows.safetensors")
     about = {
         **origin,
         "digest": calibration.digest,

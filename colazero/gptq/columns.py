@@ -14,7 +14,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from colazero.gptq.grid import nearest
+from colazero.gptq import grid
+from colazero.gptq.factor import WIDEST, prepare
+from colazero.gptq.hessian import Hessian
+from colazero.types import QuantizationSettings
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ def reference(
     `codes` uint8 [columns, rows], at most `top`, are written.
     """
     for i in reversed(range(len(values))):
-        code = nearest(values[i], scale, zero, top)
+        code = grid.nearest(values[i], scale, zero, top)
         became = (code - zero) * scale
         codes[i] = code
         weights[i] -= became
@@ -52,11 +55,12 @@ def reference(
 
 
 @lru_cache
-def for_device(kind: str) -> tuple[Block, str]:
+def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
     """Return the implementation for a kind of device, and its name.
 
-    It is tried once on a small block; where it fails or differs from the reference, it is the
-    reference that is returned, and a warning says why.
+    The implementation is tried first, on blocks as wide as a group among others, so that a compiler
+    is done before layers come. Where it fails or differs from the reference, the reference is
+    returned and a warning says why.
     """
     name = KERNELS.get(kind)
     if name is None:
@@ -64,7 +68,7 @@ def for_device(kind: str) -> tuple[Block, str]:
         return reference, "torch"
     try:
         kernel = _compiled(kind)
-        same = agrees(kernel, torch.device(kind))
+        same = agrees(kernel, torch.device(kind), group_size)
         reason = "it does not give the reference's codes"
     except Exception as error:  # whatever a compiler may raise: there is a way without it
         same, reason = False, f"{type(error).__name__}: {error}"
@@ -83,21 +87,32 @@ def _compiled(kind: str) -> Block:
     return columns
 
 
-def agrees(kernel: Block, device: torch.device) -> bool:
-    """Tell whether a kernel does to a small block, of an odd shape, what the reference does."""
+def agrees(kernel: Block, device: torch.device, group_size: int = -1) -> bool:
+    """Return True if a kernel gives the reference's numbers on blocks as solving hands them over.
+
+    The blocks come from a prepared Hessian. One has an odd shape, one is as wide as a group, one
+    has WIDEST columns; the last two have rows that fill several of Triton's tiles.
+    """
+    width = min(group_size, WIDEST) if group_size > 0 else WIDEST
+    return all(
+        _agrees(kernel, device, columns, rows)
+        for columns, rows in {(24, 67), (width, 96), (WIDEST, 96)}
+    )
+
+
+def _agrees(kernel: Block, device: torch.device, columns: int, rows: int) -> bool:
     generator = torch.Generator().manual_seed(0)
-    columns, rows, top = 24, 67, 15
-    values, weights = torch.randn(2, columns, rows, generator=generator)
-    factor = torch.randn(columns, 2 * columns, generator=generator)[:, :columns] / 4
-    scale = (torch.rand(rows, generator=generator) / 4 + 0.1).half().float()
-    zero = torch.randint(0, top + 1, (rows,), generator=generator).float()
-    codes = torch.zeros(columns, rows, dtype=torch.uint8)
+    x = torch.randn(8 * columns, 2 * columns, generator=generator)
+    hessian = Hessian(2 * columns, device)
+    hessian.add((x + x.roll(1, 1)).to(device))
+    prepared = prepare(hessian, QuantizationSettings(4, columns, False, False, 0.05, False))
+    values, weights = torch.randn(2, columns, rows, generator=generator).to(device)
+    codes = torch.zeros(columns, rows, dtype=torch.uint8, device=device)
+    scale, zero = grid.fit(values, 4, sym=False)
 
     def after(block: Block) -> list[Tensor]:
-        moved = [t.to(device, copy=True) for t in (values, weights, codes)]
-        block(
-            moved[0], moved[1], factor.to(device), scale.to(device), zero.to(device), moved[2], top
-        )
-        return moved
+        changed = [tensor.clone() for tensor in (values, weights, codes)]
+        block(changed[0], changed[1], prepared.corners[0], scale, zero, changed[2], 15)
+        return changed
 
     return all(torch.equal(a, b) for a, b in zip(after(reference), after(kernel), strict=True))

@@ -15,7 +15,7 @@ OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _columns(  # type: ignore[no-untyped-def]
     values_at, weights_at, factor_at, scale_at, zero_at, codes_at,
-    columns, rows, stride, top,
+    columns, rows, stride, step, top,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -42,7 +42,7 @@ def _columns(  # type: ignore[no-untyped-def]
         error = value - became
         tl.store(values_at + at, error, mask=inside)
         tl.store(codes_at + at, code.to(tl.uint8), mask=inside)
-        by = tl.load(factor_at + i * stride + column, mask=column < i, other=0.0)
+        by = tl.load(factor_at + i * stride + column * step, mask=column < i, other=0.0)
         values -= by[:, None] * error[None, :]
 
 
@@ -55,10 +55,15 @@ def columns(
     codes: Tensor,
     top: int,
 ) -> None:
-    """Do what `columns.reference` does."""
+    """Do what `columns.reference` does; ValueError if a tensor but `factor` is not contiguous.
+
+    The kernel computes addresses itself and would read other numbers without a fault.
+    """
     columns, rows = values.shape
+    if not all(tensor.is_contiguous() for tensor in (values, weights, scale, zero, codes)):
+        raise ValueError("the columns of a block and their grid must be contiguous")
     _columns[(triton.cdiv(rows, ROWS),)](
-        values, weights, factor, scale, zero, codes, columns, rows, factor.stride(0), float(top),
+        values, weights, factor, scale, zero, codes, columns, rows, *factor.stride(), float(top),
         COLUMNS=max(16, triton.next_power_of_2(columns)), ROWS=ROWS,
         **OPTIONS,
     )  # fmt: skip

@@ -32,9 +32,10 @@ class Prepared:
     `groups`: int64 [groups], the group that each run of `group_size` columns makes up, from the
     first solved on, in the checkpoint's numbering. `dead`: int64, the places in `order` of inputs
     that were always zero.
-    `factor`: float32 [inputs, inputs], read on and below the diagonal, see `_by_blocks`; `pivots`
-    [inputs]: rounding a column with an error e costs (pivot · e)². Both None: layers are rounded to
-    nearest.
+    `factor`: float32 [inputs, inputs], read below its diagonal blocks, in the strides that LAPACK
+    gives. `corners`: those blocks in the order of `blocks()`, float32 and contiguous, as kernels
+    compute addresses in them. `_by_blocks` says what both hold. `pivots` [inputs]: rounding a
+    column with an error e costs (pivot · e)². Without a factor layers are rounded to nearest.
     """
 
     order: Tensor
@@ -42,6 +43,7 @@ class Prepared:
     group_size: int
     dead: Tensor
     factor: Tensor | None
+    corners: tuple[Tensor, ...]
     pivots: Tensor | None
     damp: float
     tokens: int
@@ -83,15 +85,15 @@ def prepare(
         log.warning("a layer is rounded to nearest: no damp makes its Hessian positive definite")
         return _unfactored(dead, size, hessian.tokens)
     pivots = lower.diagonal() / hessian.tokens**0.5
-    _by_blocks(lower, size)
+    corners = _by_blocks(lower, size)
     places = dead[backwards].nonzero().flatten()
-    return Prepared(backwards, groups, size, places, lower, pivots, damp, hessian.tokens)
+    return Prepared(backwards, groups, size, places, lower, corners, pivots, damp, hessian.tokens)
 
 
 def _unfactored(dead: Tensor, size: int, tokens: int) -> Prepared:
     order = torch.arange(len(dead), device=dead.device)
     return Prepared(
-        order.flip(0), order[: len(dead) // size], size, order[:0], None, None, 0, tokens
+        order.flip(0), order[: len(dead) // size], size, order[:0], None, (), None, 0, tokens
     )
 
 
@@ -130,8 +132,10 @@ def _cholesky(matrix: Tensor, damp: float) -> tuple[Tensor | None, float]:
     return None, 0.0
 
 
-def _by_blocks(lower: Tensor, size: int) -> None:
+def _by_blocks(lower: Tensor, size: int) -> tuple[Tensor, ...]:
     """Turn the factor L of H = L Lᵀ into what solving multiplies with, in place.
+
+    Return the inverses of its diagonal blocks, each row divided by its diagonal, contiguous.
 
     GPTQ corrects later columns by the error of each, with rows of L⁻¹, the factor of H⁻¹. That
     needs the inverse of the diagonal blocks D of L alone, which are the blocks of L⁻¹. A whole
@@ -139,10 +143,12 @@ def _by_blocks(lower: Tensor, size: int) -> None:
     factor of H in blocks (that both are the same: Chee et al. 2023, arXiv 2307.13304, theorem 6).
     So a third of the work of factor and inverse is enough.
     """
+    corners = []
     for stop in range(len(lower), 0, -size):
         for low, high in _split(stop - size, stop):
             block = lower[low:high, low:high]
             eye = torch.eye(high - low, device=lower.device)
             inverse = torch.linalg.solve_triangular(block, eye, upper=False)
             lower[high:, low:high] = lower[high:, low:high] @ inverse
-            block.copy_(inverse / inverse.diagonal()[:, None])
+            corners.append((inverse / inverse.diagonal()[:, None]).contiguous())
+    return tuple(corners)

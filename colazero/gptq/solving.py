@@ -90,7 +90,7 @@ class _Work:
         self._weight, self._factor, self._prepared = weight, factor, prepared
         self._bits, self._sym = settings.quant_bits, settings.sym
         self._inference = torch.is_inference_mode_enabled()
-        self._block, self.kernel = columns.for_device(weight.device.type)
+        self._block, self.kernel = columns.for_device(weight.device.type, settings.group_size)
         self.codes = torch.empty(inputs, outputs, dtype=torch.uint8, device=weight.device)
         self.scales = torch.empty(len(prepared.groups), outputs, device=weight.device)
         self.zeros = torch.empty_like(self.scales)
@@ -103,7 +103,7 @@ class _Work:
             todo.index_fill_(0, prepared.dead, 0)
             codes = torch.empty_like(todo, dtype=torch.uint8)
             squares = torch.empty_like(todo[:, 0])
-            grids = []
+            grids, corners = [], iter(prepared.corners)
             for blocks in prepared.blocks():
                 corrected = self._corrected(todo, *blocks[0])
                 whole = corrected if len(blocks) == 1 else self._whole(todo, blocks)
@@ -114,7 +114,7 @@ class _Work:
                     self._block(
                         corrected,
                         todo[low:high],
-                        self._factor[low:high, low:high],
+                        next(corners),
                         *grids[-1],
                         codes[low:high],
                         2**self._bits - 1,

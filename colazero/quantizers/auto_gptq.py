@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from colazero.quantizers import QUANTIZERS
 from colazero.types import (
     CalibrationSet,
@@ -41,7 +43,8 @@ def quantize(
 
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.safetensors"
-        save_file({"input_ids": calibration.windows}, windows)
+        # safetensors writes an array's memory, whatever its strides.
+        save_file({"input_ids": np.ascontiguousarray(calibration.windows)}, windows)
         parameters = {
             "model": str(model_dir.absolute()),
             "calibration": str(windows),

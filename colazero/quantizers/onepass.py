@@ -61,7 +61,7 @@ def quantize(
     from colazero.gptq import columns
 
     started = time.perf_counter()
-    columns.for_device(device.partition(":")[0])  # compiles, or loads, what it runs
+    columns.for_device(device.partition(":")[0], settings.group_size)  # compiles what it runs
     begin = time.perf_counter()
     sequence = open_sequence(model_dir, device, to_quantize=True)
     count, length = calibration.windows.shape

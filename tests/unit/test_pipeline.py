@@ -124,3 +124,19 @@ def test_a_set_of_ones_own_with_padding_is_refused(
     assert json.loads((tmp_path / "selection.json").read_text())["digest"] == own.digest
     with pytest.raises(UserError, match="12 of the set's 512 tokens are special"):
         calibration_files.load_calibration(tmp_path, model)
+
+
+def test_a_set_is_read_back_as_it_was_written_whatever_its_strides(
+    model: Model, corpus_file: Path, tmp_path: Path
+) -> None:
+    """safetensors writes an array's memory, in which Fortran's order has other windows."""
+    ids = np.random.default_rng(0).integers(10, 200, size=(N, SEQ_LEN), dtype=np.int32)
+    corpus, spans = corpora.load(f"file:{corpus_file}"), [[Span(0, 0, SEQ_LEN)]] * N
+    for name, windows in (
+        ("columns", np.asfortranarray(ids)),
+        ("slice", np.repeat(ids, 2, 1)[:, ::2]),
+    ):
+        own = CalibrationSet(windows, spans, {})
+        calibration_files.save_calibration(tmp_path / name, own, model, corpus, {"method": "own"})
+        found, _ = calibration_files.load_calibration(tmp_path / name, model)
+        assert np.array_equal(found.windows, ids), name

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from layers import ORDERS, correlated, hessian, settings, weights
 
-from colazero.gptq import columns, columns_numba, grid
+from colazero.gptq import Prepared, Solved, columns, columns_numba, grid, prepare, solve
+from colazero.types import QuantizationSettings
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -44,27 +47,126 @@ def test_numba_gives_the_reference_to_the_bit(bits: int, sym: bool, size: int, r
         assert torch.equal(ours, theirs)
 
 
-def test_triton_gives_the_reference_to_the_bit(tmp_path: Path) -> None:
-    """In Triton's interpreter, which must be asked for before triton is imported."""
+def in_the_interpreter(program: str, folder: Path, given: object) -> Any:
+    """Run a program that makes `result` of `given` where Triton's interpreter compiles kernels.
+
+    It must be asked for before triton is imported, so in a process of its own.
+    """
     pytest.importorskip("triton", reason="needs triton, as torch for CUDA does")
-    kinds = [(bits, sym, 20, 33) for bits, sym in itertools.product([2, 3, 4, 8], [True, False])]
-    kinds += [(4, True, 1, 1), (4, True, 16, 64), (3, False, 128, 5)]
-    cases = [(block(*kind), kind[0]) for kind in kinds] + [(FAR, 4)]
-    torch.save(cases, tmp_path / "cases")
-    program = f"""
+    torch.save(given, folder / "given")
+    whole = f"""
 import sys, torch
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
-from test_columns import after
-from colazero.gptq.columns_triton import columns
-cases = torch.load({str(tmp_path / "cases")!r})
-torch.save([after(columns, *case) for case in cases], {str(tmp_path / "results")!r})
+from test_columns import *
+from colazero.gptq import columns_triton
+given = torch.load({str(folder / "given")!r}, weights_only=False)
+{program}
+torch.save(result, {str(folder / "result")!r})
 """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
-    results = torch.load(tmp_path / "results")
+    subprocess.run([sys.executable, "-c", whole], env=environment, check=True)
+    return torch.load(folder / "result", weights_only=False)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns", "slice"])
+def test_triton_gives_the_reference_to_the_bit(layout: str, tmp_path: Path) -> None:
+    """Whatever the strides of the factor, which may be a slice or transposed."""
+    kinds = [(bits, sym, 20, 33) for bits, sym in itertools.product([2, 3, 4, 8], [True, False])]
+    kinds += [(4, True, 1, 1), (4, True, 16, 64), (3, False, 128, 70)]
+    cases = [(block(*kind), kind[0]) for kind in kinds] + [(FAR, 4)]
+    program = f"""
+def laid(factor):
+    if {layout!r} == "columns":
+        return factor.T.contiguous().T
+    if {layout!r} == "slice":
+        return torch.nn.functional.pad(factor, (3, 2, 1, 1))[1:-1, 3:-2]
+    return factor
+result = [
+    after(columns_triton.columns, (*tensors[:2], laid(tensors[2]), *tensors[3:]), bits)
+    for tensors, bits in given
+]
+"""
+    results = in_the_interpreter(program, tmp_path, cases)
     for case, result in zip(cases, results, strict=True):
         for ours, theirs in zip(result, after(columns.reference, *case), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_triton_refuses_columns_that_it_would_read_wrongly(tmp_path: Path) -> None:
+    program = """
+result = []
+for which in (0, 1, 3, 4):
+    wrong = [*given, given[0].byte()]
+    wrong[which] = torch.stack([wrong[which]] * 2, -1)[..., 0]
+    try:
+        columns_triton.columns(*wrong, 15)
+    except ValueError as error:
+        result.append(str(error))
+"""
+    said = in_the_interpreter(program, tmp_path, block(4, True, 16, 40))
+    assert len(said) == 4
+    assert all("contiguous" in one for one in said)
+
+
+SOLVED = [
+    settings(order, group_size=group, sym=sym, quant_bits=bits)
+    for order in ORDERS
+    for group in (16, 24, -1)
+    for sym in (True, False)
+    for bits in (2, 3, 4, 8)
+]
+LARGE = [settings("act_group_aware"), settings("desc_act", group_size=-1, sym=False)]
+
+
+def by(
+    kernel: columns.Block, rows: int, prepared: Prepared, wanted: QuantizationSettings
+) -> Solved:
+    """Return a layer solved with a kernel."""
+    before, columns.for_device = columns.for_device, lambda *_: (kernel, "")  # type: ignore
+    try:
+        return solve(weights(rows, len(prepared.order)), prepared, wanted)
+    finally:
+        columns.for_device = before
+
+
+def test_a_layer_solved_by_triton_is_the_same_as_by_numba(tmp_path: Path) -> None:
+    """From a prepared Hessian to codes, over all settings, and layers of several tiles of rows."""
+    small, large = (hessian(correlated(512, inputs)) for inputs in (48, 192))
+    cases = [(20, prepare(small, wanted), wanted) for wanted in SOLVED]
+    cases += [(70, prepare(large, wanted), wanted) for wanted in LARGE]
+    program = "result = [by(columns_triton.columns, *case) for case in given]"
+    theirs = in_the_interpreter(program, tmp_path, cases)
+    assert len(theirs) == 74
+    for case, triton in zip(cases, theirs, strict=True):
+        numba = by(columns_numba.columns, *case)
+        assert torch.equal(numba.codes, triton.codes), case[-1]
+        assert torch.equal(numba.scales, triton.scales), case[-1]
+        assert torch.equal(numba.zeros, triton.zeros), case[-1]
+        assert numba.loss == triton.loss, case[-1]
+
+
+def test_triton_agrees_with_the_reference_on_what_is_prepared(tmp_path: Path) -> None:
+    program = (
+        "result = [columns.agrees(columns_triton.columns, torch.device('cpu'), g) for g in given]"
+    )
+    assert all(in_the_interpreter(program, tmp_path, [-1, 32, 48]))
+
+
+def test_what_is_tried_before_use_is_laid_out_as_what_is_used() -> None:
+    """So that a kernel that misreads the layout of real blocks is found out."""
+    seen: list[list[torch.Tensor]] = []
+
+    def records(*given: object) -> None:
+        seen.append([tensor for tensor in given if isinstance(tensor, torch.Tensor)])
+        columns.reference(*given)  # type: ignore[arg-type]
+
+    assert columns.agrees(records, torch.device("cpu"))
+    tried, seen = seen, []
+    shapes = {tuple(tensors[0].shape) for tensors in tried}
+    assert any(size == 128 and rows > 64 for size, rows in shapes), shapes
+    by(records, 70, prepare(hessian(correlated(512, 192)), LARGE[1]), LARGE[1])
+    for tensors in (*tried, *seen):
+        assert [tensor.is_contiguous() for tensor in tensors] == [True] * 6
 
 
 FAR = (
@@ -155,7 +257,7 @@ sys.path[:0] = {sys.path!r}
 from colazero.gptq import columns_triton as kernel
 pointers = ("values_at", "weights_at", "factor_at", "scale_at", "zero_at")
 kinds = dict.fromkeys(pointers, "*fp32") | {{"codes_at": "*u8"}}
-kinds |= dict.fromkeys(("columns", "rows", "stride"), "i32") | {{"top": "fp32"}}
+kinds |= dict.fromkeys(("columns", "rows", "stride", "step"), "i32") | {{"top": "fp32"}}
 sizes = {{"COLUMNS": 16, "ROWS": kernel.ROWS}}
 kinds |= dict.fromkeys(sizes, "constexpr")
 source = triton.compiler.ASTSource(kernel._columns, kinds, sizes)

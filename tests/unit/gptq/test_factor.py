@@ -33,14 +33,14 @@ def test_the_factor_is_that_of_the_inverse(inputs: int, group: int, order: str) 
     upper = torch.linalg.cholesky(torch.linalg.inv(value.flip(0, 1)), upper=True).flip(0, 1)
     torch.testing.assert_close(prepared.pivots.double(), 1 / upper.diagonal(), rtol=1e-5, atol=0)
     lower = torch.linalg.inv(upper)
-    for blocks in prepared.blocks():
-        for low, high in blocks:
-            square = upper[low:high, low:high] / upper.diagonal()[low:high, None]
-            found = prepared.factor[low:high, low:high].double()
-            torch.testing.assert_close(found, square, rtol=0, atol=1e-5)
-            below = lower[high:, low:high] @ upper[low:high, low:high]
-            found = prepared.factor[high:, low:high].double()
-            torch.testing.assert_close(found, below, rtol=0, atol=1e-5)
+    blocks = [block for group in prepared.blocks() for block in group]
+    for (low, high), corner in zip(blocks, prepared.corners, strict=True):
+        square = upper[low:high, low:high] / upper.diagonal()[low:high, None]
+        torch.testing.assert_close(corner.double(), square, rtol=0, atol=1e-5)
+        assert corner.is_contiguous(), "kernels index it by hand"
+        below = lower[high:, low:high] @ upper[low:high, low:high]
+        found = prepared.factor[high:, low:high].double()
+        torch.testing.assert_close(found, below, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("group", [16, 48, 128, 192, 256, -1])

@@ -80,7 +80,7 @@ def test_threads_keep_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_reference_alone_solves_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w, wanted = correlated(256, 96), weights(70, 96), settings("act_group_aware", sym=False)
     by_numba, _ = solved(w, x, wanted)
-    monkeypatch.setattr(columns, "for_device", lambda kind: (columns.reference, "torch"))
+    monkeypatch.setattr(columns, "for_device", lambda *_: (columns.reference, "torch"))
     by_torch, _ = solved(w, x, wanted)
     assert (by_numba.kernel, by_torch.kernel) == ("numba", "torch")
     assert torch.equal(by_numba.codes, by_torch.codes)

@@ -42,7 +42,11 @@ def script() -> ModuleType:
 def test_seconds_are_those_of_the_nested_project(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from safetensors.numpy import load_file
+
     given: dict[str, str] = {}
+    handed_over: list[Any] = []
+    windows = np.asfortranarray(np.arange(32, dtype=np.int32).reshape(2, 16))
 
     def project(_: Path, entry_point: str, parameters: Mapping[str, str]) -> None:
         given.update(parameters)
@@ -50,11 +54,12 @@ def test_seconds_are_those_of_the_nested_project(
         assert set(parameters) == set(declared["entry_points"][entry_point]["parameters"])
         Path(parameters["out"]).mkdir()
         (Path(parameters["out"]) / "seconds.json").write_text(json.dumps(SECONDS))
+        handed_over.append(load_file(parameters["calibration"])["input_ids"])
 
     monkeypatch.setattr(nested, "run_project", project)
     done = auto_gptq.quantize(
         tiny_llama,
-        CalibrationSet(np.zeros((1, 16), dtype=np.int32), (), {}),
+        CalibrationSet(windows, (), {}),
         QuantizationSettings(4, 64, False, True, 0.05, False),
         tmp_path / "out",
         "cuda:1",
@@ -63,6 +68,7 @@ def test_seconds_are_those_of_the_nested_project(
     untold = {"modules": [], "warm_up_time_sec": None, "unquantized": (), "windows_at_once": None}
     assert asdict(done) == SECONDS | untold
     assert given["device"] == "cuda:1"
+    assert np.array_equal(handed_over[0], windows), "in their order, whatever their strides"
     assert (tmp_path / "out" / "tokenizer.json").exists()
     assert not (tmp_path / "out" / "seconds.json").exists()
 
