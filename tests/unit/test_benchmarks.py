@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -73,6 +75,16 @@ def test_a_model_that_is_none_is_told(
     name = "--models=./nowhere" if script == "suite" else "--model=./nowhere"
     assert ended(script, monkeypatch, "--preset=demo", name) == 2
     assert "error: model directory './nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_reading_a_suite_is_measured_at_a_toy_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = mlflow.get_tracking_uri()
+    monkeypatch.setattr(sys, "argv", ["analysis.py", "--cells=12"])
+    runpy.run_path(str(FOLDER / "analysis.py"), run_name="__main__")
+    mlflow.set_tracking_uri(before)
+    assert re.match(r"13 runs: read in \d", capsys.readouterr().out)
 
 
 def test_the_peak_of_memory_is_the_process_s_own() -> None:
