@@ -25,6 +25,7 @@ from colazero.corpora.tokens import (
     token_pool,
     tokenizer,
 )
+from colazero.evaluation import texts
 from colazero.evaluation.texts import evaluation_text as evaluation_text
 from colazero.evaluation.texts import evaluation_texts as evaluation_texts
 from colazero.evaluation.texts import test_tokens
@@ -180,12 +181,13 @@ def evaluate(
     begin = time.perf_counter()
     results = done.perplexities if done else []
     if not results:
-        texts = evaluation_texts(config, model)
+        asked = evaluation_texts(config, model)
         if model_dir == model.path:
-            results = through_blocks.unquantized(model, config.device, texts, progress)
+            results = through_blocks.unquantized(model, config.device, asked, progress)
         else:
             known = done.references if done else ()
-            results = through_blocks.perplexities(model_dir, config.device, texts, progress, known)
+            results = through_blocks.perplexities(model_dir, config.device, asked, progress, known)
+    results = [texts.places(model, result, config.bos) for result in results]
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks

