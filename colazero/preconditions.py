@@ -12,7 +12,7 @@ from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import token_pool, vocabulary
 from colazero.evaluation.texts import evaluation_text
-from colazero.models import grouping, limits
+from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
 from colazero.types import CalibrationSet, Model
 
@@ -50,13 +50,14 @@ def resolve(config: C, model: Model, device: str = "") -> C:
     the quantizer does not take the model; without `device`, that is tried on it.
     """
     if config.quantizer != UNQUANTIZED:
-        limits.refuse_quantized(model)
+        fit.refuse_quantized(model)
         supported.check_model(config.quantizer, model.name, model.path)
     if not device:
         device = devices.resolve(config.device)
-        limits.refuse_not_finite(model)  # or what is tried below says something else of them
+        fit.refuse_not_finite(model)  # or what is tried below says something else of them
         supported.try_model(config.quantizer, model.name, model.path, device)
-    group_size = grouping.resolve(config.group_size, grouping.layer_inputs(model.path))
+    inputs = grouping.layer_inputs(model.path, config.quantizer)
+    group_size = grouping.resolve(config.group_size, inputs)
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))
@@ -79,12 +80,12 @@ def check_data(config: Settings, model: Model) -> None:
 
 def check_calibration(config: Settings, model: Model) -> None:
     """Raise UserError unless windows of this number and length can be cut for the model."""
-    limits.refuse_long_windows(model, config.seq_len)
+    fit.refuse_long_windows(model, config.seq_len)
     tokens = token_pool(model, config.corpus).tokens
     available = int(config.corpus_share * len(tokens))
     length = bos_rule.text_length(config, model)
     need_tokens(available, config.n_calibration_samples, length, config.corpus)
-    limits.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
+    fit.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
 
 
 def check_evaluation(config: Settings, model: Model) -> None:
@@ -92,19 +93,19 @@ def check_evaluation(config: Settings, model: Model) -> None:
 
     Every weight is looked at, once a model.
     """
-    limits.refuse_long_windows(model, config.evaluated_len)
-    limits.refuse_not_finite(model)
+    fit.refuse_long_windows(model, config.evaluated_len)
+    fit.refuse_not_finite(model)
     for corpus in config.eval_corpora:
         windows, _ = evaluation_text(
             model, corpus, config.evaluated_len, config.eval_windows, config.bos
         )
-        limits.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
+        fit.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
 
 
 def check_set(model: Model, calibration: CalibrationSet) -> None:
     """Raise UserError if the model cannot be quantized, or takes no such windows."""
-    limits.refuse_quantized(model)
-    limits.refuse_not_finite(model)
+    fit.refuse_quantized(model)
+    fit.refuse_not_finite(model)
     if len(calibration.windows):
-        limits.refuse_long_windows(model, calibration.windows.shape[1])
-        limits.refuse_unknown_ids(model, int(calibration.windows.max()), "the calibration set")
+        fit.refuse_long_windows(model, calibration.windows.shape[1])
+        fit.refuse_unknown_ids(model, int(calibration.windows.max()), "the calibration set")

@@ -35,7 +35,8 @@ class Model:
 def label(name: str) -> str:
     """Return the last part of a model's name, without revision and ending."""
     match = HUB_ID.fullmatch(name)
-    return Path(match["repository"] if match else name).name.removesuffix(".gguf") or "model"
+    last = Path(match["repository"] if match else name).name
+    return re.sub(r"(?i)\.gguf$", "", last) or "model"
 
 
 @dataclass(frozen=True)

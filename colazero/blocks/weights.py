@@ -10,8 +10,7 @@ from typing import Any
 from colazero.blocks.refusal import Refused
 from colazero.devices.processor import cpu_dtype
 from colazero.models import is_quantized
-from colazero.models.files import weight_files
-from colazero.models.packed import NEEDED, PACKED, Packing, packings
+from colazero.models.files import NEEDED, PACKED, Packing, packings, weight_files
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:

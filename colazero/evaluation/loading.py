@@ -10,9 +10,8 @@ from typing import Any
 from colazero.blocks.weights import eval_dtype, quantization_settings
 from colazero.errors import UserError
 from colazero.models import is_quantized
-from colazero.models.anatomy import causal_class
-from colazero.models.files import weight_files
-from colazero.models.packed import NEEDED, PACKED, packings
+from colazero.models.files import NEEDED, PACKED, packings, weight_files
+from colazero.models.fit import causal_class
 
 
 def load_dense(model_dir: Path, device: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from colazero.models.settings import is_quantized
+from colazero.models.files import is_quantized
 from colazero.models.source import check, fetch, load_tokenizer
 from colazero.types import label
 

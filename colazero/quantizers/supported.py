@@ -16,10 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from colazero.errors import UserError
-from colazero.models.anatomy import Layer, anatomy
-from colazero.models.files import stored, weight_files
-from colazero.models.packed import parts_of
-from colazero.models.settings import gptq_bits
+from colazero.models.files import gptq_bits, parts_of, stored, weight_files
+from colazero.models.fit import Layer, examine
 
 BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
 CALIBRATED = ("onepass", "gptqmodel")
@@ -63,7 +61,7 @@ def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path
 
 def _told(quantizer: str, folder: Path) -> str:
     """Return why a quantizer does not take a model; '' if its files tell no reason."""
-    layers = anatomy(folder).layers
+    layers = examine(folder).layers
     if quantizer == "onepass":
         odd = _first(layer for layer in layers if layer.kind != "linear")
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
@@ -118,7 +116,7 @@ def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
     packed = {name.removesuffix("qweight") for name in heads if name.endswith(".qweight")}
     left: list[Layer] = []
     used: set[str] = set()
-    for layer in anatomy(model).layers:
+    for layer in examine(model).layers:
         stem = layer.name.removesuffix("weight")
         for stored_as in ((stem,), parts_of(stem)):
             if stored_as and packed.issuperset(stored_as):

@@ -18,7 +18,7 @@ from colazero.blocks import open_sequence
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import evaluate
-from colazero.models.anatomy import anatomy
+from colazero.models.fit import examine
 from colazero.quantizers.supported import left_dense
 from colazero.types import CalibrationSet, Text
 
@@ -80,7 +80,7 @@ def test_layers_that_gptqmodel_stores_in_its_own_way(
     calibration = CalibrationSet(ids.astype(np.int32), [], {})
     quantize(model, out, quantizer=quantizer, calibration=calibration)
     assert left_dense(model, out) == ()
-    assert set(anatomy(out).layers) == set(anatomy(model).layers)
+    assert set(examine(out).layers) == set(examine(model).layers)
     kernels = GPTQModel.load(str(out), device="cpu", backend=BACKEND.GPTQ_TORCH).model
     found = load_dense(out, "cpu")
     with torch.no_grad():

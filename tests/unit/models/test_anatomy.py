@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from colazero import models
 from colazero.errors import UserError
-from colazero.models import anatomy as anatomy_module
+from colazero.models import fit as module
 from colazero.models import grouping
-from colazero.models.anatomy import Layer, anatomy
-from colazero.models.packed import parts_of
+from colazero.models.files import parts_of
+from colazero.models.fit import Layer, examine
 
 SAFE = "model.safetensors"
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -113,7 +114,7 @@ def copy(tiny_llama: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_whole_model_of_any_family_passes(family: str, tmp_path: Path) -> None:
-    found = anatomy(saved(tmp_path / "m", FAMILIES[family]()))
+    found = examine(saved(tmp_path / "m", FAMILIES[family]()))
     assert found.unused == ()
     assert found.rows == 96
     assert found.positions == 80, "under whatever name the configuration has it"
@@ -128,8 +129,7 @@ def test_each_single_tensor_is_missed_by_name(family: str, tmp_path: Path) -> No
         rest = {other: tensor for other, tensor in state.items() if other != name}
         save_file(rest, folder / SAFE, {"format": "pt"})
         with pytest.raises(UserError) as caught:
-            anatomy(folder)
-        assert "of its weights are not there" in str(caught.value)
+            examine(folder)
         assert repr(name) in str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_an_expert_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", FAMILIES["qwen3_moe"]())
     changed(folder, lambda s: [s.pop(name) for name in list(s) if "0.mlp.experts.3." in name])
     with pytest.raises(UserError, match="weights do not have the shapes"):
-        anatomy(folder)
+        examine(folder)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ def test_an_expert_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
         ),
         (
             lambda s: s.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(128)}),
-            "leaves no place for, 'model.layers.0.self_attn.q_proj.bias'",
+            "'model.layers.0.self_attn.q_proj.bias'",
         ),
         (
             lambda s: s.update({"model.layers.2.mlp.up_proj.weight": torch.zeros(256, 128)}),
-            "leaves no place for, 'model.layers.2.mlp.up_proj.weight'",
+            "'model.layers.2.mlp.up_proj.weight'",
         ),
         (lambda s: [s.update({f"x.{k}": s.pop(k)}) for k in list(s)], "21 of its weights"),
     ],
@@ -183,7 +183,7 @@ def test_what_no_model_needs_is_told_and_passes(
     copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     changed(copy, lambda s: s.update({"model.rotary.inv_freq": torch.zeros(4)}))
-    assert anatomy(copy).unused == ("model.rotary.inv_freq",)
+    assert examine(copy).unused == ("model.rotary.inv_freq",)
     assert "1 tensors are not used, 'model.rotary.inv_freq'" in caplog.text
 
 
@@ -195,11 +195,11 @@ def test_a_head_that_is_the_embedding_may_be_stored_or_not(tmp_path: Path, tied:
     if tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     save_file(state, folder / SAFE, {"format": "pt"})
-    assert anatomy(folder).unused == ()
+    assert examine(folder).unused == ()
 
 
 def test_layers_are_counted_with_experts_and_turned_ones(tmp_path: Path) -> None:
-    inputs = {f: {x.inputs for x in anatomy(saved(tmp_path / f, FAMILIES[f]())).layers}
+    inputs = {f: {x.inputs for x in examine(saved(tmp_path / f, FAMILIES[f]())).layers}
               for f in ("llama", "gpt2", "qwen3_moe", "gpt_oss", "mixtral", "xglm")}  # fmt: skip
     assert inputs == {
         "llama": {32, 64},
@@ -209,8 +209,9 @@ def test_layers_are_counted_with_experts_and_turned_ones(tmp_path: Path) -> None
         "mixtral": {32, 64},
         "xglm": {32, 64},
     }
-    turned = next(x for x in anatomy(tmp_path / "gpt2").layers if "c_fc" in x.name)
-    assert turned == Layer("transformer.h.0.mlp.c_fc.weight", "conv1d", 32, 128)
+    turned = next(x for x in examine(tmp_path / "gpt2").layers if "c_fc" in x.name)
+    name = "transformer.h.0.mlp.c_fc"
+    assert turned == Layer(f"{name}.weight", "conv1d", 32, 128, name)
 
 
 def test_an_expert_decides_which_group_size_fits(tmp_path: Path) -> None:
@@ -225,15 +226,15 @@ def test_what_is_found_does_not_depend_on_what_was_imported(tmp_path: Path) -> N
     code = f"""
 import gptqmodel
 from pathlib import Path
-from colazero.models.anatomy import anatomy
+from colazero.models.fit import examine
 for folder in {[str(f) for f in folders]!r}:
-    print([(x.name, x.kind, x.inputs) for x in anatomy(Path(folder)).layers])
+    print([(x.name, x.kind, x.inputs) for x in examine(Path(folder)).layers])
 """
     environment = {"COLAZERO_CACHE": str(tmp_path / "other"), "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    here = [str([(x.name, x.kind, x.inputs) for x in anatomy(f).layers]) for f in folders]
+    here = [str([(x.name, x.kind, x.inputs) for x in examine(f).layers]) for f in folders]
     assert done.stdout.splitlines()[-3:] == here
 
 
@@ -250,10 +251,10 @@ def test_a_gptq_checkpoint_has_the_weights_that_it_packs(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     quantized = {"quant_method": "gptq", "bits": 4, "group_size": 64}
     (copy / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
-    assert len(anatomy(copy).layers) == 14
+    assert len(examine(copy).layers) == 14
     changed(copy, lambda state: state.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(UserError, match=r"'model.layers.1.mlp.up_proj.weight'"):
-        anatomy(copy)
+        examine(copy)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "glm4"])
@@ -262,7 +263,7 @@ def test_a_checkpoint_of_gptqmodel_has_the_weights_of_the_model(
 ) -> None:
     """Of GPT-2 turned over, and of fused layers the parts, each of which may be missing."""
     folder = saved(tmp_path / "m", FAMILIES[family]())
-    layers = anatomy(folder).layers
+    layers = examine(folder).layers
 
     def pack(state: dict[str, torch.Tensor]) -> None:
         for layer in layers:
@@ -279,11 +280,11 @@ def test_a_checkpoint_of_gptqmodel_has_the_weights_of_the_model(
     config = json.loads((folder / "config.json").read_text())
     quantized = {"quant_method": "gptq", "bits": 4, "group_size": -1}
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantized}))
-    assert sorted(map(str, anatomy(folder).layers)) == sorted(map(str, layers))
+    assert sorted(map(str, examine(folder).layers)) == sorted(map(str, layers))
     last = [name for name in load_file(folder / SAFE) if name.endswith(("scales", "qweight"))][-1]
     changed(folder, lambda state: state.pop(last))
-    with pytest.raises(UserError, match="of its weights are not there"):
-        anatomy(folder)
+    with pytest.raises(UserError, match="missing"):
+        examine(folder)
 
 
 @pytest.mark.parametrize(
@@ -308,20 +309,20 @@ def test_a_configuration_that_makes_no_model_is_told(copy: Path, config: dict[st
 
 def test_no_limit_is_none(tmp_path: Path) -> None:
     config = transformers.BloomConfig(vocab_size=96, hidden_size=32, n_layer=1, n_head=2)
-    assert anatomy(saved(tmp_path / "m", config)).positions is None
+    assert examine(saved(tmp_path / "m", config)).positions is None
 
 
 def test_a_model_is_examined_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = anatomy(copy)
+    found = examine(copy)
 
     def never(*_: object) -> None:
         raise AssertionError("it was examined again")
 
-    monkeypatch.setattr(anatomy_module, "_examined", never)
-    assert anatomy(copy) == found
+    monkeypatch.setattr(module, "_examined", never)
+    assert examine(copy) == found
     changed(copy, lambda state: state.pop("model.norm.weight"))
     with pytest.raises(AssertionError, match="examined again"):
-        anatomy(copy)
+        examine(copy)
 
 
 @pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
@@ -331,12 +332,126 @@ def test_a_weight_that_is_no_real_number_is_refused(copy: Path, kind: torch.dtyp
     state[name] = state[name].to(kind)
     save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"weight '{name}' is stored as .*; weights are F64, F32"):
-        anatomy(copy)
+        examine(copy)
 
 
 def test_a_weight_that_is_there_under_two_names_is_refused(copy: Path) -> None:
     state = load_file(copy / "model.safetensors")
     state["layers.0.mlp.up_proj.weight"] = 2 * state["model.layers.0.mlp.up_proj.weight"]
     save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="which one is meant is not said"):
-        anatomy(copy)
+    with pytest.raises(UserError, match=r"'layers.0.mlp.up_proj.weight'"):
+        examine(copy)
+
+
+# --- whose layers decide: those in the decoder's blocks, whatever the files call them
+
+TOWER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1,
+         "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+TEXT = SHAPE | {"hidden_size": 48, "head_dim": 16, "intermediate_size": 96, "vocab_size": 112}
+
+
+def with_tower(family: str) -> Any:
+    """Return the configuration of a model that looks at pictures, of a small tower."""
+    if family == "gemma3":
+        text = transformers.Gemma3TextConfig(**TEXT, sliding_window=8).to_dict()
+        tower = TOWER | {"model_type": "siglip_vision_model"}
+        tokens = {"image_token_index": 96, "boi_token_index": 97, "eoi_token_index": 98}
+        return transformers.Gemma3Config(
+            text_config=text, vision_config=tower, mm_tokens_per_image=4, **tokens
+        )
+    text = transformers.Gemma4TextConfig(
+        **TEXT, global_head_dim=16, num_kv_shared_layers=0, hidden_size_per_layer_input=0,
+        sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+    ).to_dict()  # fmt: skip
+    tower = TOWER | {"num_key_value_heads": 2, "head_dim": 12}
+    return transformers.Gemma4Config(
+        text_config=text, vision_config=tower, audio_config=None, image_token_id=96
+    )
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gemma4"])
+def test_a_vision_tower_decides_nothing(family: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", with_tower(family))
+    names = {layer.name for layer in examine(folder).layers}
+    assert len(names) == 14
+    assert not [name for name in names if "vision" in name]
+    assert grouping.layer_inputs(folder) == {48, 32, 96}
+    assert grouping.resolve("auto", grouping.layer_inputs(folder)) == 16
+    with pytest.raises(UserError, match="group_size=128"):
+        grouping.resolve(128, grouping.layer_inputs(folder))
+
+
+def test_gptqmodel_is_asked_for_the_layers_that_it_takes(tmp_path: Path) -> None:
+    """Gemma 3n has layers of two inputs in its blocks, which are not in GPTQModel's tree."""
+    config = transformers.Gemma3nTextConfig(
+        **TEXT, vocab_size_per_layer_input=112, hidden_size_per_layer_input=16, laurel_rank=16,
+        altup_num_inputs=2, num_kv_shared_layers=0, activation_sparsity_pattern=[0.0, 0.0],
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    folder = saved(tmp_path / "m", config)
+    assert 2 in grouping.layer_inputs(folder)
+    taken = grouping.layer_inputs(folder, "gptqmodel")
+    assert {48, 96} <= taken
+    assert 2 not in taken
+    assert grouping.resolve("auto", taken) == 16
+
+
+def test_a_model_without_a_layer_to_quantize_is_refused(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = examine(copy)
+    monkeypatch.setattr(grouping, "examine", lambda _: replace(found, layers=()))
+    with pytest.raises(UserError, match="no layer to quantize"):
+        grouping.layer_inputs(copy)
+    assert grouping.layer_inputs(copy, "none") == set()
+
+
+@pytest.mark.parametrize(
+    ("family", "field"),
+    [("glm4_moe", "num_nextn_predict_layers"), ("llama", "num_mtp_layers")],
+)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_declared_blocks_that_predict_further_tokens_are_not_used(
+    tmp_path: Path, family: str, field: str, blocks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = FAMILIES["llama"]()
+    if family == "glm4_moe":
+        config = transformers.Glm4MoeConfig(
+            **SHAPE, head_dim=16, moe_intermediate_size=32, n_routed_experts=4,
+            num_experts_per_tok=2, first_k_dense_replace=2, n_shared_experts=1,
+        )  # fmt: skip
+    folder = saved(tmp_path / "m", config)
+
+    def add(state: dict[str, torch.Tensor]) -> None:
+        for more in range(2, 2 + blocks):
+            for name in [name for name in state if ".layers.1." in name]:
+                state[name.replace(".1.", f".{more}.")] = state[name].clone()
+
+    changed(folder, add)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {field: 0}))
+    with pytest.raises(UserError, match=r"model\.layers\.2\."):
+        examine(folder)
+    (folder / "config.json").write_text(json.dumps(settings | {field: blocks}))
+    found = examine(folder)
+    assert found.unused
+    assert all(name.split(".")[2] >= "2" for name in found.unused)
+    assert "tensors are not used" in caplog.text
+    (folder / "config.json").write_text(json.dumps(settings | {field: blocks - 1}))
+    with pytest.raises(UserError, match=rf"model\.layers\.{1 + blocks}\."):
+        examine(folder)
+
+
+@pytest.mark.parametrize("family", ["Bart", "MBart", "Pegasus", "Marian"])
+def test_an_encoder_decoder_is_refused_for_what_it_is(family: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{family}Config")(
+        d_model=32, encoder_layers=1, decoder_layers=3, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=96,
+        pad_token_id=1, decoder_start_token_id=1,
+    )  # fmt: skip
+    kind = "MarianMTModel" if family == "Marian" else f"{family}ForConditionalGeneration"
+    getattr(transformers, kind)(config).save_pretrained(tmp_path / "whole")
+    with pytest.raises(UserError, match="is an encoder-decoder model"):
+        examine(tmp_path / "whole")
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path / "decoder")
+    assert examine(tmp_path / "decoder").layers

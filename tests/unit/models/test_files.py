@@ -37,7 +37,7 @@ def folder_of(folder: Path, names: Sequence[str], index: Sequence[str] = ()) -> 
     ("names", "index", "expected"),
     [
         ([SAFE], (), [SAFE]),
-        ([SAFE, "consolidated.safetensors", "adapter_model.safetensors"], (), [SAFE]),
+        ([SAFE, "consolidated.safetensors", "z.safetensors"], (), [SAFE]),
         ([SAFE, *PARTS], PARTS, [SAFE]),
         ([*PARTS], PARTS, [*PARTS]),
         ([*PARTS, "model-00003-of-00003.safetensors", "consolidated.safetensors"], PARTS, PARTS),
@@ -59,10 +59,10 @@ def test_the_files_of_a_model(
     ("names", "index", "words"),
     [
         ([], (), "has no weights"),
-        (["a.safetensors", "b.safetensors"], (), "a.safetensors, b.safetensors"),
+        (["a.safetensors", "b.safetensors"], (), "'a.safetensors', 'b.safetensors'"),
         ([*PARTS], (), "does not say which of its files"),
         ([PARTS[0]], (), PARTS[0]),
-        ([PARTS[1]], PARTS, f"1 of them are not there: {PARTS[0]}"),
+        ([PARTS[1]], PARTS, PARTS[0]),
         (["pytorch_model-00001-of-00002.bin"], (), "pytorch_model-00001-of-00002.bin"),
         ([SAFE.replace("model", "m")], ["../secret.safetensors"], "../secret.safetensors"),
         (["a.safetensors"], ["/etc/passwd"], "/etc/passwd"),
@@ -95,7 +95,7 @@ def test_a_shard_of_bin_files_that_is_not_there_is_named(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["big-00001-of-00002.gguf", "m.Q4_K-00003-of-00009.gguf"])
 def test_a_part_of_a_gguf_is_no_model(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"GGUF")
-    with pytest.raises(UserError, match=r"part \d of \d, no whole model.*--merge"):
+    with pytest.raises(UserError, match=r"part \d of \d.*--merge"):
         models.check(str(tmp_path / name))
     refuse_shard(Path("Tiny-7b-of-mine.gguf"))
     refuse_shard(Path("whole-00001-of-00001.gguf"))
@@ -129,7 +129,7 @@ def test_a_file_of_another_length_than_its_head_says_is_told(
 def test_a_tensor_in_two_parts_is_refused(tmp_path: Path) -> None:
     folder_of(tmp_path, PARTS, PARTS)
     shutil.copy(tmp_path / PARTS[0], tmp_path / PARTS[1])
-    with pytest.raises(UserError, match="which one is meant"):
+    with pytest.raises(UserError, match="tensor0"):
         stored(weight_files(tmp_path))
 
 
@@ -172,3 +172,43 @@ def test_the_plan_refuses_what_loading_refuses(tiny_llama: Path, tmp_path: Path)
     ):
         with pytest.raises(UserError, match=PARTS[0]):
             ask()
+
+
+# --- adapters: PEFT's files are named for what they are
+
+
+@pytest.mark.parametrize("weights", [(), (SAFE,), (BIN,), (*PARTS,)], ids=str)
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("adapter_config.json", "adapter_model.safetensors"),
+        ("adapter_config.json", "adapter_model.bin"),
+        ("adapter_model.safetensors",),
+    ],
+    ids=str,
+)
+def test_an_adapter_is_named_alone_and_with_weights(
+    tmp_path: Path, weights: Sequence[str], files: Sequence[str]
+) -> None:
+    folder_of(tmp_path, [name for name in (*weights, *files) if not name.endswith(".json")])
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    if "adapter_config.json" in files:
+        (tmp_path / files[0]).write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(UserError, match=r"adapter.*merge_and_unload") as caught:
+        models.check(str(tmp_path))
+    assert ("org/base" in str(caught.value)) is ("adapter_config.json" in files)
+    assert ("as well as" in str(caught.value)) is bool(weights)
+
+
+@pytest.mark.parametrize(
+    "part", ["q_proj.lora_A.weight", "q_proj.base_layer.weight", "q_proj.lora_B.default.weight"]
+)
+def test_weights_with_an_adapter_that_is_not_merged_are_named(
+    tiny_llama: Path, tmp_path: Path, part: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "copy"))
+    state = load_file(folder / SAFE)
+    state[f"model.layers.0.self_attn.{part}"] = torch.zeros(4, 128)
+    save_file(state, folder / SAFE, {"format": "pt"})
+    with pytest.raises(UserError, match=rf"adapter.*{part}"):
+        models.fetch(str(folder))

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from colazero.errors import UserError
-from colazero.models.packed import parts_of
+from colazero.models.files import parts_of
 from colazero.quantizers.supported import check_model, left_dense, try_model
 
 SHAPE: dict[str, Any] = {
