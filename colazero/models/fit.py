@@ -232,9 +232,10 @@ def _layers(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[Layer
         else:
             # Several matrices in one tensor are experts, whatever they are called (GraniteMoE); a
             # convolution's kernel is not.
-            stacked = len(shape) == 3 and min(shape) > 1 and last == "weight"
-            stacked = stacked and not isinstance(module, torch.nn.Conv1d)
-            if stacked or (re.search(r"\bexperts?\b", stored_name) and "bias" not in last):
+            weight = stored_name.endswith(".weight") and not isinstance(module, torch.nn.Conv1d)
+            stacked = len(shape) == 3 and min(shape) > 1 and weight
+            named = re.search(r"\bexperts?\b", f"{name} {stored_name}") and "bias" not in last
+            if stacked or named:
                 turned = len(shape) == 3 and getattr(module, "is_transposed", False)
                 inputs, outputs = (shape[-2], shape[-1]) if turned else (shape[-1], shape[-2])
                 yield Layer(stored_name, "experts", inputs, outputs, owner)
