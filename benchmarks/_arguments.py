@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from colazero.config import Settings, parse
 from colazero.errors import UserError
+from colazero.settings import Settings
+from colazero.suite_settings import parse
 
 
 def read(

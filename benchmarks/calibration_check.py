@@ -23,9 +23,9 @@ import numpy as np
 from colazero import corpora, models, pipeline
 from colazero.calibration import check as calibration_check
 from colazero.calibration import report as selection_report
-from colazero.config import RunConfig
 from colazero.corpora.pool import build_pool
 from colazero.corpora.tokens import token_pool, tokenizer
+from colazero.settings import RunConfig
 from colazero.types import Model
 
 DRAWS = 4_000

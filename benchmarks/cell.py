@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._arguments import read, told
 from benchmarks._memory import peak_resident
-from colazero.config import RunConfig, parse
+from colazero.settings import RunConfig
+from colazero.suite_settings import parse
 
 STAGES = ("select", "quantize", "save", "evaluate", "verify", "tracking")
 

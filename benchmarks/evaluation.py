@@ -29,7 +29,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._arguments import read, told
-from colazero.config import RunConfig, parse
+from colazero.settings import RunConfig
+from colazero.suite_settings import parse
 
 KERNEL_WINDOWS = 4
 """Windows evaluated by GPTQModel's kernels too: on a CPU they are several times slower."""

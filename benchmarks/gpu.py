@@ -79,8 +79,8 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
     from colazero import models, pipeline, preconditions
     from colazero.blocks import open_sequence
-    from colazero.config import RunConfig
     from colazero.evaluation.through_blocks import Evaluator, evaluate
+    from colazero.settings import RunConfig
     from colazero.types import Text
 
     model = models.fetch(str(folder))

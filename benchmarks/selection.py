@@ -184,8 +184,9 @@ def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
     from colazero import pipeline
     from colazero.calibration.choose import select
-    from colazero.config import RunConfig, parse
     from colazero.corpora.pool import build_pool
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
 
     size = {"n_calibration_samples": str(N), "seq_len": str(SEQ_LEN)}
     config = parse(RunConfig, {"preset": "demo", "device": "cpu", **size})

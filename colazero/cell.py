@@ -14,10 +14,10 @@ from mlflow.entities import Run
 from colazero import corpora, devices, pipeline, tracking
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
-from colazero.config import RunConfig, Settings, canonical_key
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices.processor import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
+from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key, taken_by
 from colazero.tracking import fetching, keeping, names, runs
 from colazero.types import CalibrationSet, Model, Progress
 
@@ -30,18 +30,10 @@ RESULT = (
 )
 """The keys of `result.json`, in the mission's order."""
 
-
-CHOOSING = (
-    *("model", "method", "seed", "corpus", "n_calibration_samples"),
-    *("exact_documents", "document_tokens", "proxy_model", "corpus_share", "replicate"),
-)
+CHOOSING = ("model", *(name for name, one in SETTINGS.items() if one.stages == SELECTION))
 """Parameters that decide which calibration set there is, and nothing that is done with it."""
 
-
-EVALUATING = (
-    *("eval_seq_len", "bos", "eval_corpora", "eval_windows"),
-    *("do_downstream", "downstream_tasks"),
-)
+EVALUATING = tuple(n for n in taken_by("evaluation") if n not in ("model", "seq_len", "device"))
 """Parameters that decide how a model is evaluated."""
 
 

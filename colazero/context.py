@@ -9,10 +9,10 @@ from pathlib import Path
 
 from colazero import corpora, models, selection
 from colazero.cache import file_digest, files_digest
-from colazero.config import RunConfig, Settings
 from colazero.corpora.parts import parts_of
 from colazero.corpora.tokens import vocabulary
 from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.settings import RunConfig, Settings
 from colazero.types import Model
 
 PACKAGE = Path(__file__).resolve().parent

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from colazero import devices, preconditions, selection
 from colazero.calibration import check as calibration_check
 from colazero.calibration.choose import ordered, pieces, select
-from colazero.config import RunConfig, Settings
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.tokens import (
     drawn_by,
@@ -31,6 +30,7 @@ from colazero.evaluation.texts import evaluation_texts as evaluation_texts
 from colazero.evaluation.texts import test_tokens
 from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
 from colazero.selection import features
+from colazero.settings import RunConfig, Settings
 from colazero.types import (
     CalibrationSet,
     Downstream,

@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from colazero import corpora, devices, models, selection
 from colazero.calibration import trial
-from colazero.config import Settings
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import token_pool, vocabulary
 from colazero.evaluation.texts import evaluation_text
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
+from colazero.settings import Settings
 from colazero.types import CalibrationSet, Model
 
 C = TypeVar("C", bound=Settings)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.config import Settings
+from colazero.settings import Settings
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 """A model on the Hugging Face Hub: `org/name`, with a revision behind an @."""
@@ -203,7 +203,7 @@ class QuantizationReport:
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """GPTQ's own settings, all resolved; see `colazero.config.Settings` for the units."""
+    """GPTQ's own settings, all resolved; see `colazero.settings.Settings` for the units."""
 
     quant_bits: int
     group_size: int

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from colazero.config import PRESET_DIR, RunConfig, SuiteConfig, preset_names
+from colazero.settings import RunConfig
+from colazero.suite_settings import PRESET_DIR, SuiteConfig, preset_names
 
 OF_MODELS = {"model": "models", "seed": "seeds"}
 """What a single run takes the first of from a preset's list."""

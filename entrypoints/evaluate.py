@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from colazero.settings import taken_by
 from entrypoints._command_line import fields, main, settled
 
-EVALUATION = (
-    *("seq_len", "eval_seq_len", "bos", "eval_corpora", "eval_windows"),
-    *("do_downstream", "downstream_tasks"),
-)
-PARAMETERS = ("model", *EVALUATION, "device")
+PARAMETERS = taken_by("evaluation")
+EVALUATION = tuple(name for name in PARAMETERS if name not in ("model", "device"))
+"""What is taken over from a run whose model is evaluated."""
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.config import RunConfig, parse
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
 
     if given.get("seq_len", "auto") != "auto" and given.get("eval_seq_len", "auto") == "auto":
         given = given | {"eval_seq_len": given["seq_len"]}  # nothing is calibrated here

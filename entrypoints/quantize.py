@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from colazero.settings import SETTINGS, taken_by
 from entrypoints._command_line import fields, main, settled
 
-QUANTIZATION = ("quant_bits", "group_size", "desc_act", "sym", "damp_percent", "act_group_aware")
-PARAMETERS = ("model", "bos", *QUANTIZATION, "quantizer", "save_model", "device")
+PARAMETERS = taken_by("quantization")
 CALIBRATION = (
     "runs:/RUN_ID of a run that selected, or a directory with its calibration/ files. Default: "
     "none, it must be given unless quantizer=rtn"
@@ -15,8 +15,9 @@ CALIBRATION = (
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.config import RunConfig, parse
     from colazero.errors import UserError
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
 
     source = given["calibration"]
     given = {name: value for name, value in given.items() if name != "calibration"}
@@ -73,9 +74,9 @@ def _settings(given: dict[str, str]) -> tuple[str, ...]:
 
     Those that depend on the model do not if another one is named.
     """
-    mine = ("model", "bos", *QUANTIZATION, "quantizer")
     other = given.get("model", "auto") != "auto"
-    return tuple(n for n in mine if not other or n not in ("bos", "group_size", "act_group_aware"))
+    mine = [SETTINGS[n] for n in PARAMETERS if n not in ("save_model", "device")]
+    return tuple(one.name for one in mine if not (other and one.per_model))
 
 
 if __name__ == "__main__":

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from colazero.settings import taken_by
 from entrypoints._command_line import fields, main
 
-PARAMETERS = (
-    *("model", "corpus", "corpus_share", "method", "seed", "replicate"),
-    *("n_calibration_samples", "seq_len", "bos"),
-    *("exact_documents", "document_tokens", "proxy_model", "device"),
-)
+PARAMETERS = taken_by("selection")
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.config import RunConfig, parse
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
 
     config = parse(RunConfig, given)
     # Nothing is evaluated here: the test split that may not leak is the corpus's own.

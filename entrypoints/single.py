@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from colazero.config import RunConfig
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from entrypoints._command_line import fields, main
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ DEFERRED_SEC = 5.0
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.config import parse
+    from colazero.suite_settings import parse
 
     given = dict(given)
     force = given.pop("force", "auto")

@@ -13,7 +13,7 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from colazero.config import SuiteConfig, preset_of
+from colazero.suite_settings import SuiteConfig, preset_of
 from entrypoints._command_line import fields, main
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PARAMETERS = tuple(SuiteConfig.model_fields)
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.config import parse
+    from colazero.suite_settings import parse
 
     config = parse(SuiteConfig, given)
     from colazero import tracking

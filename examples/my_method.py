@@ -52,7 +52,8 @@ def main() -> None:
 def show(options: argparse.Namespace) -> None:
     """Choose a set for each seed and say what it is; UserError for what cannot be done."""
     from colazero import models, pipeline, preconditions
-    from colazero.config import RunConfig, parse
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
     from entrypoints.select import sentence
 
     given = {"method": options.method, "model": options.model, "corpus": options.corpus}

@@ -343,7 +343,7 @@ def hub_says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 @pytest.fixture(scope="session")
 def equipped(tiny_llama: Path) -> Callable[[Any], Any]:
     """Return what adds a tiny model to a token pool, as target and as proxy."""
-    from colazero.config import Settings
+    from colazero.settings import Settings
     from colazero.types import Model
 
     config = Settings.model_validate({"proxy_model": str(tiny_llama), "device": "cpu"})

@@ -8,18 +8,16 @@ import numpy as np
 import pandas as pd
 
 from colazero.errors import UserError
+from colazero.settings import SETTINGS
 
 UNQUANTIZED = "unquantized"
 CELL = ["model", "method", "seed", "replicate"]
 Key = tuple[str, str, int | None, int]
-# What a perplexity depends on beside the cell. The second group is resolved a model.
-SHARED = (
-    *("n_calibration_samples", "seq_len", "quant_bits", "desc_act", "sym", "damp_percent"),
-    *("corpus", "corpus_share", "eval_corpora", "eval_windows", "eval_seq_len"),
-    *("downstream_tasks", "quantizer"),
-    *("version.torch", "version.transformers", "version.gptqmodel"),
-)
-SHARED_BY_MODEL = ("group_size", "act_group_aware", "bos", "device", "model_revision")
+DECIDING = [one for name, one in SETTINGS.items() if one.decides and name not in CELL]
+VERSIONS = ("version.torch", "version.transformers", "version.gptqmodel")
+SHARED = (*(one.name for one in DECIDING if not one.per_model), *VERSIONS)
+SHARED_BY_MODEL = (*(one.name for one in DECIDING if one.per_model), "model_revision")
+"""What decides a result apart from the cell's name; the second group is resolved per model."""
 # MLflow returns a logged infinity as 1.797e308.
 LARGEST = 1e100
 

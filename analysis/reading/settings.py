@@ -11,14 +11,22 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.reading.checks import CELL, SHARED, SHARED_BY_MODEL, UNQUANTIZED, Key, complete
+from analysis.reading.checks import (
+    CELL,
+    DECIDING,
+    SHARED,
+    SHARED_BY_MODEL,
+    UNQUANTIZED,
+    Key,
+    complete,
+)
+from colazero.settings import EVALUATION, EVERY, SWEPT
 
 BASE, FACETS = "base_model", "facets"
 """The columns with the model alone, and with the names of the settings that differ."""
-FIRST = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus")
-SETTINGS = tuple(dict.fromkeys((*FIRST, *SHARED, *SHARED_BY_MODEL)))
-EVALUATING = ("eval_seq_len", "bos", "eval_corpora", "eval_windows")
-ROUNDING = (*EVALUATING, "quant_bits", "group_size", "sym")
+SETTINGS = tuple(dict.fromkeys((*SWEPT, *SHARED, *SHARED_BY_MODEL)))
+EVALUATING = tuple(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY))
+ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if one.rounds))
 """What decides the unquantized model's result, and that of one rounded without calibration."""
 
 
@@ -122,7 +130,7 @@ def filled(
         column = table[name].mask(cells & table[name].astype("str").eq(""))
         known = column.groupby(groups).transform("first")
         value = (asked or {}).get(name, "auto")
-        if value != "auto" and name in FIRST:
+        if value != "auto" and name in SWEPT:
             known = known.fillna(int(value) if column.dtype == "Int64" else value)
         column = column.where(column.notna() | ~cells, known)
         found[name] = column.fillna("") if table[name].dtype == "str" else column

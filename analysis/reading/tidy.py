@@ -13,25 +13,22 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.reading.checks import UNQUANTIZED, RunsError
+from analysis.reading.checks import CELL, UNQUANTIZED, RunsError
+from colazero.settings import SETTINGS
 
 PAGE = 1000
 KINDS = ("cell", "baseline", "control")
 SIZES = ("n_calibration_samples", "seq_len", "quant_bits", "group_size")
-COUNTS = ("seed", "replicate", *SIZES)
-FLAGS = ("desc_act", "sym", "act_group_aware", "do_downstream")
-NUMBERS = ("damp_percent",)
-WORDS = (
-    "corpus",
-    "corpus_share",
-    "eval_corpora",
-    "eval_windows",
-    "eval_seq_len",
-    "downstream_tasks",
-    "bos",
-    "device",
-    "quantizer",
-)
+"""The settings that a result file must name."""
+
+
+def _of_type(kind: type) -> tuple[str, ...]:
+    """Return the settings whose values are of a type."""
+    return tuple(n for n, one in SETTINGS.items() if one.type is kind and n not in CELL)
+
+
+COUNTS = tuple(dict.fromkeys(("seed", "replicate", *SIZES, *_of_type(int))))
+FLAGS, NUMBERS, WORDS = _of_type(bool), _of_type(float), _of_type(str)
 ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
 TAGS = {
     "suite": "mlflow.parentRunId",
@@ -100,7 +97,7 @@ def row_of(run: Run) -> dict[str, Any]:
 def result_row(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        row = {name: values[name] for name in ("model", "method", *COUNTS) if name != "replicate"}
+        row = {name: values[name] for name in ("model", "method", "seed", *SIZES)}
         row["replicate"] = values.get("replicate", 1)
         row |= {name: float(values[name]) for name in ALWAYS}
         downstream = values.get("downstream") or {}
@@ -108,7 +105,7 @@ def result_row(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunsError(
             f"{file} is no result file: {type(error).__name__}: {error}. It must be an object with "
-            f"model, method, {', '.join((*COUNTS, *ALWAYS))} and downstream. "
+            f"model, method, {', '.join(('seed', *SIZES, *ALWAYS))} and downstream. "
             "`replicate` may be left out for 1."
         ) from error
     kind = "baseline" if row["method"] == UNQUANTIZED else "cell"

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reading.checks import CELL, UNQUANTIZED, keys, observations
+from analysis.reading.checks import CELL, UNQUANTIZED, VERSIONS, keys, observations
 from analysis.stats import Description, describe, stars
 from analysis.summary import Method, Pair, Summary, controls_of
+from colazero.settings import SETTINGS
 
 
 def summary_stats(summary: Summary) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
     settings = {
         str(name): sorted({_word(v) for v in good[name]} - {"", "<NA>", "nan"})
         for name in good.columns
-        if name in SETTINGS
+        if name in FACTS
     }
     failed = summary.failed
     return {
@@ -155,21 +156,8 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
 
-SETTINGS = (
-    *("model", "method", "seed", "replicate", "corpus", "corpus_share", "n_calibration_samples"),
-    *("seq_len", "quant_bits", "group_size", "desc_act", "sym", "damp_percent"),
-    *("act_group_aware", "quantizer", "eval_corpora", "eval_windows", "eval_seq_len"),
-    *(
-        "do_downstream",
-        "downstream_tasks",
-        "device",
-        "model_revision",
-        "git_commit",
-        "git_dirty",
-        "date",
-    ),
-    *("version.torch", "version.transformers", "version.gptqmodel"),
-)
+FACTS = (*SETTINGS, "model_revision", "git_commit", "git_dirty", "date", *VERSIONS)
+"""The columns that describe a suite as a whole."""
 
 
 def plain(value: Any) -> Any:

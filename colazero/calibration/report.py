@@ -17,9 +17,9 @@ from colazero.calibration.check import documents_of
 from colazero.calibration.map import DocumentMap, document_map, shown
 from colazero.calibration.page import page
 from colazero.calibration.plots import Picture, draw
-from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.figures import RC, caption_of, label
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model, TokenPool
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 
-from colazero.config import Settings
 from colazero.corpora.pool import Vocabulary
 from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
+from colazero.settings import Settings
 from colazero.types import Model
 
 NEEDS_IT = "gemma"

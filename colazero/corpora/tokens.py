@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import corpora, models
-from colazero.config import RunConfig
 from colazero.corpora import mix, pool
+from colazero.settings import RunConfig
 from colazero.types import Model, TokenPool
 
 

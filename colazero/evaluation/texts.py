@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import corpora
-from colazero.config import Settings
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import open_pool
 from colazero.corpora.tokens import tokenizer, vocabulary
 from colazero.evaluation.perplexity import eval_windows, warn_of_other_tokens
+from colazero.settings import Settings
 from colazero.types import Model, Perplexity, Text, TokenPool
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from colazero import cell, models, preconditions
-from colazero.config import RunConfig, SuiteConfig
 from colazero.quantizers import UNQUANTIZED
+from colazero.settings import SETTINGS, RunConfig
 from colazero.suite import memory
 from colazero.suite.execution import Job
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import names
 from colazero.types import Model
 
-ROUNDING = {"quant_bits", "group_size"}
-"""The settings of a sweep that decide what a model rounded without calibration is."""
+ROUNDING = {name for name, one in SETTINGS.items() if one.rounds}
+"""The settings that decide what rounding a model without calibration gives."""
 
 
 def title(config: SuiteConfig, preset: str) -> str:

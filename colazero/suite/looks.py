@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from colazero.config import SuiteConfig
 from colazero.errors import UserError
 from colazero.suite.execution import Job
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import looks as tracked
 from colazero.tracking import names, runs
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from colazero import devices, pipeline
 from colazero.blocks.sequence import SHARE_OF_DEVICE
-from colazero.config import RunConfig, SuiteConfig
 from colazero.devices import main_memory
 from colazero.devices.processor import cpu_dtype
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.settings import RunConfig
 from colazero.suite.execution import Job, local
+from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 GB = 1e9

@@ -11,7 +11,6 @@ from typing import Any
 
 from colazero import cell, corpora, tracking
 from colazero.cache import cache_dir
-from colazero.config import SuiteConfig
 from colazero.corpora.tokens import token_pool
 from colazero.devices import main_memory
 from colazero.errors import UserError
@@ -20,6 +19,7 @@ from colazero.suite import memory
 from colazero.suite.execution import Job, local
 from colazero.suite.memory import GB, Weights
 from colazero.suite.progress import counted
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import runs, store
 
 

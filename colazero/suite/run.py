@@ -14,13 +14,14 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 
 from colazero import corpora, models, preconditions, tracking
-from colazero.config import USUAL_BASELINE, USUAL_PRIMARY, RunConfig, SuiteConfig
 from colazero.errors import UserError, first_line
+from colazero.settings import RunConfig
 from colazero.suite import grid, looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.progress import counted
 from colazero.suite.supervisor import Report, Supervisor
+from colazero.suite_settings import USUAL_BASELINE, USUAL_PRIMARY, SuiteConfig
 from colazero.tracking import keeping, pages, runs, store
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from mlflow.entities import Run
 
-from colazero.config import SuiteConfig, parse
 from colazero.errors import UserError
 from colazero.suite.grid import beside, name_of
+from colazero.suite_settings import SuiteConfig, parse
 from colazero.tracking import looks, runs
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")

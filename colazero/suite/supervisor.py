@@ -11,11 +11,11 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from colazero.config import SuiteConfig
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Executor, Job
 from colazero.suite.execution.worker import of_run
 from colazero.suite.progress import Board
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import as_text, runs
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import validation
 
 from colazero.cache import new_entry
-from colazero.config import Common
 from colazero.errors import UserError, first_line
+from colazero.settings import Common
 from colazero.tracking import names, provenance, records
 from colazero.tracking.log import as_text, log_checkpoint, set_tags
 from colazero.types import Model

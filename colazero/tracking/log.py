@@ -13,8 +13,8 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero.config import Common
 from colazero.errors import without_credentials
+from colazero.settings import Common
 from colazero.tracking import names, publishing, runs
 from colazero.tracking.opened import NOTE, active_run_id, open_record
 from colazero.tracking.searching import homes, search

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colazero.config import RunConfig, parse
 from colazero.errors import UserError
+from colazero.settings import RunConfig
+from colazero.suite_settings import parse
 from colazero.types import Evaluation
 
 pytestmark = pytest.mark.gpu

@@ -19,7 +19,7 @@ model_path, corpus, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(number)
 from colazero import corpora, models, pipeline
 from colazero.calibration import files as calibration_files
-from colazero.config import RunConfig
+from colazero.settings import RunConfig
 from colazero.selection import METHODS
 model = models.fetch(model_path)
 given = {"corpus": corpus, "eval_corpora": (corpus,), "n_calibration_samples": 16, "seq_len": 128}

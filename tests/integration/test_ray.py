@@ -16,9 +16,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from colazero.config import SuiteConfig
 from colazero.errors import UserError
 from colazero.suite.execution import EXECUTORS
+from colazero.suite_settings import SuiteConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from colazero import models, pipeline, preconditions
-from colazero.config import RunConfig, parse
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity
+from colazero.settings import RunConfig
+from colazero.suite_settings import parse
 
 
 def round_to_nearest(model: Any, group_size: int, bits: int) -> None:

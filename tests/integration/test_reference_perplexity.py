@@ -31,7 +31,8 @@ def test_the_real_models_equals_ten_lines_of_transformers() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from colazero import corpora, models, pipeline
-    from colazero.config import RunConfig, parse
+    from colazero.settings import RunConfig
+    from colazero.suite_settings import parse
 
     config = parse(RunConfig, {"preset": "demo", "seq_len": "256", "eval_windows": "4"})
     fetched = models.fetch(config.model)

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from other_values import OTHER
 
-from colazero.config import (
-    Common,
-    RunConfig,
-    SuiteConfig,
-    canonical_key,
-    parse,
-    preset_names,
-)
 from colazero.errors import UserError
+from colazero.settings import Common, RunConfig, canonical_key
+from colazero.suite_settings import SuiteConfig, parse, preset_names
 
 LLAMA_7B = "meta-llama/Llama-2-7b-hf"
 ALL_METHODS = ("gptq_default", "random", "cola_zero")
@@ -290,36 +285,6 @@ def test_cells_cover_the_grid_once_and_in_order() -> None:
     assert {(c.damp_percent, c.seq_len) for c in cells} == {(0.1, 512)}
 
 
-OTHER: dict[str, Any] = {
-    "corpus": "c4",
-    "n_calibration_samples": 127,
-    "seq_len": 1024,
-    "exact_documents": 500,
-    "document_tokens": 64,
-    "bos": "always",
-    "proxy_model": "a/b",
-    "quant_bits": 3,
-    "group_size": 64,
-    "desc_act": True,
-    "sym": False,
-    "damp_percent": 0.01,
-    "act_group_aware": False,
-    "eval_corpora": ("c4",),
-    "eval_windows": 4,
-    "eval_seq_len": 256,
-    "do_downstream": True,
-    "downstream_tasks": ("piqa",),
-    "quantizer": "rtn",
-    "save_model": "none",
-    "device": "cuda",
-    "model": "a/b",
-    "method": "random",
-    "seed": 43,
-    "corpus_share": 0.5,
-    "replicate": 2,
-}
-
-
 @pytest.mark.parametrize("name", RunConfig.model_fields)
 def test_the_key_changes_with_each_field(name: str) -> None:
     assert canonical_key(RunConfig()) != canonical_key(RunConfig(**{name: OTHER[name]}))
@@ -342,7 +307,7 @@ def test_the_key_ignores_which_of_several_devices_computed() -> None:
 
 def test_the_key_is_the_same_in_another_process() -> None:
     code = (
-        "from colazero.config import RunConfig, canonical_key\n"
+        "from colazero.settings import RunConfig, canonical_key\n"
         "print(canonical_key(RunConfig(seed=7, group_size=64), b='2', a='1'))"
     )
     here = canonical_key(RunConfig(group_size=64, seed=7), a="1", b="2")

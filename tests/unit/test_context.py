@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from colazero import context
-from colazero.config import RunConfig, canonical_key
+from colazero.settings import RunConfig, canonical_key
 
 Keys = Callable[..., str]
 

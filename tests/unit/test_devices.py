@@ -14,10 +14,10 @@ import pytest
 
 from analysis.reading import checks
 from colazero import cell, devices
-from colazero.config import RunConfig
 from colazero.context import differences
 from colazero.devices import Card, Seen, processor
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from colazero.suite.execution import on_ray
 from colazero.types import Model
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from colazero.config import RunConfig, SuiteConfig, parse
+from colazero.settings import RunConfig
+from colazero.suite_settings import SuiteConfig, parse
 from colazero.tracking import pages
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from colazero import corpora, models, pipeline
 from colazero.calibration import files as calibration_files
-from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.errors import UserError
 from colazero.evaluation import texts
 from colazero.selection import METHODS, features
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model, Span, TokenPool
 
 N, SEQ_LEN = 4, 128

@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import yaml
 
-from colazero.config import RunConfig, SuiteConfig, preset_names
 from colazero.corpora import CORPORA
 from colazero.quantizers import QUANTIZERS
 from colazero.selection import METHODS
+from colazero.settings import RunConfig
 from colazero.suite.execution import EXECUTORS
+from colazero.suite_settings import SuiteConfig, preset_names
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())

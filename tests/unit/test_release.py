@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 
 from colazero import devices, models, pipeline, tracking
 from colazero.blocks import Sequence
-from colazero.config import RunConfig
 from colazero.evaluation.divergence import Reference
 from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers import gptqmodel, onepass
+from colazero.settings import RunConfig
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import run_job

@@ -9,9 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
-GROUND = {"config", "types", "registry", "cache", "errors", "environment", "figures"}
-GROUND |= {"devices"}
-GROUND |= {"colazero"}
+GROUND = {"settings", "suite_settings", "types", "registry", "cache", "errors"}
+GROUND |= {"environment", "figures", "devices", "colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
 ROOMS: dict[str, set[str]] = {
@@ -37,7 +36,8 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"blocks", "gptq", "corpora", "models"},
     "corpora": {"models"},
     "models": set(),
-    "config": set(),
+    "settings": set(),
+    "suite_settings": set(),
     "types": set(),
     "registry": set(),
     "cache": set(),
@@ -46,18 +46,18 @@ ROOMS: dict[str, set[str]] = {
     "environment": set(),
     "devices": set(),
     "colazero": set(),
-    "analysis.reading": {"errors"},
+    "analysis.reading": {"errors", "settings"},
     "analysis.stats": set(),
     "analysis.custom": {"analysis.stats"},
     "analysis.summary": {"analysis.reading", "analysis.stats"},
     "analysis.report": {
         *("analysis.reading", "analysis.stats", "analysis.summary", "analysis.custom"),
-        "figures",
+        *("figures", "settings"),
     },
 }
 """Room → the rooms below it that it may use, besides the ground."""
 
-FLOOR_0 = {"errors", "config", "figures"}
+FLOOR_0 = {"errors", "settings", "figures"}
 """What `analysis` may use of `colazero`; `colazero` uses nothing of `analysis`."""
 
 MLFLOW = ("suite", "cell", "tracking", "analysis.reading", "entrypoints")

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from colazero.config import RunConfig, SuiteConfig
 from colazero.registry import Registry
+from colazero.settings import RunConfig
+from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 

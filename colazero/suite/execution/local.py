@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colazero import devices
-from colazero.config import SuiteConfig
 from colazero.suite.execution import EXECUTORS, Event, Job
 from colazero.suite.execution.worker import thread_limits, to_event, to_line
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import store
 
 ROOT = Path(__file__).resolve().parents[3]

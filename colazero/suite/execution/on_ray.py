@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from colazero import devices, tracking
-from colazero.config import SuiteConfig
 from colazero.errors import UserError
 from colazero.suite.execution import EXECUTORS, Event, Job, ray_cluster
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.worker import thread_limits
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import provenance, runs, store
 
 log = logging.getLogger(__name__)

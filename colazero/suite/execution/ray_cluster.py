@@ -8,8 +8,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from colazero.config import SuiteConfig
 from colazero.errors import UserError
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import provenance
 
 OBJECT_STORE_BYTES = 100 * 2**20

@@ -22,8 +22,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from colazero import devices
-from colazero.config import RunConfig
 from colazero.errors import DiscreetFormatter, UserError
+from colazero.settings import RunConfig
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.sending import Sender
 from colazero.types import Model, Progress

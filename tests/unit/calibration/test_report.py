@@ -19,10 +19,10 @@ from colazero.calibration.choose import select
 from colazero.calibration.map import document_map, shown
 from colazero.calibration.page import CHARACTERS, beginning, page
 from colazero.calibration.plots import draw
-from colazero.config import RunConfig
 from colazero.corpora import tokens
 from colazero.corpora.pool import build_pool
 from colazero.figures import caption_of
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Corpus, Model, Span, TokenPool
 
 N, SEQ_LEN = 8, 128

@@ -13,9 +13,9 @@ import pytest
 from colazero import preconditions
 from colazero.calibration import trial
 from colazero.calibration.choose import select
-from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.selection import METHODS
+from colazero.settings import RunConfig
 
 HEAD = """
 import random

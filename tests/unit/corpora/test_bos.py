@@ -13,11 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from colazero import pipeline, preconditions
-from colazero.config import RunConfig
 from colazero.corpora import bos
 from colazero.corpora.pool import Vocabulary
 from colazero.corpora.tokens import vocabulary
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from colazero.types import Model
 
 PLAIN = Vocabulary("0", frozenset({0, 1}), (), (0,))

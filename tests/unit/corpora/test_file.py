@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from colazero.config import RunConfig, SuiteConfig, parse
 from colazero.corpora import file as module
 from colazero.errors import UserError
+from colazero.settings import RunConfig
+from colazero.suite_settings import SuiteConfig, parse
 
 TEXTS = [f"Text number {i}." for i in range(12)]
 

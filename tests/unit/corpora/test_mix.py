@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from colazero import corpora, models
-from colazero.config import RunConfig, SuiteConfig, parse
 from colazero.corpora import mix
 from colazero.corpora.parts import parts_of, shares
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
+from colazero.settings import RunConfig
+from colazero.suite_settings import SuiteConfig, parse
 from colazero.types import Model
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from colazero import corpora, pipeline
 from colazero.calibration.choose import ordered
-from colazero.config import RunConfig
 from colazero.corpora.tokens import pool_of, token_pool
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model, Span
 
 

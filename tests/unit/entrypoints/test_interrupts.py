@@ -127,7 +127,7 @@ def test_an_import_is_finished_first(
 def test_what_comes_while_libraries_are_imported_waits_for_the_program() -> None:
     _interrupts.install()
     steps: list[str] = []
-    inside("colazero.config", signal.SIGTERM, steps)
+    inside("colazero.settings", signal.SIGTERM, steps)
     assert steps == ["one", "two"]
 
     def program() -> None:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from colazero import gptq, models, pipeline
-from colazero.config import RunConfig
 from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers.onepass import quantize
+from colazero.settings import RunConfig
 from colazero.types import (
     CalibrationSet,
     Evaluation,

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from colazero import models, pipeline, preconditions
-from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.models import fit
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model
 
 SAFE = "model.safetensors"

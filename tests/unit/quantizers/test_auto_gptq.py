@@ -19,9 +19,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
 from colazero import preconditions, tracking
-from colazero.config import RunConfig
 from colazero.errors import UserError
 from colazero.quantizers import auto_gptq, nested
+from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SECONDS = {"quant_time_sec": 7.0, "save_time_sec": 2.0}

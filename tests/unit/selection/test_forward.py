@@ -11,12 +11,12 @@ import pytest
 
 from colazero import corpora
 from colazero.calibration.choose import select
-from colazero.config import Settings
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
 from colazero.selection import cola, features, forward
+from colazero.settings import Settings
 from colazero.types import Model, TokenPool
 
 

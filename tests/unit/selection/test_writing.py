@@ -15,11 +15,11 @@ from colazero import corpora, models, pipeline
 from colazero.calibration import report
 from colazero.calibration.check import documents_of
 from colazero.calibration.choose import select
-from colazero.config import RunConfig
 from colazero.corpora.pool import build_pool, token_counts
 from colazero.devices import processor
 from colazero.errors import UserError
 from colazero.selection import METHODS, features, self
+from colazero.settings import RunConfig
 from colazero.types import Model, TokenPool
 
 WRITING = ["random_tokens", "self"]

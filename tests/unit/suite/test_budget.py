@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from colazero.config import RunConfig, SuiteConfig
+from colazero.settings import RunConfig
 from colazero.suite import budget
 from colazero.suite import run as suite
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Job
+from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 MODEL = Model("m", Path("m"), "1")

@@ -12,11 +12,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.config import RunConfig, SuiteConfig
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from colazero.suite.execution import Job
 from colazero.suite.grid import drawn_order
 from colazero.suite.looks import closed, due, follow
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import runs
 from colazero.tracking.looks import LOOKS, stopped_at
 from colazero.types import Model

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from colazero import cell, devices, selection, tracking
-from colazero.config import SuiteConfig
 from colazero.errors import UserError
 from colazero.suite import grid, memory, plan
 from colazero.suite import run as suite
 from colazero.suite.execution import EXECUTORS, Job
+from colazero.suite_settings import SuiteConfig
 
 GIVEN = {
     "methods": "gptq_default,random",

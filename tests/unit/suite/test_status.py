@@ -9,10 +9,10 @@ import mlflow
 import pytest
 
 from colazero import tracking
-from colazero.config import SuiteConfig
 from colazero.suite import grid, status
 from colazero.suite import run as suite
 from colazero.suite.supervisor import Report
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import looks, runs
 
 

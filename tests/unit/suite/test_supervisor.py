@@ -12,11 +12,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.config import RunConfig, SuiteConfig
+from colazero.settings import RunConfig
 from colazero.suite import supervisor
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Job
 from colazero.suite.supervisor import Report, Supervisor
+from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 Kind = Literal["stage", "computed", "done", "failed", "deferred", "lost"]

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.config import RunConfig
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from colazero.tracking import provenance, publishing, records, runs
 
 

@@ -14,8 +14,8 @@ from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
-from colazero.config import RunConfig
 from colazero.errors import UserError
+from colazero.settings import RunConfig
 from colazero.tracking import keeping, opened, provenance, publishing, records, runs
 from colazero.tracking.records import Record
 from colazero.types import Model

@@ -1,11 +1,14 @@
 """Runs that differ in settings: each setting is a model of its own, nothing is lost or mixed."""
 
 import pytest
+from other_values import OTHER
 
 from analysis.reading.checks import RunsError, observations
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_experiment, load_suite, load_suites
 from analysis.summary import Options, summarize
+from colazero.settings import CELL, SETTINGS, RunConfig
+from colazero.suite_settings import SuiteConfig
 
 MODEL = "smollm2-135m"
 FEW = {"random": (23.0, 0.3), "cola_zero": (22.0, 0.3)}
@@ -151,6 +154,66 @@ def test_what_holds_by_model_divides_only_where_a_model_has_several(suites):
         "a [group_size=128]",
         "b [group_size=32]",
     }
+
+
+def text(value):
+    """Write a parameter as a run logs it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+RESOLVED = {"group_size": 128, "act_group_aware": True, "bos": "first", "eval_seq_len": 512}
+RESOLVED |= {"device": "cpu"}
+DEFAULTS = {n: text((RunConfig().model_dump() | RESOLVED)[n]) for n in SETTINGS if n not in CELL}
+
+
+def test_every_parameter_has_another_value_to_test_with():
+    assert OTHER.keys() == SETTINGS.keys()
+    assert not [name for name, value in DEFAULTS.items() if value == text(OTHER[name])]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_setting_keeps_suites_apart_exactly_if_it_decides_a_result(suites, name):
+    few = {"methods": {"random": FEW["random"]}, "seeds": 2, "windows": False}
+    plain = suites.suite(settings=DEFAULTS, **few)
+    other = DEFAULTS | {name: text(OTHER[name])}
+    equal_seeds = suites.suite(settings=other, **few)
+    more_seeds = suites.suite(settings=other, first_seed=44, **few)
+    for second, seeds in ((equal_seeds, 2), (more_seeds, 4)):
+        table = load_suites([plain, second])
+        if SETTINGS[name].decides:
+            models = {f"{MODEL} [{name}={value[name]}]" for value in (DEFAULTS, other)}
+            assert (set(table["facets"]), {m.casefold() for m in table["model"]}) == (
+                {name},
+                {m.casefold() for m in models},
+            )
+            assert len(cells(table)) == 4
+            assert not cells(table)[name].isna().any()
+        else:
+            assert (set(table["facets"]), set(table["model"])) == ({""}, {MODEL})
+            assert len(cells(table)) == seeds
+
+
+def test_models_and_methods_that_differ_are_no_settings(suites):
+    few = {"settings": DEFAULTS, "seeds": 2, "windows": False}
+    first = suites.suite(methods={"random": FEW["random"]}, **few)
+    second = suites.suite(methods=FEW, models=("b",), **few)
+    table = load_suites([first, second])
+    assert (set(table["facets"]), set(table["model"])) == ({""}, {MODEL, "b"})
+    assert len(cells(table)) == 2 + 4
+
+
+def test_what_only_a_suite_has_decides_no_result(suites):
+    few = {"methods": {"random": FEW["random"]}, "seeds": 2, "windows": False}
+    own = SuiteConfig.model_fields.keys() - RunConfig.model_fields.keys()
+    names = own - {"models", "methods", "seeds", "replicates"}
+    both = [
+        suites.suite(settings=DEFAULTS | dict.fromkeys(names, value), first_seed=first, **few)
+        for value, first in (("1", 42), ("2", 44))
+    ]
+    table = load_suites(both)
+    assert (set(table["facets"]), len(cells(table))) == ({""}, 4)
 
 
 def keyed(methods=FEW, seeds=range(42, 47)):

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from colazero.config import RunConfig, SuiteConfig
+from colazero.settings import RunConfig
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.local import LocalExecutor
+from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 WORKER = """

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from colazero import tracking
-from colazero.config import SuiteConfig
 from colazero.suite.execution import on_ray, ray_cluster
 from colazero.suite.execution.on_ray import RayExecutor
+from colazero.suite_settings import SuiteConfig
 from colazero.tracking import runs
 
 ray = pytest.importorskip("ray")

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from colazero import cell, models, tracking
-from colazero.config import RunConfig
+from colazero.settings import RunConfig
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.sending import Sender

@@ -1,0 +1,341 @@
+"""Every parameter of a cell, declared once: name, default, allowed values, help text and marks.
+
+A command line or a preset only fills these fields. What else depends on the list of parameters
+follows from SETTINGS: what an entry point takes, what keeps two cells apart, what the analysis
+reads. A parameter written `auto` takes the preset's value, or else the default that stands here.
+The analysis imports this module, so it imports no heavy library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _items(value: object) -> object:
+    """Split `a,b` into its items; what is already a list stays as it is.
+
+    A comma inside the path of a file or folder that is there is part of the path.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",") if value.strip() else []
+    items = []
+    while parts:
+        joined = (",".join(parts[:count]).strip() for count in range(len(parts), 1, -1))
+        item = next((path for path in joined if _is_path(path)), parts[0].strip())
+        if item.startswith("mix:"):
+            item = ",".join(parts[: _mixed(parts)]).strip()
+        del parts[: item.count(",") + 1]
+        items.append(item)
+    return items
+
+
+def _mixed(parts: Sequence[str]) -> int:
+    """Return how many parts a mix of corpora takes: until its shares add up to 1, or all there are.
+
+    A part without a share is the beginning of a path with a comma in it.
+    """
+    total, last = 0.0, 0
+    for count, part in enumerate(parts, start=1):
+        if share := re.search(r"=([0-9]*\.?[0-9]+)$", part.strip()):
+            total, last = total + float(share[1]), count
+        if total > 1 - 1e-6:
+            break
+    return last or 1
+
+
+def _is_path(item: str) -> bool:
+    try:
+        return Path(item.removeprefix("file:")).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, or nobody's home
+        return False
+
+
+def _seeds(value: object) -> object:
+    """Expand `42,43` and `42-46` into integers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    items = _items(value)
+    if not isinstance(items, list):
+        return items
+    seeds: list[object] = []
+    for item in items:
+        if isinstance(item, str) and (span := re.fullmatch(r"(\d+)-(\d+)", item)):
+            first, last = int(span[1]), int(span[2])
+            if last < first:
+                raise ValueError(f"the range {item!r} runs backwards")
+            if last - first >= 10_000:
+                raise ValueError(f"the range {item!r} holds more than 10,000 seeds")
+            seeds.extend(range(first, last + 1))
+        elif isinstance(item, str) and not re.fullmatch(r"\d+", item):
+            raise ValueError(f"{item!r} is no non-negative integer and no range like 42-46")
+        else:
+            seeds.append(item)
+    return seeds
+
+
+def _some(value: object) -> object:
+    """Split as `_items`, and leave `none` out."""
+    items = _items(value)
+    return [item for item in items if item != "none"] if isinstance(items, list | tuple) else items
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not values or any(v == "" for v in values):
+        raise ValueError("the list is empty or has an empty item")
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+    return values
+
+
+def _digits(value: object) -> object:
+    """Let a command line's `4` match a literal 4."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _values(value: object) -> object:
+    """Split as `_items`; a single value is a list of one."""
+    return _items(value) if isinstance(value, str | list | tuple) else [value]
+
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], BeforeValidator(_values), AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
+Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
+Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
+Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
+WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
+GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[int, Field(ge=16)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
+
+Stage = Literal["selection", "quantization", "evaluation"]
+SELECTION: tuple[Stage, ...] = ("selection",)
+QUANTIZATION: tuple[Stage, ...] = ("quantization",)
+EVALUATION: tuple[Stage, ...] = ("evaluation",)
+EVERY: tuple[Stage, ...] = get_args(Stage)
+
+
+def setting(
+    default: Any,
+    stages: Sequence[Stage],
+    about: str,
+    *,
+    decides: bool = True,
+    per_model: bool = False,
+    rounds: bool = False,
+    **limits: Any,
+) -> Any:
+    """Return the field of a parameter that each cell has.
+
+    stages: those that take it. decides: whether results that differ in it alone must not be
+    compared. per_model: whether `auto` is resolved for each model. rounds: whether it decides what
+    rounding without calibration gives. limits: pydantic's, such as `gt=0`.
+    """
+    marks: Any = {"stages": stages, "decides": decides, "per_model": per_model, "rounds": rounds}
+    return Field(default, description=about, json_schema_extra=marks, **limits)
+
+
+class Common(BaseModel):
+    """Parameters that a single run and a suite share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    corpus_share: float = setting(
+        1.0,
+        SELECTION,
+        "share of the training documents that each seed draws before its method selects; below 1 "
+        "even a deterministic method varies with the seed",
+        gt=0,
+        le=1,
+    )
+    bos: Literal["auto", "always", "first", "never"] = setting(
+        "auto",
+        EVERY,
+        "BOS token: before every window (always), once before the evaluation text if the tokenizer "
+        "writes one, as the GPTQ papers do (first), or nowhere (never); auto: always for Gemma, "
+        "else first",
+        per_model=True,
+    )
+    exact_documents: int = setting(
+        20_000,
+        SELECTION,
+        "most documents that a method clusters exactly; with more, a sample of this size decides "
+        "terms and components, and k-means runs in mini-batches",
+        ge=100,
+    )
+    document_tokens: int = setting(
+        128,
+        SELECTION,
+        "first tokens of a document that cola and cola_zero_perplexity run a model on",
+        ge=2,
+    )
+    proxy_model: Name = setting(
+        "smollm2-135m", SELECTION, "small model whose perplexities cola_zero_perplexity uses"
+    )
+    desc_act: bool = setting(
+        False, QUANTIZATION, "quantize columns in decreasing order of activation size"
+    )
+    sym: bool = setting(True, QUANTIZATION, "symmetric quantization grid", rounds=True)
+    damp_percent: float = setting(
+        0.05,
+        QUANTIZATION,
+        "damping: share of the Hessian's mean diagonal that is added to the diagonal",
+        gt=0,
+        lt=1,
+    )
+    act_group_aware: Literal["auto"] | bool = setting(
+        "auto",
+        QUANTIZATION,
+        "order groups by activation size (GAR); auto: true unless desc_act is true",
+        per_model=True,
+    )
+    eval_corpora: Names = setting(
+        ("sotu",), EVALUATION, "corpora whose test split perplexity is measured on"
+    )
+    eval_windows: Literal["all"] | Annotated[int, Field(ge=1)] = setting(
+        "all", EVALUATION, "evaluation windows per corpus, evenly spaced over the test split"
+    )
+    eval_seq_len: Literal["auto"] | Annotated[int, Field(ge=16)] = setting(
+        "auto", EVALUATION, "tokens per evaluation window; auto: as many as a calibration window"
+    )
+    do_downstream: bool = setting(False, EVALUATION, "run the downstream tasks too", decides=False)
+    downstream_tasks: Names = setting(
+        ("arc_easy", "hellaswag", "piqa", "winogrande"),
+        EVALUATION,
+        "names of lm-eval tasks",
+    )
+    quantizer: Name = setting(
+        "onepass",
+        QUANTIZATION,
+        "onepass (one block at a time), gptqmodel, auto-gptq, rtn (round to nearest, without "
+        "calibration) or none",
+    )
+    save_model: Literal["artifact", "local", "none"] = setting(
+        "artifact", QUANTIZATION, "where the quantized model is kept", decides=False
+    )
+    device: Device = setting(
+        "auto",
+        EVERY,
+        "auto (CUDA if there is a GPU, else CPU), cpu, cuda or cuda:N",
+        per_model=True,
+    )
+
+
+class Settings(Common):
+    """Parameters of a cell other than its model, method, seed and replicate."""
+
+    corpus: Name = setting("sotu", SELECTION, "calibration corpus: a name or file:PATH")
+    n_calibration_samples: Count = setting(128, SELECTION, "windows per calibration set")
+    seq_len: Length = setting(2048, ("selection", "evaluation"), "tokens per calibration window")
+    quant_bits: Bits = setting(4, QUANTIZATION, "bits per weight", rounds=True)
+    group_size: GroupSize = setting(
+        "auto",
+        QUANTIZATION,
+        "inputs that share a scale; -1: the whole row; auto: 128, or the largest that divides",
+        per_model=True,
+        rounds=True,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        refuse_groups(self, [self.group_size])
+        return self
+
+    @property
+    def evaluated_len(self) -> int:
+        """Tokens per evaluation window."""
+        return self.seq_len if self.eval_seq_len == "auto" else self.eval_seq_len
+
+
+class RunConfig(Settings):
+    """One cell: a model, a method, a seed and a replicate."""
+
+    model: Name = setting("smollm2-135m", EVERY, "name, Hub id[@revision], directory or .gguf file")
+    method: Name = setting("cola_zero", SELECTION, "how the calibration windows are chosen")
+    seed: Seed = setting(
+        42, SELECTION, "seed of the draw of documents, the selection and the order of its windows"
+    )
+    replicate: int = setting(
+        1, SELECTION, "number of the order in which the windows reach the quantizer", ge=1
+    )
+
+
+CELL = ("model", "method", "seed", "replicate")
+"""The parameters that name a cell within its setting."""
+SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus")
+"""The settings of which a suite takes several values; the last changes fastest."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter of a cell, with its marks (see `setting`) and the type of its values.
+
+    type: int, float, bool or str, as `auto` is resolved.
+    """
+
+    name: str
+    type: type
+    stages: tuple[str, ...]
+    decides: bool
+    per_model: bool
+    rounds: bool
+
+
+def _type_of(kind: Any) -> type:
+    """Return the type of a field's values: int, float or bool, str for everything else."""
+    if get_origin(kind) is Annotated:
+        return _type_of(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        types = {_type_of(part) for part in get_args(kind) if part != Literal["auto"]}
+        return types.pop() if len(types) == 1 else str
+    return kind if kind in (int, float, bool) else str
+
+
+SETTINGS = {
+    name: Setting(name, _type_of(field.annotation), **field.json_schema_extra)  # type: ignore[arg-type]
+    for name, field in RunConfig.model_fields.items()
+}
+"""Every parameter of a cell, by name."""
+
+
+def taken_by(stage: Stage) -> tuple[str, ...]:
+    """Return the parameters that a stage takes, those that name the cell first."""
+    names = [name for name, one in SETTINGS.items() if stage in one.stages]
+    return tuple(sorted(names, key=lambda name: name not in CELL))
+
+
+def canonical_key(config: Settings, **context: str) -> str:
+    """Return 16 hex digits that two runs share exactly when they must give the same result.
+
+    context: what decides the result but is not a parameter: revisions, digests, versions. The
+    number of a GPU does not count: `devices.facts` names it in the context.
+    """
+    values = config.model_dump(mode="json")
+    values["device"] = str(values["device"]).split(":")[0]
+    text = json.dumps({"config": values, "context": context}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_groups(config: Common, sizes: Collection[int | str]) -> None:
+    """Raise ValueError if act_group_aware=true contradicts desc_act or a group size."""
+    if -1 in sizes and config.act_group_aware is True:
+        raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
+    if config.desc_act and config.act_group_aware is True:
+        raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")
