@@ -13,10 +13,12 @@ from colazero.settings import SETTINGS
 UNQUANTIZED = "unquantized"
 CELL = ["model", "method", "seed", "replicate"]
 Key = tuple[str, str, int | None, int]
+TEXT = "evaluation_text"
+"""The column with the digest of what a run was evaluated on: names of corpora may stay the same."""
 DECIDING = [one for name, one in SETTINGS.items() if one.decides and name not in CELL]
 VERSIONS = ("version.torch", "version.transformers", "version.gptqmodel")
 SHARED = (*(one.name for one in DECIDING if not one.per_model), *VERSIONS)
-SHARED_BY_MODEL = (*(one.name for one in DECIDING if one.per_model), "model_revision")
+SHARED_BY_MODEL = (*(one.name for one in DECIDING if one.per_model), "model_revision", TEXT)
 """What decides a result apart from the cell's name; the second group is resolved per model."""
 # MLflow returns a logged infinity as 1.797e308.
 LARGEST = 1e100
@@ -108,6 +110,8 @@ def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str
     for whose, rows, settings in groups:
         for name in (name for name in settings if name not in known):
             values = sorted({str(value) for value in rows[name]})
+            if name == TEXT:  # runs of older versions do not tell
+                values = [value for value in values if value]
             if len(values) > 1:
                 raise RunsError(
                     f"{where} mixes settings: {name}{whose} is {' and '.join(values[:5])}. Runs of "

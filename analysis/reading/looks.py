@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 from mlflow.entities import Run
@@ -27,12 +27,18 @@ class Course:
     """The looks at a suite's cells, in time; the last is at all of them.
 
     maximum: the number of seeds a method that was declared before the first look; None where none
-    was, or where it is exceeded. earlier: run ids of the suites that looked before this one.
+    was, or where it is exceeded; maxima: by model, where models have several. earlier: run ids of
+    the suites that looked before this one.
     """
 
     looks: Sequence[Seen]
     maximum: int | None = None
     earlier: Sequence[str] = ()
+    maxima: Mapping[str, int | None] = field(default_factory=dict)
+
+    def maximum_of(self, model: str) -> int | None:
+        """Return the maximum that holds for a model (and setting)."""
+        return self.maxima.get(model, self.maximum)
 
 
 def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Course:
@@ -53,14 +59,33 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
         before = [(r, seen) for r, seen in before if r.info.run_id != suite.info.run_id]
     looks = [seen for run, found in before for seen in _looks(run, found, at_end=True)]
     looks += [*([] if several else _looks(suite, set(here), at_end=False)), frozenset(here)]
-    plans = [_maximum(run) for run in (*(run for run, _ in before), suite)]
-    most = good.groupby(["model", "method"])["seed"].nunique().max() if len(good) else 0
-    kept = plans[0] is not None and most <= plans[0] and not (several and len(set(plans)) > 1)
+    maxima = {
+        str(model): _declared(rows, [run for run, seen in before if _holds(seen, model)], given)
+        for model, rows in good.groupby("model", sort=False)
+    }
     return Course(
         looks=tuple(dict.fromkeys(seen for seen in looks if seen)),
-        maximum=plans[0] if kept else None,
+        maximum=next(iter(maxima.values())) if len(set(maxima.values())) == 1 else None,
         earlier=tuple(str(run.info.run_id) for run, _ in before),
+        maxima=maxima,
     )
+
+
+def _holds(seen: Collection[Cell], model: object) -> bool:
+    return any(cell[0] == model for cell in seen)
+
+
+def _declared(rows: pd.DataFrame, before: Sequence[Run], given: Sequence[Run]) -> int | None:
+    """Return the maximum that the first suite to look at a model declared, if it was kept.
+
+    rows: the model's finished cells. Suites that were given together must have declared the same.
+    """
+    own = [run for run in given if run.info.run_id in set(rows["suite"])]
+    plans = [_maximum(run) for run in (*before, *own[-1:])]
+    most = rows.groupby("method")["seed"].nunique().max()
+    if not plans or plans[0] is None or most > plans[0] or (len(own) > 1 and len(set(plans)) > 1):
+        return None
+    return plans[0]
 
 
 def _cells(rows: pd.DataFrame) -> list[Cell]:
@@ -90,8 +115,11 @@ def _maximum(suite: Run) -> int | None:
 def _held(
     client: MlflowClient, given: Sequence[Run], good: pd.DataFrame
 ) -> list[tuple[Run, set[Cell]]]:
-    """Return the suites that looked, until the newest given one began, and what they hold of it."""
-    suite, mine = given[-1], {run.info.run_id for run in given}
+    """Return the suites that looked, and what they hold of the cells.
+
+    Of a model, they looked before the newest of the given suites that has cells of it began.
+    """
+    mine = {run.info.run_id for run in given}
     sources = sorted(set(good["source_run"]) - {""} - set(good["run_id"]))
     if not sources and len(given) == 1:
         return []
@@ -104,11 +132,21 @@ def _held(
         if key and key in ours and parent:
             found.setdefault(parent, set()).add(ours[key])
     suites = [(client.get_run(run_id), cells) for run_id, cells in found.items()]
+    last = {
+        str(model): max(run.info.start_time for run in given if run.info.run_id in set(own))
+        for model, own in good.groupby("model")["suite"]
+    }
     began = [
-        (run, cells)
+        (run, seen)
         for run, cells in suites
         if run.data.tags.get("colazero.kind") == "suite"
-        and (run.info.run_id in mine or run.info.start_time < suite.info.start_time)
+        and (
+            seen := {
+                cell
+                for cell in cells
+                if run.info.run_id in mine or run.info.start_time < last[cell[0]]
+            }
+        )
     ]
     looked = [(r, c) for r, c in began if r.info.status == "FINISHED" or LOOKS in r.data.tags]
     return sorted(looked, key=lambda item: item[0].info.start_time)

@@ -16,6 +16,7 @@ from analysis.reading.checks import (
     DECIDING,
     SHARED,
     SHARED_BY_MODEL,
+    TEXT,
     UNQUANTIZED,
     Key,
     complete,
@@ -25,24 +26,30 @@ from colazero.settings import EVALUATION, EVERY, SWEPT
 BASE, FACETS = "base_model", "facets"
 """The columns with the model alone, and with the names of the settings that differ."""
 SETTINGS = tuple(dict.fromkeys((*SWEPT, *SHARED, *SHARED_BY_MODEL)))
-EVALUATING = tuple(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY))
+EVALUATING = (*(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY)), TEXT)
 ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if one.rounds))
 """What decides the unquantized model's result, and that of one rounded without calibration."""
 
 
 def differing(table: pd.DataFrame) -> list[str]:
-    """Return the settings that finished cells differ in, those resolved a model within a model."""
+    """Return the settings that finished cells differ in, those resolved a model within a model.
+
+    The text is one of them only where it differs among cells that agree in all others.
+    """
     cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
-    return [
+    found = [
         name
         for name in SETTINGS
-        if (
+        if name != TEXT
+        and (
             cells.groupby("model")[name].nunique(dropna=False).max() > 1
             if name in SHARED_BY_MODEL
             else cells[name].nunique(dropna=False) > 1
         )
     ]
+    texts = cells[cells[TEXT] != ""].groupby(["model", *found], dropna=False)[TEXT].nunique()
+    return [*found, TEXT] if (texts > 1).any() else found
 
 
 def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.reading.checks import CELL, UNQUANTIZED, RunsError
+from analysis.reading.checks import CELL, TEXT, UNQUANTIZED, RunsError
 from colazero.settings import SETTINGS
 
 PAGE = 1000
@@ -79,6 +80,7 @@ def row_of(run: Run) -> dict[str, Any]:
     }
     row |= {name: param(data.params, name) for name in WORDS}
     row |= {column: data.tags.get(tag) for column, tag in TAGS.items()}
+    row[TEXT] = _text(run)
     row |= {
         "kind": data.tags["colazero.kind"],
         "status": info.status,
@@ -92,6 +94,28 @@ def row_of(run: Run) -> dict[str, Any]:
         row["error"] = data.tags.get("colazero.error") or f"the run is {info.status}"
         return row
     return row | data.metrics
+
+
+def _text(run: Run) -> str | None:
+    """Return the digests of what a run was evaluated on, or of the run whose results it has."""
+    source = run.data.tags.get("colazero.source_run")
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    found = {
+        one.dataset.name: one.dataset.digest
+        for one in inputs
+        if any(t.key == "mlflow.data.context" and t.value == "evaluation" for t in one.tags)
+    }
+    if not found and source:
+        return _text_of(source)
+    return ",".join(found[name] for name in sorted(found)) or None
+
+
+@cache
+def _text_of(run_id: str) -> str | None:
+    try:
+        return _text(MlflowClient().get_run(run_id))
+    except MlflowException:  # deleted since
+        return None
 
 
 def result_row(file: Path) -> dict[str, Any]:
@@ -117,7 +141,7 @@ def tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
     about = ("kind", "status", "error", "run_id", "experiment_id", "date", "started")
     first = ("model", "method", *COUNTS, *about)
-    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS)
+    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS, TEXT)
     table = pd.DataFrame(list(rows))
     known = {*first, *words, *FLAGS, *NUMBERS}
     metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - known)

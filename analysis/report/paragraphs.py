@@ -96,6 +96,8 @@ def reason(pair: Pair) -> str:
     names = {"a": label(pair.a), "b": label(pair.b)}
     if not r.n_a or not r.n_b:
         return "a method has no result."
+    if r.diff is None and r.reason:
+        return f"{r.reason}."
     single = [names[k] for k, n in (("a", r.n_a), ("b", r.n_b)) if n == 1]
     if single:
         return (

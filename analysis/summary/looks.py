@@ -39,7 +39,7 @@ from analysis.summary.options import (
     about,
     chosen,
     column_of,
-    corpus_of,
+    corpora_of,
 )
 from analysis.summary.pairs import Family, Pair, Setting, pair, pairs_of
 
@@ -97,19 +97,20 @@ def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked
     primary = chosen("primary", options.primary, OURS, names)
     baseline = chosen("baseline", options.baseline, DEFAULT_BASELINE, names)
     grid = pairs_of(names, primary, baseline)
-    wanted = {(a, b) for a, b, family in grid if primary is None or family == "primary"}
-    read = read_windows_of(cells, corpus_of(metric, cells))
+    read = read_windows_of(cells, corpora_of(metric, cells))
     at_looks = [_at(cells, metric, known, read, options, seen, grid) for seen in course.looks]
     found = []
     for model in dict.fromkeys(cells["model"]):
+        there = set(cells.loc[cells["model"] == model, "method"])
         family = [
             _rising([one[model, a, b] for one in at_looks if (model, a, b) in one])
-            for a, b, _ in grid
-            if (a, b) in wanted
+            for a, b, name in grid
+            if primary not in there or name == "primary"
         ]
         family = [history for history in family if history]
-        if course.maximum is not None:
-            found += _sequential(family, course.maximum, options.alpha)
+        maximum = course.maximum_of(model)
+        if maximum is not None:
+            found += _sequential(family, maximum, options.alpha)
         elif any(len(history) > 1 for history in family):
             found += _anytime(family, options.alpha)
     return found
@@ -160,12 +161,8 @@ def _at(
     here = [pd.notna(seed) and (model, name, int(seed)) in seen for model, name, seed in keys]
     rows = cells[here]
     good = mark_observations(rows[(rows["error"] == "") & rows[metric].notna()])
-    once, corpus = observations(good), corpus_of(metric, cells)
-    texts = (
-        {}
-        if corpus is None or known.windows is None
-        else texts_of(good, read, corpus, known.windows)
-    )
+    once = observations(good)
+    texts = {} if known.windows is None else texts_of(good, read, known.windows)
     found = {}
     for model, own in good.groupby("model", sort=False):
         name = str(model)

@@ -39,13 +39,15 @@ class Draws:
 class Text:
     """One model on one corpus. start: first token of each window; tokens: predicted in each.
 
-    draws: by method, those alone whose runs all logged sums of these very windows.
+    draws: by method, those alone whose runs all logged sums of these very windows. elsewhere:
+    methods whose runs logged sums of other windows, with which nothing here is compared.
     """
 
     corpus: str
     start: FloatArray
     tokens: FloatArray
     draws: Mapping[str, Draws]
+    elsewhere: frozenset[str] = frozenset()
 
     def profile(self, a: str, b: str) -> FloatArray:
         """Shape [windows]: mean of a minus mean of b, a token."""
@@ -53,31 +55,46 @@ class Text:
         return np.asarray((means[0] - means[1]) / self.tokens, dtype=np.float64)
 
 
-def read_windows_of(cells: pd.DataFrame, corpus: str | None) -> Windows:
-    """Read the windows of every run that did the work of a finished cell."""
-    if corpus is None:
-        return {}
-    tables = {run: read_windows(run, corpus) for run in sorted(set(_runs(_finished(cells))))}
-    return {run: table for run, table in tables.items() if table is not None}
+def read_windows_of(cells: pd.DataFrame, corpora: pd.Series[str]) -> Windows:
+    """Read the windows of every run that did the work of a finished cell.
+
+    corpora: by row of `cells`, the corpus whose windows are read; '' for none.
+    """
+    rows = _finished(cells)
+    named = dict(zip(_runs(rows), corpora.loc[rows.index], strict=True))
+    found = {}
+    for run, corpus in sorted(named.items()):
+        table = read_windows(run, corpus) if corpus else None
+        if table is not None:
+            found[run] = table.assign(corpus=corpus)
+    return found
 
 
-def texts_of(cells: pd.DataFrame, windows: Windows, corpus: str, column: str) -> dict[str, Text]:
-    """Return by model what its methods made of the text; column: nll, kl or agreed."""
+def texts_of(cells: pd.DataFrame, windows: Windows, column: str) -> dict[str, Text]:
+    """Return by model what its methods made of the text; column: nll, kl or agreed.
+
+    The text of a model is that of most of its methods, or of the first where as many have another.
+    """
     found = {}
     for model, rows in _finished(cells).groupby("model", sort=False):
-        draws: dict[str, Draws] = {}
-        frame: pd.DataFrame | None = None
+        frames: list[tuple[pd.DataFrame, dict[str, Draws]]] = []
         for method, own in rows.groupby("method", sort=False):
             tables = [windows.get(run) for run in _runs(own)]
             known = [t for t in tables if t is not None and column in t]
-            frame = frame if frame is not None or not known else known[0]
-            if frame is None or len(known) < len(tables):
+            if not known or len(known) < len(tables):
                 continue
-            if all(_same(frame, table) for table in known):
-                draws[str(method)] = _draws(own, known, column)
-        if frame is not None and draws:
-            start, tokens = (frame[name].to_numpy(np.float64) for name in ("start", "tokens"))
-            found[str(model)] = Text(corpus, start, tokens, draws)
+            frame = next((f for f in frames if _same(f[0], known[0])), None)
+            if frame is None:
+                frames.append(frame := (known[0], {}))
+            if all(_same(frame[0], table) for table in known):
+                frame[1][str(method)] = _draws(own, known, column)
+        if frames:
+            frame = max(frames, key=lambda one: len(one[1]))
+            start, tokens = (frame[0][name].to_numpy(np.float64) for name in ("start", "tokens"))
+            elsewhere = frozenset(name for _, d in frames if d is not frame[1] for name in d)
+            if frame[1]:
+                corpus = str(frame[0]["corpus"].iloc[0])
+                found[str(model)] = Text(corpus, start, tokens, frame[1], elsewhere)
     return found
 
 

@@ -128,18 +128,21 @@ def present(cells: pd.DataFrame) -> list[str]:
     return [name for name in EVALUATED if name in cells.columns and cells[name].notna().any()]
 
 
-def corpus_of(column: str, cells: pd.DataFrame) -> str | None:
-    """Return the corpus whose windows a column is made of, as in `perplexity.CORPUS`.
+def corpora_of(column: str, cells: pd.DataFrame) -> pd.Series[str]:
+    """Return for each row the corpus whose windows a column is made of; '' where none is known.
 
-    A metric without one is that of the first corpus, which has the same perplexities.
+    A metric without a corpus in its name is that of the run's first corpus, which is the one with
+    the same perplexity. Runs name their corpora themselves: two settings may have two.
     """
     metric, _, corpus = column.partition(".")
-    if metric not in EVALUATED:
-        return None
-    first = cells["perplexity"]
+    known = cells["perplexity"].notna() & (metric in EVALUATED)
+    if corpus or not known.any():
+        return known.map({True: corpus, False: ""})
     named = [str(c) for c in cells.columns if str(c).startswith("perplexity.")]
-    same = [c.removeprefix("perplexity.") for c in named if cells[c].equals(first)]
-    return corpus or next(iter(same), None)
+    same = cells[named].eq(cells["perplexity"], axis=0)
+    first = [str(c).removeprefix("perplexity.") for c in same.columns]
+    found = [next((c for c, y in zip(first, row, strict=True) if y), "") for row in same.to_numpy()]
+    return pd.Series(found, index=cells.index).where(known, "")
 
 
 def _known(column: str, logged: dict[str, bool]) -> Known | None:

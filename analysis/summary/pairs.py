@@ -161,7 +161,7 @@ def pair(a: Method, b: Method, family: Family, setting: Setting) -> Pair:
         a=a.name,
         b=b.name,
         family=family,
-        seeds=compare(a.values, b.values, margin=margin, alpha=alpha, noise=setting.noise),
+        seeds=_on_windows(a, b, margin, setting),
         text=_on_text(a, b, setting),
         spread=_spread(a, b, alpha),
         log=setting.log,
@@ -170,6 +170,17 @@ def pair(a: Method, b: Method, family: Family, setting: Setting) -> Pair:
         one_set_a=a.one_set,
         one_set_b=b.one_set,
     )
+
+
+def _on_windows(a: Method, b: Method, margin: float, setting: Setting) -> Comparison:
+    """Compare two methods over their observations; not what was evaluated on other text."""
+    alpha, text = setting.options.alpha, setting.text
+    other = [m.name for m in (a, b) if text is not None and m.name in text.elsewhere]
+    if not other:
+        return compare(a.values, b.values, margin=margin, alpha=alpha, noise=setting.noise)
+    nothing = compare((), (), margin=margin, alpha=alpha)
+    why = f"{' and '.join(other)} was evaluated on other text than most methods"
+    return replace(nothing, n_a=a.n, n_b=b.n, reason=why)
 
 
 def _on_text(a: Method, b: Method, setting: Setting) -> TextComparison | None:

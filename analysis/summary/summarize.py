@@ -44,7 +44,7 @@ from analysis.summary.options import (
     about,
     chosen,
     column_of,
-    corpus_of,
+    corpora_of,
     present,
 )
 from analysis.summary.pairs import Pair, Setting, judged, pair, pairs_of
@@ -243,8 +243,8 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         good, metric, plain, [(m, n) for m in models for n in names if (m, n) in there]
     )
     by_name = {(m.model, m.name): m for m in methods}
-    read = read_windows_of(cells, corpus_of(metric, cells))
-    texts = _texts(good, metric, read, known)
+    read = read_windows_of(cells, corpora_of(metric, cells))
+    texts = {} if known.windows is None else texts_of(good, read, known.windows)
     grid = pairs_of(names, primary, baseline)
     pairs = judged(
         [
@@ -296,13 +296,6 @@ def _methods(
     return [method(good, once, metric, plain.get(key[0]), shared.get(key), key) for key in keys]
 
 
-def _texts(good: pd.DataFrame, metric: str, read: Windows, known: Known) -> dict[str, Text]:
-    corpus = corpus_of(metric, good)
-    if corpus is None or known.windows is None:
-        return {}
-    return texts_of(good, read, corpus, known.windows)
-
-
 def _setting(
     good: pd.DataFrame, model: str, metric: str, known: Known, text: Text | None, options: Options
 ) -> Setting:
@@ -318,10 +311,9 @@ def _budgets(
 ) -> dict[tuple[str, str], VarianceBudget]:
     """Of the metric, and beside a perplexity of the divergence on the same windows."""
     found = {(metric, model): b for model, b in budgets(texts, known.log).items()}
-    corpus = corpus_of(metric, good)
-    if corpus is not None and known.log:
+    if known.log:
         name = metric.replace("perplexity", "kl_divergence")
-        more = budgets(texts_of(good, read, corpus, "kl"), log=False)
+        more = budgets(texts_of(good, read, "kl"), log=False)
         found |= {(name, model): b for model, b in more.items()}
     return found
 
@@ -336,7 +328,11 @@ def _metrics(
     """Of every metric of the evaluation, in the primary comparisons (all where none is)."""
     if metric not in EVALUATED:
         return []
-    wanted = [p for p in pairs if p.family == "primary"] or list(pairs)
+    wanted = [
+        p
+        for p in pairs
+        if p.percent is not None and (p.family == "primary" or not _has_primary(pairs, p.model))
+    ]
     found = []
     for name in present(good):
         measured = good[good[name].notna()]
@@ -348,6 +344,10 @@ def _metrics(
             tests = max(1, p.tests)
             found.append(sharpness(name, p.model, (p.a, p.b), again.seeds, again.scale, tests))
     return ordered(found)
+
+
+def _has_primary(pairs: Sequence[Pair], model: str) -> bool:
+    return any(p.family == "primary" for p in pairs if p.model == model)
 
 
 def _methods_of(good: pd.DataFrame, metric: str, models: Sequence[str], names: set[str]) -> Names:
@@ -367,7 +367,8 @@ def _pooled(pairs: Sequence[Pair], methods: Names) -> dict[str, PooledModels]:
     ratios: dict[str, list[tuple[float, float]]] = {}
     for p in pairs:
         a, b = methods[p.model, p.a].values, methods[p.model, p.b].values
-        found = log_difference(a, b) if min((*a, *b), default=0) > 0 else None
+        comparable = p.percent is not None and min((*a, *b), default=0) > 0
+        found = log_difference(a, b) if comparable else None
         if found is not None:
             ratios.setdefault(p.name + setting_of(p.model), []).append(found)
     return {
