@@ -121,8 +121,7 @@ def _end_launched(run_id: str | None, status: str, reason: str) -> None:
 
     try:
         if runs.get(run_id) is not None:
-            launched.rename(run_id, names.joined(*_asked(sys.argv)))
-            runs.end(run_id, status, reason)
+            launched.end_unbegun(run_id, names.joined(*_asked(sys.argv)), status, reason)
     except (MlflowException, OSError) as error:
         logging.getLogger("colazero").warning("run %s stays open: %s", run_id, first_line(error))
 

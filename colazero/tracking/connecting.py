@@ -16,10 +16,31 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from colazero import environment
 from colazero.errors import UserError, first_line
-from colazero.tracking import publishing, records, runs, store, uris
+from colazero.tracking import launched, publishing, records, runs, store, uris
 from colazero.tracking.searching import EXPERIMENT, HOMES, search
 
 log = logging.getLogger(__name__)
+
+
+OVERRIDES = (
+    *("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID"),
+    *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_TRUNCATE_LONG_VALUES"),
+)
+"""Variables of MLflow's that change whether and how values reach the store."""
+
+
+def ignore_overrides() -> None:
+    """Unset what would send our values elsewhere: an active model, asynchronous logging.
+
+    MLflow adds every metric to the model that `MLFLOW_ACTIVE_MODEL_ID` or
+    `mlflow.set_active_model` names, whoever's it is. Asynchronous logging hides errors.
+    """
+    ignored = [name for name in OVERRIDES if os.environ.pop(name, None) is not None]
+    if model := mlflow.get_active_model_id():
+        mlflow.clear_active_model()
+        ignored.append(f"the active model {model}")
+    if ignored:
+        log.warning("ignored, as it changes what MLflow records: %s", ", ".join(ignored))
 
 
 def connect(*, reading: bool = False) -> None:
@@ -30,6 +51,7 @@ def connect(*, reading: bool = False) -> None:
     its run and experiment are kept. What processes left that are gone is put right: see
     `publishing.recover`. `reading`: nothing is created; UserError if there is no store.
     """
+    ignore_overrides()
     uri = mlflow.get_tracking_uri()
     # A server that is away is our own patience's business, which also covers other stores.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -39,7 +61,7 @@ def connect(*, reading: bool = False) -> None:
         else:
             records.refuse_unwritable()
         store.prepare(uri)
-        experiment = _given(uri)
+        experiment = _given(uri, reading)
         if experiment is None and not reading:
             name = environment.experiment_name() or EXPERIMENT
             experiment = mlflow.set_experiment(name)
@@ -58,7 +80,7 @@ def connect(*, reading: bool = False) -> None:
         ) from error
 
 
-def _given(uri: str) -> Experiment | None:
+def _given(uri: str, reading: bool) -> Experiment | None:
     """Return the experiment that the environment names, by a run in it or by its id."""
     client = MlflowClient()
     run_id, experiment_id = environment.run_id(), environment.experiment_id()
@@ -66,6 +88,8 @@ def _given(uri: str) -> Experiment | None:
         run = runs.get(run_id)
         if run is None or run.info.lifecycle_stage != "active":
             raise _no_such("MLFLOW_RUN_ID", run_id, "run", uri)
+        if not reading:
+            launched.refuse_used(run)
         experiment = client.get_experiment(run.info.experiment_id)
         if experiment.name == HOMES[1]:
             log.info(

@@ -13,11 +13,15 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from mlflow.utils import name_utils
 
+from colazero.errors import UserError, without_credentials
 from colazero.tracking import uris
 
 ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
 BEGINS_SEC = 3600
 """So long `mlflow run` may build an environment before the program in it begins."""
+OPEN = ("RUNNING", "SCHEDULED")
+UNBEGUN = "colazero.unbegun"
+"""The tag of a run that was ended because no program had begun it."""
 DEFAULT_STORE = "sqlite:///mlflow.db"
 """What MLflow takes if nothing names a store."""
 
@@ -63,6 +67,34 @@ def _writes_to(process: psutil.Process, file: Path) -> bool:
         return False
     except psutil.Error:
         return True
+
+
+def refuse_used(run: Run) -> None:
+    """Raise UserError if MLFLOW_RUN_ID names a run whose results this process would overwrite.
+
+    `mlflow run`, or a program that starts this one, names an open run that holds no results of
+    ours. A run that was ended because nobody began it (tag UNBEGUN) may still begin.
+    """
+    tags, status = run.data.tags, run.info.status
+    if "colazero.kind" not in tags and (status in OPEN or UNBEGUN in tags):
+        return
+    state = status if status not in OPEN else f"in use (kind {tags['colazero.kind']})"
+    raise UserError(
+        f"MLFLOW_RUN_ID={run.info.run_id!r} in the environment: this run "
+        f"({run.info.run_name!r}) is {state}, and new results would overwrite it. Unset "
+        "MLFLOW_RUN_ID: every run then gets an id of its own."
+    )
+
+
+def end_unbegun(run_id: str, name: str, status: str, reason: str) -> None:
+    """End the run that `mlflow run` made for this process, which did not open it."""
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    if "colazero.kind" in run.data.tags or run.info.status not in OPEN:
+        return  # a run of somebody else's
+    rename(run_id, name)
+    client.set_tag(run_id, "colazero.error", without_credentials(reason))
+    client.set_terminated(run_id, status)
 
 
 def named_by_user(run_id: str) -> bool:

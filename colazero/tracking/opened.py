@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero import environment
 from colazero.errors import UserError, first_line, without_credentials
-from colazero.tracking import launched, names, pages, provenance, publishing, runs
+from colazero.tracking import connecting, launched, names, pages, provenance, publishing, runs
 from colazero.tracking.records import Record
 
 NOTE = "mlflow.note.content"
@@ -44,13 +45,18 @@ def run(
     tags = {"colazero.kind": kind, "colazero.owner": runs.owner()}
     if run_id or not given or not runs.patiently(launched.named_by_user, given):
         tags["mlflow.runName"] = name
+    if given and not run_id:  # again: minutes may have passed since `connect`
+        launched.refuse_used(runs.patiently(MlflowClient().get_run, given))
+    connecting.ignore_overrides()
     opened = runs.patiently(
         mlflow.start_run,
-        run_id,
+        run_id or given,
         run_name=new_name,
         nested=run_id is not None,
         tags=tags | provenance.environment(),
     )
+    if not run_id:
+        os.environ.pop("MLFLOW_RUN_ID", None)
     store = without_credentials(mlflow.get_tracking_uri())
     record = Record(opened.info.run_id, store, runs.owner())
     status, kept = "FINISHED", False

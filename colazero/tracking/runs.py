@@ -208,6 +208,8 @@ def bury_the_dead(experiment: str) -> list[str]:
     dead = the_dead(experiment)
     for run in dead:
         begun = "colazero.owner" in run.data.tags
+        if not begun:
+            MlflowClient().set_tag(run.info.run_id, launched.UNBEGUN, "true")
         reason = "its process was gone" if begun else "`mlflow run` was gone before it had begun"
         end(run.info.run_id, "KILLED", f"{reason} when a later one looked")
     return [str(run.info.run_name) for run in dead]

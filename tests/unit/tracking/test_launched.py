@@ -13,15 +13,23 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from colazero import tracking
+from colazero.errors import UserError
 from colazero.tracking import launched, runs
 
 TAGS = {"mlflow.project.entryPoint": "suite"}
 
 
-def made_by_mlflow(store: MlflowClient, minutes_ago: float = 0, **tags: str) -> Run:
+def own_experiment(store: MlflowClient) -> str:
+    """Return the experiment that this process has chosen, in which alone it may open runs."""
+    return str(store.get_experiment_by_name("test").experiment_id)
+
+
+def made_by_mlflow(
+    store: MlflowClient, minutes_ago: float = 0, experiment: str = "0", **tags: str
+) -> Run:
     """Return a run as `mlflow run` makes it."""
     begun = int(1000 * (time.time() - 60 * minutes_ago))
-    made = store.create_run("0", tags=TAGS | tags, start_time=begun)
+    made = store.create_run(experiment, tags=TAGS | tags, start_time=begun)
     store.log_param(made.info.run_id, "preset", "auto")
     return store.get_run(made.info.run_id)
 
@@ -112,3 +120,71 @@ def test_only_names_that_mlflow_drew_are_changed(shared_store: MlflowClient) -> 
     for run, expected in ((drawn, "single·seed=x"), (named, "my-own-1")):
         launched.rename(run.info.run_id, "single·seed=x")
         assert shared_store.get_run(run.info.run_id).info.run_name == expected
+
+
+def used(store: MlflowClient, status: str, **tags: str) -> str:
+    """Return the id of a run that an earlier command of ours has opened."""
+    run_id: str = made_by_mlflow(store, **{"colazero.kind": "cell"}, **tags).info.run_id
+    store.log_metric(run_id, "perplexity", 20.0)
+    store.set_terminated(run_id, status) if status != "RUNNING" else None
+    return run_id
+
+
+@pytest.mark.parametrize("kind", ["cell", "select", "suite", "analysis"])
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED"])
+def test_a_run_that_was_used_is_not_written_to_again(
+    status: str, kind: str, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = used(shared_store, status)
+    before = shared_store.get_run(run_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(UserError, match=f"MLFLOW_RUN_ID.*{run_id}"):
+        tracking.connect()
+    with pytest.raises(UserError, match=f"MLFLOW_RUN_ID.*{run_id}"), tracking.run("new", kind):
+        tracking.log_metrics({"perplexity": 30.0})
+    launched.end_unbegun(run_id, "new", "FAILED", "a later command's mistake")
+    tracking.connect(reading=True)
+    after = shared_store.get_run(run_id)
+    assert (after.info.run_name, after.info.status) == (before.info.run_name, status)
+    assert after.data.to_dictionary() == before.data.to_dictionary()
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_of_another_program_that_has_ended_is_left_alone(
+    status: str, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = shared_store.create_run("0").info.run_id
+    shared_store.set_terminated(run_id, status)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(UserError, match=status):
+        tracking.connect()
+
+
+def test_an_open_run_that_a_notebook_names_is_taken_once(
+    shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = shared_store.create_run(own_experiment(shared_store)).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    tracking.connect()
+    with tracking.run("first", "cell") as opened:
+        tracking.log_metrics({"perplexity": 20.0})
+    assert opened == run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with pytest.raises(UserError, match=run_id):
+        tracking.connect()
+
+
+def test_a_run_that_was_ended_before_its_program_began_is_opened_again(
+    shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = own_experiment(shared_store)
+    run_id = made_by_mlflow(shared_store, 120, experiment).info.run_id
+    assert runs.bury_the_dead(experiment)
+    assert shared_store.get_run(run_id).info.status == "KILLED"
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    tracking.connect()
+    with tracking.run("late", "cell") as opened:
+        pass
+    assert opened == run_id
+    assert shared_store.get_run(run_id).info.status == "FINISHED"
+    assert "colazero.error" not in shared_store.get_run(run_id).data.tags

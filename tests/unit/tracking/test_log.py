@@ -232,3 +232,46 @@ def test_a_disk_without_room_for_the_record_loses_no_numbers(
     run = store.get_run(run_id)
     assert (run.info.status, run.data.metrics) == ("FAILED", {"perplexity": 30.5})
     assert "No space left" in run.data.tags["colazero.error"]
+
+
+@pytest.mark.parametrize(
+    "variable", ["MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "mlflow.set_active_model"]
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_active_model_gets_none_of_our_numbers(
+    variable: str, exists: bool, store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = store.get_experiment_by_name("test").experiment_id
+    model_id = "m-" + 32 * "0"
+    if exists:
+        model_id = store.create_logged_model(experiment, name="somebody_elses").model_id
+    mlflow.clear_active_model()
+    if variable.startswith("mlflow"):
+        if exists:
+            mlflow.set_active_model(model_id=model_id)
+    else:
+        monkeypatch.setenv(variable, model_id)
+    with tracking.run("mine", "cell") as run_id:
+        tracking.log_metrics({"perplexity": 20.0})
+        tracking.flush()
+    assert store.get_run(run_id).data.metrics["perplexity"] == 20.0
+    assert variable not in os.environ
+    if exists:
+        assert not store.get_logged_model(model_id).metrics
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MLFLOW_ENABLE_ASYNC_LOGGING", "true"), ("MLFLOW_TRUNCATE_LONG_VALUES", "false")],
+)
+def test_variables_that_change_how_values_are_sent_are_ignored_and_named(
+    variable: str,
+    value: str,
+    store: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    tracking.connect()
+    assert variable not in os.environ
+    assert variable in caplog.text
