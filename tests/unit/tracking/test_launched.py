@@ -21,6 +21,7 @@ TAGS = {"mlflow.project.entryPoint": "suite"}
 
 def own_experiment(store: MlflowClient) -> str:
     """Return the experiment that this process has chosen, in which alone it may open runs."""
+    mlflow.set_experiment("test")
     return str(store.get_experiment_by_name("test").experiment_id)
 
 
