@@ -54,7 +54,9 @@ def clocked(owner: Any, names: list[str], seconds: dict[str, float], stage: str)
 
 def measure(config: RunConfig) -> dict[str, float]:
     """Run one cell and return seconds by stage, with `other` and `total`."""
-    from colazero import cell, models, preconditions, tracking
+    from colazero import cell, models, preconditions
+    from colazero.store import record
+    from colazero.store.open import connect
 
     model = models.fetch(config.model)
     config = preconditions.resolve(config, model)
@@ -62,11 +64,11 @@ def measure(config: RunConfig) -> dict[str, float]:
     seconds = dict.fromkeys(STAGES, 0.0)
     logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags", "find_finished"]
-    tracking.connect()
+    connect()
     begin = time.perf_counter()
     with (
-        clocked(tracking, logging, seconds, "tracking"),
-        tracking.run("benchmark", "cell"),
+        clocked(record, logging, seconds, "tracking"),
+        record.run("benchmark", "cell"),
     ):
         outcome = cell.run_cell(config, model, lambda _: lambda *_: None, reuse=False)
     total = time.perf_counter() - begin

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._arguments import read, told
 from colazero import models
+from colazero.store.open import prepare
 from colazero.suite_settings import SuiteConfig, parse
-from colazero.tracking.store import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = {

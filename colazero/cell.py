@@ -11,14 +11,14 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import corpora, devices, pipeline, tracking
+from colazero import corpora, devices, pipeline
 from colazero.calibration import files as calibration_files
 from colazero.calibration import report as selection_report
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices.processor import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
 from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key, taken_by
-from colazero.tracking import fetching, keeping, names, runs
+from colazero.store import claims, client, fetch, record
 from colazero.types import CalibrationSet, Model, Progress
 
 Show = Callable[[str], Progress]
@@ -64,12 +64,12 @@ def name_of(config: RunConfig, model: Model, sweep: Collection[str] = ()) -> str
     """
     again = [f"replicate{config.replicate}"] if config.replicate > 1 else []
     where = setting_of(config, sweep)
-    return names.joined(config.method, f"seed{config.seed}", *again, model.label, *where)
+    return client.run_name(config.method, f"seed{config.seed}", *again, model.label, *where)
 
 
 def setting_of(config: Settings, sweep: Collection[str]) -> list[str]:
     """Return values of settings as parts of a run's name: `quant_bits3`, `corpusc4`."""
-    return [f"{name}{names.of_corpus(str(getattr(config, name)))}" for name in sweep]
+    return [f"{name}{client.corpus_name(str(getattr(config, name)))}" for name in sweep]
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
@@ -89,10 +89,10 @@ def _facts(config: RunConfig, model: Model) -> dict[str, str]:
 
 def why_new(config: RunConfig, model: Model) -> str:
     """Say why a cell is computed although one of its parameters is finished; '' if none is."""
-    before = tracking.newest_finished("colazero.config", canonical_key(config))
+    before = fetch.newest_finished("colazero.config", canonical_key(config))
     if before is None:
         return ""
-    facts = fetching.read_json(before, CONTEXT)
+    facts = fetch.read_json(before, CONTEXT)
     if facts is None:
         reason = "its files are gone or damaged"
     else:
@@ -122,13 +122,13 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     be resolved.
     """
     begin = time.perf_counter()
-    tracking.log_config(config)  # first: a cell that fails at anything below still has its name
-    keeping.check(config, name_of(config, model))
+    record.log_config(config)  # first: a cell that fails at anything below still has its name
+    record.refuse_unkeepable(config, name_of(config, model))
     context, key = work_context(config, model), key_of(config, model)
-    tracking.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
-    tracking.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
-    tracking.log_json(_facts(config, model), CONTEXT)
-    source = tracking.find_finished("colazero.key", key) if reuse else None
+    record.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
+    record.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
+    record.log_json(_facts(config, model), CONTEXT)
+    source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, dict(source.data.metrics))
     supported.try_model(config.quantizer, model.name, model.path, config.device)
@@ -138,31 +138,31 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     if config.do_downstream:
         plain = config.model_copy(update={"do_downstream": False})
         more[WIDER] = work_key(plain, work_context(plain, model), calibration)
-    tracking.set_tags({"colazero.work_key": shared_key, **more})
+    record.set_tags({"colazero.work_key": shared_key, **more})
     source = _claim(shared_key, more) if reuse else None
     if source is not None:
         same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
         return _take_over(config, source, same | selected)
     metrics = _quantize_and_evaluate(config, model, calibration, show)
     metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}
-    tracking.log_metrics({"total_time_sec": metrics["total_time_sec"]})
+    record.log_metrics({"total_time_sec": metrics["total_time_sec"]})
     _log_result(config, metrics)
-    return Outcome(tracking.active_run_id(), metrics, calibration=calibration.digest)
+    return Outcome(record.active_run_id(), metrics, calibration=calibration.digest)
 
 
 def _claim(key: str, more: Mapping[str, str]) -> Run | None:
     """Claim the open run's work; return a finished run that did it, or did it and more."""
-    run_id = tracking.active_run_id()
-    runs.patiently(runs.claim, "colazero.work_key", key, run_id, wider=WIDER, more=more)
-    found = tracking.find_finished("colazero.work_key", key)
-    return found or tracking.find_finished(WIDER, key)
+    run_id = record.active_run_id()
+    client.patiently(claims.claim, "colazero.work_key", key, run_id, wider=WIDER, more=more)
+    found = fetch.find_finished("colazero.work_key", key)
+    return found or fetch.find_finished(WIDER, key)
 
 
 def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
     calibration, times = pipeline.calibrate(config, model)
     if len(calibration.windows):
         return calibration, log_calibration(config, model, calibration, times)
-    tracking.log_metrics(times)
+    record.log_metrics(times)
     tag_calibration(calibration)
     return calibration, times
 
@@ -175,24 +175,24 @@ def log_calibration(
     origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
     with tempfile.TemporaryDirectory() as folder:
         calibration_files.save_calibration(Path(folder), calibration, model, corpus, origin)
-        tracking.log_files(Path(folder), "calibration")
+        record.log_files(Path(folder), "calibration")
     with tempfile.TemporaryDirectory() as folder:
         selection_report.write(Path(folder), config, model, calibration)
-        tracking.log_files(Path(folder), "selection")
+        record.log_files(Path(folder), "selection")
     metrics = dict(times) | {
         f"selection.{name}": float(value)
         for name, value in calibration.notes.items()
         if isinstance(value, bool | int | float)
     }
-    tracking.log_metrics(metrics)
+    record.log_metrics(metrics)
     tag_calibration(calibration)
-    tracking.log_datasets(calibration, corpus)
+    record.log_datasets(calibration, corpus)
     return metrics
 
 
 def tag_calibration(calibration: CalibrationSet) -> None:
     """Name the set, and the order in which its windows reach the quantizer."""
-    tracking.set_tags(
+    record.set_tags(
         {
             "colazero.calibration_digest": calibration.digest,
             "colazero.order_digest": calibration.order_digest,
@@ -205,7 +205,7 @@ def _quantize_and_evaluate(
 ) -> dict[str, float]:
     if config.quantizer == UNQUANTIZED:
         return _evaluate_unquantized(config, model, show)
-    with tracking.workspace() as folder:
+    with record.workspace() as folder:
         checkpoint = folder / "checkpoint"
         rider = pipeline.evaluator(config, model)
         try:
@@ -215,22 +215,22 @@ def _quantize_and_evaluate(
         except Exception:
             if rider.perplexities:  # all is computed, and the checkpoint could not be written
                 known = config.model_copy(update={"do_downstream": False})
-                tracking.log_evaluation(
+                record.log_evaluation(
                     pipeline.evaluate(known, model, checkpoint, show("evaluate"), rider)
                 )
             raise
-        tracking.log_quantization(report)
+        record.log_quantization(report)
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
-        metrics = tracking.log_evaluation(evaluation)  # what fails later keeps its numbers
-        tracking.log_datasets(None, None, *evaluation.perplexities)
+        metrics = record.log_evaluation(evaluation)  # what fails later keeps its numbers
+        record.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
         if rider.perplexities:  # else the checkpoint is what was evaluated
             verify_time, same = pipeline.verify(
                 config, model, checkpoint, evaluation, report.solved
             )
-            tracking.set_tags({"colazero.verified": same})
-        tracking.log_metrics({"verify_time_sec": verify_time})
-        keeping.keep(config, model, checkpoint, name_of(config, model))
+            record.set_tags({"colazero.verified": same})
+        record.log_metrics({"verify_time_sec": verify_time})
+        record.keep(config, model, checkpoint, name_of(config, model))
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
@@ -241,23 +241,23 @@ def _quantize_and_evaluate(
 def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[str, float]:
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate"))
     nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
-    tracking.log_metrics(nothing)
-    tracking.set_tags({"colazero.checkpoint_digest": model.revision})
-    tracking.log_datasets(None, None, *evaluation.perplexities)
-    return tracking.log_evaluation(evaluation) | nothing
+    record.log_metrics(nothing)
+    record.set_tags({"colazero.checkpoint_digest": model.revision})
+    record.log_datasets(None, None, *evaluation.perplexities)
+    return record.log_evaluation(evaluation) | nothing
 
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
     tags = {"colazero.source_run": source.info.run_id}
     for name in ("calibration_digest", "order_digest", "checkpoint_digest"):
         tags[f"colazero.{name}"] = source.data.tags[f"colazero.{name}"]
-    tracking.set_tags(tags)
+    record.set_tags(tags)
     if not config.do_downstream:
         metrics = {name: v for name, v in metrics.items() if not name.startswith("downstream.")}
-    tracking.log_metrics(metrics)
+    record.log_metrics(metrics)
     _log_result(config, metrics, source_run=source.info.run_id)
     digest = tags["colazero.calibration_digest"]
-    return Outcome(tracking.active_run_id(), metrics, source.info.run_id, digest)
+    return Outcome(record.active_run_id(), metrics, source.info.run_id, digest)
 
 
 def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) -> None:
@@ -267,7 +267,7 @@ def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) ->
         for key, value in metrics.items()
         if key.startswith("downstream.")
     }
-    tracking.log_json({name: values[name] for name in RESULT} | more, "result.json")
+    record.log_json({name: values[name] for name in RESULT} | more, "result.json")
 
 
 def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
@@ -278,16 +278,16 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
     evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
-    evaluating = {name: tracking.as_text(getattr(config, name)) for name in EVALUATING}
-    tracking.log_params({"model": model.name, "method": "unquantized"} | evaluating)
-    tracking.set_tags(devices.tags(config.device))
+    evaluating = {name: record.as_text(getattr(config, name)) for name in EVALUATING}
+    record.log_params({"model": model.name, "method": "unquantized"} | evaluating)
+    record.set_tags(devices.tags(config.device))
     if reuse:
-        runs.patiently(runs.claim, "colazero.key", key, tracking.active_run_id())
-    source = tracking.find_finished("colazero.key", key) if reuse else None
+        client.patiently(claims.claim, "colazero.key", key, record.active_run_id())
+    source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
-        tracking.set_tags({"colazero.source_run": source.info.run_id})
-        tracking.log_metrics(source.data.metrics)
-        return Outcome(tracking.active_run_id(), dict(source.data.metrics), source.info.run_id)
+        record.set_tags({"colazero.source_run": source.info.run_id})
+        record.log_metrics(source.data.metrics)
+        return Outcome(record.active_run_id(), dict(source.data.metrics), source.info.run_id)
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
-    tracking.log_datasets(None, None, *evaluation.perplexities)
-    return Outcome(tracking.active_run_id(), tracking.log_evaluation(evaluation))
+    record.log_datasets(None, None, *evaluation.perplexities)
+    return Outcome(record.active_run_id(), record.log_evaluation(evaluation))

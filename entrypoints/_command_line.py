@@ -117,11 +117,11 @@ def _end_launched(run_id: str | None, status: str, reason: str) -> None:
         return
     from mlflow.exceptions import MlflowException
 
-    from colazero.tracking import launched, names, runs
+    from colazero.store import claims, client
 
     try:
-        if runs.get(run_id) is not None:
-            launched.end_unbegun(run_id, names.joined(*_asked(sys.argv)), status, reason)
+        if client.find_run(run_id) is not None:
+            claims.end_unbegun(run_id, client.run_name(*_asked(sys.argv)), status, reason)
     except (MlflowException, OSError) as error:
         logging.getLogger("colazero").warning("run %s stays open: %s", run_id, first_line(error))
 

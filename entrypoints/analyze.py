@@ -53,15 +53,15 @@ def run(given: dict[str, str]) -> int:
         make_folder(out)  # before any work
     import mlflow
 
-    from colazero import tracking
-    from colazero.tracking import names, pages, results, runs, searching, store
+    from colazero.store import client, record
+    from colazero.store.open import connect, refuse_missing
 
-    store.refuse_missing(mlflow.get_tracking_uri())
-    tracking.connect()
+    refuse_missing(mlflow.get_tracking_uri())
+    connect()
     of = next((chosen[name] for name in which), condition or "newest suite")
-    with tracking.run(names.joined("analysis", of), "analysis") as run_id:
-        tell = partial(results.log, run_id)
-        homes = searching.homes(runs.experiment_of(run_id))
+    with record.run(client.run_name("analysis", of), "analysis") as run_id:
+        tell = partial(client.log_results, run_id)
+        homes = client.homes(client.experiment_of(run_id))
         if "experiment" in chosen or (condition and not which):
             found = (
                 [chosen["experiment"]]
@@ -74,11 +74,11 @@ def run(given: dict[str, str]) -> int:
             table = report(cells, options, origin, into=run_id, out=out, tell=tell)
         else:
             suites = chosen.get("suites") or chosen.get("suite") or latest_suite(homes)
-            tracking.log_params({"suite" if "," not in suites else "suites": suites})
+            record.log_params({"suite" if "," not in suites else "suites": suites})
             ids = [one.strip() for one in suites.split(",")]
             table = analyze(ids, options, filter=condition, into=run_id, out=out, tell=tell)
-        tracking.describe(table)
-    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html\n{pages.where(run_id)}")
+        record.describe(table)
+    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html\n{client.where(run_id)}")
     return 0
 
 

@@ -12,7 +12,7 @@ from colazero.errors import UserError, first_line, unknown
 from entrypoints._command_line import main
 
 if TYPE_CHECKING:
-    from colazero.tracking.freeing import Item
+    from colazero.store.clean import Item
 
 KINDS = ("models", "records", "running", "cache")
 PARAMETERS = {
@@ -35,9 +35,9 @@ def run(given: dict[str, str]) -> int:
         raise UserError(f"do=remove: say what, one or several of {', '.join(KINDS)}.")
     if do == "send" and what != ["records"]:
         raise UserError("do=send is for what=records.")
-    from colazero import tracking
+    from colazero.store.open import connect
 
-    tracking.connect(reading=True)
+    connect(reading=True)
     left = 0
     for item in _items(what, given["suite"], do):
         left += not _done(item, do)
@@ -47,19 +47,19 @@ def run(given: dict[str, str]) -> int:
 
 
 def _items(what: list[str], suite: str, do: str) -> Iterator[Item]:
-    from colazero.tracking import freeing
+    from colazero.store import clean
 
     if "models" in what:
         if suite == "auto":
-            yield from freeing.kept_in_store(orphans=do != "list")
+            yield from clean.kept_in_store(orphans=do != "list")
         else:
-            yield from freeing.models_of(suite.split(","))
+            yield from clean.models_of(suite.split(","))
     if "records" in what:
-        yield from freeing.stale_records(send=do == "send")
+        yield from clean.stale_records(send=do == "send")
     if "running" in what:
-        yield from freeing.left_running()
+        yield from clean.left_running()
     if "cache" in what:
-        yield from freeing.cached()
+        yield from clean.cached()
 
 
 def _done(item: Item, do: str) -> bool:

@@ -20,34 +20,35 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     device = devices.take(config.device)
-    from colazero import models, pipeline, preconditions, tracking
+    from colazero import models, pipeline, preconditions
+    from colazero.store import client, fetch, record
+    from colazero.store.open import connect
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import fetching, names, pages
 
     path = config.model
     if path.startswith("runs:/"):
-        tracking.connect()
-        config = parse(RunConfig, settled(given, fetching.settings(path, EVALUATION)))
+        connect()
+        config = parse(RunConfig, settled(given, fetch.settings(path, EVALUATION)))
         config = config.model_copy(update={"device": device})
         preconditions.check(config, [], [])
-        path = str(fetching.fetch_artifacts(path, "model"))
+        path = str(fetch.fetch_artifacts(path, "model"))
     else:
         config = config.model_copy(update={"device": device})
         preconditions.check(config, [], [path])
-        tracking.connect()
+        connect()
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
     preconditions.check_evaluation(config, model)
-    name = names.joined("evaluate", models.label(config.model))
-    with tracking.run(name, "evaluate") as run_id:
-        tracking.set_tags(devices.tags(device))
-        tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
+    name = client.run_name("evaluate", models.label(config.model))
+    with record.run(name, "evaluate") as run_id:
+        record.set_tags(devices.tags(device))
+        record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
-        metrics = tracking.log_evaluation(evaluation)
-        tracking.log_datasets(None, None, *evaluation.perplexities)
+        metrics = record.log_evaluation(evaluation)
+        record.log_datasets(None, None, *evaluation.perplexities)
     for key, value in metrics.items():
         print(f"{key}: {value:.6g}")
-    print(pages.where(run_id))
+    print(client.where(run_id))
     return 0
 
 

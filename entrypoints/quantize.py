@@ -25,27 +25,28 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     device = devices.take(config.device)
-    from colazero import cell, models, pipeline, preconditions, tracking
+    from colazero import cell, models, pipeline, preconditions
     from colazero.calibration import files as calibration_files
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+    from colazero.store import client, fetch, record
+    from colazero.store.open import connect
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import fetching, keeping, names, pages
 
     folder = Path(source)
     if source.startswith("runs:/"):
-        tracking.connect()
-        config = parse(RunConfig, settled(given, fetching.settings(source, _settings(given))))
+        connect()
+        config = parse(RunConfig, settled(given, fetch.settings(source, _settings(given))))
         if config.quantizer not in WITHOUT_CALIBRATION:  # before the model, maybe gigabytes away
-            folder = fetching.fetch_artifacts(source, "calibration")
+            folder = fetch.fetch_artifacts(source, "calibration")
     config = config.model_copy(update={"device": device})
     preconditions.check(config, [], [config.model])
-    keeping.check(config, "quantize")
+    record.refuse_unkeepable(config, "quantize")
     if config.quantizer == UNQUANTIZED:
         raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
     free = config.quantizer in WITHOUT_CALIBRATION
     if source == "auto" and not free:
         raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
-    tracking.connect()
+    connect()
     model = models.fetch(config.model)
     config = preconditions.resolve(config, model)
     if free:
@@ -53,19 +54,19 @@ def run(given: dict[str, str]) -> int:
     else:
         calibration, about = calibration_files.load_calibration(folder, model)
     preconditions.check_set(model, pipeline.with_bos(config, model, calibration))
-    name = names.joined("quantize", about["method"], model.label)
-    with tracking.run(name, "quantize") as run_id, tracking.workspace() as work:
-        tracking.log_params({key: tracking.as_text(getattr(config, key)) for key in PARAMETERS})
+    name = client.run_name("quantize", about["method"], model.label)
+    with record.run(name, "quantize") as run_id, record.workspace() as work:
+        record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
         cell.tag_calibration(calibration)
-        tracking.set_tags(devices.tags(device))
+        record.set_tags(devices.tags(device))
         checkpoint = work / "checkpoint"
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)
-        tracking.log_quantization(report)
-        keeping.keep(config, model, checkpoint, names.joined(about["method"], model.label))
+        record.log_quantization(report)
+        record.keep(config, model, checkpoint, client.run_name(about["method"], model.label))
     rounded = f", {report.rtn_fallbacks} layers rounded" if report.modules else ""
     print(f"quantized in {report.quant_time_sec:.1f} s{rounded}")
-    print(f"model: runs:/{run_id}\n{pages.where(run_id)}")
+    print(f"model: runs:/{run_id}\n{client.where(run_id)}")
     return 0
 
 

@@ -21,24 +21,25 @@ def run(given: dict[str, str]) -> int:
 
     more = {"eval_corpora": (config.corpus,), "device": devices.take(config.device)}
     config = config.model_copy(update=more)
-    from colazero import cell, models, pipeline, preconditions, tracking
-    from colazero.tracking import names, pages
+    from colazero import cell, models, pipeline, preconditions
+    from colazero.store import client, record
+    from colazero.store.open import connect
 
     preconditions.check(config, [config.method], [config.model])
-    tracking.connect()
+    connect()
     seed, label = f"seed{config.seed}", models.label(config.model)
-    name = names.joined("select", config.method, seed, label)
-    with tracking.run(name, "select") as run_id:
+    name = client.run_name("select", config.method, seed, label)
+    with record.run(name, "select") as run_id:
         model = models.fetch(config.model)
         calibration, times = pipeline.calibrate(config, model)
-        tracking.log_params({name: tracking.as_text(getattr(config, name)) for name in PARAMETERS})
-        tracking.set_tags(devices.tags(config.device))
+        record.log_params({name: record.as_text(getattr(config, name)) for name in PARAMETERS})
+        record.set_tags(devices.tags(config.device))
         cell.log_calibration(config, model, calibration, times)
     n, seq_len = calibration.windows.shape
     seconds = times["selection_time_sec"]
     print(f"{n} windows of {seq_len} tokens, digest {calibration.digest}, {seconds:.2f} s")
     print(sentence(calibration.notes))
-    print(f"calibration set: runs:/{run_id}\n{pages.where(run_id)}")
+    print(f"calibration set: runs:/{run_id}\n{client.where(run_id)}")
     return 0
 
 

@@ -32,12 +32,13 @@ def run(given: dict[str, str]) -> int:
     from colazero import devices
 
     config = config.model_copy(update={"device": devices.take(config.device)})
-    from colazero import models, preconditions, tracking
-    from colazero.tracking import keeping, pages
+    from colazero import models, preconditions
+    from colazero.store import client, record
+    from colazero.store.open import connect
 
     preconditions.check(config, [config.method], [config.model])
-    keeping.check(config, "single")
-    tracking.connect()
+    record.refuse_unkeepable(config, "single")
+    connect()
     model = models.fetch(config.model)
     config = preconditions.resolve(config, model)
     preconditions.check_data(config, model)
@@ -46,23 +47,23 @@ def run(given: dict[str, str]) -> int:
         print(f"{key}: {outcome.metrics[key]:.6g}")
     if outcome.source_run:
         print(f"results of run {outcome.source_run}, which did the same; force=true repeats it")
-    print(f"run: {run_id}\n{pages.where(run_id)}")
+    print(f"run: {run_id}\n{client.where(run_id)}")
     return 0
 
 
 def _done(config: RunConfig, model: Model, *, reuse: bool) -> tuple[str, Outcome]:
     """Do the cell in a run of its own, once no other run is doing the same."""
-    from colazero import cell, tracking
+    from colazero import cell
+    from colazero.store import claims, record
     from colazero.suite.progress import stage_bar
-    from colazero.tracking import runs, store
 
     name, run_id = cell.name_of(config, model), None
     while True:
         try:
-            with tracking.run(name, "cell", run_id) as run_id:
-                store.write_now(config.model_dump(mode="json"), "settings.json")
+            with record.run(name, "cell", run_id) as run_id:
+                record.write_now(config.model_dump(mode="json"), "settings.json")
                 return run_id, cell.run_cell(config, model, stage_bar(name), reuse=reuse)
-        except runs.Claimed:
+        except claims.Claimed:
             print("another run is doing the same work; waiting for it (force=true would not)")
             assert run_id
             time.sleep(DEFERRED_SEC * (1 + int(run_id[:2], 16) / 255))  # two in step would for ever

@@ -26,29 +26,29 @@ def run(given: dict[str, str]) -> int:
     from colazero.suite_settings import parse
 
     config = parse(SuiteConfig, given)
-    from colazero import tracking
+    from colazero.store import client, record
+    from colazero.store.open import connect
     from colazero.suite import grid
     from colazero.suite import run as suite
     from colazero.suite.progress import counted
-    from colazero.tracking import names, pages, results, runs
 
     suite.check(config)
-    tracking.connect()
+    connect()
     name = grid.title(config, preset_of(given))
     if config.plan:
-        with tracking.run(names.joined("plan", name), "plan"):
+        with record.run(client.run_name("plan", name), "plan"):
             suite.plan_suite(config, _expect, print)
         return 0
-    with tracking.run(name, "suite") as run_id:
+    with record.run(name, "suite") as run_id:
         # Seconds, which would else be lost at the end; meanwhile the workers start.
         Thread(target=importlib.import_module, args=["analysis.report.write"], daemon=True).start()
         report = suite.run_suite(config, run_id, _judge)
         from analysis.report.write import analyze
 
-        table = runs.patiently(analyze, run_id, tell=partial(results.log, run_id))
-        tracking.describe(table)
+        table = client.patiently(analyze, run_id, tell=partial(client.log_results, run_id))
+        record.describe(table)
         if report.failed:
-            tracking.set_tags({"colazero.error": _failures(report.failed)})
+            record.set_tags({"colazero.error": _failures(report.failed)})
     print(f"\n{table}\n")
     if report.reused:
         print(f"{len(report.reused)} of {len(report.done)} cells share the results of another run.")
@@ -57,7 +57,7 @@ def run(given: dict[str, str]) -> int:
             f"budget_hours={config.budget_hours}: not started, as they would not have ended in "
             f"time: {counted(len(report.not_started), 'cell')}. The same command goes on with them."
         )
-    print(f"suite run: {run_id}\n{pages.where(run_id)}")
+    print(f"suite run: {run_id}\n{client.where(run_id)}")
     for name, reason in report.failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
@@ -87,10 +87,10 @@ def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
 
 def show_status(given: dict[str, str]) -> int:
     """How a suite is doing, told from another shell."""
-    from colazero import tracking
+    from colazero.store.open import connect
     from colazero.suite import status
 
-    tracking.connect(reading=True)
+    connect(reading=True)
     lines = status.of_suite(given["status"])
     print(status.text(lines))
     return int(any(line.state in ("failed", "lost", "missing") for line in lines))

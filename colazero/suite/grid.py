@@ -11,10 +11,10 @@ import numpy as np
 from colazero import cell, models, preconditions
 from colazero.quantizers import UNQUANTIZED
 from colazero.settings import SETTINGS, RunConfig
+from colazero.store import client
 from colazero.suite import memory
 from colazero.suite.execution import Job
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import names
 from colazero.types import Model
 
 ROUNDING = {name for name, one in SETTINGS.items() if one.rounds}
@@ -25,7 +25,7 @@ def title(config: SuiteConfig, preset: str) -> str:
     """Name a suite by its preset, its models and the day: `demo·smollm2-135m·2026-11-25`."""
     first, *others = [models.label(name) for name in config.models]
     more = f" and {len(others)} more" if others else ""
-    return names.joined(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
+    return client.run_name(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
 
 
 def name_of(one: RunConfig, sweep: Collection[str] = ()) -> str:
@@ -42,8 +42,8 @@ def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
     follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
     plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
     rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
-    controls = {names.joined(name, label, *rounded): name for name in config.controls}
-    return {names.joined("unquantized", label, *plain): UNQUANTIZED} | controls
+    controls = {client.run_name(name, label, *rounded): name for name in config.controls}
+    return {client.run_name("unquantized", label, *plain): UNQUANTIZED} | controls
 
 
 def usable(config: SuiteConfig, model_name: str) -> list[Job]:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from colazero.errors import UserError
+from colazero.store import client
 from colazero.suite.execution import Job
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import looks as tracked
-from colazero.tracking import names, runs
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +89,8 @@ def follow(
         before = seeds
         found = _look(suite, k, config, judge)
         stopped |= dict.fromkeys(closed(found) - set(stopped), seeds)
-        runs.patiently(
-            tracked.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
+        client.patiently(
+            client.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
         )
         if not due(jobs, config.seeds, set(stopped)):
             log.info("all is settled after %d of %d seeds", seeds, len(config.seeds))
@@ -102,7 +101,7 @@ def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Fin
     seeds = config.schedule[k]
     head = f"look {k + 1} of at most {len(config.schedule)}, {seeds} of {len(config.seeds)} seeds"
     try:
-        found = runs.patiently(judge, suite, seeds)
+        found = client.patiently(judge, suite, seeds)
     except UserError as error:  # such as no cell with a result: later seeds may have some
         log.warning("%s: nothing can be compared: %s", head, error)
         return []
@@ -115,7 +114,7 @@ def _metrics(found: Iterable[Finding]) -> dict[str, float]:
     """Return the numbers of a look, named as in `look.MODEL.A_vs_B.p_value`."""
     metrics: dict[str, float] = {}
     for one in found:
-        parts = [names.of_result(name) for name in (one.model, one.a, one.b)]
+        parts = [client.result_name(name) for name in (one.model, one.a, one.b)]
         stem = f"look.{parts[0]}.{parts[1]}_vs_{parts[2]}"
         metrics |= {f"{stem}.{name}": value for name, value in one.numbers.items()}
     return metrics

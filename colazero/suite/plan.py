@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora, tracking
+from colazero import cell, corpora
 from colazero.cache import cache_dir
 from colazero.corpora.tokens import token_pool
 from colazero.devices import main_memory
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
+from colazero.store import client, fetch, record
 from colazero.suite import memory
 from colazero.suite.execution import Job, local
 from colazero.suite.memory import GB, Weights
 from colazero.suite.progress import counted
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import runs, store
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def divide(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
 
 def _finished(job: Job) -> bool:
     key = cell.key_of(job.config, job.model)
-    return tracking.find_finished("colazero.key", key) is not None
+    return fetch.find_finished("colazero.key", key) is not None
 
 
 def _seconds(run: Sequence[Job], workers: int) -> float | None:
@@ -171,11 +171,11 @@ def times(run: Sequence[Job]) -> dict[str, float | None]:
     None where no finished run of these settings tells.
     """
     found: dict[str, float | None] = {}
-    experiment = runs.experiment_of(tracking.active_run_id())
+    experiment = client.experiment_of(record.active_run_id())
     for job in run:
         same = ("model", "n_calibration_samples", "seq_len", "quant_bits", "do_downstream")
-        params = {name: tracking.as_text(getattr(job.config, name)) for name in same}
-        finished = runs.finished_times(experiment, params)
+        params = {name: record.as_text(getattr(job.config, name)) for name in same}
+        finished = fetch.finished_times(experiment, params)
         known = finished.get(job.config.method) or [t for own in finished.values() for t in own]
         found[job.name] = sum(known) / len(known) if known else None
     return found
@@ -228,7 +228,7 @@ def _disk(config: SuiteConfig, sizes: Sequence[float], workers: int) -> list[Nee
     at_work = min(len(sizes), each * workers) * max(sizes, default=0.0)
     places = [(cache_dir(), at_work)]
     if config.save_model == "artifact":
-        if kept := store.artifact_folder():
+        if kept := record.artifact_folder():
             places.append((kept, sum(sizes)))
     elif config.save_model == "local" and config.executor == "local":
         places.append((Path.cwd(), sum(sizes)))

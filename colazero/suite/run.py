@@ -13,16 +13,16 @@ from dataclasses import asdict
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import corpora, models, preconditions, tracking
+from colazero import corpora, models, preconditions
 from colazero.errors import UserError, first_line
 from colazero.settings import RunConfig
+from colazero.store import claims, client, record
 from colazero.suite import grid, looks, memory, plan
 from colazero.suite.budget import Budget
 from colazero.suite.execution import EXECUTORS, Job
 from colazero.suite.progress import counted
 from colazero.suite.supervisor import Report, Supervisor
 from colazero.suite_settings import USUAL_BASELINE, USUAL_PRIMARY, SuiteConfig
-from colazero.tracking import keeping, pages, runs, store
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def check(config: SuiteConfig) -> None:
             f"models={','.join(config.models)!r}: several are called {', '.join(twice)}, and so "
             "would their cells be. Run them in suites of their own."
         )
-    keeping.check(config, "suite")
+    record.refuse_unkeepable(config, "suite")
     executor = EXECUTORS.get(config.executor)
     executor.check(config)
     first, *others = executor.resolve(config).settings()
@@ -79,19 +79,19 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     suite goes on. Whatever ends this process in order leaves no run open.
     """
     report, begun = Report(), time.monotonic()
-    experiment = runs.experiment_of(suite)
+    experiment = client.experiment_of(suite)
     config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
-    environment = runs.worker_environment(experiment)
-    environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = tracking.as_text(config.system_metrics)
+    environment = claims.worker_environment(experiment)
+    environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = record.as_text(config.system_metrics)
     # Workers import for seconds; meanwhile here is planned.
     executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
     try:
         settling = config.until == "settled"
-        tracking.log_config(config.model_copy(update={"looks": config.schedule * settling}))
+        record.log_config(config.model_copy(update={"looks": config.schedule * settling}))
         if config.sweep:
-            tracking.set_tags({SWEEP: json.dumps(config.sweep)})
-        tracking.flush()
+            record.set_tags({SWEEP: json.dumps(config.sweep)})
+        record.flush()
         _load_corpora(config)
         source = np.random.default_rng(int(suite, 16))
         jobs = [
@@ -107,7 +107,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
             log.info(line)
         needed = plan.needs(asked, jobs, run)
         plan.check(needed)
-        store.write_now([asdict(need) for need in needed], "needs.json")
+        record.write_now([asdict(need) for need in needed], "needs.json")
         budget = _budget(config, run, reuse, begun)
         supervisor = Supervisor(config, suite, executor, report, budget)
         if settling:
@@ -138,7 +138,7 @@ def _opening(
         time = "no finished run of these settings tells; the first cells will"
     return [
         f"suite {suite}: {counted(len(run), 'cell')} to run, {len(reuse)} to reuse; time: {time}",
-        pages.where(suite),
+        client.where(suite),
     ]
 
 
@@ -154,9 +154,9 @@ def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job], begun
 def _end_open_runs(suite: str) -> None:
     """End what is still open below a suite that was interrupted: its workers are gone."""
     try:
-        for run in runs.children(suite):
+        for run in client.children(suite):
             if run.info.status in ("RUNNING", "SCHEDULED"):
-                runs.end(run.info.run_id, "KILLED", "the suite was interrupted")
+                claims.end(run.info.run_id, "KILLED", "the suite was interrupted")
     except MlflowException as error:
         log.error("runs stay open, for the next suite to end: %s", first_line(error))
 
@@ -169,12 +169,12 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect, say: Callable[[str], ob
     """
     config = with_baseline(config)
     asked, config = config, EXECUTORS.get(config.executor).resolve(config)
-    tracking.log_config(config)
+    record.log_config(config)
     _load_corpora(config)
     jobs = [job for name in config.models for job in grid.usable(config, name)]
     made = plan.make(asked, jobs, config.workers, expect)
-    store.write_now(made.as_json(), "plan.json")
-    tracking.describe(f"```\n{made.text()}\n```")
+    record.write_now(made.as_json(), "plan.json")
+    record.describe(f"```\n{made.text()}\n```")
     say(made.text())
     plan.refuse_all_left_out(made.left_out, made.cells)
     plan.check(made.needs)
@@ -231,7 +231,7 @@ def _fail_model(
     for one in cells:
         label = grid.name_of(one, sweep)
         report.failed[label] = str(error)
-        run_id = runs.create_child(suite, label, "cell")
-        with contextlib.suppress(type(error)), tracking.run(label, "cell", run_id):
-            tracking.log_config(one)
+        run_id = claims.create_child(suite, label, "cell")
+        with contextlib.suppress(type(error)), record.run(label, "cell", run_id):
+            record.log_config(one)
             raise error

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 from colazero.errors import UserError
+from colazero.store import claims, client
 from colazero.suite.grid import beside, name_of
 from colazero.suite_settings import SuiteConfig, parse
-from colazero.tracking import looks, runs
 
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
 
@@ -32,12 +32,12 @@ def of_suite(run_id: str) -> list[Line]:
 
     Runs whose process is gone are ended as KILLED on the way. UserError if there is no such suite.
     """
-    suite = runs.get(run_id)
+    suite = client.find_run(run_id)
     if suite is None or suite.data.tags.get("colazero.kind") != "suite":
         raise UserError(f"{run_id!r} is no suite's run in this tracking store.")
-    runs.bury_the_dead(suite.info.experiment_id)
+    claims.bury_the_dead(suite.info.experiment_id)
     found: dict[str, Run] = {}
-    for run in sorted(runs.children(run_id), key=lambda r: r.info.status == "FINISHED"):
+    for run in sorted(client.children(run_id), key=lambda r: r.info.status == "FINISHED"):
         found[run.info.run_name] = run
     return [
         Line(name, "settled") if settled and name not in found else _line(name, found.get(name))
@@ -47,7 +47,7 @@ def of_suite(run_id: str) -> list[Line]:
 
 def _grid(suite: Run) -> dict[str, bool]:
     """Return the names of what a suite may run, and whether a look has shown it unnecessary."""
-    stopped = looks.stopped_at(suite)
+    stopped = client.stopped_at(suite)
     params = suite.data.params
     given = {
         name: params.get(f"resolved.{name}", params.get(name, "auto"))

@@ -11,12 +11,13 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from colazero.store import claims, client
+from colazero.store.record import as_text
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Executor, Job
 from colazero.suite.execution.worker import of_run
 from colazero.suite.progress import Board
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import as_text, runs
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +114,13 @@ class Supervisor:
 
     def _new_run(self, job: Job) -> str:
         """Create a job's run, with what tells it from others even if its worker never reports."""
-        run_id = runs.patiently(runs.create_child, self._suite, job.name, job.kind)
+        run_id = client.patiently(claims.create_child, self._suite, job.name, job.kind)
         params = {"model": job.config.model, "method": "unquantized"}
         if job.kind != "baseline":
             params |= {"method": job.config.method, "seed": str(job.config.seed)}
             values = {name: getattr(job.config, name) for name in self._config.sweep}
             params |= {name: as_text(value) for name, value in values.items()}
-        runs.patiently(runs.log_params, run_id, params)
+        client.patiently(claims.log_params, run_id, params)
         return run_id
 
     def _handle(self, event: Event) -> None:
@@ -200,7 +201,7 @@ class Supervisor:
 
     def _give_up(self, job: Job, reason: str) -> None:
         """End the run of a job whose worker is gone, unless its result had come to the store."""
-        run = runs.give_up(job.run_id, reason)
+        run = claims.give_up(job.run_id, reason)
         if run is None:
             self._failed(job, reason)
         else:
@@ -230,7 +231,7 @@ class Supervisor:
         if seconds is not None:
             metrics["seconds_left"] = seconds
         try:
-            runs.heartbeat(self._suite, metrics)
+            claims.heartbeat(self._suite, metrics)
         except (MlflowException, OSError) as error:
             log.warning("no sign of life could be left on the suite's run: %s", error)
 

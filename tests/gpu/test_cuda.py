@@ -47,7 +47,7 @@ def cell(request: pytest.FixtureRequest, corpus_file: Path) -> dict[str, str]:
 def quantized(cell: dict[str, str], device: str, folder: Path) -> tuple[str, Evaluation]:
     """Run a cell; return the digest of its checkpoint's weights and its evaluation."""
     from colazero import models, pipeline, preconditions
-    from colazero.tracking import provenance
+    from colazero.store import provenance
 
     config = parse(RunConfig, cell | {"device": device})
     model = models.fetch(config.model)

@@ -15,8 +15,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from colazero.store.open import prepare
 from colazero.suite import status
-from colazero.tracking.store import prepare
 from entrypoints import suite as entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ NOISY = """
     import numpy as np
     from colazero import cell, tracking
 
-    real, log, now = cell._quantize_and_evaluate, tracking.log_evaluation, {}
+    real, log, now = cell._quantize_and_evaluate, record.log_evaluation, {}
 
     def told(config, *rest):
         now["config"] = config
@@ -40,7 +40,7 @@ NOISY = """
         found = [replace(p, nll=p.nll + 0.004 * z * p.tokens) for p in evaluation.perplexities]
         return log(replace(evaluation, perplexities=tuple(found)))
 
-    cell._quantize_and_evaluate, tracking.log_evaluation = told, noisy
+    cell._quantize_and_evaluate, record.log_evaluation = told, noisy
 """
 """Adds 0.4 % of noise to a cell's perplexity, by seed and method: of 8 bits the own is so small
 that the first look would settle it."""

@@ -22,7 +22,7 @@ from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers import onepass
 from colazero.quantizers.onepass import quantize
-from colazero.tracking.provenance import manifest, weights_digest
+from colazero.store.provenance import manifest, weights_digest
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)

@@ -203,7 +203,7 @@ def read_back(client: MlflowClient, run: Run, folder: Path) -> None:
     """Hold a cell's numbers, calibration set and checkpoint against each other."""
     from safetensors.numpy import load_file
 
-    from colazero.tracking import provenance
+    from colazero.store import provenance
     from colazero.types import CalibrationSet
 
     result = json.loads(Path(client.download_artifacts(run.info.run_id, "result.json")).read_text())

@@ -20,7 +20,7 @@ from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.gptq import dequantize
 from colazero.quantizers import QUANTIZERS
-from colazero.tracking.provenance import manifest, weights_digest
+from colazero.store.provenance import manifest, weights_digest
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)

@@ -11,9 +11,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
-from colazero.tracking import keeping, runs
+from colazero.store import claims, record
 from entrypoints import evaluate, quantize, single
 
 
@@ -110,7 +109,7 @@ def test_what_fails_late_keeps_its_numbers(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "keep", full)
+        patch.setattr(record, "keep", full)
         with pytest.raises(OSError, match="No space left"):
             call(single, **settings, force="true")
     failed = MlflowClient().search_runs([cell.info.experiment_id], max_results=1)[0]
@@ -136,14 +135,14 @@ def test_where_nothing_can_be_kept_nothing_is_begun(
 
 
 def test_a_run_without_a_model_says_what_it_is(cell: Run) -> None:
-    with tracking.run("suite", "suite") as suite:
-        below = runs.create_child(suite, "a cell", "cell")
-        with tracking.run("a cell", "cell", below):
-            tracking.log_params({"model": "tiny"})
-        plain = runs.create_child(suite, "tiny__unquantized", "baseline")
-        with tracking.run("tiny__unquantized", "baseline", plain):
-            tracking.log_params({"model": "tiny", "method": "unquantized"})
-    with tracking.run("select", "select") as selected:
+    with record.run("suite", "suite") as suite:
+        below = claims.create_child(suite, "a cell", "cell")
+        with record.run("a cell", "cell", below):
+            record.log_params({"model": "tiny"})
+        plain = claims.create_child(suite, "tiny__unquantized", "baseline")
+        with record.run("tiny__unquantized", "baseline", plain):
+            record.log_params({"model": "tiny", "method": "unquantized"})
+    with record.run("select", "select") as selected:
         pass
     for run_id, words in (
         (suite, f"it is a suite. Name one of its cells: runs:/{below} (a cell)"),

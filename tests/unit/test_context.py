@@ -61,7 +61,7 @@ def test_a_change_of_what_a_run_imports_is_another_key(project: Path, file: str)
     [
         *("my.yaml", "results/a.csv", "mlflow.db-journal", "docs/new.md", "notes.py", "README.md"),
         *("colazero/presets/mine.yaml", "colazero/suite/run.py", "colazero/suite/new.py"),
-        *("colazero/tracking/log.py", "colazero/calibration/plots.py", "analysis/stats.py"),
+        *("colazero/store/record.py", "colazero/calibration/plots.py", "analysis/stats.py"),
         *("colazero/selection/mine.py", "colazero/quantizers/rtn.py", "colazero/corpora/c4.py"),
     ],
 )

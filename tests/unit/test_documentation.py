@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from colazero.settings import RunConfig
+from colazero.store import client
 from colazero.suite_settings import SuiteConfig, parse
-from colazero.tracking import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -119,4 +119,4 @@ def test_every_file_of_ours_that_is_named_is_there(page: Path) -> None:
 def test_the_address_in_the_readme_is_made_as_that_of_a_run() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (address,) = re.findall(r"`(http://127\.0\.0\.1:5000/\S*RUN_ID\S*)`", readme)
-    assert address == pages.address(pages.LOCAL, "1", "RUN_ID")
+    assert address == client.page_address(client.LOCAL_PAGES, "1", "RUN_ID")

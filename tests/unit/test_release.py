@@ -14,16 +14,16 @@ import pytest
 from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError
 
-from colazero import devices, models, pipeline, tracking
+from colazero import devices, models, pipeline
 from colazero.blocks import Sequence
 from colazero.evaluation.divergence import Reference
 from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers import gptqmodel, onepass
 from colazero.settings import RunConfig
+from colazero.store import claims, record
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import run_job
-from colazero.tracking import runs
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def job_of(model: Path, corpus: Path, seed: int, suite: str) -> Job:
     config = RunConfig.model_validate(given | shape | more)
     return Job(
         *(f"cell{seed}", "cell", config, models.fetch(str(model))),
-        run_id=runs.create_child(suite, f"cell{seed}", "cell"),
+        run_id=claims.create_child(suite, f"cell{seed}", "cell"),
     )
 
 
@@ -77,7 +77,7 @@ def test_nothing_of_four_cells_stays_though_one_of_them_fails(
         if event.kind in ("computed", "failed"):  # another job may be started from here on
             alive.append(sum(ref() is not None for ref in made))
 
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         sender = Sender()
         for seed in (1, 2, 3, 4):
             run_job(job_of(tiny_llama, corpus_file, seed, suite), said, sender)
@@ -95,7 +95,7 @@ def test_a_cell_whose_checkpoint_cannot_be_written_keeps_its_numbers(
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     ends: list[Event] = []
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         job = job_of(tiny_llama, corpus_file, 7, suite)
         run_job(job, ends.append, Sender())
     assert ends[-1].kind == "failed"

@@ -15,13 +15,13 @@ GROUND |= {"environment", "figures", "devices", "colazero"}
 
 ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
-    "entrypoints": {"suite", "cell", "pipeline", "preconditions", "tracking", "calibration"}
+    "entrypoints": {"suite", "cell", "pipeline", "preconditions", "store", "calibration"}
     | {"quantizers", "models", "selection", "corpora"}
     | {"analysis.reading", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "tracking", "pipeline", "preconditions", "selection", "quantizers"}
+    "suite": {"cell", "store", "pipeline", "preconditions", "selection", "quantizers"}
     | {"corpora", "models", "blocks"},
-    "cell": {"pipeline", "context", "tracking", "calibration", "quantizers", "corpora", "blocks"},
-    "tracking": set(),
+    "cell": {"pipeline", "context", "store", "calibration", "quantizers", "corpora", "blocks"},
+    "store": set(),
     "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
     "pipeline": {"preconditions", "calibration", "selection", "quantizers", "evaluation"}
     | {"corpora", "models", "blocks"},
@@ -60,7 +60,7 @@ ROOMS: dict[str, set[str]] = {
 FLOOR_0 = {"errors", "settings", "figures"}
 """What `analysis` may use of `colazero`; `colazero` uses nothing of `analysis`."""
 
-MLFLOW = ("suite", "cell", "tracking", "analysis.reading", "entrypoints")
+MLFLOW = ("suite", "cell", "store", "analysis.reading", "entrypoints")
 RUNS_PROJECTS = "colazero.quantizers.nested"
 """The one module elsewhere that needs MLflow: to run another project, not to track this one."""
 

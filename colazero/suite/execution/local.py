@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colazero import devices
+from colazero.store.open import refuse_unshareable
 from colazero.suite.execution import EXECUTORS, Event, Job
 from colazero.suite.execution.worker import thread_limits, to_event, to_line
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import store
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -42,7 +42,7 @@ class LocalExecutor:
     def check(config: SuiteConfig) -> None:
         """Raise UserError if this machine has no such device, or the store is not for several."""
         devices.resolve(config.device)
-        store.refuse_unshareable()
+        refuse_unshareable()
 
     @staticmethod
     def resolve(config: SuiteConfig) -> SuiteConfig:

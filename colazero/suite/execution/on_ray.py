@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colazero import devices, tracking
+from colazero import devices
 from colazero.errors import UserError
+from colazero.store import claims, provenance, record
+from colazero.store.open import refuse_unshareable
 from colazero.suite.execution import EXECUTORS, Event, Job, ray_cluster
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.worker import thread_limits
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import provenance, runs, store
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ class RayExecutor:
             "COLAZERO_CODE": json.dumps(provenance.git_state()),
         }
         self._setting.pop("MLFLOW_RUN_ID", None)  # that is the suite's own run
-        self._suite = tracking.active_run_id()
-        runs.leave_proof(self._suite, {"nodes": ray_cluster.nodes(), "a cell takes": self._needs})
+        self._suite = record.active_run_id()
+        claims.leave_proof(self._suite, {"nodes": ray_cluster.nodes(), "a cell takes": self._needs})
         self._workers: list[_Worker] = []
         self._refused: set[str] = set()
         self._failed_starts: Counter[str] = Counter()
@@ -84,7 +85,7 @@ class RayExecutor:
                 "device=cuda, cpu or auto."
             )
         ray_cluster.connect(config.ray_address)
-        store.refuse_unshareable(several_machines=ray_cluster.several_machines())
+        refuse_unshareable(several_machines=ray_cluster.several_machines())
         ray_cluster.refuse_if_too_small(config)
 
     @staticmethod

@@ -37,14 +37,14 @@ class Remote:
         `versions` are those of the suite's process: with others results would not compare.
         """
         import colazero.cell  # noqa: F401
-        from colazero.tracking import provenance, runs
+        from colazero.store import claims, provenance
 
         mine = provenance.environment()
         other = [f"{k} {mine.get(k)}, not {v}" for k, v in versions.items() if mine.get(k) != v]
         if other:
             return f"its libraries differ from those of the suite's process: {'; '.join(other)}"
         try:
-            runs.refuse_unless_shared(suite)
+            claims.refuse_unless_shared(suite)
         except UserError as error:
             return str(error)
         return None
@@ -83,10 +83,10 @@ def _with_model_here(job: Job) -> Job:
 
 
 def _fail(job: Job, error: BaseException, send: Send) -> None:
-    from colazero.tracking import runs
+    from colazero.store import claims
 
     if not isinstance(error, UserError):
         logging.getLogger(__name__).error("%s failed", job.name, exc_info=error)
     reason = f"{type(error).__name__}: {error}"
-    runs.give_up(job.run_id, reason)
+    claims.give_up(job.run_id, reason)
     send(Event(job.name, "failed", {"reason": reason}))

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from colazero.errors import UserError
+from colazero.store import provenance
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import provenance
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster that the suite starts. Only events pass through it; Ray's least is 75 MiB."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from colazero.cell import Outcome
-    from colazero.tracking.records import Record
+    from colazero.store.publish import Record
 
 Send = Callable[[Event], None]
 
@@ -54,12 +54,12 @@ def run_job(job: Job, send: Send, sender: Sender) -> None:
     send(Event(job.name, "computed"))
 
 
-def _delivered(record: Record, outcome: Event) -> Event:
-    """Send a sealed record to the store; return what became of its job."""
-    from colazero import tracking
+def _delivered(sealed: Record, outcome: Event) -> Event:
+    """Send a sealed sealed to the store; return what became of its job."""
+    from colazero.store import record
 
     try:
-        tracking.deliver(record)
+        record.deliver(sealed)
     except Exception as error:
         if not isinstance(error, UserError):
             logging.getLogger(__name__).exception("%s could not be sent", outcome.job)
@@ -73,8 +73,8 @@ def _failed(job: str, error: Exception) -> Event:
 
 def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
     """Do a job; its record, if it has one to be sent, goes to `sealed`."""
-    from colazero import cell, tracking
-    from colazero.tracking import publishing, runs
+    from colazero import cell
+    from colazero.store import claims, client, publish, record
 
     def show(stage: str) -> Progress:
         def progress(done: int, total: int) -> None:
@@ -86,15 +86,15 @@ def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
     send(Event(job.name, "stage", {"stage": "select", "done": 0, "total": 0}))
     work = cell.run_baseline if job.kind == "baseline" else cell.run_cell
     try:
-        over = runs.patiently(publishing.settle, job.run_id)
+        over = client.patiently(publish.settle, job.run_id)
         if over is None:
-            with tracking.run(job.name, job.kind, job.run_id, sealed.append):
+            with record.run(job.name, job.kind, job.run_id, sealed.append):
                 data = _told(work(job.config, job.model, show, reuse=True))
         elif over.info.status == "FINISHED":
             data = of_run(over)
         else:  # it had failed by itself before its worker was lost
             return Event(job.name, "failed", {"reason": over.data.tags["colazero.error"]})
-    except runs.Claimed:
+    except claims.Claimed:
         return Event(job.name, "deferred")
     except Exception as error:
         if not isinstance(error, UserError):

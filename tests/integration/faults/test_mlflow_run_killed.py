@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import soak
 
-from colazero.tracking.store import prepare
+from colazero.store.open import prepare
 
 
 def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import soak
 
-from colazero.tracking.store import prepare
+from colazero.store.open import prepare
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C pressed", "terminal closed"])

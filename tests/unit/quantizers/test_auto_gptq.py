@@ -18,10 +18,11 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
-from colazero import preconditions, tracking
+from colazero import preconditions
 from colazero.errors import UserError
 from colazero.quantizers import auto_gptq, nested
 from colazero.settings import RunConfig
+from colazero.store import record
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SECONDS = {"quant_time_sec": 7.0, "save_time_sec": 2.0}
@@ -123,8 +124,8 @@ def test_what_it_does_not_tell_is_not_logged(
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
         mlflow.set_experiment("test")
-        with tracking.run("quantize", "quantize") as run_id:
-            tracking.log_quantization(QuantizationReport(*SECONDS.values(), []))
+        with record.run("quantize", "quantize") as run_id:
+            record.log_quantization(QuantizationReport(*SECONDS.values(), []))
         assert MlflowClient().get_run(run_id).data.metrics == SECONDS
     finally:
         mlflow.set_tracking_uri(uri)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.quantizers import gptqmodel, onepass
+from colazero.store import record
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
@@ -23,8 +23,8 @@ def row(kernel: str, fallback: bool = False) -> dict[str, Any]:
 
 def test_a_run_has_a_tag_of_its_column_kernel(shared_store: MlflowClient) -> None:
     rows = [row("triton"), row("torch", fallback=True)]
-    with tracking.run("cell", "cell") as run_id:
-        tracking.log_quantization(QuantizationReport(1.0, 1.0, rows))
+    with record.run("cell", "cell") as run_id:
+        record.log_quantization(QuantizationReport(1.0, 1.0, rows))
     assert shared_store.get_run(run_id).data.tags["colazero.column_kernel"] == "triton"
 
 

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
 from colazero.settings import RunConfig
+from colazero.store import client, record
+from colazero.store.client import LOOKS, stopped_at
 from colazero.suite.execution import Job
 from colazero.suite.grid import drawn_order
 from colazero.suite.looks import closed, due, follow
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import runs
-from colazero.tracking.looks import LOOKS, stopped_at
 from colazero.types import Model
 
 MODEL = Model("m", Path("m"), "1")
@@ -82,7 +81,7 @@ def grid(**given: object) -> tuple[SuiteConfig, list[Job]]:
 
 @pytest.fixture
 def suite(shared_store: MlflowClient) -> Iterator[str]:
-    with tracking.run("suite", "suite") as run_id:
+    with record.run("suite", "suite") as run_id:
         yield run_id
 
 
@@ -95,7 +94,7 @@ def test_a_settled_method_gets_no_more_seeds_and_the_others_go_on(suite: str) ->
     assert world.asked == [4, 8]
     assert world.done[0].kind == "baseline", "what is beside the grid is done first, and once"
     assert sum(job.kind != "cell" for job in world.done) == 1
-    run = runs.get(suite)
+    run = client.find_run(suite)
     assert run is not None
     assert run.data.tags[LOOKS] == "4,8"
     assert stopped_at(run) == {"m": {"bad": 4, "good": 8, "ours": 8}}
@@ -107,7 +106,7 @@ def test_what_is_never_settled_takes_all_seeds(suite: str) -> None:
     follow(config, suite, jobs, world.do, world.judge)
     assert world.asked == [4, 8, 12]
     assert len(world.done) == len(jobs)
-    run = runs.get(suite)
+    run = client.find_run(suite)
     assert run is not None
     assert stopped_at(run) == {}
 
@@ -151,10 +150,10 @@ def test_killed_at_any_time_and_begun_again_it_does_what_it_would_have(
     undisturbed, killed = World({"good": 8, "bad": 4}), World({"good": 8, "bad": 4})
     killed.most = most
     for world in (undisturbed, killed):
-        with tracking.run("suite", "suite") as run_id:
+        with record.run("suite", "suite") as run_id:
             follow(config, run_id, jobs, world.do, world.judge)
     again = World({"good": 8, "bad": 4})
-    with tracking.run("suite", "suite") as run_id:
+    with record.run("suite", "suite") as run_id:
         follow(config, run_id, jobs, again.do, again.judge)
     assert {j.name for j in killed.done} <= {j.name for j in again.done}
     assert again.used() == undisturbed.used()
@@ -166,7 +165,7 @@ def test_two_machines_that_draw_other_orders_come_to_the_same(shared_store: Mlfl
     found = []
     for number in (1, 2):
         world = World({"good": 8, "bad": 4})
-        with tracking.run("suite", "suite") as run_id:
+        with record.run("suite", "suite") as run_id:
             order = drawn_order(jobs, np.random.default_rng(number))
             follow(config, run_id, order, world.do, world.judge)
         found.append((world.used(), world.asked, [j.name for j in world.done]))
@@ -182,7 +181,7 @@ def test_metrics_have_the_seeds_as_their_step_and_names_that_every_store_takes(
     config, jobs = grid(methods=methods, seeds="1-6", looks="3")
     with caplog.at_level("INFO", logger="colazero"):
         follow(config, suite, jobs, world.do, world.judge)
-    run = runs.get(suite)
+    run = client.find_run(suite)
     assert run is not None
     (name,) = [n for n in run.data.metrics if n.startswith("look.m.ours_vs_mine.py_choice_one-")]
     assert name.endswith(".p_value")
@@ -229,7 +228,7 @@ def test_the_tag_is_plain_json(suite: str) -> None:
     world = World({"good": 4, "bad": 4})
     config, jobs = grid()
     follow(config, suite, jobs, world.do, world.judge)
-    run = runs.get(suite)
+    run = client.find_run(suite)
     assert run is not None
     assert json.loads(run.data.tags["colazero.stopped"]) == {
         "m": dict.fromkeys(("ours", "good", "bad"), 4)

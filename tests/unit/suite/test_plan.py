@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from colazero import cell, devices, selection, tracking
+from colazero import cell, devices, selection
 from colazero.errors import UserError
+from colazero.store import claims, client, fetch, record
 from colazero.suite import grid, memory, plan
 from colazero.suite import run as suite
 from colazero.suite.execution import EXECUTORS, Job
@@ -36,9 +37,9 @@ class Suite:
         resolved = self.config.model_copy(update={"device": device})
         self.jobs = grid.usable(resolved, str(model))
         self.finished: set[str] = set()
-        patch.setattr(tracking, "find_finished", lambda _, key: key in self.finished or None)
-        patch.setattr(plan.store, "artifact_folder", lambda: model)
-        patch.setattr(tracking, "newest_finished", lambda *_: None)
+        patch.setattr(fetch, "find_finished", lambda _, key: key in self.finished or None)
+        patch.setattr(record, "artifact_folder", lambda: model)
+        patch.setattr(fetch, "newest_finished", lambda *_: None)
 
     def finish(self, *names: str) -> None:
         self.finished |= {cell.key_of(j.config, j.model) for j in self.jobs if short(j) in names}
@@ -160,9 +161,9 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
     a_suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
-    monkeypatch.setattr(plan.runs, "experiment_of", lambda _: "1")
-    monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {"random": [60.0]})
+    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(client, "experiment_of", lambda _: "1")
+    monkeypatch.setattr(fetch, "finished_times", lambda *_: {"random": [60.0]})
     new = a_suite(executor="ray", device="cuda")
     made = plan.make(new.config, new.jobs, 2, lambda *_: {})
     assert len(made.run) == 6
@@ -172,9 +173,9 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
 def test_a_plan_until_settled_says_how_many_cells_are_expected_and_the_most(
     a_suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
-    monkeypatch.setattr(plan.runs, "experiment_of", lambda _: "1")
-    monkeypatch.setattr(plan.runs, "finished_times", lambda *_: {})
+    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(client, "experiment_of", lambda _: "1")
+    monkeypatch.setattr(fetch, "finished_times", lambda *_: {})
     asked = []
 
     def expect(*given: Any) -> dict[str, float]:
@@ -255,13 +256,13 @@ def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
     new = a_suite(workers=4, device=device)
     monkeypatch.setattr(local, "_launch", launch)
     for module, name in (
-        (tracking, "log_config"),
-        (tracking, "flush"),
-        (suite.runs, "experiment_of"),
-        (suite.store, "write_now"),
+        (record, "log_config"),
+        (record, "flush"),
+        (client, "experiment_of"),
+        (record, "write_now"),
     ):
         monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(suite.runs, "worker_environment", lambda _: {})
+    monkeypatch.setattr(claims, "worker_environment", lambda _: {})
     with pytest.raises(InterruptedError):
         suite.run_suite(new.config, "suite", lambda *_: [])
     assert found == shown
@@ -320,7 +321,7 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
     assert len(to_run) == 6
     assert list(failed) == [large]
     assert "at least 2,000.0 GB on H, which has 1,000.0 GB free" in failed[large]
-    monkeypatch.setattr(tracking, "active_run_id", lambda: "plan")
+    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
     monkeypatch.setattr(plan, "_seconds", lambda *_: None)
     said = plan.make(new.config, jobs, 2, lambda *_: {}).text()
     assert f"model {large} is left out: a cell needs at least 2,000.0 GB on H" in said

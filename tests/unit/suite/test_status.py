@@ -8,12 +8,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from colazero import tracking
+from colazero.store import claims, client, record
 from colazero.suite import grid, status
 from colazero.suite import run as suite
 from colazero.suite.supervisor import Report
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import looks, runs
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +30,11 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
         {"models": str(tiny_llama), "methods": "mine.choice:last", "seeds": "1,2"}
     )
     report = Report()
-    with tracking.run("suite", "suite") as run_id:
-        tracking.log_config(config)
-        tracking.flush()
+    with record.run("suite", "suite") as run_id:
+        record.log_config(config)
+        record.flush()
         done = "mine.choice:last·seed1·tiny-llama"
-        with tracking.run(done, "cell", runs.create_child(run_id, done, "cell")):
+        with record.run(done, "cell", claims.create_child(run_id, done, "cell")):
             pass
         (_, second) = config.cells()
         suite._fail_model(second.model, [second], ValueError("no such file"), run_id, report)
@@ -52,9 +51,9 @@ def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(
     given |= {"seq_len": "32,64", "device": "cpu", "n_calibration_samples": 2, "eval_windows": 2}
     given |= {"corpus": f"file:{corpus_file}", "eval_corpora": f"file:{corpus_file}"}
     config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})
-    with tracking.run("suite", "suite") as run_id:
-        tracking.log_config(config)
-        tracking.flush()
+    with record.run("suite", "suite") as run_id:
+        record.log_config(config)
+        record.flush()
         found = [line.name for line in status.of_suite(run_id)]
     jobs = grid.usable(config, str(tiny_llama))
     assert sorted(found) == sorted(job.name for job in jobs)
@@ -64,10 +63,10 @@ def test_the_cells_of_a_sweep_are_named_as_the_suite_names_them(
 def test_what_a_look_made_unnecessary_is_not_missing(tiny_llama: Path) -> None:
     given = {"methods": "random,cola_zero", "seeds": "7-10", "until": "settled", "looks": "3"}
     config = SuiteConfig.model_validate(given | {"models": str(tiny_llama)})
-    with tracking.run("suite", "suite") as run_id:
-        tracking.log_config(config)
-        tracking.flush()
-        looks.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
+    with record.run("suite", "suite") as run_id:
+        record.log_config(config)
+        record.flush()
+        client.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
         found = {line.name.rpartition("·")[0]: line.state for line in status.of_suite(run_id)}
     assert {name for name, state in found.items() if state == "settled"} == {"random·seed10"}
     assert len(found) == 9

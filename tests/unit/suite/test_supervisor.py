@@ -11,8 +11,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.settings import RunConfig
+from colazero.store import record
 from colazero.suite import supervisor
 from colazero.suite.budget import Budget
 from colazero.suite.execution import Event, Job
@@ -64,7 +64,7 @@ class Told:
 
 @pytest.fixture
 def suite(shared_store: MlflowClient) -> Iterator[str]:
-    with tracking.run("suite", "suite") as run_id:
+    with record.run("suite", "suite") as run_id:
         yield run_id
 
 

@@ -7,7 +7,7 @@ from synthetic_suites import METHODS, SETTINGS
 
 from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
-from colazero.tracking.runs import experiment_of
+from colazero.store.client import experiment_of
 
 MODEL = "smollm2-135m"
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from colazero import tracking
+from colazero.store import claims, record
 from colazero.suite.execution import on_ray, ray_cluster
 from colazero.suite.execution.on_ray import RayExecutor
 from colazero.suite_settings import SuiteConfig
-from colazero.tracking import runs
 
 ray = pytest.importorskip("ray")
 
@@ -28,8 +27,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(ray_cluster, "nodes", lambda: list(there))
     monkeypatch.setattr(RayExecutor, "_launch", ready)
-    monkeypatch.setattr(tracking, "active_run_id", lambda: "suite")
-    monkeypatch.setattr(runs, "leave_proof", lambda *_: None)
+    monkeypatch.setattr(record, "active_run_id", lambda: "suite")
+    monkeypatch.setattr(claims, "leave_proof", lambda *_: None)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
     return there
 

@@ -14,14 +14,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import cell, models, tracking
+from colazero import cell, models
 from colazero.settings import RunConfig
+from colazero.store import claims, publish, record
+from colazero.store.publish import Record
 from colazero.suite.execution import Event, Job
 from colazero.suite.execution.ray_actor import Remote
 from colazero.suite.execution.sending import Sender
 from colazero.suite.execution.worker import run_job
-from colazero.tracking import publishing, runs
-from colazero.tracking.records import Record
 from colazero.types import CalibrationSet, Model
 
 MODEL = Model("m", Path("m"), "1")
@@ -30,14 +30,14 @@ DONE = {"perplexity": 30.5, "calibration": None}
 
 @pytest.fixture
 def job(shared_store: MlflowClient) -> Iterator[Job]:
-    with tracking.run("suite", "suite") as suite:
-        run_id = runs.create_child(suite, "cell", "cell")
+    with record.run("suite", "suite") as suite:
+        run_id = claims.create_child(suite, "cell", "cell")
         yield Job("cell", "cell", RunConfig(), MODEL, run_id)
 
 
 def left_sealed(job: Job, status: str) -> Record:
     """Seal the record of a job's run as a worker did that was lost then."""
-    record = Record(job.run_id, mlflow.get_tracking_uri(), runs.owner())
+    record = Record(job.run_id, mlflow.get_tracking_uri(), claims.owner())
     record.begin()
     record.add_metrics({"perplexity": 30.5})
     record.tags["colazero.source_run" if status == "FINISHED" else "colazero.error"] = "it"
@@ -93,9 +93,9 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     computed: list[str] = []
 
     def compute(config: RunConfig, *_: object, **__: object) -> cell.Outcome:
-        tracking.log_metrics({"perplexity": config.seed})
-        computed.append(tracking.active_run_id())
-        return cell.Outcome(tracking.active_run_id(), {"perplexity": config.seed})
+        record.log_metrics({"perplexity": config.seed})
+        computed.append(record.active_run_id())
+        return cell.Outcome(record.active_run_id(), {"perplexity": config.seed})
 
     monkeypatch.setattr(cell, "run_cell", compute)
     return computed
@@ -103,7 +103,9 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def jobs(suite: str, count: int) -> list[Job]:
     return [
-        Job(f"cell{i}", "cell", RunConfig(seed=i), MODEL, runs.create_child(suite, f"{i}", "cell"))
+        Job(
+            f"cell{i}", "cell", RunConfig(seed=i), MODEL, claims.create_child(suite, f"{i}", "cell")
+        )
         for i in range(count)
     ]
 
@@ -111,15 +113,15 @@ def jobs(suite: str, count: int) -> list[Job]:
 def test_the_next_job_is_computed_while_a_result_is_sent_and_no_more(
     job: Job, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    computed, real = computing(monkeypatch), publishing.publish
+    computed, real = computing(monkeypatch), publish.publish
     may_send, said = threading.Semaphore(0), SimpleQueue[Event]()
 
     def slowly(record: Record) -> None:
         assert may_send.acquire(timeout=60)
         real(record)
 
-    monkeypatch.setattr(publishing, "publish", slowly)
-    three = jobs(tracking.active_run_id(), 3)
+    monkeypatch.setattr(publish, "publish", slowly)
+    three = jobs(record.active_run_id(), 3)
 
     def work() -> None:
         sender = Sender()
@@ -152,7 +154,7 @@ def test_a_result_that_the_store_does_not_take_while_others_are_computed_is_kept
 ) -> None:
     computing(monkeypatch)
     monkeypatch.setenv("COLAZERO_PATIENCE", "0")
-    two, said, real = jobs(tracking.active_run_id(), 2), list[Event](), publishing.publish
+    two, said, real = jobs(record.active_run_id(), 2), list[Event](), publish.publish
 
     def not_the_first(record: Record) -> None:
         if record.run_id == two[0].run_id:
@@ -161,7 +163,7 @@ def test_a_result_that_the_store_does_not_take_while_others_are_computed_is_kept
 
     sender = Sender()
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "publish", not_the_first)
+        patch.setattr(publish, "publish", not_the_first)
         for each in two:
             run_job(each, said.append, sender)
         sender.begin(lambda: None)
@@ -171,7 +173,7 @@ def test_a_result_that_the_store_does_not_take_while_others_are_computed_is_kept
     run = shared_store.get_run(two[0].run_id)
     assert (run.info.status, run.data.metrics) == ("FAILED", {"perplexity": 0})
     assert "no room" in run.data.tags["colazero.error"]
-    found = publishing.settle(two[0].run_id)
+    found = publish.settle(two[0].run_id)
     assert found is not None
     assert found.info.status == "FINISHED"
     assert "colazero.error" not in found.data.tags
@@ -204,24 +206,24 @@ def test_a_cell_waits_for_one_that_does_the_same_work_and_downstream_tasks(
     plain = RunConfig(seed=43)
 
     def run_plain() -> cell.Outcome:
-        with tracking.run("plain", "cell", job.run_id):
+        with record.run("plain", "cell", job.run_id):
             return cell.run_cell(plain, MODEL, lambda _: lambda *_: None, reuse=True)
 
     def quantize(config: RunConfig, *_: Any) -> dict[str, float]:
         quantized.append(config.do_downstream)
         if config.do_downstream:  # while this is at work, the other comes
-            with pytest.raises(runs.Claimed):
+            with pytest.raises(claims.Claimed):
                 run_plain()
         digest = {f"colazero.{name}_digest": "d" for name in ("calibration", "order", "checkpoint")}
-        tracking.set_tags(digest)
+        record.set_tags(digest)
         metrics = {"quant_time_sec": 1.0, "perplexity": 30.5, "downstream.mine": 0.5}
-        tracking.log_metrics(metrics)
+        record.log_metrics(metrics)
         return metrics
 
     monkeypatch.setattr(cell, "_quantize_and_evaluate", quantize)
     both = RunConfig(seed=42, do_downstream=True)
-    suite = tracking.active_run_id()
-    with tracking.run("both", "cell", runs.create_child(suite, "both", "cell")) as source:
+    suite = record.active_run_id()
+    with record.run("both", "cell", claims.create_child(suite, "both", "cell")) as source:
         cell.run_cell(both, MODEL, lambda _: lambda *_: None, reuse=True)
     assert run_plain().source_run == source
     assert quantized == [True]

@@ -10,13 +10,12 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
-from colazero.tracking import fetching, publishing, records, runs
-from colazero.tracking.records import Record
+from colazero.store import claims, fetch, publish, record
+from colazero.store.publish import Record
 from entrypoints import clean
 
-DEAD = f"{runs._host()} 1 0.00"
+DEAD = f"{claims._host()} 1 0.00"
 
 
 @pytest.fixture
@@ -42,13 +41,13 @@ def cell(suite: str, name: str, folder: Path, **tags: str) -> str:
     folder = folder / "checkpoint"
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    run_id = runs.create_child(suite, name, "cell")
-    with tracking.run(name, "cell", run_id):
-        tracking.set_tags({"colazero.key": name} | tags)
-        tracking.log_params({"model": "tiny", "save_model": "artifact"})
-        tracking.log_json({}, "result.json")
+    run_id = claims.create_child(suite, name, "cell")
+    with record.run(name, "cell", run_id):
+        record.set_tags({"colazero.key": name} | tags)
+        record.log_params({"model": "tiny", "save_model": "artifact"})
+        record.log_json({}, "result.json")
         if "colazero.source_run" not in tags:
-            tracking.log_checkpoint(folder, {}, name, "tiny")
+            record.log_checkpoint(folder, {}, name, "tiny")
     return run_id
 
 
@@ -64,10 +63,10 @@ def files_of(client: MlflowClient, run_id: str) -> list[Path]:
 def test_a_suites_models_go_but_those_that_others_have_taken_over(
     store: MlflowClient, tmp_path: Path, call: Any
 ) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         mine, shared = cell(suite, "mine", tmp_path), cell(suite, "shared", tmp_path)
         cell(suite, "same", tmp_path, **{"colazero.source_run": mine})
-    with tracking.run("later", "suite") as later:
+    with record.run("later", "suite") as later:
         cell(later, "shared", tmp_path, **{"colazero.source_run": shared})
     code, said = call(what="models", suite=suite)
     assert code == 0
@@ -81,9 +80,9 @@ def test_a_suites_models_go_but_those_that_others_have_taken_over(
     assert said.count(": removed") == 1
     assert not files_of(store, mine)
     assert files_of(store, shared)
-    assert publishing.intact(store.get_run(mine)), "its numbers are still reused"
+    assert publish.intact(store.get_run(mine)), "its numbers are still reused"
     with pytest.raises(UserError, match="removed to make room"):
-        fetching.fetch_artifacts(f"runs:/{mine}", "model")
+        fetch.fetch_artifacts(f"runs:/{mine}", "model")
     assert call(what="models", suite=suite)[1].count("m-") == 1
     with pytest.raises(UserError, match="is no suite's run"):
         call(what="models", suite=mine)
@@ -97,7 +96,7 @@ def test_a_suites_models_go_but_those_that_others_have_taken_over(
 def test_all_models_are_listed_with_how_they_may_go(
     store: MlflowClient, tmp_path: Path, call: Any
 ) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         kept = cell(suite, "kept", tmp_path)
     for given in ({}, {"what": "models"}):
         code, said = call(**given)
@@ -111,7 +110,7 @@ def test_all_models_are_listed_with_how_they_may_go(
 
 
 def test_models_of_deleted_runs_go(store: MlflowClient, tmp_path: Path, call: Any) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         gone, kept = cell(suite, "gone", tmp_path), cell(suite, "kept", tmp_path)
     before = files_of(store, gone)
     store.delete_run(gone)
@@ -126,9 +125,9 @@ def test_models_of_deleted_runs_go(store: MlflowClient, tmp_path: Path, call: An
 def test_a_deleted_runs_model_stays_where_another_has_its_results(
     store: MlflowClient, tmp_path: Path, call: Any
 ) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         shared = cell(suite, "shared", tmp_path)
-    with tracking.run("later", "suite") as later:
+    with record.run("later", "suite") as later:
         taker = cell(later, "shared", tmp_path, **{"colazero.source_run": shared})
     kept = files_of(store, shared)
     store.delete_run(shared)
@@ -146,9 +145,9 @@ def test_a_deleted_runs_model_stays_where_another_has_its_results(
 def test_to_name_a_suite_is_to_mean_its_models_alone(
     store: MlflowClient, tmp_path: Path, call: Any
 ) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         cell(suite, "mine", tmp_path)
-    with tracking.run("other", "suite") as other:
+    with record.run("other", "suite") as other:
         gone = cell(other, "gone", tmp_path)
     kept = files_of(store, gone)
     store.delete_run(gone)
@@ -162,7 +161,7 @@ def test_to_name_a_suite_is_to_mean_its_models_alone(
 def test_the_experiment_of_mlflow_run_is_looked_through(
     store: MlflowClient, tmp_path: Path, call: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         cell(suite, "thesis", tmp_path)
     thesis = store.get_run(suite).info.experiment_id
     elsewhere = store.create_experiment("elsewhere")
@@ -195,7 +194,7 @@ def test_records_are_listed_sent_and_removed(
         return record
 
     sealed, unsealed = left("sealed", DEAD, "FINISHED"), left("unsealed", DEAD, "")
-    live = left("live", runs.owner(), "FINISHED")
+    live = left("live", claims.owner(), "FINISHED")
     code, said = call(what="records")
     assert code == 0
     assert said.count("results that no store has yet") == 2
@@ -204,11 +203,11 @@ def test_records_are_listed_sent_and_removed(
     assert said.count(": sent") == 1
     run = store.get_run(sealed.run_id)
     assert (run.info.status, run.data.metrics["perplexity"]) == ("FINISHED", 30.5)
-    assert records.read(sealed.run_id) is None
+    assert publish.read_record(sealed.run_id) is None
     code, said = call(what="records", do="remove")
     assert code == 1
-    assert records.read(unsealed.run_id) is None
-    assert records.read(live.run_id) is not None, "its process is at work"
+    assert publish.read_record(unsealed.run_id) is None
+    assert publish.read_record(live.run_id) is not None, "its process is at work"
     code, said = call(what="cache")
     live.discard()
 
@@ -216,7 +215,7 @@ def test_records_are_listed_sent_and_removed(
 def test_open_runs_of_dead_processes_are_ended(store: MlflowClient, call: Any) -> None:
     experiment = mlflow.get_experiment_by_name("test").experiment_id
     dead = store.create_run(experiment, tags={"colazero.owner": DEAD}).info.run_id
-    alive = store.create_run(experiment, tags={"colazero.owner": runs.owner()}).info.run_id
+    alive = store.create_run(experiment, tags={"colazero.owner": claims.owner()}).info.run_id
     strange = store.create_run(experiment).info.run_id
     assert dead in call(what="running")[1]
     assert store.get_run(dead).info.status == "RUNNING"
@@ -233,7 +232,7 @@ def test_the_cache_goes_but_not_under_a_run_at_work(
     part = tmp_path / "cache" / "tokens"
     part.mkdir(parents=True)
     (part / "a.npy").write_bytes(b"x" * 2_000_000)
-    with tracking.run("at work", "cell"):
+    with record.run("at work", "cell"):
         code, said = call(what="cache", do="remove")
         assert code == 1
         assert "a run is at work" in said

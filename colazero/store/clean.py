@@ -1,4 +1,4 @@
-"""What takes room or stays behind, and may go: models, records, open runs of dead processes."""
+"""Finds what may be removed: models, records, open runs of dead processes, the cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero import environment
 from colazero.errors import UserError, without_credentials
-from colazero.tracking import publishing, records, runs
-from colazero.tracking.publishing import FREED
-from colazero.tracking.searching import HOMES, homes, search
+from colazero.store import claims, client, publish
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,15 @@ def experiments() -> list[str]:
 
     The one that the environment names, as `mlflow run --experiment-name` does, else our own two.
     """
-    by_id, name, client = environment.experiment_id(), environment.experiment_name(), MlflowClient()
+    by_id, name, service = (
+        environment.experiment_id(),
+        environment.experiment_name(),
+        MlflowClient(),
+    )
     if by_id:
-        return homes(by_id)
-    names = [name] if name else HOMES
-    found = [client.get_experiment_by_name(one) for one in names]
+        return client.homes(by_id)
+    names = [name] if name else client.HOMES
+    found = [service.get_experiment_by_name(one) for one in names]
     there = [str(e.experiment_id) for e in found if e and e.lifecycle_stage == "active"]
     if not there:
         raise UserError(
@@ -57,11 +59,11 @@ def models_of(suites: Sequence[str]) -> Iterator[Item]:
     One of a cell whose results runs outside these suites have taken over must stay.
     """
     for suite_id in suites:
-        suite = runs.get(suite_id)
+        suite = client.find_run(suite_id)
         if suite is None or suite.data.tags.get("colazero.kind") != "suite":
             raise UserError(f"suite={suite_id!r} is no suite's run in this tracking store.")
-    for run in (run for suite_id in suites for run in runs.children(suite_id)):
-        if FREED in run.data.tags:
+    for run in (run for suite_id in suites for run in client.children(suite_id)):
+        if publish.FREED in run.data.tags:
             continue
         keep = _taken_over(run.info.run_id, run.info.experiment_id, suites)
         for output in run.outputs.model_outputs if run.outputs else []:
@@ -79,7 +81,7 @@ def _taken_over(run_id: str, experiment: str, suites: Sequence[str]) -> str:
     """Say which run outside the suites, none where it was deleted, has a run's results, if any."""
     where = experiments()
     where = [*where, *({experiment} - set(where))]
-    for other in search(where, tags={"colazero.source_run": run_id}):
+    for other in client.search(where, tags={"colazero.source_run": run_id}):
         parent = other.data.tags.get("mlflow.parentRunId", "none")
         if parent not in suites:
             way = "delete that run first"
@@ -95,13 +97,13 @@ def kept_in_store(*, orphans: bool) -> Iterator[Item]:
 
     Those of runs that are there stay, and are yielded too unless `orphans` alone are wanted.
     """
-    client, token = MlflowClient(), None
+    service, token = MlflowClient(), None
     while True:
-        page = client.search_logged_models(experiments(), page_token=token)
+        page = service.search_logged_models(experiments(), page_token=token)
         for model in page:
             if model.model_type != "gptq":
                 continue
-            run = runs.get(model.source_run_id) if model.source_run_id else None
+            run = client.find_run(model.source_run_id) if model.source_run_id else None
             if run is None or run.info.lifecycle_stage == "deleted":
                 name = f"of a run that was deleted: {model.name} {model.model_id}"
                 of = model.source_run_id
@@ -120,24 +122,24 @@ def kept_in_store(*, orphans: bool) -> Iterator[Item]:
 
 def _free(model: LoggedModel, run_id: str | None) -> None:
     """Remove a model's files and then the model; its run keeps its numbers, and is still reused."""
-    client = MlflowClient()
+    service = MlflowClient()
     if run_id is not None:
-        client.set_tag(run_id, FREED, time.strftime("%Y-%m-%d"))
+        service.set_tag(run_id, publish.FREED, time.strftime("%Y-%m-%d"))
     files = get_artifact_repository(model.artifact_location)
     files.delete_artifacts()  # type: ignore[no-untyped-call]
-    client.delete_logged_model(model.model_id)
+    service.delete_logged_model(model.model_id)
 
 
 def _free_folder(folder: Path, run_id: str) -> None:
-    MlflowClient().set_tag(run_id, FREED, time.strftime("%Y-%m-%d"))
+    MlflowClient().set_tag(run_id, publish.FREED, time.strftime("%Y-%m-%d"))
     shutil.rmtree(folder)
 
 
 def _size(model: LoggedModel) -> int:
     """Return the bytes of a model's files."""
-    client, waiting, size = MlflowClient(), [""], 0
+    service, waiting, size = MlflowClient(), [""], 0
     while waiting:
-        for file in client.list_logged_model_artifacts(model.model_id, waiting.pop() or None):
+        for file in service.list_logged_model_artifacts(model.model_id, waiting.pop() or None):
             if file.is_dir:
                 waiting.append(file.path)
             else:
@@ -151,37 +153,37 @@ def stale_records(*, send: bool = False) -> Iterator[Item]:
     `send`: instead of removing it, `remove` logs a record that is whole on this store.
     """
     store = without_credentials(mlflow.get_tracking_uri())
-    for folder in sorted(records.root().glob("*")):
-        record = records.read(folder.name)
+    for folder in sorted(publish.records_folder().glob("*")):
+        record = publish.read_record(folder.name)
         if record is None:
             yield Item("records", f"{folder}: nothing to be read", size_of(folder), _rm(folder))
             continue
         whole = "results that no store has yet" if record.whole() else "not whole"
         name = f"{folder} of {record.model.get('name', 'a run')} for {record.store}: {whole}"
-        keep = "its process is at work" if runs.owner_alive(record.owner) else ""
+        keep = "its process is at work" if claims.owner_alive(record.owner) else ""
         remove: Callable[[], object] = _rm(folder)
         if send:
             here = record.store == store and record.whole()
             keep = keep or ("" if here else "it is not whole, or for another store")
-            remove = partial(publishing.settle, record.run_id)
+            remove = partial(publish.settle, record.run_id)
         yield Item("records", name, size_of(folder), remove, keep)
 
 
 def left_running() -> Iterator[Item]:
     """Yield open runs whose process is gone; to remove one is to end it as KILLED."""
-    dead = {run.info.run_id: run for one in experiments() for run in runs.the_dead(one)}
+    dead = {run.info.run_id: run for one in experiments() for run in claims.the_dead(one)}
     for run_id, run in dead.items():
-        end = partial(runs.end, run_id, "KILLED", "its process was gone when it was cleaned up")
+        end = partial(claims.end, run_id, "KILLED", "its process was gone when it was cleaned up")
         yield Item("running", f"{run.info.run_name} {run_id}: {run.info.status}", 0, end)
 
 
 def cached() -> Iterator[Item]:
     """Yield the parts of the cache but records; none may go while a run is at work."""
-    busy = any(runs.owner_alive(record.owner) for record in records.left_behind())
+    busy = any(claims.owner_alive(record.owner) for record in publish.left_behind())
     keep = "a run is at work" if busy else ""
     cache = environment.cache_dir()
     for part in sorted(cache.glob("*")):
-        if part != records.root():
+        if part != publish.records_folder():
             yield Item("cache", str(part), size_of(part), _rm(part), keep)
 
 

@@ -16,6 +16,8 @@ from colazero.cache import file_digest
 from colazero.environment import code_of_suite
 
 LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
+
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,14 +13,13 @@ import requests
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
 from colazero.settings import RunConfig
-from colazero.tracking import keeping, opened, provenance, publishing, records, runs
-from colazero.tracking.records import Record
+from colazero.store import claims, client, provenance, publish, record
+from colazero.store.publish import Record
 from colazero.types import Model
 
-DEAD = f"{runs._host()} 1 0.00"
+DEAD = f"{claims._host()} 1 0.00"
 ELSEWHERE = "another-machine/pid:[1] 7 0.00"
 CALLS = ("log_batch", "log_inputs", "log_artifacts", "create_logged_model", "log_model_artifacts")
 CALLS += ("finalize_logged_model", "log_outputs", "set_terminated")
@@ -38,19 +37,19 @@ def sealed(
     experiment = mlflow.get_experiment_by_name("test").experiment_id
     tags = {"colazero.owner": owner} | ({"mlflow.parentRunId": suite} if suite else {})
     run = client.create_run(experiment, tags=tags, run_name="cell")
-    record = Record(run.info.run_id, mlflow.get_tracking_uri(), owner)
-    record.begin()
-    record.params["seed"] = "42"
-    record.add_metrics({"perplexity": 30.5})
-    record.datasets.append({"name": "c", "digest": "d", "context": "evaluation", "profile": "{}"})
-    record.artifact("result.json").write_text("{}")
+    kept = Record(run.info.run_id, mlflow.get_tracking_uri(), owner)
+    kept.begin()
+    kept.params["seed"] = "42"
+    kept.add_metrics({"perplexity": 30.5})
+    kept.datasets.append({"name": "c", "digest": "d", "context": "evaluation", "profile": "{}"})
+    kept.artifact("result.json").write_text("{}")
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "model.safetensors").write_bytes(b"weights")
-    record.add_files(checkpoint, kind="model")
-    record.model.update(name="m", base="b")
-    record.seal("FINISHED")
-    return record
+    kept.add_files(checkpoint, kind="model")
+    kept.model.update(name="m", base="b")
+    kept.seal("FINISHED")
+    return kept
 
 
 def assert_there_once(client: MlflowClient, run_id: str) -> None:
@@ -63,7 +62,7 @@ def assert_there_once(client: MlflowClient, run_id: str) -> None:
     (model,) = client.search_logged_models([run.info.experiment_id], f"source_run_id='{run_id}'")
     assert model.status == "READY"
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
-    assert publishing.intact(run)
+    assert publish.intact(run)
 
 
 @pytest.mark.parametrize("broken", CALLS)
@@ -75,7 +74,7 @@ def test_sending_that_broke_off_anywhere_is_completed_once(
     broken: str,
     after: bool,
 ) -> None:
-    record = sealed(store, tmp_path)
+    kept = sealed(store, tmp_path)
     real: Callable[..., Any] = getattr(MlflowClient, broken)
 
     def breaks(*arguments: Any, **named: Any) -> None:
@@ -86,20 +85,20 @@ def test_sending_that_broke_off_anywhere_is_completed_once(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, broken, breaks)
         with pytest.raises(MlflowException):
-            publishing.publish(record)
-    publishing.recover(store.get_run(record.run_id).info.experiment_id)
-    assert_there_once(store, record.run_id)
-    assert not record.folder.exists()
+            publish.publish(kept)
+    publish.recover(store.get_run(kept.run_id).info.experiment_id)
+    assert_there_once(store, kept.run_id)
+    assert not kept.folder.exists()
 
 
 def test_a_record_with_a_name_that_the_store_refuses_is_sent_under_another(
     store: MlflowClient, tmp_path: Path
 ) -> None:
-    record = sealed(store, tmp_path)
-    record.model.update(name="tiny-0.1b__mymod:last__seed1")  # as earlier versions sealed it
-    record.seal("FINISHED")
-    publishing.recover(store.get_run(record.run_id).info.experiment_id)
-    assert_there_once(store, record.run_id)
+    kept = sealed(store, tmp_path)
+    kept.model.update(name="tiny-0.1b__mymod:last__seed1")  # as earlier versions sealed it
+    kept.seal("FINISHED")
+    publish.recover(store.get_run(kept.run_id).info.experiment_id)
+    assert_there_once(store, kept.run_id)
 
 
 def test_a_run_whose_results_the_store_refuses_has_their_numbers_and_the_reason(
@@ -109,9 +108,9 @@ def test_a_run_whose_results_the_store_refuses_has_their_numbers_and_the_reason(
         raise MlflowException("Invalid model name", error_code=INVALID_PARAMETER_VALUE)
 
     def cell() -> None:
-        with tracking.run("refused", "cell"):
-            tracking.log_metrics({"perplexity": 30.5})
-            tracking.log_checkpoint(tmp_path, {}, "a", "b")
+        with record.run("refused", "cell"):
+            record.log_metrics({"perplexity": 30.5})
+            record.log_checkpoint(tmp_path, {}, "a", "b")
 
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     with monkeypatch.context() as patch:
@@ -126,11 +125,11 @@ def test_a_run_whose_results_the_store_refuses_has_their_numbers_and_the_reason(
     assert run.data.metrics == {"perplexity": 30.5}
     assert "Invalid model name" in run.data.tags["colazero.error"]
     store.set_tag(run_id, "colazero.owner", DEAD)
-    record = records.read(run_id)
-    assert record is not None
-    record.owner = DEAD
-    record._write()
-    publishing.recover(run.info.experiment_id)
+    kept = publish.read_record(run_id)
+    assert kept is not None
+    kept.owner = DEAD
+    kept._write()
+    publish.recover(run.info.experiment_id)
     run = store.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert "colazero.error" not in run.data.tags
@@ -142,46 +141,46 @@ def test_a_record_that_is_not_whole_is_never_sent(store: MlflowClient, tmp_path:
     (cut_off.folder / "artifacts" / "result.json").write_text("{")
     unsealed.status = ""
     unsealed._write()
-    publishing.recover(store.get_run(cut_off.run_id).info.experiment_id)
-    for record in (cut_off, unsealed):
-        run = store.get_run(record.run_id)
+    publish.recover(store.get_run(cut_off.run_id).info.experiment_id)
+    for kept in (cut_off, unsealed):
+        run = store.get_run(kept.run_id)
         assert run.info.status == "KILLED"
         assert run.data.params == run.data.metrics == {}
-        assert not record.folder.exists()
+        assert not kept.folder.exists()
 
 
 def test_the_record_of_a_live_process_is_left_alone(store: MlflowClient, tmp_path: Path) -> None:
-    with tracking.run("live", "cell") as run_id:
-        tracking.log_config(RunConfig())
-        publishing.recover(store.get_run(run_id).info.experiment_id)
+    with record.run("live", "cell") as run_id:
+        record.log_config(RunConfig())
+        publish.recover(store.get_run(run_id).info.experiment_id)
         assert store.get_run(run_id).info.status == "RUNNING"
-        assert records.read(run_id) is not None
+        assert publish.read_record(run_id) is not None
     assert store.get_run(run_id).data.params["seed"] == "42"
 
 
 def test_a_finished_run_with_damaged_files_is_not_reused(
     store: MlflowClient, tmp_path: Path
 ) -> None:
-    record = sealed(store, tmp_path)
-    publishing.publish(record)
-    run = store.get_run(record.run_id)
-    assert publishing.intact(run)
+    kept = sealed(store, tmp_path)
+    publish.publish(kept)
+    run = store.get_run(kept.run_id)
+    assert publish.intact(run)
     file = Path(run.info.artifact_uri.removeprefix("file://")) / "result.json"
     file.write_text("{} and more")
-    assert not publishing.intact(run)
+    assert not publish.intact(run)
     file.unlink()
-    assert not publishing.intact(run)
-    record.discard()
+    assert not publish.intact(run)
+    kept.discard()
 
 
 def test_a_finished_run_takes_no_second_result(store: MlflowClient, tmp_path: Path) -> None:
-    record = sealed(store, tmp_path)
-    store.log_metric(record.run_id, "perplexity", 30.5)  # another worker did it, and all of it
-    store.set_terminated(record.run_id, "FINISHED")
-    publishing.recover(store.get_run(record.run_id).info.experiment_id)
-    assert len(store.get_metric_history(record.run_id, "perplexity")) == 1
-    assert store.get_run(record.run_id).info.status == "FINISHED"
-    assert not record.folder.exists()
+    kept = sealed(store, tmp_path)
+    store.log_metric(kept.run_id, "perplexity", 30.5)  # another worker did it, and all of it
+    store.set_terminated(kept.run_id, "FINISHED")
+    publish.recover(store.get_run(kept.run_id).info.experiment_id)
+    assert len(store.get_metric_history(kept.run_id, "perplexity")) == 1
+    assert store.get_run(kept.run_id).info.status == "FINISHED"
+    assert not kept.folder.exists()
 
 
 def test_a_record_that_cannot_be_sent_keeps_no_suite_from_starting(
@@ -198,10 +197,10 @@ def test_a_record_that_cannot_be_sent_keeps_no_suite_from_starting(
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", refuses)
-        publishing.recover(experiment)
+        publish.recover(experiment)
     assert_there_once(store, other.run_id)
     assert refused.folder.exists()
-    publishing.recover(experiment)
+    publish.recover(experiment)
     assert_there_once(store, refused.run_id)
 
 
@@ -211,14 +210,14 @@ def test_a_record_from_another_machine_is_sent_once_its_suite_gives_no_sign_of_l
     experiment = mlflow.get_experiment_by_name("test").experiment_id
     tags = {"colazero.owner": ELSEWHERE, "colazero.heartbeat": f"{time.time():.0f}"}
     suite = store.create_run(experiment, tags=tags).info.run_id
-    record = sealed(store, tmp_path, ELSEWHERE, suite)
-    publishing.recover(experiment)
-    assert store.get_run(record.run_id).info.status == "RUNNING"
-    assert record.folder.exists()
+    kept = sealed(store, tmp_path, ELSEWHERE, suite)
+    publish.recover(experiment)
+    assert store.get_run(kept.run_id).info.status == "RUNNING"
+    assert kept.folder.exists()
     store.set_tag(suite, "colazero.heartbeat", f"{time.time() - 3600:.0f}")
-    publishing.recover(experiment)
-    assert_there_once(store, record.run_id)
-    assert not record.folder.exists()
+    publish.recover(experiment)
+    assert_there_once(store, kept.run_id)
+    assert not kept.folder.exists()
     assert store.get_run(suite).info.status == "KILLED"
 
 
@@ -231,10 +230,10 @@ def test_files_are_not_damaged_because_the_store_is_away(
     call: str,
     error: Exception,
 ) -> None:
-    record = sealed(store, tmp_path)
-    publishing.publish(record)
-    record.discard()
-    run = store.get_run(record.run_id)
+    kept = sealed(store, tmp_path)
+    publish.publish(kept)
+    kept.discard()
+    run = store.get_run(kept.run_id)
 
     def away(*_: object, **__: object) -> None:
         raise error
@@ -242,39 +241,39 @@ def test_files_are_not_damaged_because_the_store_is_away(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, call, away)
         with pytest.raises(type(error)):
-            publishing.intact(run)
-    assert publishing.intact(run)
+            publish.intact(run)
+    assert publish.intact(run)
 
 
 def test_a_run_without_its_manifest_is_not_reused(store: MlflowClient, tmp_path: Path) -> None:
-    record = sealed(store, tmp_path)
-    publishing.publish(record)
-    record.discard()
-    run = store.get_run(record.run_id)
+    kept = sealed(store, tmp_path)
+    publish.publish(kept)
+    kept.discard()
+    run = store.get_run(kept.run_id)
     manifest = Path(run.info.artifact_uri.removeprefix("file://")) / "manifest.json"
     manifest.write_text("{")
-    assert not publishing.intact(run)
+    assert not publish.intact(run)
     manifest.unlink()
-    assert not publishing.intact(run)
+    assert not publish.intact(run)
 
 
 def test_a_lost_cell_of_a_living_suite_is_left_to_it(store: MlflowClient) -> None:
-    with tracking.run("suite", "suite") as suite:
+    with record.run("suite", "suite") as suite:
         experiment = store.get_run(suite).info.experiment_id
-        lost = runs.create_child(suite, "lost", "cell")
+        lost = claims.create_child(suite, "lost", "cell")
         store.set_tag(lost, "colazero.owner", DEAD)
-        runs.bury_the_dead(experiment)
+        claims.bury_the_dead(experiment)
         assert store.get_run(lost).info.status == "RUNNING"
         assert "colazero.error" not in store.get_run(lost).data.tags
         store.set_tag(suite, "colazero.owner", DEAD)
-        runs.bury_the_dead(experiment)
+        claims.bury_the_dead(experiment)
         assert store.get_run(lost).info.status == "KILLED"
 
 
 def test_a_run_that_is_finished_is_never_ended_otherwise(store: MlflowClient) -> None:
-    with tracking.run("done", "cell") as done:
+    with record.run("done", "cell") as done:
         pass
-    left = runs.end(done, "FAILED", "lost")
+    left = claims.end(done, "FAILED", "lost")
     assert left is not None
     run = store.get_run(done)
     assert run.info.status == "FINISHED"
@@ -282,14 +281,14 @@ def test_a_run_that_is_finished_is_never_ended_otherwise(store: MlflowClient) ->
 
 
 def test_of_two_live_runs_that_do_the_same_work_one_withdraws(store: MlflowClient) -> None:
-    with tracking.run("first", "cell") as first:
-        runs.claim("colazero.work_key", "k", first)
-        other = runs.create_child(first, "second", "cell")
-        with pytest.raises(runs.Claimed):
-            runs.claim("colazero.work_key", "k", other)
+    with record.run("first", "cell") as first:
+        claims.claim("colazero.work_key", "k", first)
+        other = claims.create_child(first, "second", "cell")
+        with pytest.raises(claims.Claimed):
+            claims.claim("colazero.work_key", "k", other)
         assert "colazero.work_key" not in store.get_run(other).data.tags
         store.set_tag(first, "colazero.owner", DEAD)
-        runs.claim("colazero.work_key", "k", other)  # the dead hold nothing
+        claims.claim("colazero.work_key", "k", other)  # the dead hold nothing
 
 
 def test_the_store_is_asked_again_while_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,44 +301,44 @@ def test_the_store_is_asked_again_while_it_refuses(monkeypatch: pytest.MonkeyPat
             raise answer
         return answer
 
-    assert runs.patiently(ask) == "here"
+    assert client.patiently(ask) == "here"
     monkeypatch.setenv("COLAZERO_PATIENCE", "0")
     answers[:] = [MlflowException("503"), MlflowException("503")]
     with pytest.raises(MlflowException):
-        runs.patiently(ask)
+        client.patiently(ask)
 
 
 def test_a_checkpoint_is_hashed_once_and_copied_not_at_all(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    own = records.file_digest
+    own = publish.file_digest
 
     def counted(file: Path) -> str:
         read.append(file.name)
         return own(file)
 
     def never(*_: object) -> None:
-        raise AssertionError("it was copied on its way to the record")
+        raise AssertionError("it was copied on its way to the kept")
 
-    for module in (records, provenance):
+    for module in (publish, provenance):
         monkeypatch.setattr(module, "file_digest", counted)
     model = Model("m", Path("m"), "1")
-    with tracking.run("cell", "cell") as run_id:
-        with tracking.workspace() as work:
+    with record.run("cell", "cell") as run_id:
+        with record.workspace() as work:
             checkpoint = work / "checkpoint"
             checkpoint.mkdir()
             (checkpoint / "model.safetensors").write_bytes(b"weights")
             with monkeypatch.context() as patch:  # the store makes the one copy, later
-                patch.setattr(records.shutil, "copyfile", never)
-                keeping.keep(RunConfig(), model, checkpoint, "name")
-        record = opened.open_record()
-        folder = record.folder
-        record.seal("FINISHED")
-        assert record.files["model/model.safetensors"][1] == own(
+                patch.setattr(publish.shutil, "copyfile", never)
+                record.keep(RunConfig(), model, checkpoint, "name")
+        kept = record.open_record()
+        folder = kept.folder
+        kept.seal("FINISHED")
+        assert kept.files["model/model.safetensors"][1] == own(
             folder / "model" / "model.safetensors"
         )
-        assert record.whole()
+        assert kept.whole()
         assert read.count("model.safetensors") == 2, "for the digest, and by whole() just now"
     assert not folder.exists()
     assert store.get_run(run_id).info.status == "FINISHED"
@@ -351,11 +350,11 @@ def test_the_digest_of_a_file_that_had_to_be_copied_is_not_believed(
     def other_file_system(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(records.os, "link", other_file_system)
+    monkeypatch.setattr(publish.os, "link", other_file_system)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    record = Record("a-run", mlflow.get_tracking_uri(), DEAD)
-    record.begin()
-    record.add_files(tmp_path, kind="model", digests={"model.safetensors": "0" * 64})
-    record.seal("FINISHED")
-    assert record.whole()
-    record.discard()
+    kept = Record("a-run", mlflow.get_tracking_uri(), DEAD)
+    kept.begin()
+    kept.add_files(tmp_path, kind="model", digests={"model.safetensors": "0" * 64})
+    kept.seal("FINISHED")
+    assert kept.whole()
+    kept.discard()

@@ -17,9 +17,10 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
-from colazero.tracking import runs, store
+from colazero.store import claims, record
+from colazero.store import open as open_module
+from colazero.store.open import _put, connect, prepare, refuse_unshareable
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,7 +51,7 @@ def test_what_several_processes_cannot_write_to_is_refused(
 ) -> None:
     use(uri)
     with pytest.raises(UserError) as caught:
-        store.refuse_unshareable()
+        refuse_unshareable()
     for word in words:
         assert word in str(caught.value)
 
@@ -61,15 +62,15 @@ def test_what_several_processes_cannot_write_to_is_refused(
 )
 def test_what_several_processes_can_write_to_is_not(uri: str, use: Callable[[str], None]) -> None:
     use(uri)
-    store.refuse_unshareable()
+    refuse_unshareable()
 
 
 def test_a_file_is_no_store_for_several_machines(use: Callable[[str], None]) -> None:
     use("sqlite:///mlflow.db")
     with pytest.raises(UserError, match="a file of this machine"):
-        store.refuse_unshareable(several_machines=True)
+        refuse_unshareable(several_machines=True)
     use("http://host:5000")
-    store.refuse_unshareable(several_machines=True)
+    refuse_unshareable(several_machines=True)
 
 
 def test_a_database_server_that_is_away_is_noticed_at_once_and_no_password_shown(
@@ -78,7 +79,7 @@ def test_a_database_server_that_is_away_is_noticed_at_once_and_no_password_shown
     use("postgresql://me:secret@127.0.0.1:9/runs")
     begin = time.monotonic()
     with pytest.raises(UserError, match=r"me:.*@127\.0\.0\.1:9/runs") as caught:
-        tracking.connect()
+        connect()
     assert time.monotonic() - begin < 20
     assert "secret" not in str(caught.value)
 
@@ -89,13 +90,13 @@ def test_a_file_that_is_no_database_is_a_users_mistake(
     (tmp_path / "mlflow.db").write_text("no database " * 100)
     use("sqlite:///mlflow.db")
     with pytest.raises(UserError, match="file is not a database"):
-        tracking.connect()
+        connect()
 
 
 def test_a_fresh_sqlite_file_survives_several_processes_that_open_it_at_once(
     tmp_path: Path,
 ) -> None:
-    code = "from colazero import tracking; tracking.connect()"
+    code = "from colazero.store.open import connect; connect()"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment |= {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     started = [
@@ -120,12 +121,12 @@ def test_a_worker_with_another_store_is_refused(tmp_path: Path, use: Callable[[s
     where = (tmp_path / "artifacts").as_uri()
     suite = client.create_run(client.create_experiment("x", where)).info.run_id
     with pytest.raises(UserError, match="sees no artifacts of the suite"):
-        runs.refuse_unless_shared(suite)
-    runs.leave_proof(suite, {"nodes": []})
-    runs.refuse_unless_shared(suite)
+        claims.refuse_unless_shared(suite)
+    claims.leave_proof(suite, {"nodes": []})
+    claims.refuse_unless_shared(suite)
     use("sqlite:///two.db")
     with pytest.raises(UserError, match="cannot use the tracking store"):
-        runs.refuse_unless_shared(suite)
+        claims.refuse_unless_shared(suite)
 
 
 @pytest.fixture
@@ -150,13 +151,13 @@ def server() -> Iterator[str]:
 
 @pytest.mark.parametrize("who", ["", "user:SECRET@", "user:p%40SECRET@", "SECRET@"])
 def test_a_server_that_lives_is_not_called_dead(server: str, who: str) -> None:
-    store.prepare(f"http://{who}{server}")
+    prepare(f"http://{who}{server}")
 
 
 @pytest.mark.parametrize("who", ["user:SECRET@", "SECRET@"])
 def test_of_a_server_that_is_away_no_credentials_are_shown(who: str) -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9.* does not answer") as caught:
-        store.prepare(f"http://{who}127.0.0.1:9")
+        prepare(f"http://{who}127.0.0.1:9")
     assert "SECRET" not in str(caught.value)
 
 
@@ -169,10 +170,10 @@ def test_a_file_system_without_hard_links_takes_a_store(
 
     monkeypatch.setattr(os, "link", refuses)
     (tmp_path / "draft").write_text("mine")
-    store._put(tmp_path / "draft", tmp_path / "mlflow.db")
+    _put(tmp_path / "draft", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mine"
     (tmp_path / "other").write_text("later")
-    store._put(tmp_path / "other", tmp_path / "mlflow.db")
+    _put(tmp_path / "other", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mine", "the one that was there first"
     assert {file.name for file in tmp_path.iterdir()} == {"mlflow.db", "other"}
 
@@ -189,7 +190,7 @@ def test_of_many_that_put_a_store_without_hard_links_one_does(
     def put(number: int) -> None:
         draft = tmp_path / f"draft{number}"
         draft.write_text(str(number))
-        store._put(draft, tmp_path / "mlflow.db")
+        _put(draft, tmp_path / "mlflow.db")
         seen.append((tmp_path / "mlflow.db").read_text())
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(20)]
@@ -208,10 +209,10 @@ def test_a_lock_whose_owner_was_killed_is_taken_away(
         raise OSError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr(os, "link", refuses)
-    monkeypatch.setattr(store, "LOCK_SEC", 0.2)
+    monkeypatch.setattr(open_module, "LOCK_SEC", 0.2)
     (tmp_path / ".mlflow.db.lock").mkdir()
     (tmp_path / "draft").write_text("mine")
-    store._put(tmp_path / "draft", tmp_path / "mlflow.db")
+    _put(tmp_path / "draft", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mine"
 
 
@@ -227,22 +228,22 @@ def test_a_store_is_made_in_a_folder_with_a_space_and_an_umlaut_and_read_from_an
     # as MLflow names the store if nobody does
     use(f"sqlite:///{tmp_path}/my%20projects/Pr%C3%BCfung/mlflow.db?timeout=60")
     with pytest.raises(UserError, match=r"no tracking store: looked for .*Prüfung/mlflow\.db"):
-        tracking.connect(reading=True)
+        connect(reading=True)
     assert list(folder.iterdir()) == []
-    tracking.connect()
-    with tracking.run("a", "cell"):
-        kept = store.artifact_folder()
+    connect()
+    with record.run("a", "cell"):
+        kept = record.artifact_folder()
         assert kept is not None
         assert kept.is_relative_to(folder)
-        tracking.log_json({}, "result.json")
+        record.log_json({}, "result.json")
     assert (kept / "result.json").exists()
     assert {file.name for file in folder.iterdir()} == {"mlflow.db", "mlruns"}
 
     caplog.clear()
-    tracking.connect()
+    connect()
     assert caplog.text == ""
     (folder / "mlruns").rename(tmp_path / "moved")
-    tracking.connect()
+    connect()
     assert f"looked for in {folder}/mlruns" in caplog.text
     assert "was moved" in caplog.text
 
@@ -264,7 +265,7 @@ def test_what_the_environment_names_must_be_in_the_store(
     for value in ("0123456789abcdef0123456789abcdef", "99", "o'neil/..", "x" * 300):
         monkeypatch.setenv(name, value)
         with pytest.raises(UserError) as caught:
-            tracking.connect(reading=reading)
+            connect(reading=reading)
         assert str(caught.value).startswith(f"{name}={value!r} in the environment")
         assert f"has no such {what}" in str(caught.value)
     if what == "experiment":
@@ -272,7 +273,7 @@ def test_what_the_environment_names_must_be_in_the_store(
         shared_store.delete_experiment(gone)
         monkeypatch.setenv(name, gone)
         with pytest.raises(UserError, match="has no such experiment"):
-            tracking.connect(reading=reading)
+            connect(reading=reading)
 
 
 def test_a_cache_that_cannot_be_written_is_told_before_a_run_is_opened(
@@ -282,7 +283,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_a_run_is_opened(
     (tmp_path / "file").touch()
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match=r"the cache .*file/below cannot be written"):
-        tracking.connect()
+        connect()
     assert {file.name for file in tmp_path.iterdir()} == {"file"}
 
 
@@ -290,7 +291,7 @@ def test_a_store_that_is_a_folder_or_cannot_be_made_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="is a folder; name a file in it"):
-        store.prepare(f"sqlite:///{tmp_path}")
+        prepare(f"sqlite:///{tmp_path}")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="its folder cannot be written"):
-        store.prepare(f"sqlite:///{tmp_path}/mlflow.db")
+        prepare(f"sqlite:///{tmp_path}/mlflow.db")

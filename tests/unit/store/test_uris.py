@@ -6,8 +6,8 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero.tracking import runs, uris
-from colazero.tracking.searching import search
+from colazero.store import claims, client, fetch
+from colazero.store.client import search
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,11 @@ from colazero.tracking.searching import search
     ],
 )
 def test_the_file_of_a_store(uri: str, file: str | None) -> None:
-    found = uris.sqlite_file(uri)
+    found = client.sqlite_file(uri)
     assert (None if found is None else str(found)) == file
-    assert uris.in_memory(uri) == (":memory:" in uri or uri == "sqlite://")
+    assert client.in_memory(uri) == (":memory:" in uri or uri == "sqlite://")
     if found is not None:
-        assert uris.sqlite_file(uris.of_sqlite(found)) == found
+        assert client.sqlite_file(client.sqlite_uri(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_file_of_a_store(uri: str, file: str | None) -> None:
     ],
 )
 def test_the_folder_of_artifacts(uri: str, folder: str | None) -> None:
-    found = uris.local_folder(uri)
+    found = client.local_folder(uri)
     assert (None if found is None else str(found)) == folder
 
 
@@ -56,10 +56,10 @@ def test_runs_are_found_whatever_signs_a_value_holds(shared_store: MlflowClient)
     values += ["x' or '1' = '1", "x' and params.model = 'up"]
     for value in values:
         run = shared_store.create_run(experiment, tags={"about": value})
-        runs.log_params(run.info.run_id, {"model": value})
+        claims.log_params(run.info.run_id, {"model": value})
     for value in values:
         (by_param,) = search([experiment], params={"model": value})
         (by_tag,) = search([experiment], tags={"about": value}, status="RUNNING")
         assert by_param.data.params["model"] == by_tag.data.tags["about"] == value
     assert list(search([experiment], params={"model": "other"})) == []
-    assert runs.finished_times(experiment, {"model": "o'neil"}) == {}
+    assert fetch.finished_times(experiment, {"model": "o'neil"}) == {}

@@ -13,10 +13,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
 from colazero.settings import RunConfig
-from colazero.tracking import provenance, publishing, records, runs
+from colazero.store import claims, client, fetch, provenance, publish, record
+from colazero.store.open import connect
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowCli
 def test_resolved_values_stand_beside_what_mlflow_logged_first(store: MlflowClient) -> None:
     with mlflow.start_run() as active:
         mlflow.log_params({"seed": "auto", "damp_percent": "1e-2", "method": "random"})
-    with tracking.run("again", "cell", active.info.run_id) as run_id:
-        tracking.log_config(RunConfig(method="random", seed=43, damp_percent=0.01))
+    with record.run("again", "cell", active.info.run_id) as run_id:
+        record.log_config(RunConfig(method="random", seed=43, damp_percent=0.01))
     params = store.get_run(run_id).data.params
     assert params["seed"] == "auto"
     assert params["resolved.seed"] == "43"
@@ -57,8 +57,8 @@ def test_an_error_ends_the_run_with_its_reason(
 ) -> None:
     with (
         pytest.raises(type(error)),
-        tracking.run("parent", "suite") as parent,
-        tracking.run("child", "cell", runs.create_child(parent, "child", "cell")) as child,
+        record.run("parent", "suite") as parent,
+        record.run("child", "cell", claims.create_child(parent, "child", "cell")) as child,
     ):
         raise error
     for run_id in (parent, child):
@@ -70,32 +70,32 @@ def test_an_error_ends_the_run_with_its_reason(
 def test_finished_runs_are_found_by_tag_but_not_those_that_only_took_over(
     store: MlflowClient,
 ) -> None:
-    with tracking.run("done", "cell") as done:
-        tracking.set_tags({"colazero.key": "k"})
-    with tracking.run("copy", "cell"):
-        tracking.set_tags({"colazero.key": "k", "colazero.source_run": done})
-    with contextlib.suppress(ValueError), tracking.run("failed", "cell"):
-        tracking.set_tags({"colazero.key": "k"})
+    with record.run("done", "cell") as done:
+        record.set_tags({"colazero.key": "k"})
+    with record.run("copy", "cell"):
+        record.set_tags({"colazero.key": "k", "colazero.source_run": done})
+    with contextlib.suppress(ValueError), record.run("failed", "cell"):
+        record.set_tags({"colazero.key": "k"})
         raise ValueError
-    with tracking.run("now", "cell"):
-        found = tracking.find_finished("colazero.key", "k")
+    with record.run("now", "cell"):
+        found = fetch.find_finished("colazero.key", "k")
         assert found is not None
         assert found.info.run_id == done
-        assert tracking.find_finished("colazero.key", "other") is None
+        assert fetch.find_finished("colazero.key", "other") is None
 
 
 def test_a_source_is_found_behind_any_number_of_runs_that_took_it_over(
     store: MlflowClient,
 ) -> None:
     tags = {"colazero.key": "k"}
-    with tracking.run("done", "cell") as done:
-        tracking.set_tags(tags)
+    with record.run("done", "cell") as done:
+        record.set_tags(tags)
     experiment = store.get_run(done).info.experiment_id
     for _ in range(25):
         taker = store.create_run(experiment, tags=tags | {"colazero.source_run": done})
         store.set_terminated(taker.info.run_id, "FINISHED")
-    with tracking.run("now", "cell"):
-        found = tracking.find_finished("colazero.key", "k")
+    with record.run("now", "cell"):
+        found = fetch.find_finished("colazero.key", "k")
     assert found is not None
     assert found.info.run_id == done
 
@@ -105,9 +105,9 @@ def test_looking_for_a_source_waits_for_a_store_that_is_away(
     store: MlflowClient, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with tracking.run("done", "cell") as done:
-        tracking.set_tags({"colazero.key": "k"})
-        tracking.log_json({}, "result.json")
+    with record.run("done", "cell") as done:
+        record.set_tags({"colazero.key": "k"})
+        record.log_json({}, "result.json")
     real, refusals = getattr(MlflowClient, call), [ConnectionError(), MlflowException("503")]
 
     def sometimes(*arguments: Any, **named: Any) -> Any:
@@ -115,29 +115,29 @@ def test_looking_for_a_source_waits_for_a_store_that_is_away(
             raise refusals.pop()
         return real(*arguments, **named)
 
-    with tracking.run("now", "cell"), monkeypatch.context() as patch:
+    with record.run("now", "cell"), monkeypatch.context() as patch:
         patch.setattr(MlflowClient, call, sometimes)
-        found = tracking.find_finished("colazero.key", "k")
+        found = fetch.find_finished("colazero.key", "k")
     assert refusals == []
     assert found is not None
     assert found.info.run_id == done
 
 
 def test_the_reason_of_a_failed_attempt_goes_when_the_next_succeeds(store: MlflowClient) -> None:
-    with tracking.run("suite", "suite") as suite:
-        run_id = runs.create_child(suite, "cell", "cell")
-        runs.end(run_id, "KILLED", "its process was gone")
+    with record.run("suite", "suite") as suite:
+        run_id = claims.create_child(suite, "cell", "cell")
+        claims.end(run_id, "KILLED", "its process was gone")
         assert store.get_run(run_id).data.tags["colazero.error"] == "its process was gone"
-        with tracking.run("cell", "cell", run_id):
+        with record.run("cell", "cell", run_id):
             pass
     assert "colazero.error" not in store.get_run(run_id).data.tags
 
 
 def test_workers_are_as_patient_as_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLAZERO_PATIENCE", raising=False)
-    assert "COLAZERO_PATIENCE" not in runs.worker_environment("1")
+    assert "COLAZERO_PATIENCE" not in claims.worker_environment("1")
     monkeypatch.setenv("COLAZERO_PATIENCE", "7")
-    assert runs.worker_environment("1")["COLAZERO_PATIENCE"] == "7"
+    assert claims.worker_environment("1")["COLAZERO_PATIENCE"] == "7"
 
 
 def test_a_dirty_tree_is_marked_with_what_differs(
@@ -184,24 +184,24 @@ def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished
         patch.setattr(MlflowClient, "log_artifacts", refuses)
         with (
             pytest.raises(UserError, match="did not take the results"),
-            tracking.run("a", "cell") as run_id,
+            record.run("a", "cell") as run_id,
         ):
-            tracking.log_json({}, "result.json")
+            record.log_json({}, "result.json")
     run = store.get_run(run_id)
     assert run.info.status == "FAILED"
-    store.set_tag(run_id, "colazero.owner", f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00")
-    record = records.read(run_id)
-    assert record is not None
-    record.owner = f"{runs.owner().rsplit(' ', 2)[0]} 1 0.00"  # as if this process were gone
-    record.seal("FINISHED")
-    publishing.recover(run.info.experiment_id)
+    store.set_tag(run_id, "colazero.owner", f"{claims.owner().rsplit(' ', 2)[0]} 1 0.00")
+    kept = publish.read_record(run_id)
+    assert kept is not None
+    kept.owner = f"{claims.owner().rsplit(' ', 2)[0]} 1 0.00"  # as if this process were gone
+    kept.seal("FINISHED")
+    publish.recover(run.info.experiment_id)
     assert store.get_run(run_id).info.status == "FINISHED"
     assert "result.json" in {file.path for file in store.list_artifacts(run_id)}
 
 
 def test_json_is_never_written_with_nan(store: MlflowClient) -> None:
-    with tracking.run("a", "cell"), pytest.raises(ValueError, match="not JSON compliant"):
-        tracking.log_json({"a": float("nan")}, "a.json")
+    with record.run("a", "cell"), pytest.raises(ValueError, match="not JSON compliant"):
+        record.log_json({"a": float("nan")}, "a.json")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOTDIR])
@@ -214,7 +214,7 @@ def test_a_file_system_that_refuses_for_good_is_not_asked_again(
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=os.strerror(number)):
-        runs.patiently(refuse)
+        client.patiently(refuse)
 
 
 def test_a_disk_without_room_for_the_record_loses_no_numbers(
@@ -223,12 +223,12 @@ def test_a_disk_without_room_for_the_record_loses_no_numbers(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(records.Record, "seal", full)
+    monkeypatch.setattr(publish.Record, "seal", full)
     with (
         pytest.raises(UserError, match=r"cannot be written \(No space left on device.*COLAZERO_C"),
-        tracking.run("cell", "cell") as run_id,
+        record.run("cell", "cell") as run_id,
     ):
-        tracking.log_metrics({"perplexity": 30.5})
+        record.log_metrics({"perplexity": 30.5})
     run = store.get_run(run_id)
     assert (run.info.status, run.data.metrics) == ("FAILED", {"perplexity": 30.5})
     assert "No space left" in run.data.tags["colazero.error"]
@@ -251,9 +251,9 @@ def test_an_active_model_gets_none_of_our_numbers(
             mlflow.set_active_model(model_id=model_id)
     else:
         monkeypatch.setenv(variable, model_id)
-    with tracking.run("mine", "cell") as run_id:
-        tracking.log_metrics({"perplexity": 20.0})
-        tracking.flush()
+    with record.run("mine", "cell") as run_id:
+        record.log_metrics({"perplexity": 20.0})
+        record.flush()
     assert store.get_run(run_id).data.metrics["perplexity"] == 20.0
     assert variable not in os.environ
     if exists:
@@ -272,6 +272,6 @@ def test_variables_that_change_how_values_are_sent_are_ignored_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv(variable, value)
-    tracking.connect()
+    connect()
     assert variable not in os.environ
     assert variable in caplog.text

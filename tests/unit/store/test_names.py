@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_logged_model_name, _validate_metric_name
 
-from colazero.tracking import names
+from colazero.store import client
 
-KINDS = (names.of_model, names.of_file, names.of_result, names.of_corpus)
+KINDS = (client.model_name, client.file_name, client.result_name, client.corpus_name)
 ODD = (
     *("mymod:last·seed1·tiny-0.1b", "opt-6.7b", "a·b", "a__b", "a_·b", "a·_b", "a___b", "a____b"),
     *("o'neil", 'say "so"', "50%", "a/b", "a_b", "a.b"),
@@ -41,7 +41,7 @@ def test_a_store_takes_every_name(kind: object, name: str, tmp_path: Path) -> No
     assert len(f"downstream.{made}") <= 250
     (tmp_path / f"windows_{made}.parquet").touch()
     (tmp_path / made).mkdir()
-    if kind is names.of_model:
+    if kind is client.model_name:
         _validate_logged_model_name(made)
     assert made.isascii()
 
@@ -54,21 +54,21 @@ def test_no_two_names_become_one(kind: object) -> None:
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_no_two_texts_become_one_name(one: str, other: str) -> None:
-    for kind in (*KINDS, names.of_run, names.of_dataset):
+    for kind in (*KINDS, client.run_name, client.dataset_name):
         assert (kind(one) == kind(other)) == (one == other)
         assert len(kind(one)) <= 250
 
 
 def test_names_that_need_no_mending_stay_as_they_are() -> None:
-    cell = names.joined("cola_zero", "seed42", "smollm2-135m")
+    cell = client.run_name("cola_zero", "seed42", "smollm2-135m")
     assert cell == "cola_zero·seed42·smollm2-135m"
-    assert names.of_model(cell) == names.of_file(cell) == "cola_zero__seed42__smollm2-135m"
-    assert names.of_corpus("wikitext2") == "wikitext2"
-    assert names.of_result("arc_easy.acc") == "arc_easy.acc"
-    assert names.of_run("mymod:last·seed1·tiny-0.1b") == "mymod:last·seed1·tiny-0.1b"
+    assert client.model_name(cell) == client.file_name(cell) == "cola_zero__seed42__smollm2-135m"
+    assert client.corpus_name("wikitext2") == "wikitext2"
+    assert client.result_name("arc_easy.acc") == "arc_easy.acc"
+    assert client.run_name("mymod:last·seed1·tiny-0.1b") == "mymod:last·seed1·tiny-0.1b"
 
 
 def test_a_corpus_of_ones_own_is_called_by_its_files_stem() -> None:
-    stem, _, digest = names.of_corpus("file:some where/my.corpus.jsonl").partition("-")
+    stem, _, digest = client.corpus_name("file:some where/my.corpus.jsonl").partition("-")
     assert stem == "my_corpus"
     assert len(digest) == 8

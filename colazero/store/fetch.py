@@ -1,9 +1,9 @@
-"""What other runs have logged: their files, and the settings that they were done with."""
+"""Reads what other runs logged: files, settings, finished work."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,50 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from colazero.errors import UserError, first_line
-from colazero.tracking import runs
-from colazero.tracking.publishing import FREED
+from colazero.store import client, publish, record
+
+
+def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
+    """Return method → total_time_sec of the finished cells of an experiment with these params."""
+    times: dict[str, list[float]] = {}
+    cells = {"colazero.kind": "cell"}
+    for run in client.search(
+        client.homes(experiment), tags=cells, params=params, status="FINISHED"
+    ):
+        if "colazero.source_run" not in run.data.tags:
+            seconds = run.data.metrics.get("total_time_sec")
+            if seconds is not None:
+                times.setdefault(run.data.params["method"], []).append(seconds)
+    return times
+
+
+def find_finished(tag: str, value: str) -> Run | None:
+    """Return the latest FINISHED run of the experiment that did the work itself and has `tag`.
+
+    One whose files are no longer whole is passed over.
+    """
+    return client.patiently(_find_finished, {tag: value})
+
+
+def newest_finished(tag: str, value: str) -> Run | None:
+    """Return what `find_finished` does, but also if its files are not whole."""
+    return next(client.patiently(_finished, {tag: value}), None)
+
+
+def _find_finished(tags: Mapping[str, str]) -> Run | None:
+    return next((run for run in _finished(tags) if publish.intact(run)), None)
+
+
+def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
+    experiments = client.homes(client.experiment_of(record.active_run_id()))
+    found = client.search(experiments, tags=tags, status="FINISHED")
+    return (run for run in found if "colazero.source_run" not in run.data.tags)
 
 
 def find(uri: str) -> Run:
     """Return the run that `runs:/RUN_ID` names; UserError if there is none."""
     run_id = uri.removeprefix("runs:/").strip("/").split("/")[0]
-    run = runs.get(run_id)
+    run = client.find_run(run_id)
     if run is None:
         raise UserError(
             f"{uri} cannot be used: the tracking store {mlflow.get_tracking_uri()} has no such run."
@@ -50,7 +86,7 @@ def fetch_artifacts(uri: str, what: str) -> Path:
     outputs = run.outputs.model_outputs if run.outputs else []
     there = f"runs:/{run.info.run_id}/{what}"
     if what == "model":
-        if not outputs or FREED in run.data.tags:
+        if not outputs or publish.FREED in run.data.tags:
             raise UserError(f"{uri} has no model to evaluate: {_why_no_model(run)}")
         there = f"models:/{outputs[0].model_id}"
     elif (reason := _why_no_set(run)) is not None:
@@ -79,7 +115,7 @@ def _why_no_model(run: Run) -> str:
         return f"it is a run of kind {kind}, which quantizes nothing."
     if run.info.status != "FINISHED":
         return f"it is {run.info.status} ({tags.get('colazero.error', 'no reason is known')})."
-    if FREED in tags:
+    if publish.FREED in tags:
         return "it was removed to make room. Run the cell again with force=true."
     if "colazero.checkpoint_path" in tags:
         return f"it is not in the store but in a folder: model={tags['colazero.checkpoint_path']}."
@@ -101,7 +137,9 @@ def _why_no_set(run: Run) -> str | None:
 
 def _cells(suite: Run) -> str:
     """Name the first three cells of a suite."""
-    cells = [r for r in runs.children(suite.info.run_id) if r.data.tags["colazero.kind"] == "cell"]
+    cells = [
+        r for r in client.children(suite.info.run_id) if r.data.tags["colazero.kind"] == "cell"
+    ]
     named = [f"runs:/{run.info.run_id} ({run.info.run_name})" for run in reversed(cells)]
     more = [f"and {len(named) - 3} more"] if len(named) > 3 else []
     return ", ".join([*named[:3], *more]) or "it has none yet"

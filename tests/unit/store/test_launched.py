@@ -12,9 +12,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from colazero import tracking
 from colazero.errors import UserError
-from colazero.tracking import launched, runs
+from colazero.store import claims, record
+from colazero.store.open import connect
 
 TAGS = {"mlflow.project.entryPoint": "suite"}
 
@@ -46,7 +46,7 @@ def test_a_run_is_ended_at_once_when_no_mlflow_run_can_have_made_it(
     shared_store: MlflowClient,
 ) -> None:
     run = made_by_mlflow(shared_store)
-    tracking.connect()
+    connect()
     ended = shared_store.get_run(run.info.run_id)
     assert ended.info.status == "KILLED"
     assert "before it had begun" in ended.data.tags["colazero.error"]
@@ -61,17 +61,17 @@ def test_a_run_is_left_as_long_as_an_older_mlflow_run_lives_that_writes_to_its_s
     others = [launcher(elsewhere), launcher(elsewhere, MLFLOW_TRACKING_URI="http://server")]
     time.sleep(0.05)  # its clock ticks in hundredths of a second
     run = made_by_mlflow(shared_store)
-    assert not launched.may_begin(run), "what writes to other stores has not made it"
+    assert not claims.may_begin(run), "what writes to other stores has not made it"
     here = launcher(tmp_path, MLFLOW_TRACKING_URI=uri)
     time.sleep(0.05)
     run = made_by_mlflow(shared_store)
-    assert launched.may_begin(run)
-    assert not launched.may_begin(earlier)
-    assert not launched.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
+    assert claims.may_begin(run)
+    assert not claims.may_begin(earlier)
+    assert not claims.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
     for process in (here, *others):
         process.kill()
         process.wait()
-    assert not launched.may_begin(run)
+    assert not claims.may_begin(run)
 
 
 def test_an_mlflow_run_that_is_told_no_store_writes_to_that_of_its_folder(
@@ -80,10 +80,10 @@ def test_an_mlflow_run_that_is_told_no_store_writes_to_that_of_its_folder(
     here = launcher(tmp_path)
     time.sleep(0.05)
     run = made_by_mlflow(shared_store)
-    monkeypatch.setattr(launched.mlflow, "get_tracking_uri", lambda: "sqlite:///mlflow.db")
-    assert not launched.may_begin(run)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "sqlite:///mlflow.db")
+    assert not claims.may_begin(run)
     monkeypatch.chdir(tmp_path)
-    assert launched.may_begin(run)
+    assert claims.may_begin(run)
     here.kill()
     here.wait()
 
@@ -92,9 +92,9 @@ def test_of_a_server_nobody_knows_where_its_runs_are_made(
     shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = made_by_mlflow(shared_store)
-    monkeypatch.setattr(launched.mlflow, "get_tracking_uri", lambda: "http://elsewhere:5000")
-    assert launched.may_begin(run)
-    assert not launched.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://elsewhere:5000")
+    assert claims.may_begin(run)
+    assert not claims.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
 
 
 def test_nobody_ends_the_run_that_it_is_about_to_open(
@@ -102,24 +102,24 @@ def test_nobody_ends_the_run_that_it_is_about_to_open(
 ) -> None:
     mine = made_by_mlflow(shared_store, minutes_ago=120)
     monkeypatch.setenv("MLFLOW_RUN_ID", mine.info.run_id)
-    assert mine.info.run_id not in [run.info.run_id for run in runs.the_dead("0")]
+    assert mine.info.run_id not in [run.info.run_id for run in claims.the_dead("0")]
     monkeypatch.delenv("MLFLOW_RUN_ID")
-    assert mine.info.run_id in [run.info.run_id for run in runs.the_dead("0")]
+    assert mine.info.run_id in [run.info.run_id for run in claims.the_dead("0")]
 
 
 def test_a_run_of_another_project_is_nobody_elses_business(shared_store: MlflowClient) -> None:
     other = shared_store.create_run("0", tags={"mlflow.project.entryPoint": "main"})
-    tracking.connect()
+    connect()
     assert shared_store.get_run(other.info.run_id).info.status == "RUNNING"
 
 
 def test_only_names_that_mlflow_drew_are_changed(shared_store: MlflowClient) -> None:
     drawn = made_by_mlflow(shared_store)
     assert drawn.info.run_name.count("-") == 2
-    assert not launched.named_by_user(drawn.info.run_id)
+    assert not claims.named_by_user(drawn.info.run_id)
     named = made_by_mlflow(shared_store, **{"mlflow.runName": "my-own-1"})
     for run, expected in ((drawn, "single·seed=x"), (named, "my-own-1")):
-        launched.rename(run.info.run_id, "single·seed=x")
+        claims.rename(run.info.run_id, "single·seed=x")
         assert shared_store.get_run(run.info.run_id).info.run_name == expected
 
 
@@ -140,11 +140,11 @@ def test_a_run_that_was_used_is_not_written_to_again(
     before = shared_store.get_run(run_id)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with pytest.raises(UserError, match=f"MLFLOW_RUN_ID.*{run_id}"):
-        tracking.connect()
-    with pytest.raises(UserError, match=f"MLFLOW_RUN_ID.*{run_id}"), tracking.run("new", kind):
-        tracking.log_metrics({"perplexity": 30.0})
-    launched.end_unbegun(run_id, "new", "FAILED", "a later command's mistake")
-    tracking.connect(reading=True)
+        connect()
+    with pytest.raises(UserError, match=f"MLFLOW_RUN_ID.*{run_id}"), record.run("new", kind):
+        record.log_metrics({"perplexity": 30.0})
+    claims.end_unbegun(run_id, "new", "FAILED", "a later command's mistake")
+    connect(reading=True)
     after = shared_store.get_run(run_id)
     assert (after.info.run_name, after.info.status) == (before.info.run_name, status)
     assert after.data.to_dictionary() == before.data.to_dictionary()
@@ -158,7 +158,7 @@ def test_a_run_of_another_program_that_has_ended_is_left_alone(
     shared_store.set_terminated(run_id, status)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with pytest.raises(UserError, match=status):
-        tracking.connect()
+        connect()
 
 
 def test_an_open_run_that_a_notebook_names_is_taken_once(
@@ -166,13 +166,13 @@ def test_an_open_run_that_a_notebook_names_is_taken_once(
 ) -> None:
     run_id = shared_store.create_run(own_experiment(shared_store)).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    tracking.connect()
-    with tracking.run("first", "cell") as opened:
-        tracking.log_metrics({"perplexity": 20.0})
+    connect()
+    with record.run("first", "cell") as opened:
+        record.log_metrics({"perplexity": 20.0})
     assert opened == run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with pytest.raises(UserError, match=run_id):
-        tracking.connect()
+        connect()
 
 
 def test_a_run_that_was_ended_before_its_program_began_is_opened_again(
@@ -180,11 +180,11 @@ def test_a_run_that_was_ended_before_its_program_began_is_opened_again(
 ) -> None:
     experiment = own_experiment(shared_store)
     run_id = made_by_mlflow(shared_store, 120, experiment).info.run_id
-    assert runs.bury_the_dead(experiment)
+    assert claims.bury_the_dead(experiment)
     assert shared_store.get_run(run_id).info.status == "KILLED"
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    tracking.connect()
-    with tracking.run("late", "cell") as opened:
+    connect()
+    with record.run("late", "cell") as opened:
         pass
     assert opened == run_id
     assert shared_store.get_run(run_id).info.status == "FINISHED"

@@ -1,23 +1,118 @@
-"""The tracking store before anything is written to it: does it answer, is it there, is it whole."""
+"""Connects to the tracking store: it answers, is whole, and has what the environment names."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from colazero import environment
 from colazero.errors import UserError, first_line
-from colazero.tracking import uris
-from colazero.tracking.uris import DATABASE_SERVERS, SERVERS
+from colazero.store import claims, client, publish
+
+log = logging.getLogger(__name__)
+
+
+def connect(*, reading: bool = False) -> None:
+    """Make sure that the tracking store answers, and create it and the experiment if need be.
+
+    They must exist before several processes write. UserError within seconds if a server does not
+    answer, or if MLFLOW_RUN_ID or MLFLOW_EXPERIMENT_ID names what is not there. Under `mlflow run`
+    its run and experiment are kept. What processes left that are gone is put right: see
+    `publish.recover`. `reading`: nothing is created; UserError if there is no store.
+    """
+    client.ignore_overrides()
+    uri = mlflow.get_tracking_uri()
+    # A server that is away is our own patience's business, which also covers other stores.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    try:
+        if reading:
+            refuse_missing(uri)
+        else:
+            publish.refuse_unwritable()
+        prepare(uri)
+        experiment = _given(uri, reading)
+        if experiment is None and not reading:
+            name = environment.experiment_name() or client.EXPERIMENT
+            experiment = mlflow.set_experiment(name)
+        if experiment is None:
+            MlflowClient().search_experiments(max_results=1)
+        else:
+            _say_where_it_looks(experiment)
+            if not reading:
+                publish.recover(experiment.experiment_id)
+    except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        hint = ""
+        if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+            hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        raise UserError(
+            f"the tracking store {uri!r} cannot be used: {first_line(error)}{hint}"
+        ) from error
+
+
+def _given(uri: str, reading: bool) -> Experiment | None:
+    """Return the experiment that the environment names, by a run in it or by its id."""
+    service = MlflowClient()
+    run_id, experiment_id = environment.run_id(), environment.experiment_id()
+    if run_id is not None:
+        run = client.find_run(run_id)
+        if run is None or run.info.lifecycle_stage != "active":
+            raise _no_such("MLFLOW_RUN_ID", run_id, "run", uri)
+        if not reading:
+            claims.refuse_used(run)
+        experiment = service.get_experiment(run.info.experiment_id)
+        if experiment.name == client.HOMES[1]:
+            log.info(
+                "this run is in MLflow's experiment %s, as `mlflow run` was given none; runs of "
+                "`python -m entrypoints.NAME` are in %s. What is finished in either is reused. "
+                "With --experiment-name %s it would be there too.",
+                *(experiment.name, client.EXPERIMENT, client.EXPERIMENT),
+            )
+        return experiment
+    if experiment_id is None:
+        return None
+    try:
+        experiment = service.get_experiment(experiment_id)
+        if experiment.lifecycle_stage == "active":
+            return experiment
+    except MlflowException as error:
+        if error.error_code not in client.PERMANENT:
+            raise
+    raise _no_such("MLFLOW_EXPERIMENT_ID", experiment_id, "experiment", uri)
+
+
+def _no_such(variable: str, value: str, what: str, uri: str) -> UserError:
+    return UserError(
+        f"{variable}={value!r} in the environment: the tracking store {uri} has no such {what}. "
+        f"Unset {variable}, or name the store that has it in MLFLOW_TRACKING_URI."
+    )
+
+
+def _say_where_it_looks(experiment: Experiment) -> None:
+    """Warn if an experiment's files are not where the store says: it keeps whole paths."""
+    folder = client.local_folder(experiment.artifact_location)
+    if folder is None or folder.exists():
+        return
+    done = client.search([experiment.experiment_id], status="FINISHED")
+    if any("colazero.manifest" in run.data.tags for run in done):
+        log.warning(
+            "the files of experiment %s are looked for in %s, and there is no such folder. If the "
+            "store was moved, put them back there, or leave a link to where they are now: without "
+            "them no finished run can be reused.",
+            *(experiment.name, folder),
+        )
+
 
 LOCK_SEC = 10.0
 """How long another process may take to put a store's file in its place."""
@@ -33,17 +128,17 @@ def refuse_unshareable(*, several_machines: bool = False) -> None:
         "Name a tracking server (http://HOST:PORT, started with mlflow server) or a database "
         "server (postgresql://…) in MLFLOW_TRACKING_URI"
     )
-    if uris.in_memory(uri):
+    if client.in_memory(uri):
         raise UserError(
             f"the tracking store {uri} is kept in memory, where the workers of a suite cannot "
             f"reach it. {ways}, or a file: sqlite:///mlflow.db."
         )
-    if uris.kind(uri) == "sqlite" and several_machines:
+    if client.store_kind(uri) == "sqlite" and several_machines:
         raise UserError(
             f"the tracking store {uri} is a file of this machine, and the suite would run on "
             f"several. {ways}."
         )
-    if uris.kind(uri) not in (*SERVERS, *DATABASE_SERVERS, "sqlite"):
+    if client.store_kind(uri) not in (*client.SERVERS, *client.DATABASE_SERVERS, "sqlite"):
         raise UserError(
             f"the tracking store {uri} is neither a server nor a database, and several "
             f"processes write to it. {ways}, or a file: sqlite:///mlflow.db."
@@ -52,17 +147,17 @@ def refuse_unshareable(*, several_machines: bool = False) -> None:
 
 def prepare(uri: str) -> None:
     """Make sure that a server answers; create a file's schema, whole or not at all."""
-    if uris.kind(uri) in ("http", "https"):
+    if client.store_kind(uri) in ("http", "https"):
         _check_server(uri)
-    elif uris.kind(uri) in DATABASE_SERVERS:
+    elif client.store_kind(uri) in client.DATABASE_SERVERS:
         create_engine(uri).connect().close()  # at once; MLflow would try for minutes
-    elif file := uris.sqlite_file(uri):
+    elif file := client.sqlite_file(uri):
         _create(file)
 
 
 def refuse_missing(uri: str) -> None:
     """Raise UserError if a store is a file that is not there: what only reads creates none."""
-    file = uris.sqlite_file(uri)
+    file = client.sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(
             f"there is no tracking store: looked for {file.absolute()}. Name the one to read in "
@@ -108,7 +203,7 @@ def _create(file: Path) -> None:
         )
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        MlflowClient(uris.of_sqlite(draft)).search_experiments(max_results=1)
+        MlflowClient(client.sqlite_uri(draft)).search_experiments(max_results=1)
         _put(draft, file)
     finally:
         for ending in ("", "-journal", "-wal", "-shm"):
@@ -144,18 +239,3 @@ def _put(draft: Path, file: Path) -> None:
             os.replace(draft, file)
     finally:
         lock.rmdir()
-
-
-def artifact_folder() -> Path | None:
-    """Return where the open run's artifacts are kept; None if that is no local folder."""
-    return uris.local_folder(mlflow.get_artifact_uri())
-
-
-def write_now(value: object, name: str) -> None:
-    """Write a JSON artifact of the open run at once; UserError if the store does not take it."""
-    try:
-        mlflow.log_text(json.dumps(value, indent=1) + "\n", name)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: {first_line(error)}"
-        ) from error

@@ -1,15 +1,16 @@
-"""Runs that several processes share: who does which, who is still alive, who goes first."""
+"""Decides which process does which run, and which processes are alive."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import mlflow
 import psutil
@@ -17,28 +18,17 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils import name_utils
 
 from colazero import environment
 from colazero.errors import UserError, first_line, without_credentials
-from colazero.tracking import launched
-from colazero.tracking.searching import homes, search
+from colazero.store import client
 
 log = logging.getLogger(__name__)
 
 SILENT_SEC = 600
 """A suite on another machine that gave no sign of life for so long counts as dead."""
 
-
-PERMANENT = (
-    *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
-    *("BAD_REQUEST", "INVALID_STATE"),
-)
-"""MLflow's error codes that no waiting will cure."""
-
-REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""What a file system says that no waiting will cure."""
-
-T = TypeVar("T")
 
 PROOF = "executor.json"
 """The artifact of a suite by which its workers know that they share its store."""
@@ -82,12 +72,12 @@ def alive(run: Run) -> bool:
     """
     name = run.data.tags.get("colazero.owner")
     if name is None:
-        return not launched.is_ours(run) or launched.may_begin(run)
+        return not is_ours(run) or may_begin(run)
     here = owner_alive(name)
     if here is not None:
         return here
     parent = run.data.tags.get("mlflow.parentRunId")
-    suite = get(parent) if parent else run
+    suite = client.find_run(parent) if parent else run
     if suite is None or suite.info.status != "RUNNING":
         return False
     return time.time() - float(suite.data.tags.get("colazero.heartbeat", "inf")) < SILENT_SEC
@@ -101,39 +91,13 @@ def cared_for(run: Run) -> bool:
     if alive(run):
         return True
     parent = run.data.tags.get("mlflow.parentRunId")
-    suite = get(parent) if parent else None
+    suite = client.find_run(parent) if parent else None
     return (
         suite is not None
         and suite.info.status == "RUNNING"
         and "colazero.owner" in suite.data.tags
         and alive(suite)
     )
-
-
-def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call, and while the store is away or refuses, call again for up to COLAZERO_PATIENCE minutes.
-
-    `call` must do no harm when it is repeated. What the store will never take is raised at once.
-    """
-    patience = environment.patience()
-    deadline, pause = time.monotonic() + patience, 1.0
-    while True:
-        try:
-            return call(*arguments, **named)
-        except (MlflowException, OSError) as error:
-            for_good = getattr(error, "error_code", "") in PERMANENT or (
-                isinstance(error, OSError) and error.errno in REFUSED
-            )
-            if for_good or time.monotonic() > deadline:
-                raise
-            if pause == 1:
-                log.warning(
-                    "the tracking store refuses; it is asked again for %.0f minutes: %s",
-                    patience / 60,
-                    first_line(error),
-                )
-        time.sleep(pause)
-        pause = min(2 * pause, 15.0)
 
 
 def heartbeat(suite: str, metrics: Mapping[str, float]) -> None:
@@ -145,10 +109,10 @@ def heartbeat(suite: str, metrics: Mapping[str, float]) -> None:
 
 def create_child(suite: str, name: str, kind: str) -> str:
     """Create a run below a suite's, for a worker to open; return its id."""
-    client = MlflowClient()
+    service = MlflowClient()
     tags = {"mlflow.parentRunId": suite, "colazero.kind": kind, "colazero.owner": owner()}
-    parent = client.get_run(suite)
-    created = client.create_run(
+    parent = service.get_run(suite)
+    created = service.create_run(
         parent.info.experiment_id, tags=resolve_tags() | tags, run_name=name
     )
     return str(created.info.run_id)
@@ -160,23 +124,18 @@ def log_params(run_id: str, params: Mapping[str, str]) -> None:
     MlflowClient().log_batch(run_id, params=values)
 
 
-def children(suite: str) -> list[Run]:
-    """Return all runs below a suite's."""
-    return list(search([experiment_of(suite)], tags={"mlflow.parentRunId": suite}))
-
-
 def end(run_id: str, status: str, reason: str) -> Run | None:
     """End a run whose process cannot do it: with its reason in the tag `colazero.error`.
 
     One that is FINISHED, its result having come to the store all the same, is left as it is and
     returned.
     """
-    client = MlflowClient()
-    run = client.get_run(run_id)
+    service = MlflowClient()
+    run = service.get_run(run_id)
     if run.info.status == "FINISHED":
         return run
-    client.set_tag(run_id, "colazero.error", without_credentials(reason))
-    client.set_terminated(run_id, status)
+    service.set_tag(run_id, "colazero.error", without_credentials(reason))
+    service.set_terminated(run_id, status)
     return None
 
 
@@ -186,7 +145,7 @@ def give_up(run_id: str, reason: str) -> Run | None:
     If the store stays away the run stays open, for the suite's end or the next suite to end.
     """
     try:
-        return patiently(end, run_id, "FAILED", reason)
+        return client.patiently(end, run_id, "FAILED", reason)
     except (MlflowException, OSError) as error:
         log.error("run %s stays open (%s): %s", run_id, reason, first_line(error))
         return None
@@ -197,7 +156,7 @@ def the_dead(experiment: str) -> list[Run]:
     opened = [
         run
         for status in ("RUNNING", "SCHEDULED")
-        for run in search(homes(experiment), status=status)
+        for run in client.search(client.homes(experiment), status=status)
     ]
     mine = environment.run_id()  # to be opened by this process
     return [run for run in opened if run.info.run_id != mine and not cared_for(run)]
@@ -209,7 +168,7 @@ def bury_the_dead(experiment: str) -> list[str]:
     for run in dead:
         begun = "colazero.owner" in run.data.tags
         if not begun:
-            MlflowClient().set_tag(run.info.run_id, launched.UNBEGUN, "true")
+            MlflowClient().set_tag(run.info.run_id, UNBEGUN, "true")
         reason = "its process was gone" if begun else "`mlflow run` was gone before it had begun"
         end(run.info.run_id, "KILLED", f"{reason} when a later one looked")
     return [str(run.info.run_name) for run in dead]
@@ -227,43 +186,16 @@ def claim(
     least one sees the other and withdraws, so never do both go on. It holds for all processes
     that use one store, on whatever machine, until the run ends or its process dies.
     """
-    client = MlflowClient()
+    service = MlflowClient()
     mine = {tag: value, **(more or {})}
-    client.log_batch(run_id, tags=[RunTag(*item) for item in mine.items()])
-    experiments = homes(experiment_of(run_id))
+    service.log_batch(run_id, tags=[RunTag(*item) for item in mine.items()])
+    experiments = client.homes(client.experiment_of(run_id))
     for name in filter(None, (tag, wider)):
-        held = search(experiments, tags={name: value}, status="RUNNING")
+        held = client.search(experiments, tags={name: value}, status="RUNNING")
         if any(run.info.run_id != run_id and alive(run) for run in held):
             for given in mine:
-                client.delete_tag(run_id, given)
+                service.delete_tag(run_id, given)
             raise Claimed
-
-
-def get(run_id: str) -> Run | None:
-    """Return a run; None if the store has none of this id."""
-    try:
-        return MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in PERMANENT:
-            return None
-        raise
-
-
-def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
-    """Return method → total_time_sec of the finished cells of an experiment with these params."""
-    times: dict[str, list[float]] = {}
-    cells = {"colazero.kind": "cell"}
-    for run in search(homes(experiment), tags=cells, params=params, status="FINISHED"):
-        if "colazero.source_run" not in run.data.tags:
-            seconds = run.data.metrics.get("total_time_sec")
-            if seconds is not None:
-                times.setdefault(run.data.params["method"], []).append(seconds)
-    return times
-
-
-def experiment_of(run_id: str) -> str:
-    """Return the id of the experiment that a run is in."""
-    return str(MlflowClient().get_run(run_id).info.experiment_id)
 
 
 def worker_environment(experiment: str) -> dict[str, str]:
@@ -290,3 +222,105 @@ def refuse_unless_shared(suite: str) -> None:
             f"it sees no artifacts of the suite: the store {uri!r} keeps them where this machine "
             "has no access. Use `mlflow server --serve-artifacts`, a bucket or a shared folder."
         )
+
+
+ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
+
+
+BEGINS_SEC = 3600
+"""So long `mlflow run` may build an environment before the program in it begins."""
+
+
+OPEN = ("RUNNING", "SCHEDULED")
+
+
+UNBEGUN = "colazero.unbegun"
+"""The tag of a run that was ended because no program had begun it."""
+
+
+DEFAULT_STORE = "sqlite:///mlflow.db"
+"""What MLflow takes if nothing names a store."""
+
+
+def is_ours(run: Run) -> bool:
+    """Tell whether `mlflow run` made a run for a program of this project, and not of another."""
+    ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
+    return ours and bool({"preset", "suite"} & run.data.params.keys())
+
+
+def may_begin(run: Run) -> bool:
+    """Tell whether the program may still begin that `mlflow run` has made a run for.
+
+    Interrupted before it starts that program, `mlflow run` leaves the run open and nobody to end
+    it. In an hour at most it is there (environments are built). Where the store is a file, the
+    `mlflow run` is a process of this machine that writes to it, older than its run. A run that is
+    ended too early is opened again by its program.
+    """
+    begun = run.info.start_time / 1000
+    if time.time() - begun > BEGINS_SEC:
+        return False
+    file = client.sqlite_file(mlflow.get_tracking_uri())
+    if file is None:
+        return True
+    processes = psutil.process_iter(["cmdline", "create_time"])
+    older = (p for p in processes if (p.info["create_time"] or 0) <= begun)
+    return any(_launches(p.info["cmdline"]) and _writes_to(p, file) for p in older)
+
+
+def _launches(command: list[str] | None) -> bool:
+    """Tell whether a command line is `mlflow run …` or `python -m mlflow run …`."""
+    words = [os.path.basename(word) for word in command or []]
+    return ("mlflow", "run") in pairwise(words)
+
+
+def _writes_to(process: psutil.Process, file: Path) -> bool:
+    """Tell whether a store is the one that a `mlflow run` was told, if that can be known."""
+    try:
+        told = process.environ().get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+        there = client.sqlite_file(told)
+        return there is not None and (Path(process.cwd(), there)).resolve() == file.resolve()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
+def refuse_used(run: Run) -> None:
+    """Raise UserError if MLFLOW_RUN_ID names a run whose results this process would overwrite.
+
+    `mlflow run`, or a program that starts this one, names an open run that holds no results of
+    ours. A run that was ended because nobody began it (tag UNBEGUN) may still begin.
+    """
+    tags, status = run.data.tags, run.info.status
+    if "colazero.kind" not in tags and (status in OPEN or UNBEGUN in tags):
+        return
+    state = status if status not in OPEN else f"in use (kind {tags['colazero.kind']})"
+    raise UserError(
+        f"MLFLOW_RUN_ID={run.info.run_id!r} in the environment: this run "
+        f"({run.info.run_name!r}) is {state}, and new results would overwrite it. Unset "
+        "MLFLOW_RUN_ID: every run then gets an id of its own."
+    )
+
+
+def end_unbegun(run_id: str, name: str, status: str, reason: str) -> None:
+    """End the run that `mlflow run` made for this process, which did not open it."""
+    service = MlflowClient()
+    run = service.get_run(run_id)
+    if "colazero.kind" in run.data.tags or run.info.status not in OPEN:
+        return  # a run of somebody else's
+    rename(run_id, name)
+    service.set_tag(run_id, "colazero.error", without_credentials(reason))
+    service.set_terminated(run_id, status)
+
+
+def named_by_user(run_id: str) -> bool:
+    """Tell whether a run of `mlflow run` has a name (--run-name) that MLflow did not draw."""
+    words = str(MlflowClient().get_run(run_id).info.run_name).split("-")
+    drawn = (name_utils._GENERATOR_PREDICATES, name_utils._GENERATOR_NOUNS)
+    return len(words) != 3 or not all(w in known for w, known in zip(words, drawn, strict=False))
+
+
+def rename(run_id: str, name: str) -> None:
+    """Call a run by a name, but one that its user has named."""
+    if not named_by_user(run_id):
+        MlflowClient().update_run(run_id, name=name)
