@@ -5,6 +5,9 @@ Lists all and removes nothing unless told: `--do=remove --what=models --suite=RU
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.clean`, or `colazero clean`.")
+
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 

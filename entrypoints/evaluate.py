@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.evaluate`, or `colazero evaluate`.")
+
 from colazero.settings import taken_by
 from entrypoints._command_line import fields, main, settled
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.quantize`, or `colazero quantize`.")
+
 from pathlib import Path
 
 from colazero.settings import SETTINGS, taken_by

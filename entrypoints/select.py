@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.select`, or `colazero select`.")
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.single`, or `colazero single`.")
+
 import time
 from typing import TYPE_CHECKING
 

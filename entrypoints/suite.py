@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+if not __package__:  # as a script, select.py would hide the standard library's `select`
+    raise SystemExit("error: run it as `python -m entrypoints.suite`, or `colazero suite`.")
+
 import importlib
 import sys
 from collections import Counter

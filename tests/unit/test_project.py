@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -15,6 +16,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from colazero.corpora import CORPORA
 from colazero.quantizers import QUANTIZERS
@@ -106,30 +110,66 @@ def test_every_field_says_what_it_is() -> None:
         assert field.description, name
 
 
-def test_conda_yaml_and_pyproject_ask_for_the_same_packages() -> None:
+def declared() -> dict[str, SpecifierSet]:
+    """Return the project's own dependencies: name → versions that it takes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, project["dependencies"])
+    return {canonicalize_name(one.name): one.specifier for one in wanted}
+
+
+def pinned(lines: list[str]) -> dict[str, str]:
+    """Return name → version of lines that pin a package."""
+    pins = [line.partition("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, _, version in pins}
+
+
+def test_conda_yaml_pins_what_pyproject_asks_for_and_constraints_all_of_it() -> None:
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert pip == project["dependencies"]
-    assert "python=3.11" in conda
-    assert project["requires-python"].startswith(">=3.11")
+    pins, everything = pinned(pip), pinned((ROOT / "constraints.txt").read_text().splitlines())
+    assert pins.keys() | {"pip"} == declared().keys()
+    for name, version in pins.items():
+        assert version in declared()[name], name
+        assert everything[name] == version, name
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert next(one for one in conda if str(one).startswith("python=")).split("=")[1] in (
+        SpecifierSet(python)
+    )
 
 
-def test_every_package_is_pinned_and_none_is_this_project() -> None:
-    """The environment's name hashes the list alone: a path in it would run another clone's code."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for requirement in project["dependencies"]:
-        name = re.split(r"[=<>]", requirement)[0]
-        assert re.fullmatch(r"[A-Za-z0-9-]+", name), requirement
-        assert name == "pip" or re.fullmatch(r"[\w-]+==[\d.]+", requirement), requirement
+def test_every_dependency_has_a_lower_bound_and_none_is_this_project() -> None:
+    """MLflow names an environment by conda.yaml's text: a path in it would run another clone."""
+    for name, versions in declared().items():
+        assert any(one.operator == ">=" for one in versions), name
+        assert name != "colazero"
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    of_module = packages_distributions()
+    own = {"colazero", "entrypoints", "analysis", "ray"}  # ray is an extra
+    found: dict[str, str] = {}
+    for folder in ("colazero", "entrypoints", "analysis"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names = [node.module]
+                found |= {name.split(".")[0]: str(file) for name in names}
+    used = found.keys() - sys.stdlib_module_names - own
+    assert {"numpy", "torch", "mlflow"} <= used
+    undeclared = {
+        module: found[module]
+        for module in used - {"triton"}  # comes with torch for CUDA, and is not needed without
+        if not {canonicalize_name(d) for d in of_module.get(module, [])} & declared().keys()
+    }
+    assert not undeclared
 
 
 def test_what_logs_the_use_of_gpus_is_installed_with_the_rest() -> None:
     """MLflow logs GPUs if it finds a module `pynvml`, and says nothing if it does not."""
     from mlflow.system_metrics.metrics import gpu_monitor
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert any(one.startswith("nvidia-ml-py==") for one in project["dependencies"])
+    assert "nvidia-ml-py" in declared()
     assert hasattr(gpu_monitor, "pynvml")
     assert "nvidia-ml-py" in packages_distributions()["pynvml"]
 
