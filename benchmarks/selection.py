@@ -105,7 +105,7 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
     Floor and first seed take turns, and each ratio is the median of the rounds: a machine that
     is busy for a second then spoils one of them.
     """
-    from colazero.calibration.choose import select
+    from colazero.calibration.sets import select
     from colazero.corpora.pool import build_pool
 
     _, tokenizer, corpus = materials()
@@ -158,7 +158,7 @@ def second_process(_: str = "") -> dict[str, float]:
 
 def growth(times: str) -> dict[str, float]:
     """Measure one size: seconds by stage, and peak memory."""
-    from colazero.calibration.choose import select
+    from colazero.calibration.sets import select
     from colazero.corpora.pool import build_pool
 
     _, tokenizer, corpus = materials(int(times))
@@ -183,7 +183,7 @@ def growth(times: str) -> dict[str, float]:
 def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
     from colazero import pipeline
-    from colazero.calibration.choose import select
+    from colazero.calibration.sets import select
     from colazero.corpora.pool import build_pool
     from colazero.settings import RunConfig
     from colazero.suite_settings import parse

@@ -12,8 +12,8 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, devices, pipeline
-from colazero.calibration import files as calibration_files
-from colazero.calibration import report as selection_report
+from colazero.calibration.sets import load_calibration, save_calibration
+from colazero.calibration import picture as selection_picture
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices.processor import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
@@ -174,10 +174,10 @@ def log_calibration(
     corpus = corpora.load(config.corpus)
     origin = {"corpus": config.corpus, "method": config.method, "seed": config.seed}
     with tempfile.TemporaryDirectory() as folder:
-        calibration_files.save_calibration(Path(folder), calibration, model, corpus, origin)
+        save_calibration(Path(folder), calibration, model, corpus, origin)
         record.log_files(Path(folder), "calibration")
     with tempfile.TemporaryDirectory() as folder:
-        selection_report.write(Path(folder), config, model, calibration)
+        selection_picture.write(Path(folder), config, model, calibration)
         record.log_files(Path(folder), "selection")
     metrics = dict(times) | {
         f"selection.{name}": float(value)

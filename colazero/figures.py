@@ -106,7 +106,7 @@ def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, 
 
 def sheet(height: float, caption: str) -> Figure:
     """Return a figure without axes, `height` inches, above its caption."""
-    lines = textwrap.wrap(caption, 104)
+    lines = textwrap.wrap(caption.replace(" %", "\u00a0%"), 104)  # a number keeps its % sign
     foot = LINE * len(lines) + 0.14
     figure = Figure(figsize=(WIDTH, height + foot), layout="constrained")
     total = height + foot
@@ -146,4 +146,5 @@ def legend(axis: Axes) -> None:
 
 def caption_of(figure: Figure) -> str:
     """Return a figure's caption in one line."""
-    return next(t.get_text() for t in figure.texts if t.get_gid() == "caption").replace("\n", " ")
+    text = next(text.get_text() for text in figure.texts if text.get_gid() == "caption")
+    return str(text).replace("\n", " ").replace("\u00a0", " ")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import devices, preconditions, selection
-from colazero.calibration import check as calibration_check
-from colazero.calibration.choose import ordered, pieces, select
+from colazero.calibration import sets
+from colazero.calibration.sets import ordered, pieces, select
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.tokens import (
     drawn_by,
@@ -40,6 +40,7 @@ from colazero.types import (
     QuantizationReport,
     QuantizationSettings,
     Rider,
+    SelectionSettings,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 @lru_cache(maxsize=4)
 def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
-    return np.unique(calibration_check.ngrams(test_tokens(model, name)))
+    return np.unique(sets.ngrams(test_tokens(model, name)))
 
 
 def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:
@@ -82,8 +83,8 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
     length = bos_rule.text_length(config, model)
     pool = replace(
         pool_of(config, model),
-        config=config.model_copy(update={"device": devices.resolve(config.device)}),
         model=model,
+        selection_settings=SelectionSettings.of(config, devices.resolve(config.device)),
     )
     # one_thread() loads what it limits before the clock starts
     with selection.one_thread(), features.spared() as spared:
@@ -108,10 +109,8 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     return {
         "tokens_asked": config.n_calibration_samples * bos_rule.text_length(config, model),
         "special_tokens_written": token_pool(model, config.corpus).written,
-        **calibration_check.measures(
-            chosen, pool_of(config, model), token_counts(model, *drawn_by(config))
-        ),
-        **calibration_check.overlap(chosen, tests),
+        **sets.measures(chosen, pool_of(config, model), token_counts(model, *drawn_by(config))),
+        **sets.overlap(chosen, tests),
     }
 
 

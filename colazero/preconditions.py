@@ -27,7 +27,7 @@ def check(
     Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved,
     a device that this machine may lack.
     """
-    trial.check(methods)
+    trial.refuse_defective(methods)
     for method in methods:
         if selection.uses_proxy(method):
             models.check(config.proxy_model)

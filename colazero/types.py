@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.settings import Settings
+if TYPE_CHECKING:
+    from colazero.settings import Settings
 
 HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-"""A model on the Hugging Face Hub: `org/name`, with a revision behind an @."""
+"""A model on the Hugging Face Hub: `org/name`, optionally with `@revision`."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model at hand. `revision` changes whenever its weights, its config or its tokenizer do."""
+    """A local model. `revision` changes whenever its weights, config or tokenizer change."""
 
     name: str
     path: Path
@@ -41,10 +42,10 @@ def label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents to calibrate on and documents to evaluate on, disjoint.
+    """Training documents to calibrate on and test documents to evaluate on, disjoint.
 
-    `revision` changes whenever the documents do. The test documents with `joined_by` between them
-    are the evaluation text, of which the first `test_windows` are evaluated at most.
+    `revision` changes whenever the documents change. The test documents joined by `joined_by` are
+    the evaluation text; at most its first `test_windows` windows are evaluated.
     """
 
     name: str
@@ -58,12 +59,12 @@ class Corpus:
 
     Empty: each test document stands for itself."""
     parts: Sequence[tuple[int, float]] = ()
-    """Of a mix, whose parts' documents follow each other: documents and share of tokens of each."""
+    """Number of documents and share of tokens per part of a mix, whose parts follow each other."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens [start, stop) of the pool's token stream, and the document they begin in."""
+    """Tokens [start, stop) of the pool's token stream, and the document in which they begin."""
 
     document: int
     start: int
@@ -72,24 +73,24 @@ class Span:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a method chose: for each window the spans that make it up, in order.
+    """A method's choice: for each window the spans that make it up, in order.
 
-    The spans of a window hold `seq_len` tokens together. `notes` is what the method thought
-    (cluster sizes, coverage, fall-backs): JSON values, logged with the calibration set.
+    The spans of a window hold `seq_len` tokens together. `notes` are JSON values that are logged
+    with the calibration set (cluster sizes, coverage, fallbacks).
     """
 
     windows: Sequence[Sequence[Span]]
     notes: Mapping[str, Any] = field(default_factory=dict)
     tokens: NDArray[np.int32] | None = None
-    """Windows [n, seq_len] that the method wrote itself: no document's, so without any spans."""
+    """Windows [n, seq_len] that the method wrote itself, outside any document, so without spans."""
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
     """`windows`: int32 [n_calibration_samples, seq_len] token ids, and how they were chosen.
 
-    They are a set: GPTQ's Hessian is a sum over them. Their order decides nothing but how that sum
-    is rounded, which moves perplexity by about as much as another seed does, so it is drawn.
+    They are a set: GPTQ's Hessian is a sum over them. Their order only changes how that sum is
+    rounded. Rounding moves perplexity by about as much as another seed does, so the order is drawn.
     """
 
     windows: NDArray[np.int32]
@@ -98,7 +99,7 @@ class CalibrationSet:
 
     @property
     def digest(self) -> str:
-        """Return 16 hex digits over the windows as a set, whatever their order."""
+        """Return 16 hex digits over the windows as a set, in any order."""
         return self._digest(sorted(self._windows()))
 
     @property
@@ -117,11 +118,29 @@ class CalibrationSet:
 
 
 @dataclass(frozen=True)
+class SelectionSettings:
+    """The settings that a method may use, besides its arguments; see `colazero.settings.Settings`.
+
+    `device` is resolved: where a method that runs a model runs it.
+    """
+
+    exact_documents: int
+    document_tokens: int
+    proxy_model: str
+    device: str
+
+    @classmethod
+    def of(cls, config: Settings, device: str = "") -> SelectionSettings:
+        """Take them from a run's settings; `device` replaces a device that is not resolved."""
+        values = {setting.name: getattr(config, setting.name) for setting in fields(cls)}
+        return cls(**values | ({"device": device} if device else {}))
+
+
+@dataclass(frozen=True)
 class TokenPool:
-    """The training documents of a corpus as one stream of tokens, as a selector sees it.
+    """The training documents of a corpus as one stream of tokens: what a method may use.
 
-    `documents`: int64 [documents], their numbers in the corpus; None where they are all of it.
-
+    Together with `n`, `seq_len` and `rng` it decides the selection; nothing else does.
     `tokens`: int32 [total], of the documents joined by blank lines, without special tokens.
     `starts`, `stops`: int64 [documents]; a token belongs to the document in which it begins.
     """
@@ -131,35 +150,42 @@ class TokenPool:
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     forbidden: frozenset[int]
-    """Ids of the tokenizer's special tokens: none of them may stand in a window."""
+    """Ids of the tokenizer's special tokens, which a window may not hold."""
     entry: Path | None = None
-    """Where in the cache the tokens lie, and what is computed from them beside; None: nowhere."""
+    """The cache entry that holds the tokens; features are cached next to it. None: no cache."""
     written: int = 0
-    """How often the documents spell a special token out, which is text there."""
-    config: Settings = field(default_factory=lambda: Settings.model_validate({"device": "cpu"}))
-    """The run's parameters, with `device` resolved."""
+    """How often the documents spell out a special token; it counts as text."""
     model: Model | None = None
-    """The model to be quantized, for methods that look at what it computes."""
+    """The model to be quantized, for methods that run it."""
     documents: NDArray[np.int64] | None = None
+    """int64 [documents]: their numbers in the corpus, if they are a part of it."""
+    selection_settings: SelectionSettings | None = None
+
+    @property
+    def settings(self) -> SelectionSettings:
+        """Return the settings of the run; raise ValueError for a pool that is not of a run."""
+        if self.selection_settings is None:
+            raise ValueError("this pool has no selection_settings: a method of it needs them")
+        return self.selection_settings
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]
-"""(pool, n windows, tokens a window, source of randomness) → selection."""
+"""(pool, number of windows, tokens per window, source of randomness) → selection."""
 
 CorpusLoader = Callable[[str], Corpus]
-"""The part of the name after the colon (empty for most) → corpus."""
+"""The part of the corpus name after the colon (usually empty) → corpus."""
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all) while a long step runs."""
+"""Called with (steps done, total steps) while a long stage runs."""
 
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What quantizing took and did. `modules`: one row a quantized linear layer.
+    """Times and per-layer results of a quantization. `modules`: one row per quantized layer.
 
-    `warm_up_time_sec` is what the library took to start, once a process, before the clock ran;
-    None where nobody measured it. `windows_at_once`: how many were run together in the end, None
-    where nobody tells.
+    `warm_up_time_sec`: the library's start-up, once per process, before the clock starts; None if
+    not measured. `windows_at_once`: the final micro-batch, None if the quantizer does not report
+    it.
     """
 
     quant_time_sec: float
@@ -167,7 +193,7 @@ class QuantizationReport:
     modules: Sequence[Mapping[str, Any]]
     warm_up_time_sec: float | None = None
     unquantized: Sequence[str] = ()
-    """Matrices in the model's blocks that stayed as they were."""
+    """Names of matrices in the model's blocks that were not quantized."""
     windows_at_once: int | None = None
     solved: Mapping[str, str] = field(default_factory=dict)
     """Weight → fingerprint of what the model computed with; of quantizers that evaluate too."""
@@ -179,19 +205,18 @@ class QuantizationReport:
 
     @property
     def column_kernel(self) -> str:
-        """Name what ran GPTQ's loop over columns (`triton`, `torch`, ...); '' if nothing tells.
+        """Name the kernels that ran GPTQ's loop over columns, joined by commas; '' if unknown.
 
-        Several are joined by commas. Layers that were rounded had no such loop.
+        Rounded layers have no such loop.
         """
         rows = [row for row in self.modules if "kernel" in row and not row["rtn_fallback"]]
-        found = {str(row["kernel"]) for row in rows}
-        return ",".join(sorted(found))
+        return ",".join(sorted({str(row["kernel"]) for row in rows}))
 
     @property
     def tokens_used(self) -> int | None:
-        """Return the calibration tokens that a layer saw, at most (an expert sees its share).
+        """Return the most calibration tokens that a layer got (an expert gets its share).
 
-        None of a quantizer that looks at none, or does not tell.
+        None for a quantizer that uses none or does not report them.
         """
         return max((int(row["samples"]) for row in self.modules), default=0) or None
 
@@ -203,7 +228,7 @@ class QuantizationReport:
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """GPTQ's own settings, all resolved; see `colazero.settings.Settings` for the units."""
+    """GPTQ's own settings, resolved; see `colazero.settings.Settings` for the units."""
 
     quant_bits: int
     group_size: int
@@ -214,27 +239,27 @@ class QuantizationSettings:
 
 
 class Rider(Protocol):
-    """What goes through a model's blocks together with the quantization of each.
+    """Work that follows the quantization from block to block: the evaluation.
 
-    `seconds` is what that took, which is no part of quantizing.
+    `seconds`: the time it took, which does not count as quantizing.
     """
 
     seconds: float
 
     def board(self, sequence: Any) -> None:
-        """Begin, given the `colazero.blocks.Sequence` of the model."""
+        """Begin, with the `colazero.blocks.Sequence` of the model."""
 
     def advance(self, index: int) -> None:
-        """Pass the block of this index, which holds its quantized weights at the moment."""
+        """Pass the block of this index, which holds its quantized weights now."""
 
     def finish(self) -> None:
         """End, after the last block."""
 
 
 class Quantizer(Protocol):
-    """Writes a 4-bit (or 2, 3, 8) checkpoint directory from a model directory.
+    """Write a quantized checkpoint directory from a model directory.
 
-    One that goes a block at a time takes the `rider` along; for others it stays where it is.
+    A quantizer that works block by block calls the `rider` after each block; others ignore it.
     """
 
     def __call__(
@@ -251,9 +276,9 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Downstream:
-    """Results of downstream tasks: `TASK.METRIC` → value, and a row an item (JSON values).
+    """Results of downstream tasks: `TASK.METRIC` → value, and one row per item (JSON values).
 
-    `higher_is_better`: what lm-eval says of `TASK.METRIC`, where it says anything.
+    `higher_is_better`: lm-eval's own mark per `TASK.METRIC`, where it has one.
     """
 
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -272,10 +297,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far a model's predictions are from the unquantized model's, per window: [windows].
+    """Distance of a model's predictions from the unquantized model's, per window: [windows].
 
-    `kl`: the sum over a window's predictions of KL(unquantized ‖ quantized), in nats; `agreed`: how
-    many of them have the same most likely token.
+    `kl`: sum over a window's predictions of KL(unquantized ‖ quantized), in nats. `agreed`: number
+    of predictions with the same most likely token.
     """
 
     kl: NDArray[np.float64]
@@ -296,7 +321,7 @@ class Perplexity:
     tokens: NDArray[np.int64]
     digest: str
     divergence: Divergence | None = None
-    """None where it was not asked for, or the model cannot be run a block at a time."""
+    """None if not asked for, or if the model cannot run block by block."""
     documents: NDArray[np.int64] | None = None
     available: int | None = None
 
@@ -312,10 +337,10 @@ class Perplexity:
 
     @property
     def distances(self) -> dict[str, float]:
-        """Return the means over all predictions, as metrics; none where there is no divergence.
+        """Return the means over all predictions as metrics; empty without a divergence.
 
-        `kl_divergence`: KL(unquantized ‖ quantized) in nats; `top1_agreement`: the share whose most
-        likely token is the same.
+        `kl_divergence`: KL(unquantized ‖ quantized) in nats. `top1_agreement`: share of predictions
+        with the same most likely token.
         """
         if self.divergence is None:
             return {}
@@ -328,7 +353,7 @@ class Perplexity:
 class Evaluation:
     """Perplexities by corpus, in the order asked for, and downstream results.
 
-    `windows_at_once`: how many were run together in the end, None where nobody tells.
+    `windows_at_once`: the final micro-batch, None if not reported.
     """
 
     perplexities: Sequence[Perplexity]

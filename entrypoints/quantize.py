@@ -29,7 +29,7 @@ def run(given: dict[str, str]) -> int:
 
     device = devices.take(config.device)
     from colazero import cell, models, pipeline, preconditions
-    from colazero.calibration import files as calibration_files
+    from colazero.calibration.sets import load_calibration, save_calibration
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
     from colazero.store import client, fetch, record
     from colazero.store.open import connect
@@ -55,7 +55,7 @@ def run(given: dict[str, str]) -> int:
     if free:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
-        calibration, about = calibration_files.load_calibration(folder, model)
+        calibration, about = load_calibration(folder, model)
     preconditions.check_set(model, pipeline.with_bos(config, model, calibration))
     name = client.run_name("quantize", about["method"], model.label)
     with record.run(name, "quantize") as run_id, record.workspace() as work:

@@ -344,8 +344,8 @@ def hub_says(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 def equipped(tiny_llama: Path) -> Callable[[Any], Any]:
     """Return what adds a tiny model to a token pool, as target and as proxy."""
     from colazero.settings import Settings
-    from colazero.types import Model
+    from colazero.types import Model, SelectionSettings
 
     config = Settings.model_validate({"proxy_model": str(tiny_llama), "device": "cpu"})
-    model = Model("tiny", tiny_llama, "1")
-    return lambda pool: replace(pool, config=config, model=model)
+    settings, model = SelectionSettings.of(config), Model("tiny", tiny_llama, "1")
+    return lambda pool: replace(pool, selection_settings=settings, model=model)

@@ -1,1 +1,1 @@
-"""A chosen calibration set as a thing: what it must be, its files, and its pictures."""
+"""The calibration set: chosen, checked, measured and saved (`sets`), and shown (`picture`)."""

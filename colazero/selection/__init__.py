@@ -1,4 +1,4 @@
-"""Selection methods, one file each: which windows of the corpus the quantizer gets to see.
+"""Selection methods, one file each: which windows of the corpus the quantizer is calibrated on.
 
 A method is a function `(pool, n, seq_len, rng) -> Selection`, registered by name; see
 `colazero.types.Selector`. It returns spans of the pool's token stream.
@@ -28,36 +28,35 @@ METHODS: Registry[Selector] = Registry("method", "colazero.selection")
 def find(method: str) -> Selector:
     """Return the method of this name, or the function that `module:function` names.
 
-    UserError if there is none, or the module cannot be imported.
+    Raise UserError if there is none, or if the module cannot be imported.
     """
     module_name, colon, function_name = method.partition(":")
     if not colon:
         return METHODS.get(method)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's, and so is whatever goes wrong in it
+    except Exception as error:  # the module is the user's and may raise anything
         raise UserError(
-            f"method {method!r}: the module {module_name!r} cannot be imported "
-            f"({type(error).__name__}: {error}). It must be installed, or lie in a folder named "
-            "by PYTHONPATH."
+            f"method {method!r}: cannot import module {module_name!r} "
+            f"({type(error).__name__}: {error}). Install it, or put its folder on PYTHONPATH."
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise unknown(f"function in module {module_name!r}:", function_name, names)
-    chosen: Selector = function
-    return chosen
+    selector: Selector = function
+    return selector
 
 
 def uses_proxy(method: str) -> bool:
-    """Tell whether a method runs `proxy_model`: its function has then `uses_proxy = True`."""
+    """Return True if the method runs `proxy_model`: its function sets `uses_proxy = True`."""
     return bool(getattr(find(method), "uses_proxy", False))
 
 
 def source_digest(method: str) -> str:
-    """Return 16 hex digits over the source of a method, so that an edited one is another one.
+    """Return 16 hex digits over a method's source, so that an edited method is another method.
 
-    The source is the module of its function and what that imports from its own package.
+    The source is the module of the function and every module of its package that it imports.
     """
     function = inspect.unwrap(find(method))
     return sources_digest(inspect.getmodule(function), sys.modules.get(method.partition(":")[0]))
@@ -67,51 +66,68 @@ def sources_digest(*modules: ModuleType | None) -> str:
     """Return 16 hex digits over the source of modules and what they import from their package."""
     files: set[str] = set()
     for module in modules:
-        _sources(module, files)
+        _collect_sources(module, files)
     digest = hashlib.sha256()
     for content in sorted(Path(file).read_bytes() for file in files):
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:16]
 
 
-def _sources(module: ModuleType | None, files: set[str]) -> None:
-    """Add the file of a module, and those of the modules in its package that its names lead to."""
+def _collect_sources(module: ModuleType | None, files: set[str]) -> None:
+    """Add a module's file to `files`, and those of its package's modules that its names lead to."""
     file = getattr(module, "__file__", None)
     if module is None or file is None or file in files:
         return
     files.add(file)
     package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
     for value in vars(module).values():
-        # A package has all its modules as attributes, whoever imported them.
+        # Every imported module of a package is an attribute of it, whoever imported it.
         if inspect.ismodule(value):
             other = None if hasattr(module, "__path__") else value
         else:
             other = sys.modules.get(getattr(value, "__module__", None) or "")
         if package and other is not None and f"{other.__name__}.".startswith(f"{package}."):
-            _sources(other, files)
+            _collect_sources(other, files)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let one thread do the arithmetic inside the block.
+    """Run the arithmetic inside the block on one thread.
 
-    Sums over several come in an order, and so with bits, that depends on their number.
+    The order of a sum over several threads, and so its last bits, depends on their number.
     """
-    import scipy.linalg  # noqa: F401  the limit reaches only those libraries that are loaded:
-    import sklearn.cluster  # noqa: F401  these bring a BLAS and an OpenMP of their own
+    import scipy.linalg  # noqa: F401  The limit reaches only libraries that are loaded, and
+    import sklearn.cluster  # noqa: F401  these two bring their own BLAS and OpenMP.
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1):
         yield
 
 
-def document_at(pool: TokenPool, token: int) -> int:
-    """Return the index of the document in which (or in whose separator) `token` lies."""
-    return int(np.searchsorted(pool.starts, token, side="right")) - 1
-
-
 def windows_at(pool: TokenPool, starts: NDArray[np.int64], seq_len: int) -> list[list[Span]]:
     """Return contiguous windows of `seq_len` tokens that begin at the tokens `starts`."""
+    starts = np.asarray(starts, dtype=np.int64)
+    documents = np.searchsorted(pool.starts, starts, side="right") - 1
     return [
-        [Span(document_at(pool, int(start)), int(start), int(start) + seq_len)] for start in starts
+        [Span(document, start, start + seq_len)]
+        for document, start in zip(documents.tolist(), starts.tolist(), strict=True)
     ]
+
+
+def candidate_starts(pool: TokenPool, n: int, seq_len: int) -> NDArray[np.int64]:
+    """Cut the stream at multiples of `seq_len` and return the starts of the windows to choose from.
+
+    Windows that repeat an earlier one or hold a special token are dropped, unless fewer than `n`
+    would be left: then the check of the calibration set says what is wrong with the corpus.
+    """
+    starts = np.arange(len(pool.tokens) // seq_len, dtype=np.int64) * seq_len
+    special = np.array(sorted(pool.forbidden), dtype=np.int32)
+    seen: set[bytes] = set()
+    good = []
+    for start in starts:
+        window = pool.tokens[start : start + seq_len]
+        digest = hashlib.blake2b(window.tobytes(), digest_size=16).digest()
+        if digest not in seen and not np.isin(special, window).any():
+            seen.add(digest)
+            good.append(start)
+    return np.array(good, dtype=np.int64) if len(good) >= n else starts

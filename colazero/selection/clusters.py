@@ -1,4 +1,4 @@
-"""k-means that spends its time where it pays, in two steps of descent."""
+"""Clusters of documents, and windows dealt from them: k-means with exchange, dealing, packing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.errors import UserError
+from colazero.types import Span, TokenPool
+
 SWEEPS = 40
 """Rounds of Hartigan's exchange. The first gains most: docs/guide/selection.md."""
 BATCH = 4_096
-"""Points of a mini-batch."""
+"""Points per mini-batch."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """`labels`: [documents], 0 up to fewer than the clusters asked for where documents repeat.
+    """`labels`: [documents], from 0; fewer clusters than asked for where documents repeat.
 
-    `distances`: squared distances to the own centroid, [documents]; `inertia`: their sum.
+    `distances`: squared distance of each document to its centroid, [documents].
     """
 
     labels: NDArray[np.int64]
@@ -26,55 +29,44 @@ class Clusters:
 
     @property
     def inertia(self) -> float:
+        """Return the sum of squared distances."""
         return float(self.distances.sum())
-
-
-def one_cluster(distances: NDArray[np.float64]) -> Clusters:
-    """Put all documents into one cluster, at the given distances [documents] from its centre."""
-    return Clusters(np.zeros(len(distances), dtype=np.int64), distances)
 
 
 def kmeans(points: NDArray[np.float32], k: int, seed: int, exact: int) -> Clusters:
     """Cluster `points` [documents, features] into at most `k` clusters.
 
-    One start of k-means++ and Lloyd's iterations, then Hartigan's exchange of single points,
-    which goes on where Lloyd stops: it counts that a centroid moves when a point leaves or joins.
-    One such start ends more than 1 % below the best of 50 starts of Lloyd's alone. More points
-    than `exact` go in mini-batches (Sculley 2010, doi 10.1145/1772690.1772862), without exchange.
+    One start of k-means++ and Lloyd's iterations, then Hartigan's exchange of single points. The
+    exchange goes on where Lloyd stops, because it counts that a centroid moves when a point leaves
+    or joins. One such start ends more than 1 % below the best of 50 starts of Lloyd's alone. More
+    than `exact` points are clustered in mini-batches (Sculley 2010, doi 10.1145/1772690.1772862),
+    without exchange.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
     large = len(points) > exact
-    one = {"n_init": 1, "random_state": seed}
-    method = MiniBatchKMeans(k, batch_size=BATCH, **one) if large else KMeans(k, **one)
-    with warnings.catch_warnings():  # of documents that do not differ; the caller says it itself
+    start = {"n_init": 1, "random_state": seed}
+    method = MiniBatchKMeans(k, batch_size=BATCH, **start) if large else KMeans(k, **start)
+    with warnings.catch_warnings():  # about documents that do not differ; the caller reports those
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = method.fit(points)
-    labels = np.unique(found.labels_, return_inverse=True)[1].astype(np.int64)
+        fitted = method.fit(points)
+    labels = np.unique(fitted.labels_, return_inverse=True)[1].astype(np.int64)
     if not large:
         labels = exchange(points, labels)
     centroids = _sums(points, labels) / np.bincount(labels)[:, None]
-    return Clusters(labels, _distances(points, centroids, labels))
-
-
-def _distances(
-    points: NDArray[np.float32], centroids: NDArray[np.float64], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return squared distances to the own centroid, [documents], a batch at a time."""
     parts = [slice(first, first + BATCH) for first in range(0, len(points), BATCH)]
-    return np.concatenate(
-        [((points[part] - centroids[labels[part]]) ** 2).sum(axis=1) for part in parts]
-    )
+    distances = [((points[part] - centroids[labels[part]]) ** 2).sum(axis=1) for part in parts]
+    return Clusters(labels, np.concatenate(distances))
 
 
 def exchange(points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Move points to other clusters while that lowers the inertia, at most SWEEPS rounds.
 
-    Moving a point at squared distances a and b from the centroids of its own cluster of m points
-    and another of n changes the inertia by b·n/(n + 1) − a·m/(m − 1) (Hartigan and Wong 1979,
-    doi 10.2307/2346830). A round makes the best moves of which no two touch the same cluster, so
-    that each is worth what was computed. A cluster's last point stays.
+    Let a point have squared distances a and b to the centroids of its own cluster of m points and
+    of another of n. Moving it changes the inertia by b·n/(n + 1) − a·m/(m − 1) (Hartigan and Wong
+    1979, doi 10.2307/2346830). No two moves of a round touch the same cluster, so each is worth
+    what was computed. The last point of a cluster stays.
     """
     labels = labels.copy()
     sizes = np.bincount(labels).astype(np.float64)
@@ -91,7 +83,7 @@ def exchange(points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[
         cost[everyone, labels] = np.inf
         target = cost.argmin(axis=1)
         gain = worth - cost[everyone, target]
-        moved = _moves(labels, target, gain, len(sizes), 1e-6 * norms.mean())
+        moved = _disjoint_moves(labels, target, gain, len(sizes), 1e-6 * norms.mean())
         if not len(moved):
             break
         for source, sign in ((labels[moved], -1), (target[moved], 1)):
@@ -101,14 +93,14 @@ def exchange(points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[
     return labels
 
 
-def _moves(
+def _disjoint_moves(
     labels: NDArray[np.int64],
     target: NDArray[np.int64],
     gain: NDArray[np.float64],
     k: int,
     least: float,
 ) -> NDArray[np.int64]:
-    """Return the points to move, best first, no two from or into the same cluster."""
+    """Return the points to move, best first; no two from or into the same cluster."""
     order = np.argsort(-gain, kind="stable")
     touched = np.zeros(k, dtype=bool)
     moved = []
@@ -121,9 +113,72 @@ def _moves(
 
 
 def _sums(points: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the sum of each cluster's points, [clusters, features], in order of the points."""
+    """Return the sum of each cluster's points, [clusters, features], added in their order."""
     from scipy.sparse import csr_array
 
     places = (np.ones(len(labels)), (labels, np.arange(len(labels))))
     sums: NDArray[np.float64] = csr_array(places) @ points
     return sums
+
+
+def separator_ends(pool: TokenPool) -> NDArray[np.int64]:
+    """Return where the separator after each document ends, [documents]."""
+    return np.append(pool.starts[1:], pool.stops[-1:])
+
+
+def deal(
+    pool: TokenPool, documents: NDArray[np.int64], clusters: Clusters, tokens: int, seq_len: int
+) -> tuple[list[Span], list[int]]:
+    """Take the next nearest document of every cluster in turn until there are `tokens` tokens.
+
+    A document comes with its separator and gives at most one window's worth of tokens, so that the
+    first round reaches every cluster. If tokens are still missing after the last document, the
+    rests of the long ones follow. Return the spans in order, and the indices of the documents
+    used. Raise UserError if the documents have too few tokens.
+    """
+    stops = separator_ends(pool)
+    labels = clusters.labels
+    nearest = np.lexsort((documents, clusters.distances, labels))
+    first = np.searchsorted(labels[nearest], labels[nearest], side="left")
+    rounds = np.arange(len(nearest)) - first
+    dealt = nearest[np.lexsort((labels[nearest], rounds))]
+    spans: list[Span] = []
+    used: list[int] = []
+    missing = tokens
+    longest = int((stops - pool.starts)[documents].max(initial=0))
+    for offset in range(0, longest, seq_len):
+        for i in dealt:
+            document = int(documents[i])
+            start = int(pool.starts[document]) + offset
+            stop = min(int(stops[document]), start + seq_len, start + missing)
+            if stop > start:
+                spans.append(Span(document, start, stop))
+                missing -= stop - start
+                if offset == 0:
+                    used.append(int(i))
+            if missing == 0:
+                return spans, used
+    raise too_small(tokens, tokens - missing)
+
+
+def too_small(needed: int, available: int) -> UserError:
+    """Return the error for documents with too few tokens: most are in separators."""
+    return UserError(
+        f"corpus too small: the windows need {needed:,} tokens, but the documents to choose from "
+        f"have {available:,}. Lower n_calibration_samples or seq_len."
+    )
+
+
+def pack(spans: list[Span], n: int, seq_len: int) -> list[list[Span]]:
+    """Fill `n` windows of `seq_len` tokens one after the other; split spans at window borders."""
+    windows: list[list[Span]] = [[] for _ in range(n)]
+    filled = 0
+    for span in spans:
+        start = span.start
+        while start < span.stop:
+            window, used = divmod(filled, seq_len)
+            stop = min(span.stop, start + seq_len - used)
+            windows[window].append(Span(span.document, start, stop))
+            filled += stop - start
+            start = stop
+    return windows

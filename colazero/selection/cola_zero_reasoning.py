@@ -1,4 +1,4 @@
-"""COLA-Zero, told besides how much each document looks like reasoning."""
+"""COLA-Zero with features that count how much each document looks like reasoning."""
 
 from __future__ import annotations
 
@@ -10,6 +10,5 @@ from colazero.types import Selection, TokenPool
 
 @METHODS.register("cola_zero_reasoning")
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
-    """Cluster on COLA-Zero's features and five marks of reasoning on the text's surface."""
-    groups = (*cola_zero.GROUPS, "reasoning")
-    return cola_zero.on_features("cola_zero_reasoning", groups, pool, n, seq_len, rng)
+    """Cluster on COLA-Zero's features and five surface marks of reasoning."""
+    return cola_zero.on_features((*cola_zero.GROUPS, "reasoning"), pool, n, seq_len, rng)

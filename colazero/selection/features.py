@@ -1,7 +1,7 @@
 """Features of documents, in groups of equal weight, computed once and kept in the cache.
 
-They depend on the corpus and the tokenizer alone, never on a seed: seeds differ in what k-means
-makes of them.
+They depend on the corpus and the tokenizer alone, never on a seed: seeds differ in the clusters
+that k-means makes of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from colazero.cache import facts_digest, kept_arrays
 from colazero.selection import forward, one_thread, sources_digest
-from colazero.selection.terms import Terms
 from colazero.types import TokenPool
 
 TERMS = 5_000
 COMPONENTS = 100
 CHUNK = 5_000
-"""Documents whose terms are held at a time."""
+"""Documents whose terms are in memory at a time."""
 
 Matrix = NDArray[np.float32]
 Compute = Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]
@@ -38,14 +38,14 @@ Compute = Callable[[TokenPool, NDArray[np.int64]], NDArray[np.floating]]
 def matrix(pool: TokenPool, documents: NDArray[np.int64], groups: Sequence[str]) -> Matrix:
     """Return the weighted features of `documents`, float32 [documents, features].
 
-    `groups` are names in GROUPS. Each group is computed once for a corpus and a tokenizer, with
-    one thread (see `colazero.selection.select`), and mapped from the cache from then on.
+    `groups` are names in GROUPS. Each group is computed once per corpus and tokenizer, on one
+    thread (see `colazero.selection.one_thread`), and memory-mapped from the cache from then on.
     """
     return weighted({name: group(pool, documents, name) for name in groups})
 
 
 def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[np.floating]:
-    """Return one group's features, [documents, features], as they are before weighting."""
+    """Return one group's features, [documents, features], before weighting."""
     compute, facts = GROUPS[name]
     if pool.entry is None:
         return compute(pool, documents)
@@ -56,10 +56,17 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
     return kept(entry, lambda: compute(pool, documents))
 
 
-def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Return what `compute` gives, mapped from `entry` of the cache from then on.
+@cache
+def _code(compute: Compute) -> list[str]:
+    """Return a digest of the source that computes a group, and the versions of libraries."""
+    libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
+    return [sources_digest(sys.modules[compute.__module__]), *libraries]
 
-    Computed with one thread. What comes from there counts with the seconds it took, see `spared`.
+
+def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """Return `compute()`, memory-mapped from the cache's `entry` from then on.
+
+    Compute on one thread. A later reader is charged the seconds that it took; see `spared`.
     """
     computed = False
 
@@ -83,10 +90,10 @@ _reader: ContextVar[list[float] | None] = ContextVar("reader", default=None)
 
 @contextmanager
 def spared() -> Iterator[list[float]]:
-    """Yield a list that gets the seconds which features took when they were put into the cache.
+    """Yield a list of the seconds that cached features took when they were computed.
 
-    One number for each group that is taken from there inside the block. Without them, whichever
-    method came first would seem to cost what all share.
+    It gets one number per group that is read from the cache inside the block. Without it, the
+    first method to run would seem to cost what all methods share.
     """
     seconds: list[float] = []
     token = _reader.set(seconds)
@@ -96,36 +103,86 @@ def spared() -> Iterator[list[float]]:
         _reader.reset(token)
 
 
-@cache
-def _code(compute: Compute) -> list[str]:
-    """Return a digest of the source that computes a group, and the libraries' versions."""
-    libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-    return [sources_digest(sys.modules[compute.__module__]), *libraries]
+_words = re.compile(r"\w+|[^\w\s]+").findall
+"""Words and punctuation. scikit-learn's own pattern drops punctuation and words of one letter."""
+
+
+class Terms:
+    """A vocabulary of 1- and 2-grams, counted as numbers instead of strings.
+
+    scikit-learn's CountVectorizer makes a string of every pair, keeps all of them in a dictionary
+    and sorts it. That is four times the work, and the processor's sort decides ties at the limit.
+
+    A word's key is its number, in order of first appearance. A pair's key is
+    2³² × (first + 1) + second.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._keys: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def fit(self, texts: Iterable[str], limit: int) -> csr_array:
+        """Learn the `limit` most frequent terms; return their counts, float32 [texts, terms].
+
+        Of equally frequent terms at the limit, take those with the smaller keys.
+        """
+        numbers = self._numbers
+        totals, keys = self._occurrences(texts, lambda word: numbers.setdefault(word, len(numbers)))
+        distinct, counts = np.unique(keys, return_counts=True)
+        self._keys = np.sort(distinct[np.argsort(-counts, kind="stable")[:limit]])
+        return self._matrix(totals, keys)
+
+    def counts(self, texts: Iterable[str]) -> csr_array:
+        """Return how often each term occurs in each text, float32 [texts, terms]."""
+        return self._matrix(*self._occurrences(texts, lambda word: self._numbers.get(word, -1)))
+
+    def _occurrences(
+        self, texts: Iterable[str], number: Callable[[str], int]
+    ) -> tuple[list[int], NDArray[np.int64]]:
+        """Return the number of terms per text, and the keys of all terms, text by text."""
+        totals, parts = [], []
+        for text in texts:
+            strings = _words(text.lower())
+            words = np.fromiter(map(number, strings), np.int64, len(strings))
+            pairs = (words[:-1] + 1 << 32) + words[1:]
+            in_vocabulary = (words[:-1] >= 0) & (words[1:] >= 0)
+            parts += [words, pairs[in_vocabulary]]
+            totals.append(len(words) + int(in_vocabulary.sum()))
+        return totals, np.concatenate([np.empty(0, np.int64), *parts])
+
+    def _matrix(self, totals: list[int], keys: NDArray[np.int64]) -> csr_array:
+        rows = np.repeat(np.arange(len(totals)), totals)
+        columns = np.searchsorted(self._keys, keys)
+        columns[columns == len(self._keys)] = 0
+        is_term = self._keys[columns] == keys if len(self._keys) else np.zeros(len(keys), bool)
+        places = (rows[is_term], columns[is_term])
+        ones = np.ones(len(places[0]), np.float32)
+        return csr_array((ones, places), shape=(len(totals), len(self._keys)))
 
 
 def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
     """Return TF-IDF vectors (1- and 2-grams, sublinear) reduced by truncated SVD.
 
-    Shape [documents, at most 100]. The SVD is the randomised one of Halko et al. 2011
-    (arXiv 0909.4061), its random state fixed: the features are the same for every seed. A corpus
+    Shape [documents, at most 100]. The SVD is the randomized one of Halko et al. 2011
+    (arXiv 0909.4061) with a fixed random state: the features are the same for every seed. A corpus
     too small to reduce keeps as many components as it has. Of more than `exact_documents`
-    documents, so many, evenly spread, decide which terms and which components there are.
+    documents, an evenly spread sample of that size decides the terms and the components.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
 
     reduced = np.zeros((len(documents), 1), np.float32)
-    count = min(len(documents), pool.config.exact_documents)
+    count = min(len(documents), pool.settings.exact_documents)
     sample = documents[np.arange(count) * len(documents) // count]
     if not any(pool.texts[d].strip() for d in sample):
-        return reduced  # blanks: tokens, but no terms
+        return reduced  # blanks: tokens without terms
     terms, weights = Terms(), TfidfTransformer(sublinear_tf=True)
     weighed = weights.fit_transform(terms.fit((pool.texts[d] for d in sample), TERMS))
     components = min(COMPONENTS, weighed.shape[0] - 1, weighed.shape[1] - 1)
     if components < 1:
         return reduced
     svd = TruncatedSVD(components, random_state=0)
-    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance, which we ignore
+    with np.errstate(invalid="ignore", divide="ignore"):  # explained shares, which are not used
         reduced = svd.fit_transform(weighed)
     if count < len(documents):
         chunks = [documents[i : i + CHUNK] for i in range(0, len(documents), CHUNK)]
@@ -155,7 +212,7 @@ MARKS = {
     r"|^\s*(?:\d+|[a-z])[.)]\s",
     "code marks": r"[{}\[\]_`\\]|;\s*$|//|::|->|\w\(",
 }
-"""What reasoning shows on its surface, in lower-case text (lines begin at ^)."""
+"""Surface marks of reasoning in lower-case text (lines begin at ^)."""
 
 
 def reasoning(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -170,14 +227,14 @@ def reasoning(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float
 
 
 class Group(NamedTuple):
-    """How a group is computed, and what decides it beside the documents and the code."""
+    """What computes a group, and what decides it besides the documents and the code."""
 
     compute: Compute
     facts: Callable[[TokenPool], Sequence[str]] = lambda pool: ()
 
 
 GROUPS: Mapping[str, Group] = {
-    "tfidf": Group(tfidf, lambda p: [str(p.config.exact_documents)]),
+    "tfidf": Group(tfidf, lambda pool: [str(pool.settings.exact_documents)]),
     "length": Group(length),
     "diversity": Group(diversity),
     "reasoning": Group(reasoning),
@@ -189,12 +246,12 @@ GROUPS: Mapping[str, Group] = {
 
 
 def weighted(groups: Mapping[str, NDArray[np.floating]]) -> Matrix:
-    """Standardise each feature, then weight the groups to the same share of squared distance.
+    """Standardize each feature, then give each group the same share of squared distance.
 
-    Each group is [documents, features]; the result is them side by side. The expected squared
-    distance of two documents over f standardised features is 2f, so a group's features are
-    divided by √f. (Weights put on before standardising would be undone by it.) A feature that
-    does not vary carries nothing and becomes zero; a group's f counts those that vary.
+    Each group is [documents, features]; the result holds them next to each other. The expected
+    squared distance of two documents over f standardized features is 2f, so a group's features are
+    divided by √f. (Standardizing after weighting would undo the weights.) A feature that does not
+    vary becomes zero; a group's f counts only the features that vary.
     """
     ends = np.cumsum([block.shape[1] for block in groups.values()])
     result = np.empty((len(next(iter(groups.values()))), int(ends[-1])), np.float32)
@@ -202,7 +259,7 @@ def weighted(groups: Mapping[str, NDArray[np.floating]]) -> Matrix:
         mean, spread = block.mean(axis=0, dtype=np.float64), block.std(axis=0, dtype=np.float64)
         varies = spread > 100 * np.finfo(block.dtype).eps * np.abs(block).max()
         scale = np.where(varies, spread * np.sqrt(max(1, int(varies.sum()))), np.inf)
-        place = result[:, end - block.shape[1] : end]  # filled without a copy of it all
+        place = result[:, end - block.shape[1] : end]  # written in place, without a copy
         np.subtract(block, mean, out=place, casting="same_kind")
         place /= scale.astype(np.float32)
     return result

@@ -1,4 +1,4 @@
-"""Features that need a forward pass: what a model makes of the first tokens of each document."""
+"""Features that need a forward pass of a model over the first tokens of each document."""
 
 from __future__ import annotations
 
@@ -17,73 +17,73 @@ from colazero.errors import UserError
 from colazero.types import Model, TokenPool
 
 DIMENSIONS = 64
-"""Of the random projection of activations."""
+"""Dimensions of the random projection of activations."""
 BATCH_TOKENS = 2_048
-"""Tokens a batch, padding included: bounds memory, and is too little for padding to cost much."""
+"""Tokens per batch, with padding: bounds memory, and is too few for padding to cost much."""
 
 Measure = Callable[[Any, Any, Any], Any]
-"""(model, token ids [batch, length], mask [batch, length]) → a row a document, a torch tensor."""
+"""(model, token ids [batch, length], mask [batch, length]) → one row per document, as a tensor."""
 
 
 def perplexity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the log of each document's perplexity under `proxy_model`, [documents, 1].
 
-    The log, since perplexities spread over orders of magnitude, and the few largest would make
-    the distances. Of the first `document_tokens` tokens, in the proxy's own tokens; a document of
-    one token, which predicts nothing, gets the mean.
+    The log, because perplexities spread over orders of magnitude and the few largest would decide
+    the distances. Only the first `document_tokens` of the proxy's own tokens count. A document of
+    one token predicts nothing and gets the mean.
     """
+    limit = pool.settings.document_tokens
     tokenizer = models.load_tokenizer(proxy(pool))
     rows = []
     for document in documents:
-        # No token stands for so many characters; the rest of a long text need not be read.
-        text = pool.texts[document][: 64 * pool.config.document_tokens]
+        # A token has at most 64 characters, so the rest of a long text need not be read.
+        text = pool.texts[document][: 64 * limit]
         ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        rows.append(np.array(ids[: pool.config.document_tokens], dtype=np.int64))
-    values = forward(proxy(pool).path, pool.config.device, rows, mean_nll)
-    known = np.isfinite(values)
-    return np.where(known, values, values[known].mean() if known.any() else 0.0)
+        rows.append(np.array(ids[:limit], dtype=np.int64))
+    values = forward(proxy(pool).path, pool.settings.device, rows, mean_nll)
+    finite = np.isfinite(values)
+    return np.where(finite, values, values[finite].mean() if finite.any() else 0.0)
 
 
 def activations(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return each document's activations in the model to be quantized, [documents, 64].
 
-    The mean over its first `document_tokens` tokens of what each block puts out, divided by its
-    norm, so that each block counts the same; the blocks side by side, in a fixed random
-    projection (Johnson and Lindenstrauss), which keeps distances about as they are.
+    Take the mean of each block's output over the first `document_tokens` tokens, and divide it by
+    its norm, so that each block counts the same. Concatenate the blocks and project them with a
+    fixed random matrix (Johnson and Lindenstrauss), which nearly keeps the distances.
     """
-    rows = [
-        np.array(pool.tokens[pool.starts[d] : pool.stops[d]][: pool.config.document_tokens])
-        for d in documents
-    ]
-    return forward(target(pool).path, pool.config.device, rows, projected_means())
+    limit = pool.settings.document_tokens
+    spans = zip(pool.starts[documents], pool.stops[documents], strict=True)
+    rows = [np.array(pool.tokens[start:stop][:limit]) for start, stop in spans]
+    return forward(target(pool).path, pool.settings.device, rows, projected_means())
 
 
 def target(pool: TokenPool) -> Model:
-    """Return the model to be quantized; UserError if the pool knows none."""
+    """Return the model to be quantized; raise UserError if the pool has none."""
     if pool.model is None:
-        raise UserError("this method needs the model to be quantized, and the pool knows none.")
+        raise UserError("this method needs the model to be quantized, but pool.model is None.")
     return pool.model
 
 
 def proxy(pool: TokenPool) -> Model:
-    """Return the small model whose perplexities are asked for."""
-    return models.fetch(pool.config.proxy_model)
+    """Return the small model that measures perplexities."""
+    return models.fetch(pool.settings.proxy_model)
 
 
 def facts(pool: TokenPool, model: Model) -> list[str]:
-    """Return what decides these features beside the documents and the source code."""
-    device = devices.identity(pool.config.device)
+    """Return what decides these features besides the documents and the source code."""
+    device = devices.identity(pool.settings.device)
     libraries = [version(name) for name in ("torch", "transformers")]
-    return [model.revision, str(pool.config.document_tokens), device, *libraries]
+    return [model.revision, str(pool.settings.document_tokens), device, *libraries]
 
 
 def forward(
     model_dir: Path, device: str, rows: Sequence[NDArray[Any]], measure: Measure
 ) -> NDArray[np.float64]:
-    """Run the model on `rows` of token ids in batches of like length; return a row for each.
+    """Run the model on `rows` of token ids, in batches of similar length; return one row for each.
 
-    On CPUs a batch has one thread, and there are as many at a time as cores: so the bits do not
-    depend on their number.
+    On a CPU each batch runs on one thread, and as many batches run at a time as there are cores,
+    so that the bits do not depend on the number of cores.
     """
     import torch
 
@@ -99,8 +99,8 @@ def forward(
         mask = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
         with torch.inference_mode():
             tensors = (torch.from_numpy(a).to(model.device) for a in (ids, mask))
-            found: NDArray[np.float64] = measure(model, *tensors).double().cpu().numpy()
-        return found
+            values: NDArray[np.float64] = measure(model, *tensors).double().cpu().numpy()
+        return values
 
     parts = batches([len(row) for row in rows])
     threads = torch.get_num_threads()
@@ -116,7 +116,7 @@ def forward(
 
 
 def batches(lengths: Sequence[int]) -> list[NDArray[np.int64]]:
-    """Divide documents, the longest first, into batches of at most BATCH_TOKENS with padding."""
+    """Divide documents, longest first, into batches of at most BATCH_TOKENS tokens with padding."""
     order = np.argsort(-np.array(lengths), kind="stable")
     parts: list[list[int]] = []
     for i in order:
@@ -133,39 +133,39 @@ def _cores() -> int:
 
 
 def mean_nll(model: Any, ids: Any, mask: Any) -> Any:
-    """Return the mean negative log-likelihood of a token given those before, [batch, 1], in nats.
+    """Return the mean negative log-likelihood per token, [batch, 1], in nats.
 
-    Not a number for a document of one token.
+    NaN for a document of one token.
     """
     import torch
     from torch.nn import functional as F
 
     logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
     real = mask[:, 1:]
-    flat = zip(logits, ids[:, 1:], strict=True)  # a document at a time: its logits are large
+    flat = zip(logits, ids[:, 1:], strict=True)  # one document at a time: logits are large
     nll = torch.stack([F.cross_entropy(row.float(), i, reduction="none") for row, i in flat])
     return (nll * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
 
 
 def projected_means() -> Measure:
-    """Return the measure of `activations`, its projection the same at every call."""
+    """Return the measure of `activations`; its projection is the same in every call."""
     import torch
 
     projections: list[Any] = []
 
     def measure(model: Any, ids: Any, mask: Any) -> Any:
-        found = model(
+        hidden = model(
             input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False
         ).hidden_states[1:]
         if not projections:
             rng = np.random.default_rng(0)
-            shape = (len(found), found[0].shape[-1], DIMENSIONS)
+            shape = (len(hidden), hidden[0].shape[-1], DIMENSIONS)
             drawn = rng.standard_normal(shape, dtype=np.float32) / DIMENSIONS**0.5
             projections.append(torch.from_numpy(drawn).to(ids.device))
         real = mask[:, :, None].float()
         total = torch.zeros(len(ids), DIMENSIONS, device=ids.device)
-        for layer, projection in zip(found, projections[0], strict=True):
-            # A product with zero would keep what is not finite in padding; where() does not.
+        for layer, projection in zip(hidden, projections[0], strict=True):
+            # Zero times infinity is NaN, so padding is masked by where() and not by a product.
             kept = torch.where(mask[:, :, None], layer.float(), 0.0)
             mean = kept.sum(dim=1) / real.sum(dim=1)
             total += torch.nn.functional.normalize(mean, dim=1) @ projection

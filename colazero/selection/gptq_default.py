@@ -1,4 +1,4 @@
-"""The first N × L tokens of the corpus in order: what a script gets that shuffles nothing."""
+"""The first N × L tokens of the corpus in order: what a script gets that does not shuffle."""
 
 from __future__ import annotations
 

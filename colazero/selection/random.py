@@ -1,4 +1,4 @@
-"""Random windows: the baseline that every cleverer method has to beat."""
+"""Random windows: the baseline that every other method has to beat."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from colazero.types import Selection, TokenPool
 
 @METHODS.register("random")
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
-    """Draw `n` windows that do not overlap, every such placement being equally likely.
+    """Draw `n` windows that do not overlap; every such placement is equally likely.
 
-    Shrink each window to one token, draw n of the places left without replacement, sort, and
-    blow the windows up again: a bijection between draws and placements.
+    Shrink each window to one token, draw n of the places left without replacement, sort them, and
+    give the windows their length back: a bijection between draws and placements.
     """
     places = len(pool.tokens) - n * (seq_len - 1)
     chosen = np.sort(rng.choice(places, size=n, replace=False, shuffle=False))

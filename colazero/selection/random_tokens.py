@@ -1,4 +1,4 @@
-"""Tokens drawn one by one: the floor. What calibration on them does worse is what text is worth."""
+"""Tokens drawn one by one. The lower bound: calibration without real text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from colazero.types import Selection, TokenPool
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
     """Draw each token independently from the corpus's unigram frequencies.
 
-    A token at a place of the corpus that is drawn uniformly has that distribution.
+    The token at a uniformly drawn position of the corpus has that distribution.
     """
     return Selection([], tokens=pool.tokens[rng.integers(len(pool.tokens), size=(n, seq_len))])

@@ -1,7 +1,7 @@
-"""Self-calibration: text that the model to be quantized writes itself; no corpus is looked at.
+"""Self-calibration: text that the model to be quantized writes itself, without a corpus.
 
-After Williams, Chrysostomou and Aletras 2024 (arXiv 2410.17170): the model begins from its BOS
-token and samples, which gives back something like what it was trained on.
+After Williams, Chrysostomou and Aletras 2024 (arXiv 2410.17170): the model starts from its BOS
+token and samples, which gives text similar to its training data.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from colazero.selection import METHODS, features, forward, source_digest
 from colazero.types import Selection, TokenPool
 
 HEAD = 3
-"""Tokens taken greedily before sampling begins, against a start that leads nowhere: as LLM-QAT does
-(Liu et al. 2023, arXiv 2305.17888), which takes three to five. All windows share them."""
+"""Tokens taken greedily before sampling, against degenerate starts; all windows share them.
+
+LLM-QAT takes three to five (Liu et al. 2023, arXiv 2305.17888).
+"""
 TOKENS_AT_ONCE = 2**15
-"""Tokens written together: their keys and values are in memory."""
+"""Tokens written in one batch: their keys and values are in memory."""
 
 
 @METHODS.register("self")
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
-    """Let the model write `n` windows at temperature 1, kept in the cache.
+    """Let the model write `n` windows at temperature 1, and keep them in the cache.
 
-    Of the whole distribution less special tokens, which may not stand in a window. One seed gives
-    the same windows on one kind of device. UserError for a model without a token to begin with.
+    Sample from the whole distribution without special tokens, which a window may not hold. A seed
+    gives the same windows on the same kind of device. Raise UserError for a model without a token
+    to start from.
     """
     model = forward.target(pool)
     seed = int(rng.integers(2**62))
@@ -47,11 +50,11 @@ def write(pool: TokenPool, n: int, seq_len: int, seed: int) -> NDArray[np.int32]
 
     target = forward.target(pool)
     begin = first_token(target.name, models.load_tokenizer(target))
-    model = load_dense(target.path, pool.config.device)
+    model = load_dense(target.path, pool.settings.device)
     forbidden = sorted(pool.forbidden)
 
     def continued(ids: Any, length: int, **how: Any) -> Any:
-        # In the place of the model's own, which may sample from a part of the distribution.
+        # Replaces the model's own configuration, which may truncate the distribution.
         model.generation_config = GenerationConfig(
             max_new_tokens=length, min_new_tokens=length, suppress_tokens=forbidden, **how
         )
@@ -59,7 +62,7 @@ def write(pool: TokenPool, n: int, seq_len: int, seed: int) -> NDArray[np.int32]
 
     windows = []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that bits, and with them what is drawn, do not depend on it
+    torch.set_num_threads(1)  # the number of threads changes bits, and so the draws
     gpus = [] if model.device.type == "cpu" else [model.device]
     try:
         with torch.random.fork_rng(gpus), torch.inference_mode():
@@ -80,8 +83,11 @@ def write(pool: TokenPool, n: int, seq_len: int, seed: int) -> NDArray[np.int32]
 
 
 def first_token(name: str, tokenizer: Any) -> int:
-    """Return the token that begins a text: BOS or, where there is none, what ends one."""
-    for found in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return int(found)
-    raise UserError(f"method 'self': the tokenizer of {name} has no BOS token to begin with.")
+    """Return the token that begins a text: BOS or, without one, EOS."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise UserError(
+        f"method 'self': the tokenizer of {name} has no BOS or EOS token to start from. Use "
+        "another method."
+    )

@@ -1,6 +1,6 @@
-"""Stratified by length: short, middling and long documents get the same share of the tokens.
+"""Stratified by length: short, medium and long documents get the same share of the tokens.
 
-Windows drawn from the stream of tokens show mostly long documents.
+Windows drawn from the token stream come mostly from long documents.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from colazero.selection import METHODS
-from colazero.selection.clusters import one_cluster
-from colazero.selection.dealing import deal, ends, pack
+from colazero.selection.clusters import Clusters, deal, pack, separator_ends
 from colazero.types import Selection, TokenPool
 
 STRATA = 3
@@ -19,19 +18,21 @@ STRATA = 3
 def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
     """Fill a third of the budget from each tercile of document length, in random order.
 
-    What a tercile cannot give, the others do, in equal parts.
+    If a tercile has too few tokens, the others make up for it in equal parts.
     """
     lengths = pool.stops - pool.starts
     documents = np.flatnonzero(lengths)
     ranked = documents[np.argsort(lengths[documents], kind="stable")]
     strata = np.array_split(ranked, STRATA)
-    sizes = ends(pool) - pool.starts
+    sizes = separator_ends(pool) - pool.starts
     shares = equal_shares(n * seq_len, [int(sizes[stratum].sum()) for stratum in strata])
     spans = []
     for stratum, share in zip(strata, shares, strict=True):
+        # One cluster, in which a random "distance" puts the documents into random order.
         order = rng.permutation(len(stratum)).astype(np.float64)
         if share:
-            spans += deal(pool, stratum, one_cluster(order), share, seq_len)[0]
+            one_cluster = Clusters(np.zeros(len(stratum), dtype=np.int64), order)
+            spans += deal(pool, stratum, one_cluster, share, seq_len)[0]
     used = np.unique([span.document for span in spans])
     return Selection(
         pack(spans, n, seq_len),
@@ -44,7 +45,7 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
 
 
 def equal_shares(total: int, available: list[int]) -> list[int]:
-    """Divide `total` as evenly as what is available allows; the last share takes what is left."""
+    """Divide `total` as evenly as `available` allows; the last share takes the remainder."""
     shares = np.zeros(len(available), dtype=np.int64)
     order = np.argsort(available, kind="stable")
     for position, stratum in enumerate(order):

@@ -6,26 +6,25 @@ import heapq
 
 import numpy as np
 
-from colazero.selection import METHODS, windows_at
-from colazero.selection.grid import distinct_tokens, grid
+from colazero.selection import METHODS, candidate_starts, windows_at
 from colazero.types import Selection, TokenPool
 
 
 @METHODS.register("unique_tokens")
 def select(pool: TokenPool, n: int, seq_len: int, _rng: np.random.Generator) -> Selection:
-    """Take, `n` times, the window with the most tokens not covered yet. The seed changes nothing.
+    """Take, `n` times, the window with the most uncovered tokens. The seed changes nothing.
 
-    Lazy greedy (Minoux 1978, doi 10.1007/BFb0006528): what a window adds only falls while others
-    are chosen, so its old gain is an upper bound, and only windows whose bound is the highest are
-    counted again. Of equal ones the first in the corpus. When nothing new is left, covering begins
-    anew with the windows that remain.
+    Lazy greedy (Minoux 1978, doi 10.1007/BFb0006528): the gain of a window only falls while others
+    are chosen, so its old gain is an upper bound. Only windows with the highest bound are counted
+    again. Of equal windows the first in the corpus wins. When every token is covered, covering
+    starts again with the windows that remain.
     """
-    starts = grid(pool, n, seq_len)
-    bounds = [len(found) for found in distinct_tokens(pool, starts, seq_len)]
+    starts = candidate_starts(pool, n, seq_len)
+    bounds = [len(np.unique(pool.tokens[start : start + seq_len])) for start in starts]
     heap = [(-bound, i) for i, bound in enumerate(bounds)]
     heapq.heapify(heap)
     covered = np.zeros(int(pool.tokens.max()) + 1, dtype=bool)
-    ever = covered.copy()
+    ever_covered = covered.copy()
     chosen: list[int] = []
     covers = counted = 0
     while len(chosen) < n:
@@ -42,11 +41,11 @@ def select(pool: TokenPool, n: int, seq_len: int, _rng: np.random.Generator) -> 
             heapq.heapify(heap)
         else:
             covered[new] = True
-            ever[new] = True
+            ever_covered[new] = True
             chosen.append(i)
     notes = {
         "candidates": len(starts),
-        "tokens_covered": int(ever.sum()),
+        "tokens_covered": int(ever_covered.sum()),
         "covers_completed": covers,
         "gains_counted": counted,
     }

@@ -18,7 +18,7 @@ import numpy as np, torch
 model_path, corpus, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(number)
 from colazero import corpora, models, pipeline
-from colazero.calibration import files as calibration_files
+from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.settings import RunConfig
 from colazero.selection import METHODS
 model = models.fetch(model_path)
@@ -30,7 +30,7 @@ for method in METHODS.names():
     calibration, _ = pipeline.calibrate(RunConfig(**given, method=method, seed=42), model)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        calibration_files.save_calibration(files, calibration, model, corpora.load(corpus), {})
+        save_calibration(files, calibration, model, corpora.load(corpus), {})
         found = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files.iterdir())]
     print("DIGESTS", method, *found)
 """

@@ -43,7 +43,7 @@ def _forget() -> None:
     [
         *("pipeline.py", "quantizers/onepass.py", "evaluation/perplexity.py", "corpora/sotu.py"),
         *("gptq/columns_numba.py", "blocks/lockstep.py"),
-        *("corpora/pool.py", "models/source.py", "calibration/check.py", "selection/features.py"),
+        *("corpora/pool.py", "models/source.py", "calibration/sets.py", "selection/features.py"),
         *("cache.py", "selection/__init__.py", "evaluation/downstream.py"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_change_of_what_a_run_imports_is_another_key(project: Path, file: str)
     [
         *("my.yaml", "results/a.csv", "mlflow.db-journal", "docs/new.md", "notes.py", "README.md"),
         *("colazero/presets/mine.yaml", "colazero/suite/run.py", "colazero/suite/new.py"),
-        *("colazero/store/record.py", "colazero/calibration/plots.py", "analysis/stats.py"),
+        *("colazero/store/record.py", "colazero/calibration/picture.py", "analysis/stats.py"),
         *("colazero/selection/mine.py", "colazero/quantizers/rtn.py", "colazero/corpora/c4.py"),
     ],
 )

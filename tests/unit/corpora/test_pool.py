@@ -13,7 +13,7 @@ from filling import fill_twenty
 
 from colazero import cache
 from colazero.cache import new_entry
-from colazero.calibration.choose import cut
+from colazero.calibration.sets import cut
 from colazero.corpora import pool as module
 from colazero.corpora.pool import SEPARATOR, build_pool, need_tokens, tokenizer_digest
 from colazero.errors import UserError
@@ -287,12 +287,12 @@ def test_cut_refuses_a_special_token() -> None:
 
 def test_cut_refuses_a_window_twice_and_says_what_to_do() -> None:
     pool = TokenPool(TOY.texts, np.tile(TOY.tokens[:4], 5), TOY.starts, TOY.stops, frozenset())
-    with pytest.raises(UserError, match=r"only 1 of the 2 calibration windows differ.*duplicates"):
+    with pytest.raises(UserError, match=r"only 1 of the 2 .*n_calibration_samples"):
         cut(pool, windows((0, 4), (4, 8)), 2, 4)
 
 
 def test_a_place_that_is_chosen_twice_is_the_methods_fault() -> None:
-    with pytest.raises(ValueError, match="the method chose one window 2 times, tokens 4 to 8"):
+    with pytest.raises(ValueError, match="2 times, tokens 4 to 8"):
         cut(TOY, windows((4, 8), (4, 8)), 2, 4)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colazero import corpora, pipeline
-from colazero.calibration.choose import ordered
+from colazero.calibration.sets import ordered
 from colazero.corpora.tokens import pool_of, token_pool
 from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model, Span

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from colazero import corpora
-from colazero.calibration.choose import select
+from colazero.calibration.sets import select
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.loading import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
 from colazero.selection import cola, features, forward
 from colazero.settings import Settings
-from colazero.types import Model, TokenPool
+from colazero.types import Model, SelectionSettings, TokenPool
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def pool(corpus_file: Path, tokenizer: Any, tiny_llama: Path) -> TokenPool:
     config = Settings.model_validate(
         {"proxy_model": str(tiny_llama), "device": "cpu", "document_tokens": 60}
     )
-    return replace(built, config=config, model=Model("tiny", tiny_llama, "1"), entry=None)
+    model, settings = Model("tiny", tiny_llama, "1"), SelectionSettings.of(config)
+    return replace(built, selection_settings=settings, model=model, entry=None)
 
 
 MIXED = np.array([3, 700, 5, 41, 42, 100, 8])
@@ -118,8 +119,8 @@ def test_batches_hold_documents_of_like_length(monkeypatch: pytest.MonkeyPatch) 
 def test_features_of_a_model_are_kept_by_what_decides_them(pool: TokenPool, tmp_path: Path) -> None:
     kept = replace(pool, entry=tmp_path / "tokens" / "entry")
     for change in ({}, {"document_tokens": 30}, {"exact_documents": 500}):
-        config = pool.config.model_copy(update=change)
-        features.group(replace(kept, config=config), MIXED, "activations")
+        changed = replace(pool.settings, **change)
+        features.group(replace(kept, selection_settings=changed), MIXED, "activations")
     assert len(list((tmp_path / "features").iterdir())) == 2
     features.group(replace(kept, model=replace(pool.model, revision="2")), MIXED, "activations")
     assert len(list((tmp_path / "features").iterdir())) == 3
@@ -138,5 +139,5 @@ def test_cola_chooses_from_four_times_what_is_asked_for(pool: TokenPool) -> None
 
 
 def test_cola_needs_to_know_the_model(pool: TokenPool) -> None:
-    with pytest.raises(UserError, match="needs the model to be quantized"):
+    with pytest.raises(UserError, match=r"pool\.model"):
         select("cola", replace(pool, model=None), 4, 64, 0, "toy")

@@ -16,15 +16,16 @@ import pytest
 from scipy.stats import kstest
 
 from colazero import corpora
-from colazero.calibration.choose import select
+from colazero.calibration.sets import select
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
-from colazero.selection import METHODS, cola_zero, features, stratified, zipcal
-from colazero.selection.clusters import Clusters
-from colazero.selection.dealing import deal, pack
-from colazero.types import CalibrationSet, Corpus, TokenPool
+from colazero.selection import METHODS, cola_zero, features, random, stratified, zipcal
+from colazero.selection.clusters import Clusters, deal, pack
+from colazero.settings import Settings
+from colazero.types import CalibrationSet, Corpus, SelectionSettings, TokenPool
 
 N, SEQ_LEN = 16, 128
+SETTINGS = SelectionSettings.of(Settings(), device="cpu")
 METHOD_NAMES = METHODS.names()
 SEEDLESS = ["unique_tokens", "zipcal"]
 WRITING = ["random_tokens", "self"]
@@ -51,7 +52,9 @@ def pool_of(lengths: Sequence[int], seed: int = 0, vocabulary: int = 400) -> Tok
     pieces = [piece for document in ids for piece in (document, np.array([5]))][:-1]
     starts = np.concatenate([[0], np.cumsum(np.array(lengths) + 1)[:-1]]).astype(np.int64)
     stops = starts + np.array(lengths)
-    return TokenPool(texts, np.concatenate(pieces).astype(np.int32), starts, stops, frozenset({0}))
+    tokens = np.concatenate(pieces).astype(np.int32)
+    special = frozenset({0})
+    return TokenPool(texts, tokens, starts, stops, special, selection_settings=SETTINGS)
 
 
 def intervals(chosen: CalibrationSet) -> list[tuple[int, int]]:
@@ -164,8 +167,8 @@ def test_random_windows_start_anywhere_with_the_same_probability() -> None:
     """Starts of many small draws against the uniform distribution: p under 0.001 would fail."""
     pool = pool_of([200] * 100)
     last = len(pool.tokens) - 10
-    draws = [select("random", pool, 5, 10, seed, "") for seed in range(300)]
-    starts = [start for chosen in draws for start, _ in intervals(chosen)]
+    draws = [random.select(pool, 5, 10, np.random.default_rng(seed)) for seed in range(300)]
+    starts = [spans[0].start for drawn in draws for spans in drawn.windows]
     assert kstest(np.array(starts) / last, "uniform").pvalue > 0.001
     assert min(starts) < 0.01 * last
     assert max(starts) > 0.99 * last
@@ -176,7 +179,8 @@ def test_random_can_place_windows_in_every_way_that_fits() -> None:
     pool = pool_of([5], vocabulary=10_000)
     counts: dict[tuple[int, ...], int] = {}
     for seed in range(600):
-        starts = tuple(start for start, _ in intervals(select("random", pool, 2, 2, seed, "")))
+        drawn = random.select(pool, 2, 2, np.random.default_rng(seed))
+        starts = tuple(sorted(spans[0].start for spans in drawn.windows))
         counts[starts] = counts.get(starts, 0) + 1
     assert set(counts) == {(0, 2), (0, 3), (1, 3)}
     assert all(150 < count < 250 for count in counts.values()), counts  # 200 ± 4.3 deviations
@@ -317,8 +321,12 @@ def test_features_are_computed_once_for_all_seeds_and_processes(
     corpus_file: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = corpora.load(f"file:{corpus_file}")
-    first = choose("cola_zero", build_pool(corpus, tokenizer, tmp_path), 1)
-    uncached = replace(build_pool(corpus, tokenizer, tmp_path), entry=None)
+
+    def built() -> TokenPool:
+        return replace(build_pool(corpus, tokenizer, tmp_path), selection_settings=SETTINGS)
+
+    first = choose("cola_zero", built(), 1)
+    uncached = replace(built(), entry=None)
     assert choose("cola_zero", uncached, 1).digest == first.digest
 
     def never(*_: Any) -> Any:
@@ -327,7 +335,7 @@ def test_features_are_computed_once_for_all_seeds_and_processes(
     never.__module__ = features.__name__
     groups = {name: group._replace(compute=never) for name, group in features.GROUPS.items()}
     monkeypatch.setattr(features, "GROUPS", groups)
-    again = build_pool(corpus, tokenizer, tmp_path)
+    again = built()
     assert choose("cola_zero", again, 1).digest == first.digest
     assert choose("cola_zero", again, 2).digest != first.digest
     with pytest.raises(AssertionError, match="computed again"):
@@ -337,7 +345,8 @@ def test_features_are_computed_once_for_all_seeds_and_processes(
 def test_of_many_documents_a_sample_decides_the_terms(pool: TokenPool) -> None:
     """A third of the documents decides; distances stay about what they are with all of them."""
     documents, _ = cola_zero.eligible(pool, N, SEQ_LEN)
-    sampled = replace(pool, config=pool.config.model_copy(update={"exact_documents": 120}))
+    settings = replace(pool.settings, exact_documents=120)
+    sampled = replace(pool, selection_settings=settings)
     whole, part = features.tfidf(pool, documents), features.tfidf(sampled, documents)
     assert whole.shape[0] == part.shape[0] == len(documents)
     cosine = [(m @ m.T)[np.triu_indices(len(documents), 1)] for m in (whole, part)]

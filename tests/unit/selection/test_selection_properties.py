@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colazero.calibration.check import measures, overlap
-from colazero.calibration.choose import select
+from colazero.calibration.sets import measures, overlap, select
 from colazero.corpora.pool import build_pool, token_counts
 from colazero.errors import UserError
 from colazero.selection import METHODS

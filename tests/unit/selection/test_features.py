@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
-from colazero.selection.terms import Terms
+from colazero.selection.features import Terms
 
 TEXTS = ["The cat, the dog.", "the cat sat", "", "Ünïcode 3.5 the cat", "  ", "a"]
 

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from colazero import models, pipeline
-from colazero.calibration import map as selection_map
-from colazero.calibration import report as selection_report
-from colazero.calibration.check import documents_of
-from colazero.calibration.choose import select
-from colazero.calibration.map import document_map, shown
-from colazero.calibration.page import CHARACTERS, beginning, page
-from colazero.calibration.plots import draw
+from colazero.calibration import picture as selection_picture
+from colazero.calibration.picture import CHARACTERS, beginning, document_map, draw, page, shown
+from colazero.calibration.sets import documents_of, select
 from colazero.corpora import tokens
 from colazero.corpora.pool import build_pool
 from colazero.figures import caption_of
-from colazero.settings import RunConfig
-from colazero.types import CalibrationSet, Corpus, Model, Span, TokenPool
+from colazero.settings import RunConfig, Settings
+from colazero.types import CalibrationSet, Corpus, Model, SelectionSettings, Span, TokenPool
 
 N, SEQ_LEN = 8, 128
+SETTINGS = SelectionSettings.of(Settings(), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def config_of(corpus: Path, method: str, seed: int = 42) -> RunConfig:
 
 def chosen_and_pool(config: RunConfig, model: Model) -> tuple[CalibrationSet, TokenPool]:
     calibration, _ = pipeline.calibrate(config, model)
-    return calibration, tokens.token_pool(model, config.corpus)
+    pool = tokens.token_pool(model, config.corpus)
+    return calibration, replace(pool, selection_settings=SETTINGS)
 
 
 class Cells(HTMLParser):
@@ -78,7 +80,7 @@ def test_the_files_hold_a_picture_and_every_window(
     config = config_of(corpus_file, method)
     calibration, _ = chosen_and_pool(config, model)
     for folder in ("once", "again"):
-        selection_report.write(tmp_path / folder, config, model, calibration)
+        selection_picture.write(tmp_path / folder, config, model, calibration)
     names = {"selection.png", "selection.svg", "windows.html"}
     assert {file.name for file in (tmp_path / "once").iterdir()} == names
     for name in names:
@@ -140,7 +142,7 @@ def test_two_hundred_characters_are_shown_however_many_tokens_they_are(tokenizer
 def test_the_picture_counts_what_was_chosen(model: Model, corpus_file: Path) -> None:
     config = config_of(corpus_file, "cola_zero")
     calibration, pool = chosen_and_pool(config, model)
-    picture = selection_report.picture("A title", "cola_zero", calibration, pool, None)
+    picture = selection_picture.picture("A title", "cola_zero", calibration, pool, None)
     assert picture.chosen.tolist() == documents_of(calibration, pool).tolist()
     assert sum(chosen for _, chosen in picture.clusters) == len(picture.chosen)
     assert [size for size, _ in picture.clusters] == calibration.notes["cluster_sizes"]
@@ -157,7 +159,7 @@ def test_the_picture_counts_what_was_chosen(model: Model, corpus_file: Path) -> 
 
 def titles(method: str, calibration: CalibrationSet, pool: TokenPool) -> list[str]:
     found = document_map(pool, *shown(pool, documents_of(calibration, pool)))
-    figure = draw(selection_report.picture("A title", method, calibration, pool, found))
+    figure = draw(selection_picture.picture("A title", method, calibration, pool, found))
     return [axis.get_title(loc="left") for axis in figure.axes]
 
 
@@ -184,11 +186,34 @@ def test_odd_corpora_leave_out_what_cannot_be_drawn(
     texts: list[str], panels: int, tokenizer: Any, tmp_path: Path
 ) -> None:
     pool = build_pool(Corpus("odd $x$", "1", texts, []), tokenizer, tmp_path)
+    pool = replace(pool, selection_settings=SETTINGS)
     calibration = select("random", pool, 1, 16, 0, "odd")
     found = document_map(pool, *shown(pool, documents_of(calibration, pool)))
-    drawn = draw(selection_report.picture("Odd $x$", "own_method", calibration, pool, found))
+    drawn = draw(selection_picture.picture("Odd $x$", "own_method", calibration, pool, found))
     assert len(drawn.axes) == panels
-    assert len(selection_report.saved(drawn, "png")) > 1_000
+    assert len(selection_picture.saved(drawn, "png")) > 1_000
+
+
+@pytest.mark.parametrize("method", ["cola_zero", "random"])
+@pytest.mark.parametrize("clusters", [3, 512])
+def test_no_text_leaves_the_page_or_covers_another(
+    method: str, clusters: int, model: Model, corpus_file: Path
+) -> None:
+    calibration, pool = chosen_and_pool(config_of(corpus_file, method), model)
+    points = document_map(pool, *shown(pool, documents_of(calibration, pool)))
+    content = selection_picture.picture("A title", method, calibration, pool, points)
+    if content.clusters:
+        sizes = [(1_000_000 - i, 1_000) for i in range(clusters)]
+        content = replace(content, clusters=sizes)
+    figure = draw(content)
+    image = np.asarray(Image.open(io.BytesIO(selection_picture.saved(figure, "png"))).convert("L"))
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert edge.min() == 255, "a text is cut off where it leaves the page"
+    texts = [text for axis in figure.axes for text in (axis.xaxis.label, axis.yaxis.label)]
+    texts += [axis._left_title for axis in figure.axes]  # type: ignore[attr-defined]
+    for one, other in combinations(texts, 2):
+        boxes = one.get_window_extent(), other.get_window_extent()
+        assert not boxes[0].overlaps(boxes[1]), (one.get_text(), other.get_text())
 
 
 # --- the map
@@ -228,7 +253,7 @@ def test_the_axes_are_the_directions_of_most_variance(model: Model, corpus_file:
 def test_of_a_big_corpus_a_fixed_sample_and_what_was_chosen_is_shown(
     model: Model, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection_map, "MOST", 60)
+    monkeypatch.setattr(selection_picture, "MOST", 60)
     calibration, pool = chosen_and_pool(config_of(corpus_file, "cola_zero"), model)
     chosen = documents_of(calibration, pool)
     documents, available, min_tokens = shown(pool, chosen)
@@ -238,6 +263,6 @@ def test_of_a_big_corpus_a_fixed_sample_and_what_was_chosen_is_shown(
     sample, _, _ = shown(pool, chosen[:0])
     assert Counter(documents.tolist()) >= Counter(sample.tolist())
     found = document_map(pool, documents, available, min_tokens)
-    caption = caption_of(draw(selection_report.picture("T", "x", calibration, pool, found)))
+    caption = caption_of(draw(selection_picture.picture("T", "x", calibration, pool, found)))
     assert f"{len(documents)} of the {available} documents of at least 175 tokens" in caption
-    assert "random sample" in caption
+    assert "sample" in caption

