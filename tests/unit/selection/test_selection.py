@@ -6,7 +6,7 @@ import logging
 import random as python_random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
 from colazero.selection import METHODS, cola_zero, features, random, stratified, zipcal
 from colazero.selection.clusters import Clusters, deal, pack
-from colazero.settings import Settings
+from colazero.settings import Settings, taken_by
 from colazero.types import CalibrationSet, Corpus, SelectionSettings, TokenPool
 
 N, SEQ_LEN = 16, 128
@@ -132,6 +132,20 @@ def test_a_corpus_can_be_used_up_to_its_last_token(method: str, equipped: Equip)
 
 def test_the_methods_differ(pool: TokenPool) -> None:
     assert len({choose(method, pool).digest for method in METHOD_NAMES}) == len(METHOD_NAMES)
+
+
+def test_a_method_gets_every_setting_that_decides_a_selection() -> None:
+    """Either as an argument, through the pool's documents, or as one of SelectionSettings."""
+    arguments = {"n_calibration_samples", "seq_len", "bos", "seed", "method", "model"}
+    documents = {"corpus", "corpus_share"}
+    after_selection = {"replicate"}
+    given = {one.name for one in fields(SelectionSettings)}
+    assert set(taken_by("selection")) == given | arguments | documents | after_selection
+
+
+def test_a_pool_without_a_runs_settings_says_what_it_lacks(pool: TokenPool) -> None:
+    with pytest.raises(ValueError, match="selection_settings"):
+        choose("cola_zero", replace(pool, selection_settings=None, entry=None))
 
 
 # --- gptq_default
