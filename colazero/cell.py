@@ -12,8 +12,8 @@ from typing import Any
 from mlflow.entities import Run
 
 from colazero import corpora, devices, pipeline
-from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.calibration import picture as selection_picture
+from colazero.calibration.sets import save_calibration
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices.processor import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported

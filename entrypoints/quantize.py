@@ -29,7 +29,7 @@ def run(given: dict[str, str]) -> int:
 
     device = devices.take(config.device)
     from colazero import cell, models, pipeline, preconditions
-    from colazero.calibration.sets import load_calibration, save_calibration
+    from colazero.calibration.sets import load_calibration
     from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
     from colazero.store import client, fetch, record
     from colazero.store.open import connect
