@@ -138,8 +138,7 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
     import numpy as np
 
     from colazero import pipeline
-    from colazero.evaluation.loading import eval_dtype, load_dense
-    from colazero.evaluation.perplexity import perplexity
+    from colazero.evaluation.perplexity import eval_dtype, load_dense, perplexity
 
     config, model, _ = prepared(given)
     corpus = config.eval_corpora[0]

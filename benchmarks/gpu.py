@@ -78,7 +78,7 @@ def make_model(shape: str, device: str, folder: Path) -> None:
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
     """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
     from colazero import models, pipeline, preconditions
-    from colazero.blocks import open_sequence
+    from colazero.blocks.probe import open_sequence
     from colazero.evaluation.through_blocks import Evaluator, evaluate
     from colazero.settings import RunConfig
     from colazero.types import Text
@@ -187,7 +187,7 @@ def device_speed(device: str, size: int | None = None) -> tuple[float, float]:
     """Return the best of ten: FLOP/s of a product in what models compute in, bytes/s of a copy."""
     import torch
 
-    from colazero.devices.processor import cpu_dtype
+    from colazero.devices import cpu_dtype
 
     n = size or (8192 if device != "cpu" else 1024)
     dtype = torch.float16 if device != "cpu" else getattr(torch, cpu_dtype(device))

@@ -15,7 +15,7 @@ from colazero import corpora, devices, pipeline
 from colazero.calibration import picture as selection_picture
 from colazero.calibration.sets import save_calibration
 from colazero.context import code_context, data_context, differences, method_context
-from colazero.devices.processor import cpu_dtype
+from colazero.devices import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
 from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key, taken_by
 from colazero.store import claims, client, fetch, record

@@ -24,10 +24,10 @@ from colazero.corpora.tokens import (
     token_pool,
     tokenizer,
 )
-from colazero.evaluation import texts
-from colazero.evaluation.texts import evaluation_text as evaluation_text
-from colazero.evaluation.texts import evaluation_texts as evaluation_texts
-from colazero.evaluation.texts import test_tokens
+from colazero.evaluation import perplexity as texts
+from colazero.evaluation.perplexity import evaluation_text as evaluation_text
+from colazero.evaluation.perplexity import evaluation_texts as evaluation_texts
+from colazero.evaluation.perplexity import test_tokens
 from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
 from colazero.selection import features
 from colazero.settings import RunConfig, Settings
@@ -175,7 +175,8 @@ def evaluate(
 
     `done`: what rode along while they were quantized; what it found is not computed again.
     """
-    from colazero.evaluation import loading, through_blocks
+    from colazero.evaluation import through_blocks
+    from colazero.evaluation.perplexity import load_dense
 
     begin = time.perf_counter()
     results = done.perplexities if done else []
@@ -191,7 +192,7 @@ def evaluate(
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
 
-        loaded = loading.load_dense(model_dir, config.device)
+        loaded = load_dense(model_dir, config.device)
         downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
     seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
     at_once = done.windows_at_once if done else None
@@ -211,8 +212,7 @@ def verify(
     quantized. `weights`: it differs, as products on a GPU may, and every weight of the checkpoint
     is the one that was `solved` (name → fingerprint). RuntimeError where neither holds.
     """
-    from colazero.blocks import open_sequence
-    from colazero.blocks.probe import linears
+    from colazero.blocks.probe import linears, open_sequence
     from colazero.blocks.weights import fingerprint
     from colazero.evaluation import through_blocks
 

@@ -10,7 +10,7 @@ from colazero.calibration import trial
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.pool import need_tokens
 from colazero.corpora.tokens import token_pool, vocabulary
-from colazero.evaluation.texts import evaluation_text
+from colazero.evaluation.perplexity import evaluation_text
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
 from colazero.settings import Settings

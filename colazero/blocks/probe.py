@@ -1,8 +1,9 @@
-"""Whether a block at a time gives what the whole model gives, tried on a few tokens."""
+"""Opening a model as a sequence of blocks, if these give what the whole model gives: a try-out."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,15 +16,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import devices
-from colazero.blocks.record import own, run
 from colazero.blocks.sequence import Sequence
+from colazero.blocks.skeleton import own, run
+from colazero.blocks.weights import Refused, eval_dtype
 from colazero.cache import facts_digest, files_digest, kept_json
 from colazero.errors import UserError
+
+log = logging.getLogger(__name__)
 
 TOKENS = 16
 UNITS = 8
 """Units in the last place that two orders of the same sums may be apart. On a GPU products of other
 shapes run other kernels; on a CPU no difference was seen."""
+
+
+def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) -> Sequence:
+    """Return the model of a directory, quantized to GPTQ's format or not, as a sequence of blocks.
+
+    Raise Refused if it cannot be run block by block, which is tried once per model and
+    version. With `to_quantize`, also if its blocks have weights outside `nn.Linear`, norms and
+    embeddings. Raise UserError if no way of running it gives a perplexity.
+    """
+    with refusing("built"):
+        sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
+    with refusing("tried"):
+        found = kept(sequence)
+    if found["causal"]:
+        raise UserError(found["causal"])
+    why = found["run"] or (found["quantize"] if to_quantize else "")
+    if why:
+        raise Refused(why)
+    if found["differs"]:
+        log.warning("%s: %s", model_dir, found["differs"])
+    return sequence
+
+
+@contextmanager
+def refusing(how: str) -> Iterator[None]:
+    """Raise Refused for whatever a model's own code raises meanwhile: it is run whole then.
+
+    What says nothing about the model goes through: too little memory, and our own sentences.
+    """
+    import torch
+
+    try:
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        words = str(error).strip().splitlines() or [""]
+        reason = f"it cannot be {how} block by block: {type(error).__name__}: {words[0]}"
+        raise Refused(reason.rstrip(": ")) from error
 
 
 @lru_cache

@@ -13,11 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.blocks.memory import fits, halved
-from colazero.blocks.record import Call, Form, embed, first, learn_form, parted, record, run
-from colazero.blocks.refusal import Refused
-from colazero.blocks.skeleton import build, decoder_blocks, fill_rest, holding
-from colazero.blocks.weights import Weights
+from colazero.blocks.lockstep import halved, run_if_fits
+from colazero.blocks.skeleton import (
+    Call,
+    Form,
+    build,
+    decoder_blocks,
+    embed,
+    fill_rest,
+    first,
+    holding,
+    learn_form,
+    parted,
+    record,
+    run,
+)
+from colazero.blocks.weights import Refused, Weights
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +114,7 @@ class Sequence:
         ids = torch.from_numpy(np.ascontiguousarray(windows, dtype=np.int64))
         parts = batches(len(ids), at_once, alone)
         hidden: list[Any] = []
-        while not fits(partial(self._embed, ids, parts, hidden), at_once):
+        while not run_if_fits(partial(self._embed, ids, parts, hidden), at_once):
             at_once = -(-at_once // 2)
             parts = batches(len(ids), at_once, alone)
         return Stream(ids, hidden[0], parts)
@@ -165,7 +176,7 @@ class Sequence:
         with torch.no_grad():
             while left:
                 run = partial(self.run_block, index, stream, left[0])
-                if fits(run, left[0].stop - left[0].start):
+                if run_if_fits(run, left[0].stop - left[0].start):
                     done.append(left.pop(0))
                 else:
                     left = halved(left)

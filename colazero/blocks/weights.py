@@ -1,16 +1,35 @@
-"""Weights of one module at a time, from the mapped safetensors of a model directory."""
+"""Weights of one module at a time: read from a model's safetensors, written to a checkpoint's."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from colazero.blocks.refusal import Refused
-from colazero.devices.processor import cpu_dtype
+from colazero import devices
+from colazero.errors import UserError
 from colazero.models import is_quantized
 from colazero.models.files import NEEDED, PACKED, Packing, packings, weight_files
+
+log = logging.getLogger(__name__)
+
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+SHARD_BYTES = 2**28
+"""Tensors are kept until they are so many bytes, then written to a file of their own."""
+
+
+class Refused(UserError):
+    """A model that cannot be run, or quantized, a block at a time: `why` is the reason alone."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the model cannot be taken a block at a time: {why}.")
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:
@@ -22,11 +41,25 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
     import torch
     from transformers import AutoConfig
 
-    if cpu_dtype(device) == "float32":
+    if devices.cpu_dtype(device) == "float32":
         return torch.float32
     own = AutoConfig.from_pretrained(model_dir).dtype
-    halves = (torch.float16, torch.bfloat16)
-    return own if device != "cpu" and own in halves else torch.bfloat16
+    if device == "cpu" or own not in (torch.float16, torch.bfloat16):
+        own = torch.bfloat16
+    if own == torch.bfloat16 and not devices.multiplies_bfloat16(device):
+        warn_of_float16(model_dir.name)
+        return torch.float16
+    return own
+
+
+@lru_cache
+def warn_of_float16(model: str) -> None:
+    """Say, once per model, that a GPU without bfloat16 computes in float16."""
+    log.warning(
+        "%s is computed in float16, not bfloat16, which GPUs of a compute capability below %d "
+        "multiply slowly or not at all. Numbers above 65,504 would become infinite.",
+        *(model, devices.BFLOAT16_SINCE),
+    )
 
 
 def fingerprint(weight: Any) -> str:
@@ -153,3 +186,54 @@ class Weights:
         if "g_idx" in parts:
             settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
         return dequantize(**parts, **settings).to(dtype)
+
+
+class Shards:
+    """Safetensors files in a directory, named and indexed as Hugging Face's loaders expect it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._waiting: dict[str, Any] = {}
+        self._bytes = 0
+        self._files: list[tuple[Path, list[str]]] = []
+        self._total = 0
+
+    def add(self, tensors: dict[str, Any]) -> None:
+        """Take tensors by name, and write a file if there are enough."""
+        self._waiting |= {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        self._bytes = sum(tensor.nbytes for tensor in self._waiting.values())
+        if self._bytes >= SHARD_BYTES:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is left, give the files their names and write the index of several."""
+        self._write()
+        count = len(self._files)
+        if count == 1:
+            self._files[0][0].rename(self._folder / "model.safetensors")
+            return
+        weight_map: dict[str, str] = {}
+        for number, (file, names) in enumerate(self._files, 1):
+            final = f"model-{number:05}-of-{count:05}.safetensors"
+            file.rename(self._folder / final)
+            weight_map |= dict.fromkeys(names, final)
+        index = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
+        (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+    def _write(self) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        if not self._waiting:
+            return
+        file = self._folder / f"part-{len(self._files)}.safetensors"
+        try:
+            save_file(self._waiting, file, metadata={"format": "pt"})
+        except SafetensorError as error:  # what the file system said is in its words alone
+            if code := OS_ERROR.search(str(error)):
+                number = int(code[1])
+                raise OSError(number, os.strerror(number), str(file)) from error
+            raise
+        self._files.append((file, list(self._waiting)))
+        self._total += self._bytes
+        self._waiting, self._bytes = {}, 0

@@ -1,21 +1,37 @@
-"""Perplexity by the protocol of the GPTQ papers (Frantar et al. 2023, arXiv 2210.17323)."""
+"""Evaluation texts, and the perplexity of whole models on them.
+
+The protocol is that of the GPTQ papers (Frantar et al. 2023, arXiv 2210.17323). A model
+directory, quantized or not, is loaded as a dense model in half precision. `through_blocks` does the
+same one block at a time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero import corpora
 from colazero.blocks.probe import not_causal, other_endings
+from colazero.blocks.weights import eval_dtype, quantization_settings
+from colazero.corpora import bos as bos_rule
+from colazero.corpora.pool import open_pool
+from colazero.corpora.tokens import tokenizer, vocabulary
 from colazero.errors import UserError
-from colazero.types import Divergence, Perplexity, Progress, Text
+from colazero.models import is_quantized
+from colazero.models.files import NEEDED, PACKED, packings, weight_files
+from colazero.models.fit import causal_class
+from colazero.settings import Settings
+from colazero.types import Divergence, Model, Perplexity, Progress, Text, TokenPool
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
@@ -28,6 +44,69 @@ Only of a model that does something unknown to its logits, those of a whole wind
 LLAMA2_WIKITEXT2_TOKENS = 341_469
 """Tokens of WikiText-2's test split, with the BOS token: 166 windows of 2,048, as in the papers."""
 log = logging.getLogger(__name__)
+
+
+def test_tokens(model: Model, name: str) -> NDArray[np.int32]:
+    """Return the tokens of a corpus's test split, read as those of its training documents are."""
+    return _test_pool(model, name).tokens
+
+
+def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
+    """Return the result with the document of each window, and how many windows the text has."""
+    known, corpus = vocabulary(model), corpora.load(found.corpus)
+    rule = bos_rule.resolve(bos, model, known)
+    pool, begin = _test_pool(model, found.corpus), len(bos_rule.of_text(rule, known))
+    length = int(found.tokens[0]) + 1 - len(bos_rule.of_window(rule, known))
+    middle = found.starts + length // 2 - begin
+    document = np.searchsorted(pool.starts, middle, side="right") - 1
+    sources = np.asarray(corpus.test_sources or np.arange(len(pool.starts)), dtype=np.int64)
+    available = (len(pool.tokens) + begin) // length
+    if corpus.test_windows is not None:
+        available = min(available, corpus.test_windows)
+    return replace(found, documents=sources[np.maximum(document, 0)], available=available)
+
+
+def _test_pool(model: Model, name: str) -> TokenPool:
+    corpus = corpora.load(name)
+    test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
+    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), between=corpus.joined_by)
+    if pool.written:
+        log.warning(
+            "the test split of %s spells out %d special tokens of %s: they are read as text, as "
+            "in calibration.",
+            *(name, pool.written, model.name),
+        )
+    return pool
+
+
+@lru_cache(maxsize=4)
+def evaluation_text(
+    model: Model, corpus: str, seq_len: int, count: int | str, bos: str = "auto"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
+
+    Of all documents joined as the corpus says; `bos` decides what stands in front, see
+    `corpora.bos`.
+    """
+    known = vocabulary(model)
+    rule = bos_rule.resolve(bos, model, known)
+    ids = test_tokens(model, corpus)
+    if begin := bos_rule.of_text(rule, known):
+        ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
+    warn_of_other_tokens(corpus, model.path, len(ids))
+    front, loaded = bos_rule.of_window(rule, known), corpora.load(corpus)
+    return eval_windows(ids, seq_len, count, loaded.name, front, loaded.test_windows)
+
+
+def evaluation_texts(config: Settings, model: Model) -> list[Text]:
+    """Return the evaluation text of each corpus, in the order asked for."""
+    return [
+        Text(
+            name,
+            *evaluation_text(model, name, config.evaluated_len, config.eval_windows, config.bos),
+        )
+        for name in config.eval_corpora
+    ]
 
 
 def warn_of_other_tokens(corpus: str, model_dir: Path, tokens: int) -> None:
@@ -78,6 +157,41 @@ def eval_windows(
     return windows, starts
 
 
+class Likelihoods:
+    """Adds up the negative log-likelihood of each window's tokens from slices of its logits."""
+
+    def __init__(self, windows: int) -> None:
+        self._sums = np.zeros(windows)
+
+    def take(self, window: int, part: slice, logits: Any, ids: Any) -> Any:
+        """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
+
+        `ids`: the window's tokens, on the logits' device. Returns the log-probabilities.
+        """
+        known = logits.log_softmax(-1)
+        actual = ids[part.start + 1 : part.stop + 1]
+        self._sums[window] -= known.gather(-1, actual[:, None]).double().sum().item()
+        return known
+
+    def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
+        """Return what was added up of a text; FloatingPointError if a sum is not finite."""
+        finite = np.isfinite(self._sums)
+        if not finite.all():
+            raise FloatingPointError(
+                f"perplexity on {text.corpus} is not finite "
+                f"({int((~finite).sum())} windows of {len(finite)})"
+            )
+        windows, length = text.windows.shape
+        tokens = np.full(windows, length - 1, dtype=np.int64)
+        found = digest(text)
+        return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
+
+
+def digest(text: Text) -> str:
+    """Return 16 hex digits over a text's token ids."""
+    return hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data).hexdigest()[:16]
+
+
 def perplexity(
     model: Any,
     corpus: str,
@@ -115,41 +229,6 @@ def slices(tokens: int, vocabulary: int) -> list[slice]:
     return [slice(a, min(a + rows, tokens - 1)) for a in range(0, tokens - 1, rows)]
 
 
-class Likelihoods:
-    """Adds up the negative log-likelihood of each window's tokens from slices of its logits."""
-
-    def __init__(self, windows: int) -> None:
-        self._sums = np.zeros(windows)
-
-    def take(self, window: int, part: slice, logits: Any, ids: Any) -> Any:
-        """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
-
-        `ids`: the window's tokens, on the logits' device. Returns the log-probabilities.
-        """
-        known = logits.log_softmax(-1)
-        actual = ids[part.start + 1 : part.stop + 1]
-        self._sums[window] -= known.gather(-1, actual[:, None]).double().sum().item()
-        return known
-
-    def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
-        """Return what was added up of a text; FloatingPointError if a sum is not finite."""
-        finite = np.isfinite(self._sums)
-        if not finite.all():
-            raise FloatingPointError(
-                f"perplexity on {text.corpus} is not finite "
-                f"({int((~finite).sum())} windows of {len(finite)})"
-            )
-        windows, length = text.windows.shape
-        tokens = np.full(windows, length - 1, dtype=np.int64)
-        found = digest(text)
-        return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
-
-
-def digest(text: Text) -> str:
-    """Return 16 hex digits over a text's token ids."""
-    return hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data).hexdigest()[:16]
-
-
 def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None]:
     """Return two functions: token ids → what the head sees, and slices of that → logits.
 
@@ -185,3 +264,99 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
 def _vocabulary(logits_of: Callable[[Any], Any] | None, hidden: Any) -> int:
     """Return how many logits a token has; `hidden` holds them if `logits_of` is None."""
     return int((logits_of(hidden[:1]) if logits_of else hidden).shape[-1])
+
+
+def load_dense(model_dir: Path, device: str) -> Any:
+    """Load a model directory, quantized by whomever or not, as a dense model in evaluation mode.
+
+    UserError if it cannot be loaded.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    try:
+        if is_compressed(model_dir):
+            return _decompressed(model_dir, device)
+        if is_quantized(model_dir):
+            tensors: dict[str, Any] = {}
+            for file in weight_files(model_dir):
+                tensors |= load_file(file)
+            return dense(tensors, model_dir, device)
+        dtype = eval_dtype(model_dir, device)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+        _complete(loading)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"model directory {str(model_dir)!r} cannot be loaded: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return model.to(device).eval()
+
+
+def is_compressed(model_dir: Path) -> bool:
+    """Tell whether the checkpoint is llm-compressor's (compressed-tensors)."""
+    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
+    return bool(config.get("quant_method") == "compressed-tensors")
+
+
+def _decompressed(model_dir: Path, device: str) -> Any:
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        model_dir,
+        dtype=eval_dtype(model_dir, device),
+        quantization_config=CompressedTensorsConfig(run_compressed=False),
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    _complete(loading)
+    return model.to(device).eval()
+
+
+def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
+    """Return a dense model of a GPTQ checkpoint's tensors; `model_dir` has its configuration.
+
+    The packed layers are dequantized once: the products of their dense weights are what a GPTQ
+    kernel computes, and several times faster than the portable kernels. ValueError if the
+    checkpoint is of another kind, KeyError if it is incomplete.
+    """
+    import torch
+
+    from colazero.gptq import dequantize
+
+    dtype = eval_dtype(model_dir, device)
+    settings = quantization_settings(model_dir)
+    model_class, config = causal_class(model_dir)
+    config.__dict__.pop("quantization_config", None)
+    with torch.device("meta"):
+        packed = packings(model_class(config), tensors)
+    inside = {layer + part for one in packed.values() for layer in one.layers for part in PACKED}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
+
+    def dequantized(layer: str) -> Any:
+        parts = {p: tensors[layer + p].to(device) for p in NEEDED}
+        if f"{layer}g_idx" in tensors:
+            parts["g_idx"] = tensors[f"{layer}g_idx"].to(device)
+        own = dict(settings)
+        if "g_idx" in parts:  # layers may have other bits than the configuration's
+            own["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
+        return dequantize(**parts, **own).to(dtype)
+
+    for name, packing in packed.items():
+        weight = packing.joined([dequantized(layer) for layer in packing.layers])
+        weights[name] = weight.cpu()  # else a GPU would hold the model twice
+    model, loading = model_class.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+    )
+    _complete(loading)
+    return model.to(device).eval()
+
+
+def _complete(loading: Mapping[str, Any]) -> None:
+    """Raise KeyError for weights that were not there: transformers makes random ones of them."""
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise KeyError(f"{len(missing)} weights are missing, {missing[0]!r} among them")

@@ -14,8 +14,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from colazero.blocks.memory import fits
-from colazero.devices import main_memory
+from colazero import devices
+from colazero.blocks.lockstep import run_if_fits
 from colazero.models.files import weight_files
 from colazero.quantizers import QUANTIZERS
 from colazero.types import (
@@ -63,7 +63,7 @@ def quantize(
             done.append((model, model.quantize(rows, batch_size=at_once)))
 
         at_once = min(len(rows), max(1, TOKENS_A_BATCH // seq_len))
-        while not fits(partial(work, at_once), at_once):
+        while not run_if_fits(partial(work, at_once), at_once):
             at_once = -(-at_once // 2)
         model, log = done.pop()
         quantized = time.perf_counter()
@@ -106,9 +106,7 @@ def fits_in_memory(model_dir: Path) -> bool:
 
     If not, GPTQModel writes finished layers to disk.
     """
-    return (
-        2 * sum(file.stat().st_size for file in weight_files(model_dir)) < main_memory.available()
-    )
+    return 2 * sum(file.stat().st_size for file in weight_files(model_dir)) < devices.main_memory()
 
 
 class _Layers:

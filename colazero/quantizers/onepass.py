@@ -29,7 +29,7 @@ from colazero.types import (
 
 if TYPE_CHECKING:
     from colazero import gptq
-    from colazero.blocks import Sequence, Stream
+    from colazero.blocks.sequence import Sequence, Stream
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def quantize(
     A block's packed tensors are written when it is finished, into a folder that becomes `out_dir`
     at the end. UserError, before any work, if the model's blocks cannot be taken one at a time.
     """
-    from colazero.blocks import open_sequence
-    from colazero.blocks.shards import Shards
+    from colazero.blocks.probe import open_sequence
+    from colazero.blocks.weights import Shards
     from colazero.gptq import columns
 
     started = time.perf_counter()
@@ -133,10 +133,10 @@ class Solver:
 
     def run(self, block: Any, stream: Stream) -> None:
         """Run the block, which holds all else, on the stream; quantized weights join them."""
-        from colazero.blocks.memory import fits, halved
+        from colazero.blocks.lockstep import halved, run_if_fits
 
         ended: list[slice] = []
-        while not fits(partial(self._in_lockstep, stream, ended), stream.at_once):
+        while not run_if_fits(partial(self._in_lockstep, stream, ended), stream.at_once):
             if ended:  # so all layers are solved: the others need not meet again
                 self._sequence.advance(self._index, _left(stream, ended))
                 break
@@ -150,14 +150,13 @@ class Solver:
 
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
         """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
-        from colazero.blocks.lockstep import Lockstep, stopping_at
-        from colazero.blocks.memory import Room
+        from colazero.blocks.lockstep import Headroom, Lockstep, stopping_at
 
         def work(member: int) -> None:
             self._sequence.run_block(self._index, stream, stream.batches[member])
             ended.append(stream.batches[member])
 
-        room = Room(self._sequence.device)
+        room = Headroom(self._sequence.device)
         lockstep = Lockstep(len(stream.batches), self._see, self._solve, room.full)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(work)
@@ -206,7 +205,7 @@ class Solver:
 
 def _left(stream: Stream, ended: list[slice]) -> Stream:
     """Return the batches of a stream that have not ended; its own are halved from here on."""
-    from colazero.blocks.memory import halved
+    from colazero.blocks.lockstep import halved
 
     left = [part for part in stream.batches if part not in ended]
     stream.batches[:] = halved(stream.batches)

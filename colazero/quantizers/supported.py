@@ -77,7 +77,8 @@ def _told(quantizer: str, folder: Path) -> str:
 def _tried(quantizer: str, folder: Path, device: str) -> str:
     """Return why a quantizer does not take a model that its files let through; '' if it does."""
     if quantizer == "onepass":
-        from colazero.blocks import Refused, open_sequence
+        from colazero.blocks.probe import open_sequence
+        from colazero.blocks.weights import Refused
 
         try:
             open_sequence(folder, device, to_quantize=True)

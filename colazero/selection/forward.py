@@ -87,7 +87,7 @@ def forward(
     """
     import torch
 
-    from colazero.evaluation.loading import load_dense
+    from colazero.evaluation.perplexity import load_dense
 
     model = load_dense(model_dir, device)
 

@@ -46,7 +46,7 @@ def write(pool: TokenPool, n: int, seq_len: int, seed: int) -> NDArray[np.int32]
     import torch
     from transformers import GenerationConfig
 
-    from colazero.evaluation.loading import load_dense
+    from colazero.evaluation.perplexity import load_dense
 
     target = forward.target(pool)
     begin = first_token(target.name, models.load_tokenizer(target))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from colazero import devices, pipeline
 from colazero.blocks.sequence import SHARE_OF_DEVICE
-from colazero.devices import main_memory
-from colazero.devices.processor import cpu_dtype
+from colazero.devices import cpu_dtype
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import RunConfig
@@ -144,7 +143,7 @@ def too_large(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, str]:
     """Return model → why not even one of its cells has room on this machine."""
     found = {}
     card = free_on_card(config.device) if config.executor == "local" else None
-    main = main_memory.available()
+    main = devices.main_memory()
     for name, room in rooms(config, jobs).items():
         if card and room.gpu > card[1]:
             where = f"on {card[0]}, which has {card[1] / GB:,.1f} GB free"

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colazero import cell, corpora
+from colazero import cell, corpora, devices
 from colazero.cache import cache_dir
 from colazero.corpora.tokens import token_pool
-from colazero.devices import main_memory
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
 from colazero.store import client, fetch, record
@@ -213,7 +212,7 @@ def _memory(config: SuiteConfig, run: Sequence[Job], workers: int) -> list[Need]
     """
     rooms = memory.rooms(config, run).values()
     main = workers * max(room.main for room in rooms)
-    found = [Need("memory", main / GB, main_memory.available() / GB, "GB")]
+    found = [Need("memory", main / GB, devices.main_memory() / GB, "GB")]
     card = memory.free_on_card(config.device)
     if card:
         on_one = math.ceil(workers / len(local.gpus(config.device)))

@@ -14,9 +14,8 @@ import torch
 from architectures import EVALUATED, TAKEN, make
 from test_quantizer import WINDOWS, quantize
 
-from colazero.blocks import open_sequence
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.perplexity import perplexity
+from colazero.blocks.probe import open_sequence
+from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.evaluation.through_blocks import evaluate
 from colazero.models.fit import examine
 from colazero.quantizers.supported import left_dense

@@ -13,8 +13,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from colazero import models, pipeline
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.perplexity import perplexity
+from colazero.evaluation.perplexity import load_dense, perplexity
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,9 +16,11 @@ import pytest
 import torch
 import torch._dynamo
 
-from colazero.blocks import Refused, lockstep, open_sequence, shards
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.perplexity import perplexity
+from colazero.blocks import lockstep
+from colazero.blocks import weights as shards
+from colazero.blocks.probe import open_sequence
+from colazero.blocks.weights import Refused
+from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers import onepass
 from colazero.quantizers.onepass import quantize
@@ -147,7 +149,7 @@ def short_at(monkeypatch: pytest.MonkeyPatch, arrivals: list[int]) -> None:
     """Let memory be short at these arrivals of micro-batches that may leave; at all if none."""
     asked = iter(range(10**6))
     monkeypatch.setattr(
-        "colazero.blocks.memory.Room.full", lambda _: next(asked) in arrivals or not arrivals
+        "colazero.blocks.lockstep.Headroom.full", lambda _: next(asked) in arrivals or not arrivals
     )
 
 

@@ -15,9 +15,9 @@ import torch
 import torch._dynamo
 from safetensors.torch import load_file, save_file
 
-from colazero.blocks import open_sequence
+from colazero.blocks.probe import open_sequence
 from colazero.errors import UserError
-from colazero.evaluation.loading import load_dense
+from colazero.evaluation.perplexity import load_dense
 from colazero.gptq import dequantize
 from colazero.quantizers import QUANTIZERS
 from colazero.store.provenance import manifest, weights_digest

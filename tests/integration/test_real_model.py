@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from colazero import models, pipeline, preconditions
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.perplexity import perplexity
+from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
 

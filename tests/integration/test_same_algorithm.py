@@ -87,7 +87,7 @@ def test_the_codes_of_the_first_block_are_gptqmodels(
     folder = tmp_path / architecture.lower()
     model = make(folder / "model", architecture, MODELS[architecture])
     tokenizer.save_pretrained(model)
-    monkeypatch.setattr("colazero.blocks.opening.eval_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr("colazero.blocks.probe.eval_dtype", lambda *_: torch.float32)
     windows = CalibrationSet(WINDOWS, [], {})
     quantize(model, windows, SETTINGS, folder / "ours", "cpu", lambda *_: None)
     by_gptqmodel(model, folder / "theirs", monkeypatch)

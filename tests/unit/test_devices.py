@@ -14,8 +14,9 @@ import pytest
 
 from analysis.reading import checks
 from colazero import cell, devices
+from colazero.blocks.weights import eval_dtype
 from colazero.context import differences
-from colazero.devices import Card, Seen, processor
+from colazero.devices import Card, Seen
 from colazero.errors import UserError
 from colazero.settings import RunConfig
 from colazero.suite.execution import on_ray
@@ -37,7 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(*cards: Card, reason: str = "", driver: Path | None = None) -> None:
         monkeypatch.setattr(devices, "seen", lambda: Seen(cards, reason))
-        monkeypatch.setattr(devices, "PROC", driver or Path("/nowhere"))
+        monkeypatch.setattr(devices, "DRIVERS", (driver or Path("/nowhere"),))
 
     return make
 
@@ -84,8 +85,8 @@ def test_a_cpu_is_told_with_the_dtype_that_decides_its_bits(
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"model name : any\nflags : {flags}\n")
-    monkeypatch.setattr(processor, "CPU", cpuinfo)
-    assert processor.cpu_dtype("cpu") == dtype
+    monkeypatch.setattr(devices, "CPU", cpuinfo)
+    assert devices.cpu_dtype("cpu") == dtype
     assert devices.tags("cpu") == {"colazero.device": f"cpu ({dtype})"}
     assert devices.identity("cpu") == f"cpu ({dtype})"
 
@@ -217,6 +218,61 @@ def test_gpus_are_asked_for_in_a_process_of_its_own(
     assert second.problem == "CUDA error: all CUDA-capable devices are busy"
 
 
+def test_a_driver_that_hangs_is_an_answer_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = FAKE_TORCH.replace("lambda: None", "lambda: __import__('time').sleep(60)")
+    (tmp_path / "torch.py").write_text(hangs)
+    (tmp_path / "gpus").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(devices, "version", lambda _: "2.13.0+cu130")
+    monkeypatch.setattr(devices, "PATIENCE", 2)
+    monkeypatch.setattr(devices, "DRIVERS", (tmp_path / "gpus",))
+    devices.seen.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"device='auto'.*2 seconds.*driver hangs"):
+            devices.resolve("auto")
+        assert devices.resolve("cpu") == "cpu"
+    finally:
+        devices.seen.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["gpus/0000:01:00.0/information", "lib/libcuda.so.1"])
+def test_the_cpu_is_not_taken_in_silence_where_a_driver_is_installed(
+    place: str, machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux the driver lists its GPUs; within Windows (WSL2) there is its library alone."""
+    machine(reason="torch 2.13.0+cpu is built for CPUs")
+    folder = tmp_path / place.partition("/")[0]
+    monkeypatch.setattr(devices, "DRIVERS", (tmp_path / "gpus", tmp_path / "lib/libcuda.so.1"))
+    assert devices.resolve("auto") == "cpu"
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    assert folder.is_dir()
+    with pytest.raises(UserError, match=r"device='auto'.*built for CPUs"):
+        devices.resolve("auto")
+
+
+@pytest.mark.parametrize(
+    ("capability", "own", "dtype"),
+    [
+        ("7.5", "bfloat16", "float16"),
+        ("7.5", "float16", "float16"),
+        ("7.0", "float32", "float16"),
+        ("8.0", "bfloat16", "bfloat16"),
+        ("12.0", "float32", "bfloat16"),
+    ],
+)
+def test_a_gpu_without_bfloat16_computes_in_float16(
+    capability: str, own: str, dtype: str, machine: Any, tmp_path: Path
+) -> None:
+    from transformers import LlamaConfig
+
+    LlamaConfig(dtype=own).save_pretrained(tmp_path)
+    machine(replace(RTX, capability=capability))
+    assert str(eval_dtype(tmp_path, "cuda:0")) == f"torch.{dtype}"
+
+
 def test_a_process_that_cannot_ask_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +288,7 @@ def test_a_process_that_cannot_ask_says_why(
 
 def test_what_is_asked_of_the_real_torch_is_json() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "colazero/devices/ask.py")], capture_output=True, text=True
+        [sys.executable, "-m", "colazero.devices"], cwd=ROOT, capture_output=True, text=True
     )
     found = json.loads(done.stdout)
     assert set(found) == {"cards", "reason"}

@@ -16,7 +16,7 @@ from colazero import corpora, models, pipeline
 from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.corpora import tokens
 from colazero.errors import UserError
-from colazero.evaluation import texts
+from colazero.evaluation import perplexity as texts
 from colazero.selection import METHODS, features
 from colazero.settings import RunConfig
 from colazero.types import CalibrationSet, Model, Span, TokenPool

@@ -15,9 +15,8 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError
 
 from colazero import devices, models, pipeline
-from colazero.blocks import Sequence
-from colazero.evaluation.divergence import Reference
-from colazero.evaluation.through_blocks import Evaluator
+from colazero.blocks.sequence import Sequence
+from colazero.evaluation.through_blocks import Evaluator, Reference
 from colazero.quantizers import gptqmodel, onepass
 from colazero.settings import RunConfig
 from colazero.store import claims, record

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from colazero.blocks import Refused, open_sequence
+from colazero.blocks.probe import open_sequence
 from colazero.blocks.sequence import Sequence
-from colazero.blocks.weights import eval_dtype
+from colazero.blocks.weights import Refused, eval_dtype
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import perplexity
 from colazero.evaluation.through_blocks import perplexities

@@ -11,9 +11,8 @@ import torch
 from make_believe import DEVICE, machine
 from safetensors.torch import load_file
 
-from colazero.blocks import open_sequence
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.perplexity import perplexity
+from colazero.blocks.probe import open_sequence
+from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers.onepass import quantize
 from colazero.selection import forward

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from colazero.blocks import open_sequence
+from colazero.blocks.probe import open_sequence
 from colazero.evaluation import perplexity as slicing
-from colazero.evaluation.divergence import Reference
-from colazero.evaluation.loading import load_dense
-from colazero.evaluation.through_blocks import evaluate, perplexities, references
+from colazero.evaluation.perplexity import load_dense
+from colazero.evaluation.through_blocks import Reference, evaluate, perplexities, references
 from colazero.types import Model, Text
 
 TEXT = Text("text", np.random.default_rng(5).integers(10, 250, size=(3, 48)), np.arange(3) * 48)

@@ -8,7 +8,7 @@ import numpy as np
 
 from colazero import corpora, models
 from colazero.corpora.wikitext2 import articles
-from colazero.evaluation import texts
+from colazero.evaluation import perplexity as texts
 from colazero.types import Perplexity
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from colazero.evaluation.loading import quantization_settings
+from colazero.evaluation.perplexity import quantization_settings
 
 
 def test_the_settings_are_found_where_the_writer_put_them(tmp_path: Path) -> None:

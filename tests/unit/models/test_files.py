@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from colazero import models
 from colazero.errors import UserError
-from colazero.evaluation import loading
 from colazero.models.files import refuse_shard, stored, weight_files
 from colazero.quantizers import gptqmodel
 from colazero.suite.plan import Weights

@@ -13,7 +13,7 @@ from colazero import corpora
 from colazero.calibration.sets import select
 from colazero.corpora.pool import build_pool
 from colazero.errors import UserError
-from colazero.evaluation.loading import load_dense
+from colazero.evaluation.perplexity import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate
 from colazero.selection import cola, features, forward
 from colazero.settings import Settings
@@ -40,7 +40,7 @@ def test_padding_enters_no_mean(
     import torch
 
     model = load_dense(tiny_llama, "cpu").float()
-    monkeypatch.setattr("colazero.evaluation.loading.load_dense", lambda *_: model)
+    monkeypatch.setattr("colazero.evaluation.perplexity.load_dense", lambda *_: model)
     rows = [np.arange(3, 3 + length) for length in (5, 60, 17, 1, 33)]
     assert len(forward.batches([len(row) for row in rows])) == 1
     for measure in (forward.mean_nll, forward.projected_means()):

@@ -15,7 +15,6 @@ from colazero import corpora, models, pipeline
 from colazero.calibration import picture
 from colazero.calibration.sets import documents_of, select
 from colazero.corpora.pool import build_pool, token_counts
-from colazero.devices import processor
 from colazero.errors import UserError
 from colazero.selection import METHODS, features, self
 from colazero.settings import RunConfig
@@ -54,10 +53,10 @@ def test_the_model_writes_what_it_finds_likely(
     """Its own text must be likelier to it than that of another order: a check of the sampling."""
     import torch
 
-    from colazero.evaluation.loading import load_dense
+    from colazero.evaluation.perplexity import load_dense
 
     # A processor without bfloat16, in which the two likeliest tokens are often one number.
-    monkeypatch.setattr(processor, "CPU", tmp_path / "none")
+    monkeypatch.setattr("colazero.devices.CPU", tmp_path / "none")
     windows = select("self", pool, 16, 64, 3, "toy").windows
     model = load_dense(tiny_llama, "cpu")
     begin = self.first_token("tiny", models.load_tokenizer(Model("tiny", tiny_llama, "1")))
@@ -99,7 +98,7 @@ def test_processors_that_compute_in_other_dtypes_share_nothing_that_is_kept(
     pool: TokenPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
-    monkeypatch.setattr(processor, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("colazero.devices.CPU", tmp_path / "cpuinfo")
     kept = []
     for flags in ("avx2", "avx2 avx512_bf16", "avx2"):
         (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
@@ -113,7 +112,7 @@ def test_a_model_s_own_settings_of_sampling_change_nothing(
 ) -> None:
     from transformers import GenerationConfig
 
-    from colazero.evaluation import loading
+    from colazero.evaluation import perplexity as loading
 
     plain = self.write(pool, 4, 24, 5)
     load = loading.load_dense

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from colazero.blocks import Sequence, memory, open_sequence
+from colazero.blocks import lockstep as memory
 from colazero.blocks import sequence as blocks_sequence
-from colazero.blocks.memory import halved
+from colazero.blocks.lockstep import halved
+from colazero.blocks.probe import open_sequence
+from colazero.blocks.sequence import Sequence
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers import onepass
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
@@ -189,14 +191,14 @@ def test_what_was_freed_is_given_back_before_anything_leaves(
     found, calls = iter([100.0, *then]), []
     monkeypatch.setattr(memory, "free", lambda _: next(found))
     monkeypatch.setattr(memory, "give_back_freed", lambda: calls.append(1))
-    assert memory.Room("cpu").full() is full
+    assert memory.Headroom("cpu").full() is full
     assert len(calls) == given_back
 
 
 def test_what_a_thread_freed_goes_back_to_the_system() -> None:
     script = """
 import threading, psutil, torch
-from colazero.blocks.memory import give_back_freed
+from colazero.blocks.lockstep import give_back_freed
 def resident(): return psutil.Process().memory_info().rss / 2**20
 def work():
     big = [torch.ones(2**20) for _ in range(60)]  # 4 MiB each
