@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from colazero import models
 from colazero.errors import UserError
+from colazero.evaluation.perplexity import load_dense
 from colazero.models.files import refuse_shard, stored, weight_files
 from colazero.quantizers import gptqmodel
 from colazero.suite.plan import Weights
@@ -148,7 +149,7 @@ def test_a_second_set_of_weights_changes_nothing(tiny_llama: Path, tmp_path: Pat
     assert a.revision == b.revision
     assert Weights.of(a) == Weights.of(b)
     assert gptqmodel.fits_in_memory(other)
-    one, two = (loading.load_dense(m.path, "cpu").state_dict() for m in (a, b))
+    one, two = (load_dense(m.path, "cpu").state_dict() for m in (a, b))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
