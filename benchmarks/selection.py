@@ -86,7 +86,7 @@ def materials(times: int = 0) -> tuple[Any, Any, Any]:
 
 def floor(corpus: Any, tokenizer: Any) -> float:
     """Return the seconds of tokenising the corpus once, in the pool's batches, keeping nothing."""
-    from colazero.corpora import pool
+    from colazero.corpora import tokens as pool
 
     plain = pool._plain(tokenizer)
 
@@ -106,7 +106,7 @@ def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
     is busy for a second then spoils one of them.
     """
     from colazero.calibration.sets import select
-    from colazero.corpora.pool import build_pool
+    from colazero.corpora.tokens import build_pool
 
     _, tokenizer, corpus = materials()
 
@@ -159,7 +159,7 @@ def second_process(_: str = "") -> dict[str, float]:
 def growth(times: str) -> dict[str, float]:
     """Measure one size: seconds by stage, and peak memory."""
     from colazero.calibration.sets import select
-    from colazero.corpora.pool import build_pool
+    from colazero.corpora.tokens import build_pool
 
     _, tokenizer, corpus = materials(int(times))
     with tempfile.TemporaryDirectory() as cache:
@@ -184,7 +184,7 @@ def method(name: str) -> dict[str, Any]:
     """Measure one method: a first and a further seed after tokenising, memory, its measures."""
     from colazero import pipeline
     from colazero.calibration.sets import select
-    from colazero.corpora.pool import build_pool
+    from colazero.corpora.tokens import build_pool
     from colazero.settings import RunConfig
     from colazero.suite_settings import parse
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from colazero import corpora, models, selection
 from colazero.cache import file_digest, files_digest
-from colazero.corpora.parts import parts_of
+from colazero.corpora import parts_of
 from colazero.corpora.tokens import vocabulary
 from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import RunConfig, Settings

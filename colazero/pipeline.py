@@ -18,9 +18,9 @@ from colazero.calibration import sets
 from colazero.calibration.sets import ordered, pieces, select
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.tokens import (
+    corpus_counts,
     drawn_by,
     pool_of,
-    token_counts,
     token_pool,
     tokenizer,
 )
@@ -109,7 +109,7 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     return {
         "tokens_asked": config.n_calibration_samples * bos_rule.text_length(config, model),
         "special_tokens_written": token_pool(model, config.corpus).written,
-        **sets.measures(chosen, pool_of(config, model), token_counts(model, *drawn_by(config))),
+        **sets.measures(chosen, pool_of(config, model), corpus_counts(model, *drawn_by(config))),
         **sets.overlap(chosen, tests),
     }
 

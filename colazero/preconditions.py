@@ -8,8 +8,7 @@ from typing import TypeVar
 from colazero import corpora, devices, models, selection
 from colazero.calibration import trial
 from colazero.corpora import bos as bos_rule
-from colazero.corpora.pool import need_tokens
-from colazero.corpora.tokens import token_pool, vocabulary
+from colazero.corpora.tokens import need_tokens, token_pool, vocabulary
 from colazero.evaluation.perplexity import evaluation_text
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported

@@ -23,8 +23,7 @@ import numpy as np
 from colazero import corpora, models, pipeline
 from colazero.calibration import picture as selection_picture
 from colazero.calibration import sets
-from colazero.corpora.pool import build_pool
-from colazero.corpora.tokens import token_pool, tokenizer
+from colazero.corpora.tokens import build_pool, token_pool, tokenizer
 from colazero.settings import RunConfig
 from colazero.types import Model
 

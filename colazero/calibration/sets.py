@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.corpora.pool import need_tokens, token_counts
-from colazero.corpora.tokens import vocabulary
+from colazero.corpora.tokens import need_tokens, token_counts, vocabulary
 from colazero.errors import UserError
 from colazero.selection import find, one_thread
 from colazero.types import CalibrationSet, Corpus, Model, Selection, Span, TokenPool

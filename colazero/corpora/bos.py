@@ -1,33 +1,35 @@
-"""Which tokens stand in front of a window: one rule for calibration and evaluation.
+"""The tokens in front of a window: one rule for calibration and evaluation.
 
-The GPTQ papers tokenise a text once and cut it: the BOS token, where the tokenizer writes one,
-stands at the beginning of the whole text (`first`). Gemma was trained with BOS in front of every
-input and computes nonsense without it, so `auto` puts it in front of every window there.
+The GPTQ papers tokenize a text once and cut it: the BOS token, if the tokenizer writes one, stands
+at the beginning of the whole text (`first`). Gemma was trained with BOS in front of every input and
+computes nonsense without it, so `auto` puts it in front of every window there.
 """
 
 from __future__ import annotations
 
 import json
 
-from colazero.corpora.pool import Vocabulary
-from colazero.corpora.tokens import vocabulary
+import numpy as np
+from numpy.typing import NDArray
+
+from colazero.corpora.tokens import Vocabulary, vocabulary
 from colazero.errors import UserError
 from colazero.settings import Settings
 from colazero.types import Model
 
 NEEDS_IT = "gemma"
-"""What the `model_type` of families contains that need BOS in front of every window.
+"""Part of the `model_type` of families that need BOS in front of every window.
 
-Google's model cards and Hugging Face's documentation of Gemma say so; llama.cpp adds it to every
-chunk of its perplexity run too.
+Google's model cards and Hugging Face's documentation of Gemma say so; llama.cpp also adds it to
+every chunk of its perplexity run.
 """
 
 
 def resolve(asked: str, model: Model, known: Vocabulary) -> str:
-    """Return `always`, `first` or `never` for what was asked.
+    """Return `always`, `first` or `never` for the setting `asked`.
 
-    `auto` is `always` where the family needs BOS in every window and the tokenizer has one, whether
-    it writes it by itself or not, else `first`. UserError if there is no BOS token to put anywhere.
+    `auto` is `always` if the family needs BOS in every window and the tokenizer has one, whether it
+    writes it or not, else `first`. UserError for `always` if the tokenizer has no BOS token.
     """
     if asked == "auto":
         family = json.loads((model.path / "config.json").read_text()).get("model_type", "")
@@ -40,13 +42,17 @@ def resolve(asked: str, model: Model, known: Vocabulary) -> str:
 
 
 def of_window(rule: str, known: Vocabulary) -> tuple[int, ...]:
-    """Return the tokens in front of each window, of a resolved rule."""
+    """Return the tokens in front of each window, for a resolved rule."""
     return known.bos if rule == "always" else ()
 
 
-def of_text(rule: str, known: Vocabulary) -> tuple[int, ...]:
-    """Return the tokens in front of an evaluation text as a whole, of a resolved rule."""
-    return known.front if rule == "first" else ()
+def of_text(rule: str, known: Vocabulary, ids: NDArray[np.int32]) -> tuple[int, ...]:
+    """Return the tokens in front of an evaluation text as a whole, for a resolved rule.
+
+    Most chat templates write them at the beginning of a conversation themselves.
+    """
+    there = tuple(ids[: len(known.front)].tolist()) == known.front
+    return known.front if rule == "first" and not there else ()
 
 
 def in_front(config: Settings, model: Model) -> tuple[int, ...]:
@@ -56,5 +62,5 @@ def in_front(config: Settings, model: Model) -> tuple[int, ...]:
 
 
 def text_length(config: Settings, model: Model) -> int:
-    """Return the tokens of text in a calibration window: BOS, where it stands in front, is none."""
+    """Return the number of text tokens in a calibration window: a BOS token in front is not one."""
     return config.seq_len - len(in_front(config, model))

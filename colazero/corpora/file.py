@@ -1,17 +1,25 @@
-"""The user's own text: .txt, .jsonl or .parquet, or a folder of files of one of these kinds."""
+"""The user's own text: a file, a folder of files, or a data set that `datasets` saved.
+
+.txt, .jsonl, .json, .csv and .parquet are read, all but .parquet also as .gz or .zst. `datasets`
+itself is not used for files: it refuses lone surrogates and long numbers without naming the line.
+"""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from colazero.corpora import CORPORA
+from colazero.corpora.chat import Conversation, document, fields_of
 from colazero.errors import UserError, first_line
 from colazero.models.files import LFS_POINTER
 from colazero.types import Corpus
@@ -19,63 +27,196 @@ from colazero.types import Corpus
 log = logging.getLogger(__name__)
 
 TEST_SHARE = 0.1
-Place = tuple[str, str | None]
-"""Where something stands (`line 3`), and the text there; None where there is null."""
+NAME = r"(?P<name>train|training|validation|valid|val|dev|test|testing)(?P<more>_[a-z]+)?"
+NUMBER = r"\d+([-_]of[-_]\d+)?([-_][0-9a-f]{6,})?"
+SPLIT = re.compile(rf"{NAME}([-_.]?{NUMBER})?")
+"""The name of a file or folder that holds one split: `test`, `train_sft-00000-of-00002`."""
+SHARD = re.compile(rf".*[-_.]{NAME}[-_.]?{NUMBER}")
+"""The same behind another name, where a number follows: `c4-train.00000-of-01024`."""
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+"""Endings of compressed files, and what pyarrow calls them."""
+USUAL = (".txt", ".jsonl", ".parquet")
+"""Kinds that a folder may hold next to .json and .csv files, which are then not the corpus."""
+Row = tuple[str, Mapping[str, Any] | str]
+"""Where something stands (`line 3`), and the fields there, or the text of a .txt file."""
 
 
 @CORPORA.register("file")
-def load(path: str) -> Corpus:
-    """Return the documents of `path`; the last tenth of them (at least one) is the test split.
+def load(argument: str) -> Corpus:
+    """Return the corpus of `PATH[:SPLIT][:FIELD]`.
 
-    .txt: documents separated by blank lines. .jsonl and .parquet: one document a row, in the field
-    `text`; rows of a table whose text is null are left out, which is told. A folder: all files of
-    one of these kinds in it and below, in order of their paths; a .txt file there is one document.
-    UserError, with file and line, for whatever cannot be read.
+    A folder whose files or folders are called train, validation and test has these splits, as has
+    a saved data set; of other text the last tenth (at least one document) is the test split.
+    Documents are paragraphs of a .txt file, all of one in a folder, and rows elsewhere: the field
+    `text`, or a conversation. UserError, with file and line, for whatever cannot be read.
     """
-    source = Path(os.path.expanduser(path))
+    source, names = _parsed(argument)
+    saved = _saved(source)
+    files = {} if saved else _by_split(source)
+    splits = list(saved or files)
+    split = names.pop(0) if names and names[0] in splits else ""
+    if len(names) > 1 or (source.is_file() and split):
+        raise UserError(
+            f"corpus 'file:{argument}' must be file:PATH[:SPLIT][:FIELD]; splits here: "
+            f"{', '.join(filter(None, splits)) or 'none'}."
+        )
+    field = names[0] if names else ""
+
+    def read(name: str) -> Iterator[str]:
+        if saved:
+            yield from documents_of(enumerate_rows(saved[name]), f"{source}, split {name}", field)
+        else:
+            for file in files[name]:
+                whole = source.is_dir() and _kind(file) == ".txt"
+                yield from _documents(file, field, _whole_text if whole else None)
+
+    more = [name for name in (split, field) if name]
+    return assembled(":".join([f"file:{source.name}", *more]), splits, split, read)
+
+
+def assembled(
+    name: str, splits: Sequence[str], asked: str, read: Callable[[str], Iterator[str]]
+) -> Corpus:
+    """Return the corpus of a data set's splits, each of which `read` gives the documents of.
+
+    A split `asked` for is calibrated on if its name begins with `train`, else evaluated on. Without
+    a second split the last tenth is evaluated on. UserError if a split has no documents.
+    """
+    train, test = roles(splits, asked)
+    documents = _texts(read(train))
+    if not test:
+        if len(documents) < 2:
+            raise UserError(
+                f"corpus {name!r} holds {len(documents)} documents; at least 2 are needed, one to "
+                "calibrate on and one to evaluate on."
+            )
+        held_out = max(1, round(len(documents) * TEST_SHARE))
+        parts = documents[:-held_out], documents[-held_out:]
+        return Corpus(name, digest(documents), *parts)
+    tests = _texts(read(test))
+    for split, texts in ((train, documents), (test, tests)):
+        if not texts:
+            raise UserError(f"corpus {name!r} has no text in its split {split!r}.")
+    unused = [split for split in splits if split not in (train, test)]
+    log.info(
+        "%s: calibrating on split %s, evaluating on split %s%s.",
+        *(name, train, test, f"; not used: {', '.join(unused)}" if unused else ""),
+    )
+    return Corpus(name, f"{digest(documents)}-{digest(tests)}", documents, tests)
+
+
+def roles(splits: Sequence[str], asked: str) -> tuple[str, str]:
+    """Return the splits to calibrate and to evaluate on; the second is '' if there is only one."""
+    trains = [name for name in splits if name.startswith("train")]
+    train = asked if asked in trains or not trains else trains[0]
+    if not trains and not asked:
+        train = splits[0]
+    if asked and asked != train:
+        return train, asked
+    more = train.removeprefix("training").removeprefix("train")
+    order = [f"test{more}", f"validation{more}", "test", "validation"]
+    order += [name for name in splits if name not in trains]
+    return train, next((name for name in order if name in splits and trains), "")
+
+
+def _texts(documents: Iterator[str]) -> list[str]:
+    return [text for text in documents if text.strip()]
+
+
+def digest(documents: Sequence[str]) -> str:
+    """Return 16 hex digits over the documents as a JSON list, which keeps their borders apart."""
+    whole = hashlib.sha256()
+    for number, text in enumerate(documents):
+        content = text.as_json if isinstance(text, Conversation) else json.dumps(text)
+        whole.update((("[", ", ")[number > 0] + content).encode())
+    whole.update(b"]")
+    return whole.hexdigest()[:16]
+
+
+def _parsed(argument: str) -> tuple[Path, list[str]]:
+    """Return the path in `PATH[:SPLIT][:FIELD]`, which may hold colons, and what follows it."""
+    path, names = argument, list[str]()
     try:
-        there = source.exists()
+        while not (source := Path(os.path.expanduser(path))).exists():
+            path, colon, last = path.rpartition(":")
+            if not colon:
+                raise UserError(
+                    f"corpus file {argument!r} does not exist (looked in {Path.cwd()})."
+                )
+            names.insert(0, last)
     except OSError as error:  # too long for a file system
         raise UserError(
-            f"corpus file {path[:80] + '…'!r} is no path that can be: {error.strerror}."
+            f"corpus file {argument[:80] + '…'!r} cannot be a path: {error.strerror}."
         ) from error
-    if not there:
-        raise UserError(f"corpus file {path!r} does not exist (looked in {Path.cwd()}).")
-    documents = [text.strip() for text in _read(source) if text.strip()]
-    if len(documents) < 2:
+    return source, names
+
+
+def _saved(source: Path) -> Mapping[str, Any]:
+    """Return the splits of a folder that `save_to_disk` wrote; {} for another path."""
+    kinds = ("dataset_dict.json", "state.json")
+    if not any((source / name).is_file() for name in kinds):
+        return {}
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        found = load_from_disk(str(source))
+    except Exception as error:  # whatever a damaged folder can provoke
         raise UserError(
-            f"corpus file {path!r} holds {len(documents)} documents; at least 2 are needed, one to "
-            "calibrate on and one to evaluate on."
+            f"corpus folder {str(source)!r}: the data set saved there cannot be read: "
+            f"{first_line(error)}"
+        ) from error
+    return dict(found) if isinstance(found, DatasetDict) else {"": found}
+
+
+def enumerate_rows(rows: Any) -> Iterator[Row]:
+    """Yield the rows of a data set of `datasets`, each with its place."""
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def _by_split(source: Path) -> dict[str, list[Path]]:
+    """Return split → files; all under '' where no name says that there are splits.
+
+    UserError if a part of the names says so: what the others are is not known.
+    """
+    if source.is_file():
+        _reader(source)
+        return {"": [source]}
+    found: dict[str, list[Path]] = {}
+    for file in _files(source):
+        found.setdefault(_split_of(file.relative_to(source)), []).append(file)
+    names = set(found) - {""}
+    if not names - {"train"}:  # one split, or none
+        return {"": [file for files in found.values() for file in files]}
+    if "" in found:
+        raise UserError(
+            f"corpus folder {str(source)!r} has files of the splits {', '.join(sorted(names))}, "
+            f"and {str(found[''][0].relative_to(source))!r}, which names none. Remove it, or name "
+            "the file that you mean."
         )
-    held_out = max(1, round(len(documents) * TEST_SHARE))
-    train, test = documents[:-held_out], documents[-held_out:]
-    return Corpus(f"file:{source.name}", _digest(documents), train, test)
+    return found
 
 
-def _digest(documents: Sequence[str]) -> str:
-    """Return 16 hex digits over the documents as a JSON list, which keeps their borders apart."""
-    digest = hashlib.sha256()
-    for number, document in enumerate(documents):
-        digest.update((("[", ", ")[number > 0] + json.dumps(document)).encode())
-    digest.update(b"]")
-    return digest.hexdigest()[:16]
+def _split_of(path: Path) -> str:
+    """Return the split that a path's names tell, `train`, `test` or `validation`; '' if none."""
+    for part in (*path.parts[:-1], _stem(path)):
+        if found := SPLIT.fullmatch(part) or SHARD.fullmatch(part):
+            usual = {"training": "train", "testing": "test", "train": "train", "test": "test"}
+            return usual.get(found["name"], "validation") + (found["more"] or "")
+    return ""
 
 
-def _read(source: Path) -> Iterator[str]:
-    """Yield what may be documents; .txt and .jsonl are never held whole beside them."""
-    whole = source.is_dir()
-    for file in _files(source) if whole else [source]:
-        kind = file.suffix.lower()
-        if kind not in READERS:
-            raise UserError(
-                f"corpus file {str(file)!r}: cannot read files that end in {file.suffix!r}; "
-                "use .txt, .jsonl, .parquet or a folder of one of these kinds."
-            )
-        yield from _told(file, _whole_text if whole and kind == ".txt" else READERS[kind])
+def _stem(path: Path) -> str:
+    """Return a file's name without its kind: `c4-train.00000-of-00002` of a .json.gz file."""
+    name = path.name
+    for ending in (*PACKED, *READERS):
+        if name.lower().endswith(ending):
+            name = name[: -len(ending)]
+    return name
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of a folder and those below it, hidden ones left out."""
+    """Return the files of a folder and those below it, without hidden ones."""
     inside = sorted(
         file
         for file in folder.rglob("*")
@@ -83,51 +224,70 @@ def _files(folder: Path) -> list[Path]:
     )
     for link in folder.rglob("*"):
         if link.is_symlink() and (link.is_dir() or not link.exists()):
-            what = "a folder" if link.is_dir() else "a file that is not there"
+            what = "a folder" if link.is_dir() else "a missing file"
             raise UserError(
                 f"corpus folder {str(folder)!r}: {str(link.relative_to(folder))!r} is a link to "
                 f"{what}, which is not read. Put the files themselves there, or remove it."
             )
-    files = [file for file in inside if file.suffix.lower() in READERS]
-    kinds = sorted({file.suffix.lower() for file in files})
-    if not files:
+    kinds = {_kind(file) for file in inside} & set(READERS)
+    kinds = kinds & set(USUAL) or kinds
+    if not kinds:
         raise UserError(
-            f"corpus folder {str(folder)!r} holds no .txt file, and no .jsonl or .parquet."
+            f"corpus folder {str(folder)!r} holds no text: no {', '.join(READERS)} file."
         )
     if len(kinds) > 1:
         raise UserError(
-            f"corpus folder {str(folder)!r} holds {' and '.join(kinds)} files: which of them are "
-            "the corpus is not said. Keep one kind in it."
+            f"corpus folder {str(folder)!r} holds {' and '.join(sorted(kinds))} files: keep the "
+            "kind that is the corpus."
         )
+    files = [file for file in inside if _kind(file) in kinds]
     if len(inside) > len(files):
         log.warning("%s: %d files of other kinds are not read.", folder, len(inside) - len(files))
     return files
 
 
-def _told(file: Path, read: Callable[[Path], Iterator[Place]]) -> Iterator[str]:
-    """Yield the texts of a file; whatever goes wrong is told in a sentence that says where."""
-    place, empty = "", []
+def _kind(file: Path) -> str:
+    """Return a file's ending in small letters, that of what is packed in a .gz or .zst file."""
+    name = file.name.lower()
+    for ending in PACKED:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def _reader(file: Path) -> Callable[[Path, str], Iterator[Row]]:
+    if _kind(file) not in READERS:
+        raise UserError(
+            f"corpus file {str(file)!r}: cannot read files that end in {file.suffix!r}; use "
+            f"{', '.join(READERS)}, all but .parquet also as .gz or .zst, or a folder of one kind."
+        )
+    return READERS[_kind(file)]
+
+
+def _documents(
+    file: Path, field: str, reader: Callable[[Path, str], Iterator[Row]] | None = None
+) -> Iterator[str]:
+    """Yield the documents of a file; whatever goes wrong is a sentence that says where."""
+    place = ""
+
+    def placed() -> Iterator[Row]:
+        nonlocal place
+        for row in (reader or _reader(file))(file, field):
+            place = row[0]
+            yield row
+
     try:
         with file.open("rb") as stream:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise UserError(
-                    f"corpus file {str(file)!r} is no text but what Git LFS left in its place: run "
-                    "`git lfs pull` there."
+                    f"corpus file {str(file)!r} is a Git LFS pointer, not the text: run `git lfs "
+                    "pull` there."
                 )
-        for place, text in read(file):
-            if text is None:
-                empty.append(place)
-            elif not text.isascii() and re.search("[\ud800-\udfff]", text):
-                raise UserError(
-                    f"corpus file {str(file)!r}, {place}: half of a surrogate pair, which is no "
-                    "text."
-                )
-            else:
-                yield text
+        null = "" if _kind(file) in (".jsonl", ".json") else "left out"
+        yield from documents_of(placed(), f"corpus file {str(file)!r}", field, null)
     except UserError:
         raise
     except UnicodeDecodeError:
-        if file.suffix.lower() == ".parquet":
+        if _kind(file) == ".parquet":
             raise UserError(
                 f"corpus file {str(file)!r}, after {place or 'its beginning'}: a text is not "
                 "UTF-8. Write the file again from text that is."
@@ -136,97 +296,175 @@ def _told(file: Path, read: Callable[[Path], Iterator[Place]]) -> Iterator[str]:
             f"corpus file {str(file)!r} is not UTF-8 (byte {_first_bad_byte(file)}): convert it "
             "first, for instance with iconv."
         ) from None
-    except Exception as error:  # whatever a file can make of a parser
+    except Exception as error:  # whatever a file can provoke in a parser
         after = f", after {place}" if place else ""
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
-            f"corpus file {str(file)!r}{after} cannot be read as {file.suffix[1:]}: "
+            f"corpus file {str(file)!r}{after} cannot be read as {_kind(file)[1:]}: "
             f"{reason.rstrip('.')}."
         ) from error
+
+
+def documents_of(
+    rows: Iterator[Row], what: str, field: str, null: str = "left out"
+) -> Iterator[str]:
+    """Yield the documents in rows; `what` names the source, for errors.
+
+    Without `null` a row whose text is null is an error. UserError for a row without a document.
+    """
+    empty = []
+    fields: list[str] = []
+    names: list[str] = []
+    for place, row in rows:
+        try:
+            if isinstance(row, str):
+                if field:
+                    raise UserError(f"a .txt file has no field {field!r}.")
+                text: str | None = row
+            else:
+                if list(row) != names:
+                    names = list(row)
+                    fields = fields_of(names, field)
+                text = document(row, fields)
+            if text is None and not null:
+                raise UserError(f"no text in the field {fields[0]!r} (it holds null).")
+        except UserError as error:
+            raise UserError(f"{what}, {place}: {error}") from None
+        if text is None:
+            empty.append(place)
+        elif not text.isascii() and re.search("[\ud800-\udfff]", text):
+            raise UserError(f"{what}, {place}: half of a surrogate pair, which is not text.")
+        else:
+            yield text
     if empty:
         log.warning(
-            "corpus file %s: %d rows whose text is null are left out, the first at %s.",
-            *(file, len(empty), empty[0]),
+            "%s: %d rows whose text is null are left out, the first at %s.",
+            *(what, len(empty), empty[0]),
         )
 
 
 def _first_bad_byte(file: Path) -> int | str:
     try:
-        file.read_bytes().decode("utf-8")
+        _bytes(file).read().decode("utf-8")
     except UnicodeDecodeError as error:
         return error.start
     return "unknown"
 
 
-def _whole_text(file: Path) -> Iterator[Place]:
-    yield "line 1", file.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+def _bytes(file: Path) -> Any:
+    import pyarrow as pa
+
+    codec = PACKED.get(file.suffix.lower())
+    return pa.input_stream(str(file), compression=codec) if codec else file.open("rb")
 
 
-def _paragraphs(file: Path) -> Iterator[Place]:
+def _text(file: Path, newline: str | None = None) -> io.TextIOWrapper:
+    # With or without a byte order mark.
+    return io.TextIOWrapper(_bytes(file), encoding="utf-8-sig", newline=newline)
+
+
+def _whole_text(file: Path, _field: str) -> Iterator[Row]:
+    with _text(file) as stream:
+        yield "line 1", stream.read().strip()
+
+
+def _paragraphs(file: Path, _field: str) -> Iterator[Row]:
     paragraph: list[str] = []
     begin = 1
-    with file.open(encoding="utf-8-sig") as stream:
+    with _text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.isspace():
-                yield f"line {begin}", "".join(paragraph)
+                yield f"line {begin}", "".join(paragraph).strip()
                 paragraph, begin = [], number + 1
             else:
                 paragraph.append(line)
-    yield f"line {begin}", "".join(paragraph)
+    yield f"line {begin}", "".join(paragraph).strip()
 
 
-def _json_lines(file: Path) -> Iterator[Place]:
-    with file.open(encoding="utf-8-sig") as stream:
+def _json_lines(file: Path, _field: str) -> Iterator[Row]:
+    with _text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield f"line {number}", _field(file, number, line)
+                yield f"line {number}", _object(line, f"corpus file {str(file)!r}, line {number}")
 
 
-def _field(file: Path, number: int, line: str) -> str:
-    where = f"corpus file {str(file)!r}, line {number}"
+def _json(file: Path, field: str) -> Iterator[Row]:
+    """Read a list of rows, or JSON lines, which are often called .json as well."""
+    with _text(file) as stream:
+        content = stream.read()
+    where = f"corpus file {str(file)!r}"
+    if not content.lstrip().startswith("["):
+        yield from _json_lines(file, field)
+        return
+    for number, row in enumerate(_parsed_json(content, where), start=1):
+        yield f"row {number}", _mapping(row, f"{where}, row {number}")
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
+    return _mapping(_parsed_json(line, where), where)
+
+
+def _mapping(row: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: no text in the field 'text' (it has nothing).")
+    return row
+
+
+def _parsed_json(text: str, where: str) -> Any:
     try:
-        row: Any = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: no JSON ({error.msg}).") from None
+        raise UserError(f"{where}: not JSON ({error.msg}).") from None
     except RecursionError:
         raise UserError(f"{where}: its JSON is nested too deeply to be read.") from None
-    except ValueError as error:  # a number of more digits than Python turns into one
+    except ValueError as error:  # a number of more digits than Python converts
         raise UserError(f"{where}: its JSON cannot be read ({first_line(error)}).") from None
-    if not isinstance(row, dict) or "text" not in row:
-        has = ", ".join(map(repr, row)) if isinstance(row, dict) and row else "nothing"
-        raise UserError(f"{where}: no text in the field 'text' (it has {has}).")
-    text = row["text"]
-    if not isinstance(text, str):
-        holds = "null" if text is None else f"a {type(text).__name__}"
-        raise UserError(f"{where}: no text in the field 'text' (it holds {holds}).")
-    return text
 
 
-def _parquet(file: Path) -> Iterator[Place]:
+def _csv(file: Path, _field: str) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    with _text(file, newline="") as stream:
+        table = csv.DictReader(stream, strict=True)
+        for number, row in enumerate(table, start=1):
+            if None in row or None in row.values():
+                raise UserError(
+                    f"corpus file {str(file)!r}, row {number}: it has another number of fields "
+                    "than the first line, which names them."
+                )
+            yield f"row {number}", row
+
+
+def _parquet(file: Path, field: str) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    where = f"corpus file {str(file)!r}"
     with pq.ParquetFile(file) as table:
         schema = table.schema_arrow
-        if "text" not in schema.names:
-            raise UserError(
-                f"corpus file {str(file)!r} has no column 'text' (it has "
-                f"{', '.join(schema.names)})."
-            )
-        kind = schema.field("text").type
+        try:
+            fields = fields_of(schema.names, field)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        for name in fields:
+            if schema.names.count(name) > 1:
+                raise UserError(f"{where} has {schema.names.count(name)} columns {name!r}.")
+        kind = schema.field(fields[0]).type
         value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        checks = ("is_string", "is_large_string", "is_string_view", "is_null")
+        checks = ["is_string", "is_large_string", "is_string_view", "is_null"]
+        checks += ["is_list", "is_large_list"]
         if not any(getattr(pa.types, check)(value) for check in checks):
-            raise UserError(f"corpus file {str(file)!r}: the column 'text' holds {kind}, no text.")
+            raise UserError(f"{where}: the column {fields[0]!r} holds {kind}, not text.")
         number = 0
-        for batch in table.iter_batches(columns=["text"]):
-            for text in batch.column(0).to_pylist():
+        for batch in table.iter_batches(columns=fields):
+            for row in batch.to_pylist():
                 number += 1
-                yield f"row {number}", text
+                yield f"row {number}", row
 
 
-READERS: dict[str, Callable[[Path], Iterator[Place]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".txt": _paragraphs,
     ".jsonl": _json_lines,
     ".parquet": _parquet,
+    ".json": _json,
+    ".csv": _csv,
 }

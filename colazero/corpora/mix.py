@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 
 from colazero import corpora
 from colazero.cache import facts_digest
-from colazero.corpora import CORPORA
-from colazero.corpora.parts import shares
+from colazero.corpora import CORPORA, shares
 from colazero.types import Corpus
 
 
 @CORPORA.register("mix")
 def load(argument: str) -> Corpus:
-    """Return all documents of the parts, one part after the other; `mixed` leaves some out.
+    """Return all documents of the parts, one part after the other, for `mixed` to choose from.
 
-    The test split is that of all parts. UserError if the shares are none.
+    The test split is that of all parts. UserError unless the shares add up to 1.
     """
     named = shares(argument)
     loaded = [corpora.load(name) for name in named]
@@ -46,9 +45,9 @@ def load(argument: str) -> Corpus:
 def mixed(corpus: Corpus, tokens: NDArray[np.int64]) -> tuple[Corpus, NDArray[np.int64]]:
     """Return the corpus whose parts have their shares of tokens, and its documents' numbers.
 
-    `tokens` [documents] has the tokens of each document of `corpus`. As much is kept as the shares
-    allow; what is left out of a part is drawn, always in the same way. Parts are interleaved: the
-    beginning of the corpus, too, holds them in their shares.
+    `tokens` [documents] counts the tokens of each document of `corpus`. As much is kept as the
+    shares allow; the documents left out are drawn, always in the same way. Parts are interleaved,
+    so that the beginning of the corpus also holds them in their shares.
     """
     ends = np.cumsum([size for size, _ in corpus.parts])
     places = [np.arange(end - size, end) for end, (size, _) in zip(ends, corpus.parts, strict=True)]

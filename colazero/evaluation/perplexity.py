@@ -24,8 +24,7 @@ from colazero import corpora
 from colazero.blocks.probe import not_causal, other_endings
 from colazero.blocks.weights import eval_dtype, quantization_settings
 from colazero.corpora import bos as bos_rule
-from colazero.corpora.pool import open_pool
-from colazero.corpora.tokens import tokenizer, vocabulary
+from colazero.corpora.tokens import open_pool, tokenizer, vocabulary
 from colazero.errors import UserError
 from colazero.models import is_quantized
 from colazero.models.files import NEEDED, PACKED, packings, weight_files
@@ -55,7 +54,8 @@ def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
     """Return the result with the document of each window, and how many windows the text has."""
     known, corpus = vocabulary(model), corpora.load(found.corpus)
     rule = bos_rule.resolve(bos, model, known)
-    pool, begin = _test_pool(model, found.corpus), len(bos_rule.of_text(rule, known))
+    pool = _test_pool(model, found.corpus)
+    begin = len(bos_rule.of_text(rule, known, pool.tokens))
     length = int(found.tokens[0]) + 1 - len(bos_rule.of_window(rule, known))
     middle = found.starts + length // 2 - begin
     document = np.searchsorted(pool.starts, middle, side="right") - 1
@@ -91,7 +91,7 @@ def evaluation_text(
     known = vocabulary(model)
     rule = bos_rule.resolve(bos, model, known)
     ids = test_tokens(model, corpus)
-    if begin := bos_rule.of_text(rule, known):
+    if begin := bos_rule.of_text(rule, known, ids):
         ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
     warn_of_other_tokens(corpus, model.path, len(ids))
     front, loaded = bos_rule.of_window(rule, known), corpora.load(corpus)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.corpora.pool import token_counts
+from colazero.corpora.tokens import token_counts
 from colazero.selection import METHODS, candidate_starts, windows_at
 from colazero.types import Selection, TokenPool
 

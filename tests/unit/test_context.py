@@ -43,7 +43,7 @@ def _forget() -> None:
     [
         *("pipeline.py", "quantizers/onepass.py", "evaluation/perplexity.py", "corpora/sotu.py"),
         *("gptq/columns_numba.py", "blocks/lockstep.py"),
-        *("corpora/pool.py", "models/source.py", "calibration/sets.py", "selection/features.py"),
+        *("corpora/tokens.py", "models/source.py", "calibration/sets.py", "selection/features.py"),
         *("cache.py", "selection/__init__.py", "evaluation/downstream.py"),
     ],
 )

@@ -19,7 +19,7 @@ from colazero.calibration import picture as selection_picture
 from colazero.calibration.picture import CHARACTERS, beginning, document_map, draw, page, shown
 from colazero.calibration.sets import documents_of, select
 from colazero.corpora import tokens
-from colazero.corpora.pool import build_pool
+from colazero.corpora.tokens import build_pool
 from colazero.figures import caption_of
 from colazero.settings import RunConfig, Settings
 from colazero.types import CalibrationSet, Corpus, Model, SelectionSettings, Span, TokenPool

@@ -20,7 +20,7 @@ from colazero.calibration.sets import (
     overlap,
     refuse_unusable,
 )
-from colazero.corpora.pool import token_counts
+from colazero.corpora.tokens import token_counts
 from colazero.errors import UserError
 from colazero.types import CalibrationSet, Span, TokenPool
 
@@ -108,7 +108,7 @@ def test_a_document_is_used_if_one_of_its_tokens_is(
 def test_counting_in_pieces_counts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = np.array([3, 0, 9, 3, 1, 1, 2, 40, 3], dtype=np.int32)
     whole = np.bincount(tokens)
-    monkeypatch.setattr("colazero.corpora.pool.CHUNK", 2)
+    monkeypatch.setattr("colazero.corpora.tokens.CHUNK", 2)
     assert token_counts(tokens).tolist() == whole.tolist()
     assert token_counts(tokens, 50).tolist() == [*whole.tolist(), *[0] * 9]
 

@@ -14,8 +14,7 @@ from transformers import AutoTokenizer
 
 from colazero import pipeline, preconditions
 from colazero.corpora import bos
-from colazero.corpora.pool import Vocabulary
-from colazero.corpora.tokens import vocabulary
+from colazero.corpora.tokens import Vocabulary, vocabulary
 from colazero.errors import UserError
 from colazero.settings import RunConfig
 from colazero.types import Model

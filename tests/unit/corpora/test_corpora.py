@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from colazero import corpora
-from colazero.corpora import CORPORA, _hub, c4, mathqa, wikitext2
+from colazero.corpora import CORPORA, hub
 from colazero.errors import UserError
 
 
@@ -137,8 +137,8 @@ def bad_parquet(folder: Path, column: str, values: list[Any]) -> str:
 BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "missing": (lambda d: f"file:{d}/nowhere.txt", ["nowhere.txt", "does not exist"]),
     "nobody's home": (lambda d: "file:~nobody-here/x.txt", ["~nobody-here/x.txt", "not exist"]),
-    "no path": (lambda d: "file:", ["needs a path: file:PATH"]),
-    "no colon": (lambda d: "file", ["needs a path: file:PATH"]),
+    "no path": (lambda d: "file:", ["file:PATH"]),
+    "no colon": (lambda d: "file", ["file:PATH"]),
     "empty": (lambda d: write(d / "a.txt", ""), ["a.txt", "holds 0 documents", "at least 2"]),
     "blank": (lambda d: write(d / "a.txt", " \n\n \n"), ["a.txt", "holds 0 documents"]),
     "one document": (lambda d: write(d / "a.txt", "a\nb"), ["holds 1 documents", "at least 2"]),
@@ -152,8 +152,8 @@ BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
         ["a.jsonl", "not UTF-8", "byte 10"],
     ),
     "unknown ending": (
-        lambda d: write(d / "a.csv", "text\na\n"),
-        ["a.csv", "'.csv'", ".txt, .jsonl, .parquet or a folder"],
+        lambda d: write(d / "a.docx", "text"),
+        ["a.docx", "'.docx'", ".txt, .jsonl, .parquet"],
     ),
     "no ending": (lambda d: write(d / "a", "text"), ["cannot read files that end in ''"]),
     "no field": (
@@ -167,7 +167,7 @@ BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "a list": (lambda d: write(d / "a.jsonl", '["a"]'), ["line 1", "'text'", "it has nothing"]),
     "no JSON": (
         lambda d: write(d / "a.jsonl", '{"text": "a"}\n{"text": '),
-        ["a.jsonl", "line 2", "no JSON"],
+        ["a.jsonl", "line 2", "not JSON"],
     ),
     "half a surrogate": (
         lambda d: write(d / "a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}'),
@@ -176,13 +176,16 @@ BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "no parquet": (lambda d: write(d / "a.parquet", "text"), ["a.parquet", "read as parquet"]),
     "no column": (
         lambda d: bad_parquet(d, "body", ["a", "b"]),
-        ["own.parquet", "no column 'text'", "it has body"],
+        ["own.parquet", "no text in the field 'text'", "it has 'body'"],
     ),
-    "numbers": (lambda d: bad_parquet(d, "text", [1, 2]), ["holds int64, no text"]),
-    "empty folder": (lambda d: f"file:{d}", ["holds no .txt file"]),
+    "numbers": (lambda d: bad_parquet(d, "text", [1, 2]), ["'text' holds int64"]),
+    "empty folder": (lambda d: f"file:{d}", ["holds no text", ".txt"]),
     "argument": (lambda d: "sotu:1", ["'sotu' takes no argument", "'1'"]),
     "misspelt": (lambda d: "wikitext-2", ["'wikitext-2'", "Did you mean 'wikitext2'?"]),
-    "forgotten file:": (lambda d: "own.txt", ["unknown corpus 'own.txt'", "file"]),
+    "forgotten file:": (
+        lambda d: "own.txt",
+        ["unknown corpus 'own.txt'", "Did you mean 'file:own.txt'?"],
+    ),
 }
 
 
@@ -242,11 +245,11 @@ def test_wikitext2_keeps_the_test_rows_as_they_come(
 ) -> None:
     test = ["", " = Homarus = \n", "", " The lobster . \n"]
     make_wikitext(tmp_path / "wikitext", ["", " = Valkyria = \n", " = Homarus = \n", ""], test)
-    monkeypatch.setattr(wikitext2, "REPOSITORY", str(tmp_path / "wikitext"))
+    monkeypatch.setattr(hub, "WIKITEXT2", (str(tmp_path / "wikitext"), hub.WIKITEXT2[1]))
     corpus = corpora.load("wikitext2")
     assert list(corpus.test) == test, "joined by blank lines they are the papers' text"
     assert list(corpus.train) == ["= Valkyria ="], "no empty rows, none that stands in test"
-    assert corpus.revision == wikitext2.REVISION
+    assert corpus.revision == hub.WIKITEXT2[1]
 
 
 @pytest.mark.usefixtures("_local_datasets")
@@ -271,13 +274,13 @@ def test_c4_takes_the_first_documents_of_its_shards(
         for split in ("train", "validation")
     )
     repository(folder, f"- config_name: en\n  data_files:\n{files}")
-    monkeypatch.setattr(c4, "REPOSITORY", str(folder))
-    monkeypatch.setattr(c4, "TRAIN_DOCUMENTS", 3)
-    monkeypatch.setattr(c4, "TEST_DOCUMENTS", 1)
+    monkeypatch.setattr(hub, "C4", (str(folder), hub.C4[1]))
+    monkeypatch.setattr(hub, "TRAIN_DOCUMENTS", 3)
+    monkeypatch.setattr(hub, "TEST_DOCUMENTS", 1)
     corpus = corpora.load("c4")
     assert list(corpus.train) == ["first", "second", "third"]
     assert list(corpus.test) == ["fifth"]
-    assert corpus.revision == f"{c4.REVISION}-3"
+    assert corpus.revision == f"{hub.C4[1]}-3"
     assert (corpus.joined_by, corpus.test_windows) == (" ", 256), "as the GPTQ code evaluates it"
 
 
@@ -298,7 +301,7 @@ def test_mathqa_puts_question_rationale_and_answer_together(
             "category": "general",
         }
         pd.DataFrame([row]).to_parquet(folder / "default" / split / "0000.parquet")
-    monkeypatch.setattr(mathqa, "REPOSITORY", str(folder))
+    monkeypatch.setattr(hub, "MATHQA", (str(folder), hub.MATHQA[1]))
     corpus = corpora.load("mathqa")
     expected = 'Question: how many in {} ?\nRationale: "count them ."\nAnswer: b'
     assert list(corpus.train) == [expected.format("train")]
@@ -312,16 +315,16 @@ def test_a_broken_file_of_a_data_set_is_told_in_a_sentence(
     make_wikitext(tmp_path / "wikitext", ["a"], ["b"])
     for file in tmp_path.glob("wikitext/wikitext-2-raw-v1/*"):
         file.write_bytes(b"no parquet")
-    monkeypatch.setattr(wikitext2, "REPOSITORY", str(tmp_path / "wikitext"))
+    monkeypatch.setattr(hub, "WIKITEXT2", (str(tmp_path / "wikitext"), hub.WIKITEXT2[1]))
     message = refused("wikitext2")
     assert "wikitext-2-raw-v1" in message
     assert "could not be read" in message
     assert "`corpus=sotu` and `eval_corpora=sotu`, as preset=demo does, or `file:PATH`" in message
 
 
-@pytest.mark.parametrize("module", [wikitext2, c4, mathqa])
-def test_hub_corpora_are_pinned_to_a_commit(module: Any) -> None:
-    assert re.fullmatch(r"[0-9a-f]{40}", module.REVISION)
+@pytest.mark.parametrize("pinned", [hub.WIKITEXT2, hub.C4, hub.MATHQA])
+def test_hub_corpora_are_pinned_to_a_commit(pinned: tuple[str, str]) -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}", pinned[1])
 
 
 @pytest.mark.usefixtures("_local_datasets", "no_hub")
@@ -352,7 +355,7 @@ def cached_wikitext(tmp_path: Path, revision: str) -> None:
 
 @pytest.mark.usefixtures("_local_datasets", "no_hub")
 def test_what_is_in_the_cache_needs_no_hub(tmp_path: Path) -> None:
-    cached_wikitext(tmp_path, wikitext2.REVISION)
+    cached_wikitext(tmp_path, hub.WIKITEXT2[1])
     corpus = corpora.load("wikitext2")
     assert (list(corpus.train), list(corpus.test)) == (["kept train"], ["kept test"])
     import datasets
@@ -369,7 +372,7 @@ def test_another_revision_in_the_cache_is_not_taken_for_the_pinned_one(tmp_path:
 def test_a_hub_that_answers_is_reached_whatever_it_says(hub_says: Callable[..., None]) -> None:
     for status in (401, 404, 500):
         hub_says(status)
-        assert _hub._unreachable("a/b", "main") is None
+        assert hub._unreachable("a/b", "main") is None
 
 
 @pytest.mark.usefixtures("_local_datasets")
@@ -387,7 +390,29 @@ def test_naming_a_corpus_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     def fetched(*_: Any, **__: Any) -> None:
         raise AssertionError("fetched")
 
-    monkeypatch.setattr(_hub, "_unreachable", fetched)
-    named = sorted(set(CORPORA.names()) - {"file", "mix"})
+    monkeypatch.setattr(hub, "_unreachable", fetched)
+    named = sorted(set(CORPORA.names()) - {"file", "mix", "hf"})
     for name in (*named, f"mix:{named[0]}=0.5,{named[1]}=0.5"):
         corpora.check(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("/data/own.jsonl", "file:/data/own.jsonl"),
+        ("~/own.parquet", "file:~/own.parquet"),
+        ("./texts", "file:./texts"),
+        ("own.csv", "file:own.csv"),
+        ("HuggingFaceH4/ultrachat_200k", "hf:HuggingFaceH4/ultrachat_200k"),
+        ("org/name@main:config:train", "hf:org/name@main:config:train"),
+    ],
+)
+def test_a_forgotten_kind_of_corpus_is_named(name: str, meant: str) -> None:
+    assert f"Did you mean {meant!r}?" in refused(name)
+
+
+def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.txt", "one\n\ntwo")
+    corpora.check("file:~/a.txt")
+    assert list(corpora.load("file:~/a.txt").train) == ["one"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_rows_without_a_text_are_left_out_and_told(
         ('{"body": "a"}', "it has 'body'"),
         ('{"text": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"text": "a", "id": ' + "9" * 5000 + "}", "its JSON cannot be read (Exceeds the limit"),
-        ('{"text": "a"', "no JSON"),
+        ('{"text": "a"', "not JSON"),
         ("null", "it has nothing"),
     ],
     ids=range(8),
@@ -83,8 +85,8 @@ def test_a_row_that_is_no_document_is_told_with_its_line(
 def test_whatever_a_reader_raises_is_a_sentence(
     ending: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_file: Path) -> object:
-        yield "line 1", "fine"
+    def fail(_file: Path, _field: str) -> object:
+        yield "line 1", {"text": "fine"}
         raise error
 
     (tmp_path / f"a{ending}").write_text("x")
@@ -144,7 +146,7 @@ def test_a_link_in_a_folder_that_is_not_read_is_told(tmp_path: Path, to: str) ->
     for number in range(3):
         (folder / f"{number}.txt").write_text("words")
     (folder / "3.txt").symlink_to(tmp_path / to)
-    with pytest.raises(UserError, match=r"'3\.txt' is a link to a f.*, which is not read"):
+    with pytest.raises(UserError, match=r"'3\.txt' is a link to a .*, which is not read"):
         read(folder)
 
 
@@ -161,3 +163,193 @@ def test_a_table_whose_text_is_not_utf_8_is_told_with_its_place(tmp_path: Path) 
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a\.parquet', after .*: a text is not UTF-8"):
         read(tmp_path / "a.parquet")
+
+
+# --- exactly what was given
+
+
+EXACT = [
+    "    return 0\n",
+    "\u3000一二\n",
+    "\tx ",
+    "a\u2028b",
+    "nul \0 here",
+    "\ufeffbom",
+    "ends\n\n",
+]
+
+
+def rows_file(folder: Path, ending: str, rows: list[dict[str, object]]) -> Path:
+    """Write rows in a format, packed where the ending says so."""
+    file = folder / f"own{ending}"
+    kind = ending.lower().removesuffix(".gz").removesuffix(".zst")
+    if kind == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+        return file
+    if kind == ".csv":
+        stream = io.StringIO(newline="")
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+        text = stream.getvalue()
+    elif kind == ".json":
+        text = json.dumps(rows, indent=1)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(file.suffix.lower())
+    with pa.output_stream(str(file), compression=codec) as out:
+        out.write(text.encode())
+    return file
+
+
+ENDINGS = [".jsonl", ".jsonl.gz", ".JSONL.GZ", ".jsonl.zst", ".json", ".json.gz", ".csv", ".csv.gz",
+           ".parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("field", ["", "body"])
+def test_every_form_gives_the_texts_as_they_are(ending: str, field: str, tmp_path: Path) -> None:
+    file = rows_file(tmp_path, ending, [{"id": 1, field or "text": text} for text in EXACT])
+    corpus = module.load(f"{file}:{field}" if field else str(file))
+    assert [*corpus.train, *corpus.test] == EXACT
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
+def test_a_packed_file_that_is_damaged_is_told(ending: str, tmp_path: Path) -> None:
+    file = rows_file(tmp_path, ending, [{"text": text} for text in TEXTS * 20])
+    for damaged in (file.read_bytes()[:-20], b"not packed"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be read as jsonl"):
+            read(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", '[{"text": "a"}, 5]', "row 2"),
+        ("a.json", '[{"text": "a"}, ', "not JSON"),
+        ("a.json", '{"text": "a"}\n{"text": ', "line 2"),
+        ("a.csv", "text,id\na,1\nb\n", "row 2"),
+        ("a.csv", 'text,id\na,1\n"b,2\n', "cannot be read as csv"),
+        ("a.csv", "body,id\na,1\n", "'body', 'id'"),
+        ("a.jsonl:body", '{"text": "a"}\n', "no field 'body' (it has 'text')"),
+        ("a.txt:body", "one\n\ntwo", "no field 'body'"),
+        ("a.jsonl:test:text", '{"text": "a"}\n', "file:PATH[:SPLIT][:FIELD]"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(
+    name: str, content: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / name.split(":")[0]).write_text(content)
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / name)
+    assert words in str(caught.value)
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    columns = [pa.array(["a", "b"]), pa.array(["c", "d"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="2 columns 'text'"):
+        read(tmp_path / "a.parquet")
+
+
+# --- splits that names tell
+
+
+LAYOUTS = {
+    "as the Hub has it": ("data/{}-00000-of-00001.parquet", "validation"),
+    "with a digest": ("data/{}-00000-of-00002-1a2b3c4d5e6f.parquet", "validation"),
+    "one file each": ("{}.jsonl", "valid"),
+    "one folder each": ("{}/part 1.jsonl", "dev"),
+    "behind a name": ("en/c4-{}.00000-of-01024.json.gz", "val"),
+    "in capitals of the ending": ("{}.JSONL", "validation"),
+    "with a second name": ("data/{}_sft-00000-of-00001.parquet", "validation"),
+}
+
+
+def a_set(folder: Path, layout: str, splits: list[str]) -> Path:
+    for split in splits:
+        file = folder / layout.format(split)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        ending = file.name[file.name.rindex(".") - 5 * file.name.endswith(".gz") :]
+        rows = [{"text": f"{split} text {number}"} for number in range(20)]
+        rows_file(file.parent, ending, rows).rename(file)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_splits_in_names_are_used_as_such(layout: str, tmp_path: Path) -> None:
+    form, other = LAYOUTS[layout]
+    folder = a_set(tmp_path, form, ["train", other, "test"])
+    more = "_sft" if "_sft" in form else ""
+    for name, train, test in (
+        ("", "train", "test"),
+        (f":validation{more}", "train", other),
+        (f":test{more}:text", "train", "test"),
+    ):
+        corpus = module.load(f"{folder}{name}")
+        assert {text.split()[0] for text in corpus.train} == {train}
+        assert {text.split()[0] for text in corpus.test} == {test}
+        assert (len(corpus.train), len(corpus.test)) == (20, 20)
+
+
+@pytest.mark.parametrize("splits", [["train", "validation"], ["train", "dev"]])
+def test_without_a_test_split_validation_is_evaluated(splits: list[str], tmp_path: Path) -> None:
+    corpus = module.load(str(a_set(tmp_path, "{}.jsonl", splits)))
+    assert {text.split()[0] for text in corpus.test} == {splits[1]}
+
+
+@pytest.mark.parametrize("splits", [["train"], ["a", "b"], ["contest", "latest", "training notes"]])
+def test_names_that_tell_no_splits_are_one_text(splits: list[str], tmp_path: Path) -> None:
+    corpus = module.load(str(a_set(tmp_path, "{}.jsonl", splits)))
+    assert len(corpus.test) == 2 * len(splits)
+
+
+def test_splits_beside_other_files_are_refused(tmp_path: Path) -> None:
+    a_set(tmp_path, "{}.jsonl", ["train", "test", "more"])
+    with pytest.raises(UserError, match=r"test, train, and 'more\.jsonl'"):
+        read(tmp_path)
+
+
+def test_what_is_calibrated_on_is_never_the_test_split(tmp_path: Path) -> None:
+    """The last review's case: sorted by name, test came first."""
+    corpus = module.load(str(a_set(tmp_path, "data/{}.jsonl", ["test", "train", "validation"])))
+    assert not [text for text in corpus.train if "test" in text]
+
+
+# --- saved by `datasets`
+
+
+@pytest.mark.parametrize("splits", [[], ["train", "test"], ["train", "validation", "test"]])
+@pytest.mark.parametrize("field", ["text", "body"])
+def test_a_saved_data_set_is_read(splits: list[str], field: str, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    def rows(split: str) -> Dataset:
+        return Dataset.from_list([{field: f"{split} {i}  "} for i in range(20)])
+
+    whole = DatasetDict({name: rows(name) for name in splits}) if splits else rows("all")
+    whole.save_to_disk(str(tmp_path / "saved"))
+    name = f"{tmp_path}/saved" + (f":{field}" if field != "text" else "")
+    corpus = module.load(name)
+    if splits:
+        assert {text.split()[0] for text in corpus.train} == {"train"}
+        assert {text.split()[0] for text in corpus.test} == {"test"}
+        assert corpus.test[0] == "test 0  "
+    else:
+        assert (len(corpus.train), len(corpus.test)) == (18, 2)
+    if "validation" in splits:
+        named = module.load(
+            f"{tmp_path}/saved:validation" + (f":{field}" if field != "text" else "")
+        )
+        assert {text.split()[0] for text in named.test} == {"validation"}
+
+
+def test_a_saved_data_set_that_is_damaged_is_told(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([{"text": text} for text in TEXTS]).save_to_disk(str(tmp_path / "saved"))
+    for file in (tmp_path / "saved").glob("*.arrow"):
+        file.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path / "saved")

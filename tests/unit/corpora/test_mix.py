@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from colazero import corpora, models
-from colazero.corpora import mix
-from colazero.corpora.parts import parts_of, shares
+from colazero.corpora import mix, parts_of, shares
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.settings import RunConfig
@@ -86,7 +85,7 @@ def test_the_revision_follows_the_parts_and_their_shares(files: tuple[str, str])
     [
         ("sotu=1", "two or more different parts"),
         ("sotu", "two or more different parts"),
-        ("", "two or more different parts"),
+        ("", "mix:CORPUS=SHARE"),
         ("sotu=0.5,sotu=0.5", "two or more different parts"),
         ("sotu=0.5,c4=0.4", "add up to 1, not to 0.9"),
         ("sotu=0,c4=1", "above 0"),

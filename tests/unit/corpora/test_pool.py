@@ -14,8 +14,8 @@ from filling import fill_twenty
 from colazero import cache
 from colazero.cache import new_entry
 from colazero.calibration.sets import cut
-from colazero.corpora import pool as module
-from colazero.corpora.pool import SEPARATOR, build_pool, need_tokens, tokenizer_digest
+from colazero.corpora import tokens as module
+from colazero.corpora.tokens import SEPARATOR, build_pool, need_tokens, tokenizer_digest
 from colazero.errors import UserError
 from colazero.types import Corpus, Selection, Span, TokenPool
 
@@ -92,11 +92,11 @@ def test_a_slow_tokenizer_is_refused_in_a_sentence() -> None:
         tokenizer_digest(object())
 
 
-def test_the_second_time_nothing_is_tokenised_and_the_disk_is_mapped(
+def test_the_second_time_nothing_is_tokenized_and_the_disk_is_mapped(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build_pool(CORPUS, tokenizer, tmp_path)
-    monkeypatch.setattr(module, "_tokenise", never)
+    monkeypatch.setattr(module, "_tokenize", never)
     second = build_pool(CORPUS, tokenizer, tmp_path)
     for pool in (first, second):
         assert isinstance(pool.tokens.base, np.memmap)
@@ -149,13 +149,13 @@ def test_a_damaged_entry_is_built_again(tokenizer: Any, tmp_path: Path, damage: 
     assert cache._read(entry, module.ARRAYS) is not None
 
 
-def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenise(
+def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenize(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
     first = build_pool(CORPUS, tokenizer)
     known = module.kept_vocabulary("revision", lambda: tokenizer)
-    assert known == module.kept_vocabulary("revision", never) == module.vocabulary(tokenizer)
+    assert known == module.kept_vocabulary("revision", never) == module.vocabulary_of(tokenizer)
     again = module.open_pool(CORPUS, known, never)
     assert np.array_equal(again.tokens, first.tokens)
     assert again.forbidden == first.forbidden

@@ -21,8 +21,8 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from colazero.corpora import stream as module
-from colazero.corpora.pool import SEPARATOR, build_pool
 from colazero.corpora.stream import stream
+from colazero.corpora.tokens import SEPARATOR, build_pool
 from colazero.types import Corpus
 
 

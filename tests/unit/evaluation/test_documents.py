@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from colazero import corpora, models
-from colazero.corpora.wikitext2 import articles
+from colazero.corpora.hub import articles
 from colazero.evaluation import perplexity as texts
 from colazero.types import Perplexity
 

@@ -17,7 +17,7 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
-from colazero.corpora.pool import text_tokens
+from colazero.corpora.tokens import text_tokens
 from colazero.errors import UserError
 from colazero.evaluation import perplexity as module
 from colazero.evaluation.perplexity import eval_windows, perplexity

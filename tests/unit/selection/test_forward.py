@@ -11,7 +11,7 @@ import pytest
 
 from colazero import corpora
 from colazero.calibration.sets import select
-from colazero.corpora.pool import build_pool
+from colazero.corpora.tokens import build_pool
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import load_dense
 from colazero.evaluation.perplexity import perplexity as evaluate

@@ -17,7 +17,7 @@ from scipy.stats import kstest
 
 from colazero import corpora
 from colazero.calibration.sets import select
-from colazero.corpora.pool import build_pool
+from colazero.corpora.tokens import build_pool
 from colazero.errors import UserError
 from colazero.selection import METHODS, cola_zero, features, random, stratified, zipcal
 from colazero.selection.clusters import Clusters, deal, pack

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from colazero.calibration.sets import measures, overlap, select
-from colazero.corpora.pool import build_pool, token_counts
+from colazero.corpora.tokens import build_pool, token_counts
 from colazero.errors import UserError
 from colazero.selection import METHODS
 from colazero.types import CalibrationSet, Corpus, TokenPool

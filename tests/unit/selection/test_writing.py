@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from colazero import corpora, models, pipeline
 from colazero.calibration import picture
 from colazero.calibration.sets import documents_of, select
-from colazero.corpora.pool import build_pool, token_counts
+from colazero.corpora.tokens import build_pool, token_counts
 from colazero.errors import UserError
 from colazero.selection import METHODS, features, self
 from colazero.settings import RunConfig
