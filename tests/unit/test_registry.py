@@ -50,7 +50,7 @@ def test_a_name_like_no_other_gets_the_list_and_no_guess() -> None:
 
 def test_what_comes_along_is_found() -> None:
     assert {"cola_zero", "gptq_default", "random"} < set(METHODS.names())
-    assert CORPORA.names() == ["c4", "file", "mathqa", "mix", "sotu", "wikitext2"]
+    assert CORPORA.names() == ["c4", "file", "hf", "mathqa", "mix", "sotu", "wikitext2"]
     assert "gptqmodel" in QUANTIZERS.names()
 
 

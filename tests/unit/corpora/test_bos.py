@@ -61,9 +61,11 @@ def test_what_is_asked_for_is_done_and_needs_a_token(family: Callable[[str], Mod
     ]
     with pytest.raises(UserError, match="has no BOS token"):
         bos.resolve("always", model, NONE)
-    assert (bos.of_window("always", PLAIN), bos.of_text("always", PLAIN)) == ((0,), ())
-    assert (bos.of_window("first", WRITES), bos.of_text("first", WRITES)) == ((), (0,))
-    assert (bos.of_window("never", WRITES), bos.of_text("never", WRITES)) == ((), ())
+    ids = np.arange(5, 9, dtype=np.int32)
+    assert (bos.of_window("always", PLAIN), bos.of_text("always", PLAIN, ids)) == ((0,), ())
+    assert (bos.of_window("first", WRITES), bos.of_text("first", WRITES, ids)) == ((), (0,))
+    assert bos.of_text("first", WRITES, ids - 5) == (), "a chat template wrote it"
+    assert (bos.of_window("never", WRITES), bos.of_text("never", WRITES, ids)) == ((), ())
 
 
 @pytest.fixture
