@@ -101,11 +101,11 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
 def stretches_table(summary: Summary) -> Table:
     """Return where in the text methods differ, %: a row a primary comparison, a column a stretch.
 
-    The stretches are those that count as independent, in the order of the text.
+    The stretches are contiguous, in the order of the text.
     """
     rows = []
     for model, text in summary.texts.items():
-        stretch = stretch_labels(None, text.tokens.size)
+        stretch = stretch_labels(text.tokens.size)
         for pair in shown(summary, model):
             delta = text.profile(pair.a, pair.b)
             means = [

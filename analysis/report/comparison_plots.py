@@ -57,16 +57,16 @@ def differences(summary: Summary, model: str) -> Figure:
 
 
 def _basis(pairs: Sequence[Pair]) -> str:
-    """Say what was done: over which stretches of text, or over seeds alone."""
+    """Say what was done: over which text, or over seeds alone."""
     on_text = [p.text for p in pairs if p.decided_by == "seeds and text" and p.text is not None]
     if not on_text:
         return "Over seeds alone (Welch), on exactly these windows."
-    windows, stretches = on_text[0].n_windows, on_text[0].n_stretches
+    first = on_text[0]
     others = any(p.decided_by == "seeds" for p in pairs)
     more = " Where a method lacks windows, over seeds (Welch)." if others else ""
     return (
-        f"Over seeds and text: {windows} windows in {stretches} contiguous stretches, likeness "
-        f"across their edges made up for.{more}"
+        f"Over seeds and text: {first.n_windows} windows, neighbouring {first.unit} compared; for "
+        f"other documents of this mix.{more}"
     )
 
 
@@ -101,13 +101,13 @@ def windows(summary: Summary, model: str) -> Figure:
     column = summary.known.windows
     unit = "share of tokens" if column == "agreed" else "nats a token"
     what = {"nll": "negative log-likelihood", "kl": "KL divergence", "agreed": "top-1 agreement"}
-    stretches = stretch_labels(None, len(text.tokens))
+    stretches = stretch_labels(len(text.tokens))
     caption = (
         f"Difference in {what[str(column)]} ({unit}) a window, on {short(model)}, against its "
         f"place in {text.corpus}; each method is the mean of its observations. Points: the "
         f"{len(text.tokens)} windows. Steps: means of the {stretches.max() + 1} contiguous "
-        "stretches that count as independent. Dashed: mean. A trend says that the difference "
-        f"belongs to parts of the text. {better(summary)}"
+        "stretches of the text. Dashed: mean. A trend says that the difference belongs to parts "
+        f"of the text. {better(summary)}"
     )
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)

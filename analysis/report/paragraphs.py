@@ -15,6 +15,7 @@ from analysis.report.numbers import (
     percent,
 )
 from analysis.summary import Pair, Summary
+from analysis.summary.pairs import text_percent
 from colazero.figures import label
 
 
@@ -135,17 +136,36 @@ def _on_text(pair: Pair) -> str:
         return f"The verdict is about exactly these windows, over seeds alone: {why}."
     if text is None or text.estimate is None:
         return ""
-    edge = (
-        f" The text's part is raised by {number(text.edge_factor, 2)} for likeness across the "
-        "edges of stretches."
-        if text.edge_factor is not None and text.edge_factor > 1.005
-        else ""
-    )
+    unit = {"documents": "documents", "windows": "windows (the runs logged no documents)"}
     return (
         f"The verdict is over seeds and text together: {text.n_windows} windows "
-        f"({text.n_tokens:,.0f} tokens) in {text.n_stretches} contiguous stretches, "
-        f"{number(text.df, 1)} degrees of freedom.{edge} It speaks about other seeds (of one "
-        "set: other replicates), and about other text of this kind."
+        f"({text.n_tokens:,.0f} tokens) in {text.n_parts} {unit.get(text.unit, text.unit)}, "
+        f"{number(text.df, 1)} degrees of freedom. It holds for other seeds (of one set: other "
+        f"replicates) and for other documents of this mix of kinds and periods.{_eras(pair)}"
+        f"{_trend(pair)}"
+    )
+
+
+def _eras(pair: Pair) -> str:
+    """Give the interval for periods drawn anew; it never decides."""
+    if pair.eras is None or pair.eras.ci is None:
+        return ""
+    limits = text_percent(pair.eras, pair.scale, pair.log)
+    return (
+        f" If whole periods of the text were drawn anew: {confidence(1 - pair.eras.alpha)} CI "
+        f"{interval(limits, 2, sign=True)} %."
+    )
+
+
+def _trend(pair: Pair) -> str:
+    """Say where in the text the difference is, if it changes along it."""
+    trend = pair.text and pair.text.trend
+    if not trend or trend.p_value >= pair.seeds.alpha or not pair.log:
+        return ""
+    return (
+        f" The difference changes along the text: {percent(trend.first_percent)} % in its first "
+        f"quarter, {percent(trend.last_percent)} % in its last (Spearman's ρ = "
+        f"{number(trend.rho, 2)}, {p_equation(trend.p_value)}, not adjusted)."
     )
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from analysis.stats.samples import FloatArray, percent_change, pooled_variance
 from analysis.stats.text import (
     FEWEST_WINDOWS,
+    Parts,
+    Question,
+    Term,
+    Unit,
     check_nll,
     check_tokens,
-    edge_factor,
+    degrees_of_freedom,
+    parts_of,
     profiles,
     ratio_variance,
-    stretch_labels,
-    stretch_sizes,
+    succession_variance,
 )
 
-Term = tuple[float, float]
-"""A variance and its degrees of freedom."""
 Rows = Sequence[Sequence[FloatArray]]
 
 
@@ -45,39 +47,54 @@ class Source:
 
 @dataclass(frozen=True)
 class VarianceBudget:
-    """Of one model; see `variance_budget`. std_error_percent: of a difference of two methods."""
+    """The variance budget of one model; see `variance_budget`.
+
+    n_parts, unit: the parts of the text whose neighbours were compared, and what a part is.
+    std_error_percent: of a difference of two methods. available: windows that the whole text has.
+    at_best_percent: the standard error with all of them evaluated and the same seeds, if windows
+    of one document vary independently; None where `available` is unknown.
+    """
 
     n_methods: int
     n_sets: int
     n_draws: int
     n_windows: int
-    n_stretches: int
+    n_parts: int
+    unit: Unit
     seed: Source
     arithmetic: Source
     window: Source
     method_window: Source
     std_error_percent: float | None
+    available: int | None = None
+    at_best_percent: float | None = None
 
 
 def variance_budget(
     methods: Mapping[str, Sequence[ArrayLike]],
     tokens: ArrayLike,
     *,
-    stretches: int | ArrayLike | None = None,
+    documents: ArrayLike | None = None,
+    available: int | None = None,
 ) -> VarianceBudget:
-    """Take apart the variance of log perplexity by calibration set, arithmetic and text.
+    """Split the variance of log perplexity into calibration set, arithmetic and text.
 
-    methods: by name, an array [R, W] a calibration set, nats summed over a window: a row a
-    numerical replicate of that set. tokens: shape [W]. stretches: as for `compare_on_text`.
+    methods: by name, an array [R, W] per calibration set, nats summed over a window: a row per
+    numerical replicate of that set. tokens: shape [W]. documents: as for `compare_on_text`.
+    available: windows of the whole text, where known.
 
-    seed: between sets of a method, the mean of R replicates freed of their arithmetic (at least
-    0). arithmetic: between replicates of a set, pooled. window: between windows, the same for all
-    methods, so that it leaves the difference of two alone. method_window: what is left between
-    windows of a method against the mean of all, freed of row x stretch noise (at least 0).
+    seed: between sets of a method, without the arithmetic in the mean of R replicates (at least
+    0). arithmetic: between replicates of a set, pooled. window: between windows, common to all
+    methods; it cancels in a difference. method_window: what remains between windows of a method
+    and the mean of all methods, without row x text noise (at least 0). For shares it is estimated
+    as the question "mix" asks, from neighbouring parts of the text.
 
-    Shares and factors are those of two methods with the average of these designs, a method of one
-    set being judged by its replicates alone, as in `compare_on_text`; the degrees of freedom, which
-    also grow with draws, are left out. More seeds average arithmetic as well.
+    The factor of method_window counts windows of the same documents: it halves the interval by the
+    part within documents alone, which is known where documents hold several windows; else all of
+    the text's part counts as that, and `reason` says so.
+    Shares and factors are those of two methods with the average of these designs; a method of one
+    set is judged by its replicates, as in `compare_on_text`. Degrees of freedom, which also grow
+    with draws, are left out. More seeds average the arithmetic as well.
     Without replicates the seeds' source holds the arithmetic, and `reason` says so.
     Raises ValueError for shapes and values out of range, and without a method.
     """
@@ -88,31 +105,41 @@ def variance_budget(
         [check_nll(rows, weight.size, f"methods[{name!r}]") for rows in arrays]
         for name, arrays in methods.items()
     ]
-    label = stretch_labels(stretches, weight.size)
-    size = stretch_sizes(label, weight)
+    parts = parts_of("mix", weight, documents)
     means = [np.stack([rows.mean(axis=0) for rows in m]) for m in sets]
     noise = pooled_variance(rows.sum(axis=1) / weight.sum() for m in sets for rows in m)
     arithmetic = None if noise is None else (noise.variance, noise.df)
     seed = _seed(sets, means, weight, arithmetic)
-    edges = _edges(means, weight, size.size) if stretches is None else 1.0
-    text = _interaction(sets, means, label, size, edges)
+    rows = [m if len(m) > 1 else s[0] for m, s in zip(means, sets, strict=True)]
+    text = _interaction(rows, parts, succession_variance)
+    windows = _interaction(rows, parts_of("mix", weight), ratio_variance)
+    inside = _within(rows, weight, parts)
     per_set = np.mean([1 / len(m) if len(m) > 1 else 0 for m in sets])
     per_draw = np.mean([sum(1 / len(x) for x in m) / len(m) ** 2 for m in sets])
-    parts = _part(seed, per_set), _part(arithmetic, per_draw), _part(text, 1.0)
-    total = None if seed is None or text is None else sum(parts)
+    shares = _part(seed, per_set), _part(arithmetic, per_draw), _part(text, 1.0)
+    total = None if seed is None or text is None else sum(shares)
     no_rounding, no_seed, no_text = _reasons(seed, arithmetic, text)
-    windows = _interaction(sets, means, np.arange(weight.size), weight, float(weight.size))
+    shrinks = shares[2] if inside is None else min(shares[2], 2 * inside)
+    if text is not None and inside is None:
+        no_text = f"{parts.unit} of one window: more of the same documents cannot be told apart"
+    best = None
+    if total is not None and available:
+        best = total - shrinks * (1 - min(1.0, weight.size / available))
+    each = None if windows is None else (windows[0] * weight.size, windows[1])
     return VarianceBudget(
         n_methods=len(sets),
         n_sets=sum(len(m) for m in sets),
         n_draws=sum(len(x) for m in sets for x in m),
         n_windows=weight.size,
-        n_stretches=size.size,
-        seed=_source(seed, parts[0], parts[0] + parts[1], total, no_seed),
-        arithmetic=_source(arithmetic, parts[1], parts[1], total, no_rounding),
+        n_parts=parts.size.size,
+        unit=parts.unit,
+        seed=_source(seed, shares[0], shares[0] + shares[1], total, no_seed),
+        arithmetic=_source(arithmetic, shares[1], shares[1], total, no_rounding),
         window=_window(means, weight),
-        method_window=_source(windows, parts[2], parts[2], total, no_text),
+        method_window=_source(each, shares[2], shrinks, total, no_text),
         std_error_percent=None if total is None else percent_change(math.sqrt(total)),
+        available=available,
+        at_best_percent=None if best is None else percent_change(math.sqrt(max(0.0, best))),
     )
 
 
@@ -143,35 +170,56 @@ def _seed(
     return max(0.0, total / df - rounding * (arithmetic[0] if arithmetic else 0.0)), df
 
 
-def _edges(means: Sequence[FloatArray], weight: FloatArray, stretches: int) -> float:
-    """Mean `edge_factor` of the methods' profiles against the mean of all."""
-    mean = np.mean([m.mean(axis=0) for m in means], axis=0)
-    return float(np.mean([edge_factor((m.mean(axis=0) - mean) / weight, stretches) for m in means]))
-
-
 def _interaction(
-    sets: Rows,
-    means: Sequence[FloatArray],
-    label: NDArray[np.intp],
-    size: FloatArray,
-    factor: float,
+    rows: Sequence[FloatArray],
+    parts: Parts,
+    variance: Callable[[FloatArray, FloatArray], FloatArray],
 ) -> Term | None:
-    """Variance of one method's mean that comes of its windows alone, times `factor`."""
-    if len(sets) < 2 or size.size < 2 or label.size < FEWEST_WINDOWS:
+    """Estimate the variance of one method's mean that comes from its windows alone."""
+    if len(rows) < 2 or parts.size.size < 2 or parts.label.size < FEWEST_WINDOWS:
         return None
-    rows = [m if len(m) > 1 else s[0] for m, s in zip(means, sets, strict=True)]
-    arms = [profiles(x, label, size) for x in rows]
+    arms = [profiles(x, parts, variance) for x in rows]
     mean = np.mean([arm.mean for arm in arms], axis=0)
-    found = sum(ratio_variance(arm.mean - mean, size) for arm in arms) / (len(arms) - 1)
+    spread = sum(float(variance(arm.mean - mean, parts.size)) for arm in arms) / (len(arms) - 1)
     overlap = float(np.mean([arm.overlap for arm in arms]))
-    return factor * max(0.0, found - overlap), (len(arms) - 1) * (size.size - 1)
+    question: Question = "eras" if variance is ratio_variance else "mix"
+    df = degrees_of_freedom(question, parts.size)
+    return max(0.0, spread - overlap), (len(arms) - 1) * df
+
+
+def _within(rows: Sequence[FloatArray], weight: FloatArray, parts: Parts) -> float | None:
+    """Estimate the part of a method's text variance that comes from windows within documents.
+
+    None where fewer than half of the windows share their document with another one.
+    """
+    counts = np.bincount(parts.label)
+    several = counts[parts.label] > 1
+    if len(rows) < 2 or several.mean() < 0.5 or parts.label.size < FEWEST_WINDOWS:
+        return None
+
+    def variance(values: FloatArray) -> float:
+        """values: shape [W], NLL sums. Pooled over documents, per window, then per mean."""
+        means = np.bincount(parts.label, weights=values) / parts.size
+        residual = (values - means[parts.label] * weight)[several]
+        df = several.sum() - np.sum(counts > 1)
+        each = float(np.sum(residual**2 / weight[several])) / float(df)  # variance times tokens
+        return each / float(weight.sum())
+
+    mean = np.mean([x.mean(axis=0) for x in rows], axis=0)
+    spread = sum(variance(x.mean(axis=0) - mean) for x in rows) / (len(rows) - 1)
+    noise = [
+        sum(variance(row - x.mean(axis=0)) for row in x) / (len(x) - 1) / len(x)
+        for x in rows
+        if len(x) > 1
+    ]
+    return max(0.0, spread - (float(np.mean(noise)) if noise else 0.0))
 
 
 def _window(means: Sequence[FloatArray], weight: FloatArray) -> Source:
     if weight.size < 2:
         return Source(None, 0, None, None, "one window")
     profile = np.mean([m.mean(axis=0) for m in means], axis=0)
-    variance = weight.size * ratio_variance(profile, weight)
+    variance = weight.size * float(ratio_variance(profile, weight))
     reason = "the same for all methods: it leaves their difference alone"
     return Source(percent_change(math.sqrt(variance)), weight.size - 1, 0.0, None, reason)
 

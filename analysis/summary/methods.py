@@ -39,8 +39,10 @@ class Draws:
 class Text:
     """One model on one corpus. start: first token of each window; tokens: predicted in each.
 
-    draws: by method, those alone whose runs all logged sums of these very windows. elsewhere:
-    methods whose runs logged sums of other windows, with which nothing here is compared.
+    draws: by method; only methods whose runs all logged sums of these very windows. elsewhere:
+    methods whose runs logged sums of other windows; nothing here is compared with them.
+    documents: a label per window, [windows]; None where the runs logged none. available: windows
+    that the whole text has; None where the runs did not log it.
     """
 
     corpus: str
@@ -48,6 +50,8 @@ class Text:
     tokens: FloatArray
     draws: Mapping[str, Draws]
     elsewhere: frozenset[str] = frozenset()
+    documents: NDArray[np.int64] | None = None
+    available: int | None = None
 
     def profile(self, a: str, b: str) -> FloatArray:
         """Shape [windows]: mean of a minus mean of b, a token."""
@@ -94,8 +98,16 @@ def texts_of(cells: pd.DataFrame, windows: Windows, column: str) -> dict[str, Te
             elsewhere = frozenset(name for _, d in frames if d is not frame[1] for name in d)
             if frame[1]:
                 corpus = str(frame[0]["corpus"].iloc[0])
-                found[str(model)] = Text(corpus, start, tokens, frame[1], elsewhere)
+                found[str(model)] = Text(
+                    corpus, start, tokens, frame[1], elsewhere, *_places(frame[0])
+                )
     return found
+
+
+def _places(frame: pd.DataFrame) -> tuple[NDArray[np.int64] | None, int | None]:
+    if not {"document", "available"} <= set(frame.columns):
+        return None, None
+    return frame["document"].to_numpy(np.int64), int(frame["available"].iloc[0])
 
 
 def _finished(cells: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from analysis.stats import (
 )
 from analysis.stats.comparison import SpreadComparison
 from analysis.stats.samples import FloatArray, Interval, percent_change, percent_interval
+from analysis.stats.text import Question
 from analysis.summary.methods import Method, Text
 from analysis.summary.options import Options
 
@@ -55,7 +56,8 @@ class Pair:
     """Method a against method b on one model.
 
     seeds: Welch's test over the observations, on exactly these windows. text: over observations and
-    windows together; None where the runs have no windows of the metric.
+    windows together, for other documents of the same mix; None where the runs have no windows of
+    the metric. eras: the same for periods drawn anew; it never decides.
     judgement: the verdict in its family, from `text` where that is defined and else from `seeds`.
     log: `text` compares logarithms. scale: the value of b, of which differences are a percentage.
     tests: defined tests of the family. margin: % of b. plan: what more seeds would show.
@@ -68,6 +70,7 @@ class Pair:
     family: Family
     seeds: Comparison
     text: TextComparison | None
+    eras: TextComparison | None
     spread: SpreadComparison
     log: bool
     scale: float
@@ -163,6 +166,7 @@ def pair(a: Method, b: Method, family: Family, setting: Setting) -> Pair:
         family=family,
         seeds=_on_windows(a, b, margin, setting),
         text=_on_text(a, b, setting),
+        eras=_on_text(a, b, setting, "eras"),
         spread=_spread(a, b, alpha),
         log=setting.log,
         scale=scale,
@@ -183,14 +187,24 @@ def _on_windows(a: Method, b: Method, margin: float, setting: Setting) -> Compar
     return replace(nothing, n_a=a.n, n_b=b.n, reason=why)
 
 
-def _on_text(a: Method, b: Method, setting: Setting) -> TextComparison | None:
+def _on_text(
+    a: Method, b: Method, setting: Setting, question: Question = "mix"
+) -> TextComparison | None:
     text = setting.text
     if text is None or not {a.name, b.name} <= set(text.draws):
         return None
     rows_a, rows_b = (text.draws[name].rows for name in (a.name, b.name))
     total = text.tokens.sum()
     noise = pooled_variance(s.sum(axis=1) / total for d in text.draws.values() for s in d.sets)
-    return compare_on_text(rows_a, rows_b, text.tokens, alpha=setting.options.alpha, noise=noise)
+    return compare_on_text(
+        rows_a,
+        rows_b,
+        text.tokens,
+        documents=text.documents,
+        text=question,
+        alpha=setting.options.alpha,
+        noise=noise,
+    )
 
 
 def _spread(a: Method, b: Method, alpha: float) -> SpreadComparison:
@@ -252,7 +266,7 @@ def design(pair: Pair, text: Text | None) -> Design | None:
     left = _left(pair.text)
     if sd_a + sd_b + left == 0:
         return None
-    df = pair.text.n_stretches - 1
+    df = pair.text.text_df or math.inf
     return Design(sd_a, sd_b, family, alpha, text_error=left, text_df=df)
 
 

@@ -54,7 +54,12 @@ def budgets(texts: Mapping[str, Text], log: bool) -> dict[str, VarianceBudget]:
     """Return by model its budget; percentages of the metric (`log`: of perplexity)."""
     found = {}
     for model, text in texts.items():
-        budget = variance_budget({m: list(d.sets) for m, d in text.draws.items()}, text.tokens)
+        budget = variance_budget(
+            {m: list(d.sets) for m, d in text.draws.items()},
+            text.tokens,
+            documents=text.documents,
+            available=text.available,
+        )
         level = np.mean([d.rows.mean(axis=0).sum() for d in text.draws.values()])
         mean = float(level / text.tokens.sum())
         if log or mean > 0:
@@ -78,6 +83,7 @@ def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
         window=source(budget.window),
         method_window=source(budget.method_window),
         std_error_percent=turned(budget.std_error_percent),
+        at_best_percent=turned(budget.at_best_percent),
     )
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.linalg import toeplitz
 
 from analysis.stats import PooledVariance, compare_on_text, pooled_variance
-from analysis.stats.text import edge_factor, upper_factor
+from analysis.stats.text import edge_factor
 
 
 def rows(rng, n, windows, seed=0.01, window=0.02, noise=0.01, tokens=512.0):
@@ -18,34 +18,99 @@ def rows(rng, n, windows, seed=0.01, window=0.02, noise=0.01, tokens=512.0):
     return (3.5 + effect + noise * rng.normal(size=(n, windows))) * tokens
 
 
-@pytest.mark.parametrize(("n_a", "n_b", "stretches"), [(5, 5, 8), (3, 7, 4), (2, 30, 16)])
-def test_the_formula_by_hand(n_a, n_b, stretches):
-    """Equal stretches: every term is a mean square of a two-way table, computed another way."""
+@pytest.mark.parametrize(("n_a", "n_b", "parts"), [(5, 5, 32), (3, 7, 16), (2, 30, 64)])
+def test_the_formula_by_hand(n_a, n_b, parts):
+    """Equal documents: each term is computed another way, from a two-way table."""
     rng = np.random.default_rng(n_a)
-    a, b = rows(rng, n_a, 64), rows(rng, n_b, 64)
-    got = compare_on_text(a, b, np.full(64, 512.0), stretches=stretches)
-    table = [x.reshape(len(x), stretches, -1).mean(axis=2) / 512 for x in (a, b)]
+    a, b = rows(rng, n_a, 64, 0.002, 0.03), rows(rng, n_b, 64, 0.002, 0.03)
+    labels = np.arange(64) * parts // 64
+    got = compare_on_text(a, b, np.full(64, 512.0), documents=labels)
+    table = [x.reshape(len(x), parts, -1).mean(axis=2) / 512 for x in (a, b)]
+
+    def succession(means):
+        halves = np.diff(means) ** 2 / 2
+        own = [np.mean(halves[max(0, g - 1) : g + 1]) for g in range(parts)]
+        return np.mean(own) / parts
+
     seed, shared, df = [], [], []
     for x in table:
-        cells = x - x.mean(axis=0) - x.mean(axis=1)[:, None] + x.mean()
-        square = np.sum(cells**2) / (len(x) - 1) / (stretches - 1)
         seed.append(stats.sem(x.mean(axis=1)) ** 2)
-        shared.append(square / len(x) / stretches)
+        noise = sum(succession(row) for row in x - x.mean(axis=0)) / (len(x) - 1)
+        shared.append(noise / len(x))
         df.append(len(x) - 1)
-    text = stats.sem(table[0].mean(axis=0) - table[1].mean(axis=0)) ** 2
+    text = succession(table[0].mean(axis=0) - table[1].mean(axis=0))
+    assert got.unit == "documents"
     assert got.seed_variance == pytest.approx(sum(seed))
     assert got.text_variance == pytest.approx(text)
     assert got.overlap_variance == pytest.approx(sum(shared))
     variance = sum(seed) + text - sum(shared)
     assert variance > max(sum(seed), text)
     assert got.std_error**2 == pytest.approx(variance)
-    terms = [*zip(seed, df, strict=True), (text, stretches - 1)]
-    terms += [(s, k * (stretches - 1)) for s, k in zip(shared, df, strict=True)]
+    assert got.text_df == pytest.approx(2 * (parts - 1) / 3, rel=0.03)
+    terms = [*zip(seed, df, strict=True), (text, got.text_df)]
+    terms += [(s, k * got.text_df) for s, k in zip(shared, df, strict=True)]
     assert got.df == pytest.approx(variance**2 / sum(v**2 / k for v, k in terms))
     assert got.ci == pytest.approx(stats.t.interval(0.95, got.df, got.log_ratio, got.std_error))
     assert got.log_ratio == pytest.approx((a.mean() - b.mean()) / 512)
     assert got.percent_ci == pytest.approx(tuple(100 * np.expm1(got.ci)))
     assert got.p_value == pytest.approx(2 * stats.t.sf(abs(got.log_ratio / got.std_error), got.df))
+
+
+def test_what_goes_with_the_period_is_noise_for_eras_alone():
+    """A fixed step from era to era: a fact about this mix, noise where eras are drawn anew."""
+    rng, tokens = np.random.default_rng(0), np.full(64, 512.0)
+    a, b = rows(rng, 10, 64), rows(rng, 10, 64)
+    step = np.repeat(np.linspace(-0.03, 0.03, 8), 8) * 512
+    plain, mix = compare_on_text(a, b, tokens), compare_on_text(a + step, b, tokens)
+    eras = compare_on_text(a + step, b, tokens, text="eras")
+    assert mix.std_error == pytest.approx(plain.std_error, rel=0.1)
+    assert eras.std_error > 1.7 * mix.std_error
+    assert eras.log_ratio == pytest.approx(mix.log_ratio)
+    assert (mix.unit, eras.unit) == ("windows", "stretches")
+
+
+def test_windows_of_one_document_are_one_part():
+    """Windows that are alike within documents: without labels the error is too small."""
+    rng, tokens = np.random.default_rng(1), np.full(64, 512.0)
+    labels = np.repeat(np.arange(16), 4)
+    shared = 0.03 * rng.normal(size=16)[labels] * 512
+    a, b = rows(rng, 10, 64, window=0.003) + shared, rows(rng, 10, 64, window=0.003)
+    alone = compare_on_text(a, b, tokens)
+    together = compare_on_text(a, b, tokens, documents=labels)
+    assert together.std_error > 1.3 * alone.std_error
+    names = np.array([f"speech {k}" for k in range(16)])[labels]
+    assert compare_on_text(a, b, tokens, documents=names) == together
+    two = compare_on_text(a, b, tokens, documents=labels > 7)
+    assert (two.unit, two.n_parts) == ("windows", 64)
+
+
+@pytest.mark.parametrize(("n_a", "n_b"), [(2, 2), (2, 10), (3, 30)])
+def test_few_seeds_that_dominate_give_no_more_degrees_of_freedom_than_welch(n_a, n_b):
+    rng, tokens = np.random.default_rng(2), np.full(64, 512.0)
+    for text in ("mix", "eras"):
+        for _ in range(50):
+            a, b = rows(rng, n_a, 64, seed=0.02), rows(rng, n_b, 64)
+            got = compare_on_text(a, b, tokens, text=text)
+            levels = [x.sum(axis=1) / tokens.sum() for x in (a, b)]
+            welch = stats.ttest_ind(*levels, equal_var=False)
+            if got.seed_variance >= got.text_variance - got.overlap_variance:
+                assert got.df <= welch.df * (1 + 1e-9)
+                half = (got.ci[1] - got.ci[0]) / 2
+                own = welch.confidence_interval()
+                assert half >= (own.high - own.low) / 2 * (1 - 1e-9)
+
+
+def test_a_trend_along_the_text_is_found():
+    rng, tokens = np.random.default_rng(3), np.full(16, 512.0)
+    a, b = rows(rng, 5, 16, window=0.005), rows(rng, 5, 16, window=0.005)
+    slope = np.linspace(0.04, -0.06, 16) * 512
+    trend = compare_on_text(a + slope, b, tokens).trend
+    delta = (a + slope).mean(axis=0) - b.mean(axis=0)
+    expected = stats.spearmanr(np.arange(16), delta)
+    assert (trend.rho, trend.p_value) == pytest.approx((expected.statistic, expected.pvalue))
+    assert trend.p_value < 0.01
+    assert trend.first_percent == pytest.approx(100 * np.expm1(delta[:4].sum() / 4 / 512))
+    assert trend.last_percent < 0 < trend.first_percent
 
 
 def test_at_least_each_of_the_first_two_terms():
@@ -54,14 +119,14 @@ def test_at_least_each_of_the_first_two_terms():
     for seed, window in ((0.03, 0.0), (0.0, 0.03)):
         for _ in range(60):
             a, b = (rows(rng, 3, 16, seed, window, noise=0.05) for _ in range(2))
-            got = compare_on_text(a, b, np.full(16, 512.0), stretches=16)
+            got = compare_on_text(a, b, np.full(16, 512.0))
             summed = got.seed_variance + got.text_variance - got.overlap_variance
             least = max(got.seed_variance, got.text_variance)
             assert got.std_error**2 == pytest.approx(max(summed, least))
             if summed < least:
                 floors.add("seed" if least == got.seed_variance else "text")
                 if least == got.text_variance:
-                    assert got.df == pytest.approx(15)
+                    assert got.df == pytest.approx(got.text_df)
     assert floors == {"seed", "text"}
 
 
@@ -77,13 +142,13 @@ def test_without_differences_between_windows_it_is_welch():
 
 
 def test_unequal_windows_count_by_their_tokens():
-    """A window cut in two, both halves in its stretch, changes nothing."""
+    """A window cut in two, both halves in its document, changes nothing."""
     rng = np.random.default_rng(2)
     tokens = rng.integers(100, 600, size=12).astype(float)
     a, b = (rows(rng, 4, 12, tokens=tokens) for _ in range(2))
-    whole = compare_on_text(a, b, tokens, stretches=np.arange(12))
+    whole = compare_on_text(a, b, tokens)
     cut = [np.repeat(x, 2, axis=-1) / 2 for x in (a, b, tokens)]
-    halves = compare_on_text(*cut, stretches=np.repeat(np.arange(12), 2))
+    halves = compare_on_text(*cut, documents=np.repeat(np.arange(12), 2))
     assert halves.n_windows == 24
     assert halves.std_error == pytest.approx(whole.std_error, rel=1e-12)
     assert halves.df == pytest.approx(whole.df, rel=1e-9)
@@ -99,17 +164,21 @@ def test_swapping_the_methods_turns_the_answer_round():
     assert (forward.p_value, forward.df) == pytest.approx((back.p_value, back.df))
 
 
-@pytest.mark.parametrize(("windows", "stretches"), [(4, 4), (16, 4), (63, 4), (64, 8), (166, 8)])
-def test_contiguous_stretches_by_default(windows, stretches):
+@pytest.mark.parametrize(("windows", "stretches"), [(8, 4), (63, 4), (64, 8), (166, 8)])
+def test_eras_are_contiguous_stretches(windows, stretches):
+    """Their variance by hand: that of a ratio over stretches, times the edge factor."""
     rng = np.random.default_rng(4)
     a, b, tokens = rows(rng, 3, windows), rows(rng, 3, windows), np.full(windows, 512.0)
-    got = compare_on_text(a, b, tokens)
-    assert (got.n_windows, got.n_stretches) == (windows, stretches)
-    given = compare_on_text(a, b, tokens, stretches=stretches)
+    got = compare_on_text(a, b, tokens, text="eras")
+    assert (got.n_windows, got.n_parts) == (windows, stretches)
     labels = np.arange(windows) * stretches // windows
-    assert given == compare_on_text(a, b, tokens, stretches=labels * 10)
-    assert given.edge_factor == 1
-    assert got.text_variance == pytest.approx(given.text_variance * got.edge_factor)
+    delta = a.mean(axis=0) - b.mean(axis=0)
+    sums, sizes = (np.bincount(labels, weights=x) for x in (delta, tokens))
+    residual = sums - sums.sum() / sizes.sum() * sizes
+    expected = stretches / (stretches - 1) * np.sum(residual**2) / sizes.sum() ** 2
+    assert got.text_variance == pytest.approx(expected * got.edge_factor)
+    assert got.edge_factor == pytest.approx(edge_factor(delta / tokens, stretches))
+    assert got.text_df == stretches - 1
 
 
 def exact_edge_factor(rho, windows, stretches):
@@ -135,14 +204,6 @@ def test_the_edge_factor_is_that_of_an_autoregression(rho, windows, stretches):
     assert got <= 1.05 * exact_edge_factor(larger, windows, stretches)
 
 
-def test_the_degrees_of_freedom_count_the_text_with_its_upper_limit():
-    rng = np.random.default_rng(8)
-    a, b, tokens = rows(rng, 5, 64), rows(rng, 5, 64), np.full(64, 512.0)
-    by_default, given = compare_on_text(a, b, tokens), compare_on_text(a, b, tokens, stretches=8)
-    assert upper_factor(8) == pytest.approx(7 / stats.chi2.ppf(0.05, 7))
-    assert 7 < by_default.df < given.df
-
-
 def test_a_single_draw_needs_lent_noise():
     rng = np.random.default_rng(6)
     a, b, tokens = rows(rng, 1, 16), rows(rng, 5, 16), np.full(16, 512.0)
@@ -160,15 +221,12 @@ def test_a_single_draw_needs_lent_noise():
     assert compare_on_text(b, b * 1.01, tokens, noise=noise).lent is None
 
 
-@pytest.mark.parametrize(
-    ("windows", "stretches", "said"),
-    [(3, None, "3 windows"), (16, 1, "one stretch"), (16, np.zeros(16), "one stretch")],
-)
-def test_undefined_is_null_with_a_reason(windows, stretches, said):
+@pytest.mark.parametrize("windows", [1, 3, 4, 7])
+def test_fewer_than_8_windows_are_undefined_with_a_reason(windows):
     rng = np.random.default_rng(7)
     a, b = rows(rng, 3, windows), rows(rng, 3, windows)
-    got = compare_on_text(a, b, np.full(windows, 512.0), stretches=stretches)
-    assert said in got.reason
+    got = compare_on_text(a, b, np.full(windows, 512.0))
+    assert f"{windows} windows" in got.reason
     assert got.estimate is None
     json.dumps(dataclasses.asdict(got), allow_nan=False)
 
@@ -187,8 +245,8 @@ def test_rows_that_are_all_the_same_have_no_error():
         ({"nll_b": np.ones((3, 7))}, r"nll_b must have shape \[n, 8\]"),
         ({"nll_a": np.full((2, 8), np.nan)}, r"nll_a\[0, 0\] is nan"),
         ({"tokens": np.zeros(8)}, r"tokens\[0\] is 0; allowed are numbers above 0"),
-        ({"stretches": 9}, "stretches must be 1 to 8, the windows; got 9"),
-        ({"stretches": np.zeros(7)}, "stretches must label 8 windows"),
+        ({"text": "era"}, "text must be 'mix' or 'eras'; got 'era'"),
+        ({"documents": np.zeros(7)}, "documents must label 8 windows"),
         ({"alpha": 1.0}, "alpha"),
     ],
 )

@@ -44,9 +44,10 @@ def test_shares_are_those_of_the_interval():
     tokens = np.full(64, 512.0)
     truth = (0.010, 0.006, 0.03, 0.002)
     methods = {name: method(rng, 6, 2, 64, truth, tokens) for name in "ab"}
-    got = variance_budget(methods, tokens, stretches=8)
+    labels = np.repeat(np.arange(16), 4)
+    got = variance_budget(methods, tokens, documents=labels)
     a, b = (np.stack([rows.mean(axis=0) for rows in methods[name]]) for name in "ab")
-    error = compare_on_text(a, b, tokens, stretches=8).std_error
+    error = compare_on_text(a, b, tokens, documents=labels).std_error
     assert got.std_error_percent == pytest.approx(100 * np.expm1(error), rel=1e-9)
     assert sum(getattr(got, name).share for name in SOURCES) == pytest.approx(1)
     assert got.window.share == 0
@@ -61,6 +62,28 @@ def test_the_factor_halves_the_interval():
     assert left == pytest.approx(1 / 4)
     assert got.arithmetic.factor is None  # a small share, whatever becomes of it
     assert got.method_window.factor is None
+
+
+def test_more_windows_of_the_same_documents_halve_the_part_within_documents_alone():
+    """Differences between documents are not known better from more windows of the same ones."""
+    rng = np.random.default_rng(5)
+    tokens, labels = np.full(256, 512.0), np.repeat(np.arange(64), 4)
+    alike = {}
+    for name in "ab":
+        document = 0.05 * rng.normal(size=64)[labels] * 512
+        sets = method(rng, 8, 1, 256, (0.002, 0.0, 0.005, 0.001), tokens)
+        alike[name] = [rows + document for rows in sets]
+    got = variance_budget(alike, tokens, documents=labels, available=2560)
+    assert got.method_window.share > 0.9
+    assert got.method_window.factor is None
+    assert got.at_best_percent > 0.9 * got.std_error_percent
+    white = {n: method(rng, 8, 1, 256, (0.001, 0.0, 0.05, 0.001), tokens) for n in "ab"}
+    got = variance_budget(white, tokens, documents=labels, available=2560)
+    assert 3 < got.method_window.factor < 8
+    assert got.at_best_percent < 0.5 * got.std_error_percent
+    unlabelled = variance_budget(white, tokens)
+    assert unlabelled.at_best_percent is None
+    assert "windows" in unlabelled.method_window.reason
 
 
 def test_a_method_of_one_set_is_judged_by_its_replicates():
