@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._arguments import read, told
 from colazero import models
+from colazero.store.client import metrics_of
 from colazero.store.open import prepare
 from colazero.suite_settings import SuiteConfig, parse
 
@@ -58,15 +59,15 @@ def measure(arguments: list[str]) -> dict[str, float]:
     own = [run for run in runs if run.data.tags["colazero.kind"] != "suite"]
     own = [run for run in own if "colazero.source_run" not in run.data.tags]
     found = {
-        stage: sum(run.data.metrics.get(metric, 0.0) for run in own)
+        stage: sum(metrics_of(run).get(metric, 0.0) for run in own)
         for stage, metric in STAGES.items()
     }
     # Counted by every seed that used them, but spent once: by one of them, or in the picture of a
     # cell before them.
     seconds = [
-        (run.data.params["method"], run.data.metrics["selection.features_reused_sec"])
+        (run.data.params["method"], metrics_of(run)["selection.features_reused_sec"])
         for run in own
-        if "selection.features_reused_sec" in run.data.metrics
+        if "selection.features_reused_sec" in metrics_of(run)
     ]
     found["selection"] -= sum(reused for _, reused in seconds)
     clustered = [reused for method, reused in seconds if method == "cola_zero"]

@@ -58,13 +58,13 @@ class Outcome:
 
 
 def name_of(config: RunConfig, model: Model, sweep: Collection[str] = ()) -> str:
-    """Return the run's name, as in `cola_zero·seed42·smollm2-135m` (`·replicate2·`).
+    """Return the run's name, as in `42·cola_zero·smollm2-135m`: what differs stands first.
 
-    sweep: the settings that tell cells of one suite apart, as in `…·smollm2-135m·quant_bits3`.
+    sweep: the settings that tell cells of one suite apart, as in `42·random·quant_bits3·…`.
     """
     again = [f"replicate{config.replicate}"] if config.replicate > 1 else []
     where = setting_of(config, sweep)
-    return client.run_name(config.method, f"seed{config.seed}", *again, model.label, *where)
+    return client.run_name(str(config.seed), config.method, *again, *where, model.label)
 
 
 def setting_of(config: Settings, sweep: Collection[str]) -> list[str]:
@@ -130,7 +130,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     record.log_json(_facts(config, model), CONTEXT)
     source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
-        return _take_over(config, source, dict(source.data.metrics))
+        return _take_over(config, source, client.metrics_of(source))
     supported.try_model(config.quantizer, model.name, model.path, config.device)
     calibration, selected = _select(config, model)
     shared_key = work_key(config, context, calibration)
@@ -141,7 +141,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     record.set_tags({"colazero.work_key": shared_key, **more})
     source = _claim(shared_key, more) if reuse else None
     if source is not None:
-        same = {k: v for k, v in source.data.metrics.items() if not k.startswith("selection.")}
+        same = {k: v for k, v in client.metrics_of(source).items() if not k.startswith("selection.")}
         return _take_over(config, source, same | selected)
     metrics = _quantize_and_evaluate(config, model, calibration, show)
     metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}
@@ -286,8 +286,8 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
     source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         record.set_tags({"colazero.source_run": source.info.run_id})
-        record.log_metrics(source.data.metrics)
-        return Outcome(record.active_run_id(), dict(source.data.metrics), source.info.run_id)
+        record.log_metrics(client.metrics_of(source))
+        return Outcome(record.active_run_id(), client.metrics_of(source), source.info.run_id)
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
     record.log_datasets(None, None, *evaluation.perplexities)
     return Outcome(record.active_run_id(), record.log_evaluation(evaluation))

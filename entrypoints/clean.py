@@ -1,6 +1,6 @@
-"""What takes room and what stayed behind: listed, or removed. `python -m entrypoints.clean`.
+"""Lists what takes room and what stayed behind, and removes it: `python -m entrypoints.clean`.
 
-Lists all and removes nothing unless told: `--do=remove --what=models --suite=RUN_ID`.
+Removes nothing without `--do=remove --what=KINDS`, as in `--what=models --suite=RUN_ID`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 if not __package__:  # as a script, select.py would hide the standard library's `select`
     raise SystemExit("error: run it as `python -m entrypoints.clean`, or `colazero clean`.")
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 KINDS = ("models", "records", "running", "cache")
 PARAMETERS = {
-    "what": f"{', '.join(KINDS)}, comma separated. Default: all are listed",
-    "suite": "run ids of suites whose models are meant, comma separated. Default: none; all are "
-    "listed, and those of deleted runs removed",
+    "what": f"{', '.join(KINDS)}, comma-separated. Default: list all",
+    "suite": "only the models of these suites (run ids, comma-separated). Default: list all, "
+    "remove only models of deleted runs",
     "do": "list, remove, or send (records: log what no store has yet). Default: list",
 }
 
@@ -41,22 +42,28 @@ def run(given: dict[str, str]) -> int:
     from colazero.store.open import connect
 
     connect(reading=True)
-    left = 0
-    for item in _items(what, given["suite"], do):
-        left += not _done(item, do)
+    suites = [] if given["suite"] == "auto" else given["suite"].split(",")
+    sums: dict[tuple[str, str], list[int]] = defaultdict(list)
+    kept = 0
+    for item in _items(what, suites, do):
+        sums[item.what, item.suite].append(item.size)
+        if item.suite and not suites:
+            continue  # a sum per suite says enough
+        kept += not _done(item, do)
+    _say_sums(sums, suites, kept)
     if do == "list":
-        print("nothing was removed: --do=remove --what=… does it")
-    return int(left > 0 and do != "list")
+        print("nothing was removed: --do=remove --what=… removes")
+    return int(kept > 0 and do != "list")
 
 
-def _items(what: list[str], suite: str, do: str) -> Iterator[Item]:
+def _items(what: list[str], suites: list[str], do: str) -> Iterator[Item]:
     from colazero.store import clean
 
     if "models" in what:
-        if suite == "auto":
-            yield from clean.kept_in_store(orphans=do != "list")
+        if suites:
+            yield from clean.models_of(suites)
         else:
-            yield from clean.models_of(suite.split(","))
+            yield from clean.kept_in_store(orphans=do != "list")
     if "records" in what:
         yield from clean.stale_records(send=do == "send")
     if "running" in what:
@@ -66,7 +73,7 @@ def _items(what: list[str], suite: str, do: str) -> Iterator[Item]:
 
 
 def _done(item: Item, do: str) -> bool:
-    """Print a line about an item, and do with it what is asked; tell whether that was done."""
+    """Print a line about an item and treat it as asked; return True if that was done."""
     line = f"{item.what:8} {item.size / 1e6:10,.1f} MB  {item.name}"
     if item.keep:
         print(f"{line}: stays, {item.keep}")
@@ -76,11 +83,31 @@ def _done(item: Item, do: str) -> bool:
         return True
     try:
         item.remove()
-    except Exception as error:  # one that cannot go keeps no other from going
+    except Exception as error:  # the next one may succeed
         print(f"{line}: stays, {first_line(error)}")
         return False
     print(f"{line}: {'removed' if do == 'remove' else 'sent'}")
     return True
+
+
+def _say_sums(sums: dict[tuple[str, str], list[int]], suites: list[str], kept: int) -> None:
+    """Print a line per suite that has models, one per kind, and how to remove all of them."""
+    from colazero.store import clean, client
+
+    for (kind, suite), sizes in sums.items():
+        if suite:
+            run = client.find_run(suite)
+            name = f"{len(sizes)} of suite {suite} ({run.info.run_name if run else 'deleted'})"
+            print(f"{kind:8} {sum(sizes) / 1e6:10,.1f} MB  {name}")
+    for kind in dict.fromkeys(kind for kind, _ in sums):
+        sizes = [size for (one, _), part in sums.items() if one == kind for size in part]
+        print(f"{kind:8} {sum(sizes) / 1e6:10,.1f} MB  {len(sizes)} in all")
+    if suites and kept:
+        together = clean.takers_of(suites).closure(suites)
+        if len(together) > len(suites):
+            print(f"to remove all of these: --what=models --suite={','.join(together)}")
+    elif not suites and any(suite for _, suite in sums):
+        print("the models of a suite: --what=models --suite=RUN_ID --do=remove")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def run(given: dict[str, str]) -> int:
 
     preconditions.check(config, [config.method], [config.model])
     connect()
-    seed, label = f"seed{config.seed}", models.label(config.model)
-    name = client.run_name("select", config.method, seed, label)
+    seed, label = str(config.seed), models.label(config.model)
+    name = client.run_name("select", seed, config.method, label)
     with record.run(name, "select") as run_id:
         model = models.fetch(config.model)
         calibration, times = pipeline.calibrate(config, model)

@@ -72,6 +72,11 @@ def param(params: Mapping[str, str], name: str) -> str | None:
     return params.get(f"resolved.{name}", params.get(name))
 
 
+def metric(stored: str) -> str:
+    """Return a metric's own name: the store groups some by a slash, as in `perplexity/sotu`."""
+    return stored.removeprefix("detail/").replace("/", ".", 1)
+
+
 def row_of(run: Run) -> dict[str, Any]:
     data, info = run.data, run.info
     started = datetime.fromtimestamp(info.start_time / 1000, UTC)
@@ -93,7 +98,7 @@ def row_of(run: Run) -> dict[str, Any]:
     if info.status != "FINISHED":
         row["error"] = data.tags.get("colazero.error") or f"the run is {info.status}"
         return row
-    return row | data.metrics
+    return row | {metric(name): value for name, value in data.metrics.items()}
 
 
 def _text(run: Run) -> str | None:

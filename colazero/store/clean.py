@@ -6,11 +6,11 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -21,127 +21,153 @@ from colazero.store import claims, client, publish
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may go: what it is, its bytes, and why it must stay, if it must."""
+    """Something that may be removed: its bytes, the suite it belongs to, why it must stay."""
 
     what: str
     name: str
     size: int
     remove: Callable[[], object]
     keep: str = ""
+    suite: str = ""
 
 
 def experiments() -> list[str]:
-    """Return the ids of the experiments that are looked through; UserError if none is there.
+    """Return the ids of the experiments to search; UserError if the store has none of them.
 
-    The one that the environment names, as `mlflow run --experiment-name` does, else our own two.
+    The environment names one, as `mlflow run --experiment-name` does; else it is our own two.
     """
-    by_id, name, service = (
-        environment.experiment_id(),
-        environment.experiment_name(),
-        MlflowClient(),
-    )
+    by_id, name = environment.experiment_id(), environment.experiment_name()
     if by_id:
         return client.homes(by_id)
     names = [name] if name else client.HOMES
-    found = [service.get_experiment_by_name(one) for one in names]
-    there = [str(e.experiment_id) for e in found if e and e.lifecycle_stage == "active"]
-    if not there:
+    known = [MlflowClient().get_experiment_by_name(each) for each in names]
+    active = [str(e.experiment_id) for e in known if e and e.lifecycle_stage == "active"]
+    if not active:
         raise UserError(
             f"the tracking store has no experiment {' or '.join(names)}. "
             "Set MLFLOW_EXPERIMENT_NAME to one that it has."
         )
-    return there
+    return active
+
+
+class Takers:
+    """Which suites and single runs took over the results of which runs.
+
+    Suites that were killed or failed do not count: the same command takes the results over anew.
+    """
+
+    def __init__(self, experiments: Sequence[str]) -> None:
+        self._of: dict[str, dict[str, bool]] = {}  # source run → suite or run → is it a suite
+        condition = f"tags.`{client.SOURCE}` LIKE '%'"
+        status = cache(lambda run_id: getattr(client.find_run(run_id), "info", None))
+        for run in client.paged(MlflowClient().search_runs, list(experiments), condition):
+            parent = run.data.tags.get(client.PARENT)
+            info = status(parent) if parent else run.info
+            if info and info.status in ("FINISHED", *claims.OPEN):
+                takers = self._of.setdefault(run.data.tags[client.SOURCE], {})
+                takers[parent or run.info.run_id] = parent is not None
+
+    def outside(self, run_id: str, suites: Sequence[str]) -> str:
+        """Return why a run's model must stay, if others than these suites use its results."""
+        others = {taker: s for taker, s in self._of.get(run_id, {}).items() if taker not in suites}
+        if not others:
+            return ""
+        named = [f"suite {taker}" if suite else f"run {taker}" for taker, suite in others.items()]
+        return f"its results are also those of {', '.join(named)}"
+
+    def closure(self, suites: Sequence[str]) -> list[str]:
+        """Return these suites and all that must be named with them to remove their models."""
+        named = list(suites)
+        for suite in named:  # grows
+            for run in client.children(suite):
+                takers = self._of.get(run.info.run_id, {})
+                named += [taker for taker, is_suite in takers.items() if is_suite]
+                named[:] = dict.fromkeys(named)
+        return named
 
 
 def models_of(suites: Sequence[str]) -> Iterator[Item]:
     """Yield the models of the cells of suites, in the store or in a folder of this machine.
 
-    One of a cell whose results runs outside these suites have taken over must stay.
+    A model whose results belong to a run outside these suites must stay.
     """
     for suite_id in suites:
         suite = client.find_run(suite_id)
-        if suite is None or suite.data.tags.get("colazero.kind") != "suite":
-            raise UserError(f"suite={suite_id!r} is no suite's run in this tracking store.")
-    for run in (run for suite_id in suites for run in client.children(suite_id)):
-        if publish.FREED in run.data.tags:
-            continue
-        keep = _taken_over(run.info.run_id, run.info.experiment_id, suites)
-        for output in run.outputs.model_outputs if run.outputs else []:
-            model = MlflowClient().get_logged_model(output.model_id)
-            remove = partial(_free, model, run.info.run_id)
-            name = f"{run.info.run_name}: {model.model_id}"
-            yield Item("models", name, _size(model), remove, keep)
-        kept = Path(run.data.tags.get("colazero.checkpoint_path", ""))
-        if kept.name and kept.is_dir() and "colazero.source_run" not in run.data.tags:
-            remove = partial(_free_folder, kept, run.info.run_id)
-            yield Item("models", f"{run.info.run_name}: {kept}", size_of(kept), remove, keep)
+        if suite is None or suite.data.tags.get(client.KIND) != "suite":
+            raise UserError(f"suite={suite_id!r} is not a suite's run in this tracking store.")
+    if not any(suites):
+        return
+    takers = takers_of(suites)
+    for suite_id in suites:
+        for run in client.children(suite_id):
+            if client.FREED not in run.data.tags:
+                keep = takers.outside(run.info.run_id, suites)
+                yield from _models_of_run(run, keep, suite_id)
 
 
-def _taken_over(run_id: str, experiment: str, suites: Sequence[str]) -> str:
-    """Say which run outside the suites, none where it was deleted, has a run's results, if any."""
-    where = experiments()
-    where = [*where, *({experiment} - set(where))]
-    for other in client.search(where, tags={"colazero.source_run": run_id}):
-        parent = other.data.tags.get("mlflow.parentRunId", "none")
-        if parent not in suites:
-            way = "delete that run first"
-            if parent != "none" and suites:
-                way = f"name both: --suite={','.join([*suites, parent])}"
-            taker = f"run {other.info.run_id} (suite {parent})"
-            return f"{taker} has taken its results over; to remove it {way}"
-    return ""
+def takers_of(suites: Sequence[str]) -> Takers:
+    """Return the takers in the experiments of these suites and in our own."""
+    where = dict.fromkeys([*experiments(), *map(client.experiment_of, suites)])
+    return Takers(list(where))
+
+
+def _models_of_run(run: Run, keep: str, suite: str) -> Iterator[Item]:
+    for output in run.outputs.model_outputs if run.outputs else []:
+        model = MlflowClient().get_logged_model(output.model_id)
+        remove = partial(_free, model, run.info.run_id)
+        name = f"{run.info.run_name}: {model.model_id}"
+        yield Item("models", name, _size(model), remove, keep, suite)
+    kept = Path(run.data.tags.get(client.CHECKPOINT_PATH, ""))
+    if kept.name and kept.is_dir() and client.SOURCE not in run.data.tags:
+        remove = partial(_free_folder, kept, run.info.run_id)
+        name = f"{run.info.run_name}: {kept}"
+        yield Item("models", name, size_of(kept), remove, keep, suite)
 
 
 def kept_in_store(*, orphans: bool) -> Iterator[Item]:
-    """Yield the models of runs that were deleted, which `mlflow gc` leaves where they are.
+    """Yield all models: those of deleted runs, which `mlflow gc` leaves, may be removed.
 
-    Those of runs that are there stay, and are yielded too unless `orphans` alone are wanted.
+    orphans: only those of deleted runs.
     """
-    service, token = MlflowClient(), None
-    while True:
-        page = service.search_logged_models(experiments(), page_token=token)
-        for model in page:
-            if model.model_type != "gptq":
-                continue
-            run = client.find_run(model.source_run_id) if model.source_run_id else None
-            if run is None or run.info.lifecycle_stage == "deleted":
-                name = f"of a run that was deleted: {model.name} {model.model_id}"
-                of = model.source_run_id
-                keep = _taken_over(of, model.experiment_id, []) if of else ""
-                yield Item("models", name, _size(model), partial(_free, model, None), keep)
-            elif not orphans:
-                suite = run.data.tags.get("mlflow.parentRunId")
-                way = f"--suite={suite}" if suite else "once its run is deleted"
-                name = f"{run.info.run_name}: {model.model_id}"
-                keep = f"to remove it: --what=models {way} --do=remove"
-                yield Item("models", name, _size(model), partial(_free, model, None), keep)
-        token = page.token
-        if not token:
-            return
+    takers = Takers(experiments())
+    for model in client.paged(MlflowClient().search_logged_models, experiments()):
+        if model.model_type != "gptq":
+            continue
+        run_id = model.source_run_id
+        run = client.find_run(run_id) if run_id else None
+        if run is None or run.info.lifecycle_stage == "deleted":
+            name = f"of a deleted run: {model.name} {model.model_id}"
+            keep = takers.outside(run_id, []) if run_id else ""
+            yield Item("models", name, _size(model), partial(_free, model, None), keep)
+        elif not orphans:
+            suite = run.data.tags.get(client.PARENT, "")
+            keep = "name its suite" if suite else "delete its run first"
+            name = f"{run.info.run_name}: {model.model_id}"
+            remove = partial(_free, model, run_id)
+            yield Item("models", name, _size(model), remove, keep, suite)
 
 
 def _free(model: LoggedModel, run_id: str | None) -> None:
-    """Remove a model's files and then the model; its run keeps its numbers, and is still reused."""
-    service = MlflowClient()
+    """Remove a model's files, then the model; its run keeps its numbers and is still reused."""
     if run_id is not None:
-        service.set_tag(run_id, publish.FREED, time.strftime("%Y-%m-%d"))
+        MlflowClient().set_tag(run_id, client.FREED, time.strftime("%Y-%m-%d"))
     files = get_artifact_repository(model.artifact_location)
     files.delete_artifacts()  # type: ignore[no-untyped-call]
-    service.delete_logged_model(model.model_id)
+    MlflowClient().delete_logged_model(model.model_id)
 
 
 def _free_folder(folder: Path, run_id: str) -> None:
-    MlflowClient().set_tag(run_id, publish.FREED, time.strftime("%Y-%m-%d"))
+    MlflowClient().set_tag(run_id, client.FREED, time.strftime("%Y-%m-%d"))
     shutil.rmtree(folder)
 
 
 def _size(model: LoggedModel) -> int:
     """Return the bytes of a model's files."""
-    service, waiting, size = MlflowClient(), [""], 0
-    while waiting:
-        for file in service.list_logged_model_artifacts(model.model_id, waiting.pop() or None):
+    folders, size = [""], 0
+    for folder in folders:  # grows
+        for file in MlflowClient().list_logged_model_artifacts(model.model_id, folder or None):
             if file.is_dir:
-                waiting.append(file.path)
+                folders.append(file.path)
             else:
                 size += file.file_size or 0
     return size
@@ -150,16 +176,16 @@ def _size(model: LoggedModel) -> int:
 def stale_records(*, send: bool = False) -> Iterator[Item]:
     """Yield the records in the cache; one whose process lives must stay.
 
-    `send`: instead of removing it, `remove` logs a record that is whole on this store.
+    With `send`, `remove` logs a whole record to this store instead.
     """
     store = without_credentials(mlflow.get_tracking_uri())
     for folder in sorted(publish.records_folder().glob("*")):
         record = publish.read_record(folder.name)
         if record is None:
-            yield Item("records", f"{folder}: nothing to be read", size_of(folder), _rm(folder))
+            yield Item("records", f"{folder}: unreadable", size_of(folder), _rm(folder))
             continue
-        whole = "results that no store has yet" if record.whole() else "not whole"
-        name = f"{folder} of {record.model.get('name', 'a run')} for {record.store}: {whole}"
+        state = "results that no store has yet" if record.whole() else "not whole"
+        name = f"{folder} of {record.model.get('name', 'a run')} for {record.store}: {state}"
         keep = "its process is at work" if claims.owner_alive(record.owner) else ""
         remove: Callable[[], object] = _rm(folder)
         if send:
@@ -170,19 +196,22 @@ def stale_records(*, send: bool = False) -> Iterator[Item]:
 
 
 def left_running() -> Iterator[Item]:
-    """Yield open runs whose process is gone; to remove one is to end it as KILLED."""
-    dead = {run.info.run_id: run for one in experiments() for run in claims.the_dead(one)}
+    """Yield open runs whose process is gone; to remove one is to end it as KILLED.
+
+    Runs whose `mlflow run` has not started a program yet are among them, however young: such a
+    program opens its run again.
+    """
+    dead = {r.info.run_id: r for each in experiments() for r in claims.the_dead(each, 0)}
     for run_id, run in dead.items():
-        end = partial(claims.end, run_id, "KILLED", "its process was gone when it was cleaned up")
-        yield Item("running", f"{run.info.run_name} {run_id}: {run.info.status}", 0, end)
+        remove = partial(claims.end_dead, run, "when it was cleaned up")
+        yield Item("running", f"{run.info.run_name} {run_id}: {run.info.status}", 0, remove)
 
 
 def cached() -> Iterator[Item]:
-    """Yield the parts of the cache but records; none may go while a run is at work."""
+    """Yield the parts of the cache except records; none may go while a run is at work."""
     busy = any(claims.owner_alive(record.owner) for record in publish.left_behind())
     keep = "a run is at work" if busy else ""
-    cache = environment.cache_dir()
-    for part in sorted(cache.glob("*")):
+    for part in sorted(environment.cache_dir().glob("*")):
         if part != publish.records_folder():
             yield Item("cache", str(part), size_of(part), _rm(part), keep)
 

@@ -1,4 +1,4 @@
-"""Run names, store addresses, searches: what the other files need of MLflow's client."""
+"""What every file here needs of MLflow's client: names, addresses, searches and patience."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Experiment, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -29,85 +29,98 @@ from colazero.types import label
 
 log = logging.getLogger(__name__)
 
-SERVERS = ("http", "https", "databricks")
+# --- The tags and metrics of runs. Each name that another file writes or reads stands here.
+
+KIND = "colazero.kind"
+"""suite, cell, baseline, select, quantize, evaluate, analysis or plan."""
+OWNER = "colazero.owner"
+ERROR = "colazero.error"
+"""Why a run has no result."""
+SOURCE = "colazero.source_run"
+"""The run whose results this one took over."""
+MANIFEST = "colazero.manifest"
+"""The digest of the artifact that lists a run's files."""
+FREED = "colazero.model_freed"
+"""The date at which a run's model was removed to make room."""
+CHECKPOINT, CHECKPOINT_PATH = "colazero.checkpoint_digest", "colazero.checkpoint_path"
+HEARTBEAT = "colazero.heartbeat"
+PROGRESS = "colazero.progress"
+"""How far a suite is, in JSON."""
+UNBEGUN = "colazero.unbegun"
+"""Marks a run that was ended because no program had begun it."""
+LOOKS = "colazero.looks"
+"""The numbers of seeds at which a suite was looked at, as in `5,10`."""
+STOPPED = "colazero.stopped"
+"""The number of seeds after which a method of a model got no more, in JSON."""
+TAGS = (
+    *(KIND, OWNER, ERROR, SOURCE, MANIFEST, FREED, CHECKPOINT, CHECKPOINT_PATH, HEARTBEAT),
+    *(PROGRESS, UNBEGUN, LOOKS, STOPPED),
+    *(f"colazero.{name}" for name in ("key", "config", "work_key", "model_revision", "device")),
+    *("colazero.work_key_without_downstream", "colazero.column_kernel", "colazero.sweep"),
+    *("colazero.calibration_digest", "colazero.order_digest", "colazero.higher_is_better"),
+    *("colazero.git_commit", "colazero.git_dirty"),
+)
+"""All tags of ours. `version.LIBRARY` and `verdict.MODEL.A_vs_B` come on top."""
+NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+
+FIRST = ("perplexity", "kl_divergence", "top1_agreement", "nll_per_token")
+"""Metrics that are logged first: MLflow's pages begin with them."""
+SECONDS = ("selection_time_sec", "quant_time_sec", "total_time_sec")
+GROUPS = (
+    *("perplexity", "kl_divergence", "top1_agreement", "downstream"),
+    *("selection", "result", "look"),
+)
+DETAIL = "detail"
+COLUMNS = (
+    *(f"metrics.`{name}`" for name in FIRST[:3]),
+    *(f"params.`{name}`" for name in ("method", "seed", "quant_bits", "model")),
+)
+"""What the list of runs shows."""
 
 
-DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+def stored_metric(name: str) -> str:
+    """Return a metric's name in the store, where a slash begins a group of MLflow's charts.
 
-
-def store_kind(uri: str) -> str:
-    """Return `postgresql` of `postgresql+psycopg://…`, `http` of `http://…`."""
-    return uri.partition(":")[0].partition("+")[0].lower()
-
-
-def in_memory(uri: str) -> bool:
-    """Tell whether a store is a SQLite database that no other process sees."""
-    return store_kind(uri) == "sqlite" and _database(uri) in (None, "", ":memory:")
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of a SQLite store; None for another store, and for one in memory.
-
-    One that SQLite is to read as a URI of its own (`file:…?uri=true`) counts as another.
+    `perplexity.sotu` → `perplexity/sotu`; `save_time_sec` → `detail/save_time_sec`.
     """
-    name = _database(uri) if store_kind(uri) == "sqlite" else None
-    if not name or name == ":memory:" or name.startswith("file:"):
-        return None
-    return Path(name)
+    group, dot, rest = name.partition(".")
+    if dot and group in GROUPS:
+        return f"{group}/{rest}"
+    return name if "/" in name or name in (*FIRST, *SECONDS) else f"{DETAIL}/{name}"
 
 
-def sqlite_uri(file: Path) -> str:
-    """Return the URI of a SQLite file."""
-    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+def metrics_of(run: Run) -> dict[str, float]:
+    """Return a run's metrics by their own names, whichever version logged them."""
+    values = run.data.metrics.items()
+    return {name.removeprefix(f"{DETAIL}/").replace("/", ".", 1): value for name, value in values}
 
 
-def local_folder(uri: str) -> Path | None:
-    """Return the folder that an artifact URI names; None if it is no folder of this machine."""
-    if not uri.startswith(("/", "file:/")):
-        return None
-    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
-
-
-def _database(uri: str) -> str | None:
-    try:
-        return make_url(uri).database
-    except ArgumentError:
-        return None
-
+# --- Names that every store takes, none of which stands for two things.
 
 LONGEST = 120
-"""Characters. File systems take 255 bytes, databases 250 characters of a metric's name; what stands
-before and behind a name needs room as well."""
-
-
-LONGEST_RUN = 250
-"""The length of the column in which MLflow's databases keep a run's name."""
-
-
-LONGEST_DATASET = 250
-"""Half of what MLflow takes."""
-
-
+"""Characters. File systems take 255 bytes, databases 250 characters of a metric's name; other
+parts of a name need room as well."""
+LONGEST_RUN = LONGEST_DATASET = 250
+"""MLflow's column for a run's name, and half of what it takes for a dataset's."""
 BETWEEN = "·"
-"""Stands between the parts of a run's name, in none of which it is likely to be."""
+"""Separates the parts of a run's name."""
 
 
 def run_name(*parts: str) -> str:
-    """Return a run's name of its parts: `cola_zero·seed42·opt-6.7b`.
+    """Return a run's name of its parts: `42·cola_zero·opt-6.7b`."""
+    return _cut(BETWEEN.join(parts), LONGEST_RUN)
 
-    In the names of models and files each sign becomes `__`.
-    """
-    name = BETWEEN.join(parts)
-    return name if len(name) <= LONGEST_RUN else _with_digest(name[:LONGEST], name)
+
+def dataset_name(name: str) -> str:
+    return _cut(name, LONGEST_DATASET)
 
 
 def model_name(name: str) -> str:
-    """Return a name for a logged model, in which MLflow takes no dot, colon, slash or quote."""
+    """Return a name for a logged model: MLflow refuses dots, colons, slashes and quotes."""
     return _of_parts(name, "-")
 
 
 def file_name(name: str) -> str:
-    """Return a name for a file or a folder."""
     return _of_parts(name, ".-")
 
 
@@ -117,10 +130,9 @@ def result_name(name: str) -> str:
 
 
 def corpus_name(name: str) -> str:
-    """Return a corpus's name as a part of a metric's and a file's name: `sotu`, `mine-1a2b3c4d`.
+    """Return a corpus's name as a part of a metric's and a file's: `sotu`, `mine-1a2b3c4d`.
 
-    A corpus of the user's own is called by the stem of its file and a digest of all of its name,
-    so that `a/text.txt` and `b/text.txt` are two.
+    A file's stem gets a digest of its whole path, so that `a/text.txt` and `b/text.txt` differ.
     """
     if not name.startswith("file:"):
         return _safe(name, ".-")
@@ -128,20 +140,20 @@ def corpus_name(name: str) -> str:
     return _with_digest(_mended(stem, "-"), name)
 
 
-def dataset_name(name: str) -> str:
-    """Return a name for a dataset, in which every character may stand."""
-    return name if len(name) <= LONGEST_DATASET else _with_digest(name[:LONGEST], name)
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else _with_digest(name[:LONGEST], name)
 
 
 def _of_parts(name: str, signs: str) -> str:
-    """As `_safe`, of `joined` parts: a digest if they could not be told apart any more."""
+    """Do as `_safe` for a run's name: `__` between its parts, a digest where that is ambiguous."""
     plain = name.replace(BETWEEN, "__")
     mended = _mended(plain, signs)
-    told_apart = plain.replace("__", BETWEEN) == name
-    return mended if mended == plain and told_apart and name else _with_digest(mended, name)
+    unambiguous = plain.replace("__", BETWEEN) == name
+    return mended if mended == plain and unambiguous and name else _with_digest(mended, name)
 
 
 def _safe(name: str, signs: str) -> str:
+    """Return a name of allowed characters; one that had to change gets a digest of what it was."""
     mended = _mended(name, signs)
     return name if mended == name and name else _with_digest(mended, name)
 
@@ -156,85 +168,68 @@ def _with_digest(mended: str, name: str) -> str:
     return f"{mended or 'unnamed'}-{digest}"
 
 
-EXPERIMENT = "colazero"
+# --- Addresses of stores, read by SQLAlchemy's and MLflow's own parsers.
+
+SERVERS = ("http", "https", "databricks")
+DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 
 
-HOMES = (EXPERIMENT, "Default")
-"""Where runs are if nobody names an experiment: those of `python -m entrypoints.NAME` in the first,
-those of `mlflow run`, which makes its run before any of our code is asked, in MLflow's own."""
+def store_kind(uri: str) -> str:
+    """Return `postgresql` for `postgresql+psycopg://…`, `http` for `http://…`."""
+    return uri.partition(":")[0].partition("+")[0].lower()
 
 
-def homes(experiment: str) -> list[str]:
-    """Return the ids of the experiments in which work of `experiment` may be done already.
-
-    Of the two in which runs are that were given none each counts for the other as well.
-    """
-    return list(_homes(mlflow.get_tracking_uri(), experiment))
+def in_memory(uri: str) -> bool:
+    """Return True for a SQLite database that no other process sees."""
+    return store_kind(uri) == "sqlite" and _database(uri) in (None, "", ":memory:")
 
 
-@lru_cache
-def _homes(_store: str, experiment: str) -> tuple[str, ...]:
-    client = MlflowClient()
-    if client.get_experiment(experiment).name not in HOMES:
-        return (experiment,)
-    found = [client.get_experiment_by_name(name) for name in HOMES]
-    there = [str(e.experiment_id) for e in found if e and e.lifecycle_stage == "active"]
-    return tuple(dict.fromkeys([experiment, *there]))
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store; None for any other, in memory or `file:…?uri=true`."""
+    name = _database(uri) if store_kind(uri) == "sqlite" else None
+    if not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    return Path(name)
 
 
-def search(
-    experiments: list[str],
-    *,
-    status: str = "",
-    tags: Mapping[str, str] | None = None,
-    params: Mapping[str, str] | None = None,
-) -> Iterator[Run]:
-    """Yield all runs that have the status, tags and parameters, those that began last first."""
-    tags, params = tags or {}, params or {}
-    clauses = [_clause(f"tags.`{name}`", value) for name, value in tags.items()]
-    clauses += [_clause(f"params.`{name}`", value) for name, value in params.items()]
-    if status:
-        clauses.append(_clause("attributes.status", status))
-    condition = " and ".join(filter(None, clauses))
-    client, token = MlflowClient(), None
-    while True:
-        page = client.search_runs(experiments, condition, max_results=1000, page_token=token)
-        for run in page:  # some databases take `A` for `a`
-            if tags.items() <= run.data.tags.items() and params.items() <= run.data.params.items():
-                yield run
-        token = page.token
-        if not token:
-            return
+def sqlite_uri(file: Path) -> str:
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
 
 
-def _clause(name: str, value: str) -> str:
-    """Return a condition; none for a value that MLflow's grammar has no way to write.
+def local_folder(uri: str) -> Path | None:
+    """Return the folder that an artifact URI names; None if it is not on this machine."""
+    if not uri.startswith(("/", "file:/")):
+        return None
+    return Path(local_file_uri_to_path(uri))  # type: ignore[no-untyped-call]
 
-    It knows no escapes: a value stands between the quotes that it does not hold itself. What is
-    left out, or understood too widely, `search` sorts out afterwards.
-    """
-    quote = next((sign for sign in "'\"" if sign not in value), None)
-    return f"{name} = {quote}{value}{quote}" if quote else ""
 
+def _database(uri: str) -> str | None:
+    try:
+        return make_url(uri).database
+    except ArgumentError:
+        return None
+
+
+# --- Patience and variables that change what MLflow records.
 
 PERMANENT = (
     *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
     *("BAD_REQUEST", "INVALID_STATE"),
 )
-"""MLflow's error codes that no waiting will cure."""
-
-
+"""MLflow's error codes that waiting does not cure."""
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""What a file system says that no waiting will cure."""
-
-
+"""Errors of file systems that waiting does not cure."""
+OVERRIDES = (
+    *("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID"),
+    *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_TRUNCATE_LONG_VALUES"),
+)
 T = TypeVar("T")
 
 
 def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """Call, and while the store is away or refuses, call again for up to COLAZERO_PATIENCE minutes.
 
-    `call` must do no harm when it is repeated. What the store will never take is raised at once.
+    `call` must do no harm when it is repeated. Errors that waiting does not cure raise at once.
     """
     patience = environment.patience()
     deadline, pause = time.monotonic() + patience, 1.0
@@ -257,9 +252,80 @@ def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         pause = min(2 * pause, 15.0)
 
 
-def children(suite: str) -> list[Run]:
-    """Return all runs below a suite's."""
-    return list(search([experiment_of(suite)], tags={"mlflow.parentRunId": suite}))
+def ignore_overrides() -> None:
+    """Unset what would send our values elsewhere: an active model, asynchronous logging.
+
+    MLflow adds every metric to the model that `MLFLOW_ACTIVE_MODEL_ID` or
+    `mlflow.set_active_model` names, whoever owns it. Asynchronous logging hides errors.
+    """
+    ignored = [name for name in OVERRIDES if os.environ.pop(name, None) is not None]
+    if model := mlflow.get_active_model_id():
+        mlflow.clear_active_model()
+        ignored.append(f"the active model {model}")
+    if ignored:
+        log.warning("ignored, as it changes what MLflow records: %s", ", ".join(ignored))
+
+
+# --- Searches.
+
+EXPERIMENT = "colazero"
+HOMES = (EXPERIMENT, "Default")
+"""Where runs are if nobody names an experiment: those of `python -m entrypoints.NAME` in the first,
+those of `mlflow run`, which creates its run before our code starts, in the second."""
+
+
+def homes(experiment: str) -> list[str]:
+    """Return the ids of the experiments to search: `colazero` and `Default` together."""
+    return list(_homes(mlflow.get_tracking_uri(), experiment))
+
+
+@lru_cache
+def _homes(_store: str, experiment: str) -> tuple[str, ...]:
+    service = MlflowClient()
+    if service.get_experiment(experiment).name not in HOMES:
+        return (experiment,)
+    known = [service.get_experiment_by_name(name) for name in HOMES]
+    active = [str(e.experiment_id) for e in known if e and e.lifecycle_stage == "active"]
+    return tuple(dict.fromkeys([experiment, *active]))
+
+
+def search(
+    experiments: list[str],
+    *,
+    status: str = "",
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
+) -> Iterator[Run]:
+    """Yield all runs that have the status, tags and parameters, the latest first."""
+    tags, params = tags or {}, params or {}
+    clauses = [_clause(f"tags.`{name}`", value) for name, value in tags.items()]
+    clauses += [_clause(f"params.`{name}`", value) for name, value in params.items()]
+    if status:
+        clauses.append(_clause("attributes.status", status))
+    condition = " and ".join(filter(None, clauses))
+    for run in paged(MlflowClient().search_runs, experiments, condition, max_results=1000):
+        # Some databases take `A` for `a`.
+        if tags.items() <= run.data.tags.items() and params.items() <= run.data.params.items():
+            yield run
+
+
+def paged(call: Callable[..., Any], *arguments: Any, **named: Any) -> Iterator[Any]:
+    """Yield what a search of MLflow's client returns, page after page."""
+    token = None
+    while token != "":
+        page = call(*arguments, **named, page_token=token)
+        yield from page
+        token = page.token or ""
+
+
+def _clause(name: str, value: str) -> str:
+    """Return a condition; none for a value that MLflow's grammar cannot write.
+
+    The grammar has no escapes: a value needs quotes that it does not contain. `search` filters
+    again what such a condition lets through.
+    """
+    quote = next((sign for sign in "'\"" if sign not in value), None)
+    return f"{name} = {quote}{value}{quote}" if quote else ""
 
 
 def find_run(run_id: str) -> Run | None:
@@ -272,36 +338,75 @@ def find_run(run_id: str) -> Run | None:
         raise
 
 
+def children(suite: str) -> list[Run]:
+    """Return all runs below a suite's."""
+    return list(search([experiment_of(suite)], tags={PARENT: suite}))
+
+
 def experiment_of(run_id: str) -> str:
     """Return the id of the experiment that a run is in."""
     return str(MlflowClient().get_run(run_id).info.experiment_id)
 
 
+# --- MLflow's pages.
+
 LOCAL_PAGES = "http://127.0.0.1:5000"
-"""Where `mlflow ui` shows what is in a file or in a database, unless it is told another port."""
+"""Where `mlflow ui` shows a file or a database, unless it gets another port."""
+VIEW = "colazero"
+"""The shared view of an experiment that shows our columns."""
 
 
 def page_of(run_id: str) -> str:
-    """Return the address of a run's page, in the view for machine learning.
-
-    Without that, MLflow 3.17 opens the one for language model applications.
-    """
-    experiment = MlflowClient().get_run(run_id).info.experiment_id
+    """Return the address of a run's page."""
+    experiment = experiment_of(run_id)
     uri, server = urlsplit(mlflow.get_tracking_uri()), LOCAL_PAGES
-    if uri.scheme in ("http", "https"):  # nobody's name and password
+    if uri.scheme in ("http", "https"):  # without a name and a password
         server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
     return page_address(server, experiment, run_id)
 
 
 def page_address(server: str, experiment: str, run_id: str) -> str:
-    """Return where a server shows a run."""
+    """Return where a server shows a run, in the view for machine learning.
+
+    Without that parameter, MLflow 3.17 opens its view for language model applications.
+    """
     return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
-def with_settings(markdown: str, params: Mapping[str, str]) -> str:
-    """Return a description with the parameters below as they were resolved.
+def list_address(run_page: str) -> str:
+    """Return the address of the list of runs, with our columns, in the experiment of a run."""
+    experiment = run_page.partition("/runs/")[0]
+    return f"{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
-    MLflow's own list of them shows what `mlflow run` was given, `auto` for most, in their place.
+
+def where(run_id: str) -> str:
+    """Return the lines that tell where a run and its neighbours are shown."""
+    page = page_of(run_id)
+    running = " (while mlflow ui runs)" if page.startswith(LOCAL_PAGES) else ""
+    return f"page: {page}{running}\nall runs: {list_address(page)}"
+
+
+def describe_experiment(experiment: Experiment) -> None:
+    """Give an experiment a shared view with our columns, and a description if it is ours."""
+    wanted = {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS})}
+    if NOTE not in experiment.tags and experiment.name != HOMES[1]:
+        wanted[NOTE] = ABOUT
+    for tag, value in wanted.items():
+        if experiment.tags.get(tag) != value:
+            MlflowClient().set_experiment_tag(experiment.experiment_id, tag, value)
+
+
+ABOUT = (
+    "Which calibration text should GPTQ get? A *suite* run holds one *cell* per method and seed, "
+    "each a quantized model with its perplexity on the evaluation text, and the verdicts. "
+    "`report.html` among its artifacts is the report."
+)
+
+
+def with_settings(markdown: str, params: Mapping[str, str]) -> str:
+    """Return a description with the resolved parameters below it.
+
+    MLflow's own list shows what `mlflow run` received instead, `auto` for most.
     """
     if not params:
         return markdown
@@ -309,22 +414,37 @@ def with_settings(markdown: str, params: Mapping[str, str]) -> str:
     return "\n".join([markdown, "", "| parameter | as resolved |", "| --- | --- |", *rows]).strip()
 
 
-def where(run_id: str) -> str:
-    """Say where a run can be looked at, and what must be running for that."""
-    page = page_of(run_id)
-    return f"page: {page}" + (" (while mlflow ui runs)" if page.startswith(LOCAL_PAGES) else "")
+# --- What a suite's run keeps of its looks and its analysis.
+
+AT_ONCE = 100
+"""Tags that MLflow takes in one call; it takes more metrics."""
 
 
-LOOKS = "colazero.looks"
-"""The tag with the numbers of seeds at which was looked, as in `5,10`."""
+class Headline(Protocol):
+    """The numbers and the verdict of one method of a model, or of two of them."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def numbers(self) -> Mapping[str, float]: ...
+    @property
+    def verdict(self) -> str: ...
 
 
-STOPPED = "colazero.stopped"
-"""The tag, in JSON, with the number of seeds after which a method of a model got no more."""
-
-
-MOST_METRICS = 1000
-"""Metrics that MLflow takes at once."""
+def log_results(run_id: str, headlines: Iterable[Headline]) -> None:
+    """Log numbers as `result/MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
+    metrics: dict[str, float] = {}
+    tags: list[RunTag] = []
+    for line in headlines:
+        plain, bracket, setting = line.model.partition(" [")  # a path may be in the latter
+        model, *methods = map(result_name, (label(plain) + bracket + setting, *line.methods))
+        stem = f"{model}.{'_vs_'.join(methods)}"
+        metrics |= {f"result.{stem}.{name}": value for name, value in line.numbers.items()}
+        if line.verdict:
+            tags.append(RunTag(f"verdict.{stem}", line.verdict))
+    _log_at_once(run_id, metrics, 0, tags)
 
 
 def log_look(
@@ -338,70 +458,22 @@ def log_look(
     looks: numbers of seeds of all looks so far; the last is the metrics' step. stopped: model →
     method → number of seeds after which it got no more.
     """
-    client, now = MlflowClient(), int(1000 * time.time())
-    values = [Metric(name, value, now, looks[-1]) for name, value in metrics.items()]
-    for start in range(0, len(values), MOST_METRICS):
-        client.log_batch(suite, values[start : start + MOST_METRICS])
-    if stopped:
-        client.set_tag(suite, STOPPED, json.dumps(stopped))
-    client.set_tag(suite, LOOKS, ",".join(map(str, looks)))  # last: the look is whole then
+    tags = [RunTag(STOPPED, json.dumps(stopped))] if stopped else []
+    _log_at_once(suite, metrics, looks[-1], tags)
+    MlflowClient().set_tag(suite, LOOKS, ",".join(map(str, looks)))  # last: the look is whole then
 
 
 def stopped_at(suite: Run) -> dict[str, dict[str, int]]:
-    """Return where methods stopped, as `log_look` was told: model → method → seeds."""
-    found: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(STOPPED, "{}"))
-    return found
+    """Return where methods stopped, as `log_look` logged it: model → method → seeds."""
+    stopped: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(STOPPED, "{}"))
+    return stopped
 
 
-MOST_TAGS = 100
-"""Tags that MLflow takes at once; of metrics it takes more."""
-
-
-class Headline(Protocol):
-    """What is said of one method of a model, or of two of them."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def methods(self) -> Sequence[str]: ...
-    @property
-    def numbers(self) -> Mapping[str, float]: ...
-    @property
-    def verdict(self) -> str: ...
-
-
-def log_results(run_id: str, said: Iterable[Headline]) -> None:
-    """Log numbers as `result.MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
-    now, metrics, tags = int(1000 * time.time()), [], []
-    for one in said:
-        plain, bracket, setting = one.model.partition(" [")  # a path may be in the latter
-        model, *methods = map(result_name, (label(plain) + bracket + setting, *one.methods))
-        of = f"{model}.{'_vs_'.join(methods)}"
-        metrics += [Metric(f"result.{of}.{k}", v, now, step=0) for k, v in one.numbers.items()]
-        if one.verdict:
-            tags.append(RunTag(f"verdict.{of}", one.verdict))
-    client = MlflowClient()
-    for start in range(0, max(len(metrics), len(tags)), MOST_TAGS):
-        part = slice(start, start + MOST_TAGS)
-        client.log_batch(run_id, metrics[part], tags=tags[part])
-
-
-OVERRIDES = (
-    *("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID"),
-    *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_TRUNCATE_LONG_VALUES"),
-)
-"""Variables of MLflow's that change whether and how values reach the store."""
-
-
-def ignore_overrides() -> None:
-    """Unset what would send our values elsewhere: an active model, asynchronous logging.
-
-    MLflow adds every metric to the model that `MLFLOW_ACTIVE_MODEL_ID` or
-    `mlflow.set_active_model` names, whoever's it is. Asynchronous logging hides errors.
-    """
-    ignored = [name for name in OVERRIDES if os.environ.pop(name, None) is not None]
-    if model := mlflow.get_active_model_id():
-        mlflow.clear_active_model()
-        ignored.append(f"the active model {model}")
-    if ignored:
-        log.warning("ignored, as it changes what MLflow records: %s", ", ".join(ignored))
+def _log_at_once(
+    run_id: str, metrics: Mapping[str, float], step: int, tags: Sequence[RunTag]
+) -> None:
+    now = int(1000 * time.time())
+    values = [Metric(stored_metric(name), v, now, step) for name, v in metrics.items()]
+    for start in range(0, max(len(values), len(tags)), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        MlflowClient().log_batch(run_id, values[part], tags=tags[part])

@@ -18,27 +18,24 @@ from colazero.store import client, publish, record
 def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
     """Return method → total_time_sec of the finished cells of an experiment with these params."""
     times: dict[str, list[float]] = {}
-    cells = {"colazero.kind": "cell"}
+    cells = {client.KIND: "cell"}
     for run in client.search(
         client.homes(experiment), tags=cells, params=params, status="FINISHED"
     ):
-        if "colazero.source_run" not in run.data.tags:
-            seconds = run.data.metrics.get("total_time_sec")
+        if client.SOURCE not in run.data.tags:
+            seconds = client.metrics_of(run).get("total_time_sec")
             if seconds is not None:
                 times.setdefault(run.data.params["method"], []).append(seconds)
     return times
 
 
 def find_finished(tag: str, value: str) -> Run | None:
-    """Return the latest FINISHED run of the experiment that did the work itself and has `tag`.
-
-    One whose files are no longer whole is passed over.
-    """
+    """Return the latest FINISHED run with this tag that did the work itself and has all its files."""
     return client.patiently(_find_finished, {tag: value})
 
 
 def newest_finished(tag: str, value: str) -> Run | None:
-    """Return what `find_finished` does, but also if its files are not whole."""
+    """Return what `find_finished` does, whether or not its files are whole."""
     return next(client.patiently(_finished, {tag: value}), None)
 
 
@@ -49,7 +46,7 @@ def _find_finished(tags: Mapping[str, str]) -> Run | None:
 def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
     experiments = client.homes(client.experiment_of(record.active_run_id()))
     found = client.search(experiments, tags=tags, status="FINISHED")
-    return (run for run in found if "colazero.source_run" not in run.data.tags)
+    return (run for run in found if client.SOURCE not in run.data.tags)
 
 
 def find(uri: str) -> Run:
@@ -64,29 +61,29 @@ def find(uri: str) -> Run:
 
 
 def settings(uri: str, names: Iterable[str]) -> dict[str, str]:
-    """Return those of a run's resolved parameters that it has, as a command line would give them.
+    """Return the resolved parameters that a run has, as a command line would give them.
 
-    The paths of own files are as they were given to that run.
+    Paths of the user's own files are as that run received them.
     """
     run = find(uri)
-    found = {name: _param(run, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: _param(run, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def fetch_artifacts(uri: str, what: str) -> Path:
     """Resolve `runs:/RUN_ID` to a local folder with its `what` (`calibration` or `model`).
 
-    A run that shares another's results is followed to its source. UserError, which says what such a
-    run has instead, if it has none, and where it was looked for, if that is gone.
+    A run that took over another's results leads to its source. Raise UserError if the run has no
+    such artifact or it was deleted.
     """
     run = find(uri)
-    source = run.data.tags.get("colazero.source_run")
+    source = run.data.tags.get(client.SOURCE)
     if source:
         run = find(f"runs:/{source}")
     outputs = run.outputs.model_outputs if run.outputs else []
     there = f"runs:/{run.info.run_id}/{what}"
     if what == "model":
-        if not outputs or publish.FREED in run.data.tags:
+        if not outputs or client.FREED in run.data.tags:
             raise UserError(f"{uri} has no model to evaluate: {_why_no_model(run)}")
         there = f"models:/{outputs[0].model_id}"
     elif (reason := _why_no_set(run)) is not None:
@@ -101,7 +98,7 @@ def fetch_artifacts(uri: str, what: str) -> Path:
 
 
 def _why_no_model(run: Run) -> str:
-    tags, kind = run.data.tags, run.data.tags.get("colazero.kind")
+    tags, kind = run.data.tags, run.data.tags.get(client.KIND)
     model = _param(run, "model")
     if kind == "suite":
         if _param(run, "save_model") == "none":
@@ -115,15 +112,15 @@ def _why_no_model(run: Run) -> str:
         return f"it is a run of kind {kind}, which quantizes nothing."
     if run.info.status != "FINISHED":
         return f"it is {run.info.status} ({tags.get('colazero.error', 'no reason is known')})."
-    if publish.FREED in tags:
+    if client.FREED in tags:
         return "it was removed to make room. Run the cell again with force=true."
-    if "colazero.checkpoint_path" in tags:
+    if client.CHECKPOINT_PATH in tags:
         return f"it is not in the store but in a folder: model={tags['colazero.checkpoint_path']}."
     return f"it was run with save_model={_param(run, 'save_model')}."
 
 
 def _why_no_set(run: Run) -> str | None:
-    kind, quantizer = run.data.tags.get("colazero.kind"), _param(run, "quantizer")
+    kind, quantizer = run.data.tags.get(client.KIND), _param(run, "quantizer")
     if kind == "suite":
         return f"it is a suite. Name one of its cells: {_cells(run)}."
     if kind == "baseline" or quantizer == "none":
@@ -137,16 +134,14 @@ def _why_no_set(run: Run) -> str | None:
 
 def _cells(suite: Run) -> str:
     """Name the first three cells of a suite."""
-    cells = [
-        r for r in client.children(suite.info.run_id) if r.data.tags["colazero.kind"] == "cell"
-    ]
+    cells = [r for r in client.children(suite.info.run_id) if r.data.tags[client.KIND] == "cell"]
     named = [f"runs:/{run.info.run_id} ({run.info.run_name})" for run in reversed(cells)]
     more = [f"and {len(named) - 3} more"] if len(named) > 3 else []
     return ", ".join([*named[:3], *more]) or "it has none yet"
 
 
 def read_json(run: Run, name: str) -> Any:
-    """Return what a run's JSON artifact holds; None if it has none that can be read."""
+    """Return the contents of a run's JSON artifact; None if it is missing or unreadable."""
     try:
         return json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
     except (MlflowException, OSError, ValueError):
@@ -155,5 +150,5 @@ def read_json(run: Run, name: str) -> Any:
 
 def _param(run: Run, name: str) -> str | None:
     params = run.data.params
-    found = params.get(f"resolved.{name}", params.get(name))
-    return None if found is None else str(found)
+    value = params.get(f"resolved.{name}", params.get(name))
+    return None if value is None else str(value)

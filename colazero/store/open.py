@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 def connect(*, reading: bool = False) -> None:
     """Make sure that the tracking store answers, and create it and the experiment if need be.
 
-    They must exist before several processes write. UserError within seconds if a server does not
-    answer, or if MLFLOW_RUN_ID or MLFLOW_EXPERIMENT_ID names what is not there. Under `mlflow run`
-    its run and experiment are kept. What processes left that are gone is put right: see
-    `publish.recover`. `reading`: nothing is created; UserError if there is no store.
+    They must exist before several processes write. Raise UserError within seconds if a server does
+    not answer, if MLFLOW_RUN_ID or MLFLOW_EXPERIMENT_ID names what does not exist, or if that run
+    is in use. `publish.recover` then sends and ends what dead processes left. With `reading`,
+    create nothing, and raise UserError if there is no store.
     """
     client.ignore_overrides()
     uri = mlflow.get_tracking_uri()
-    # A server that is away is our own patience's business, which also covers other stores.
+    # `patiently` waits for every kind of store.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
         if reading:
@@ -49,8 +49,9 @@ def connect(*, reading: bool = False) -> None:
         if experiment is None:
             MlflowClient().search_experiments(max_results=1)
         else:
-            _say_where_it_looks(experiment)
+            _warn_of_missing_files(experiment)
             if not reading:
+                client.describe_experiment(experiment)
                 publish.recover(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
         hint = ""
@@ -71,15 +72,7 @@ def _given(uri: str, reading: bool) -> Experiment | None:
             raise _no_such("MLFLOW_RUN_ID", run_id, "run", uri)
         if not reading:
             claims.refuse_used(run)
-        experiment = service.get_experiment(run.info.experiment_id)
-        if experiment.name == client.HOMES[1]:
-            log.info(
-                "this run is in MLflow's experiment %s, as `mlflow run` was given none; runs of "
-                "`python -m entrypoints.NAME` are in %s. What is finished in either is reused. "
-                "With --experiment-name %s it would be there too.",
-                *(experiment.name, client.EXPERIMENT, client.EXPERIMENT),
-            )
-        return experiment
+        return service.get_experiment(run.info.experiment_id)
     if experiment_id is None:
         return None
     try:
@@ -99,13 +92,13 @@ def _no_such(variable: str, value: str, what: str, uri: str) -> UserError:
     )
 
 
-def _say_where_it_looks(experiment: Experiment) -> None:
+def _warn_of_missing_files(experiment: Experiment) -> None:
     """Warn if an experiment's files are not where the store says: it keeps whole paths."""
     folder = client.local_folder(experiment.artifact_location)
     if folder is None or folder.exists():
         return
     done = client.search([experiment.experiment_id], status="FINISHED")
-    if any("colazero.manifest" in run.data.tags for run in done):
+    if any(client.MANIFEST in run.data.tags for run in done):
         log.warning(
             "the files of experiment %s are looked for in %s, and there is no such folder. If the "
             "store was moved, put them back there, or leave a link to where they are now: without "
@@ -156,7 +149,7 @@ def prepare(uri: str) -> None:
 
 
 def refuse_missing(uri: str) -> None:
-    """Raise UserError if a store is a file that is not there: what only reads creates none."""
+    """Raise UserError if the store is a file that does not exist: reading creates none."""
     file = client.sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(
@@ -166,7 +159,7 @@ def refuse_missing(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    """Ask a server as MLflow's client does, with the credentials and certificates it is given."""
+    """Ask a server as MLflow's client does, with its credentials and certificates."""
     try:
         how = {"max_retries": 0, "timeout": 5, "raise_on_status": False}
         known = get_default_host_creds(uri)  # type: ignore[no-untyped-call]
@@ -180,17 +173,17 @@ def _check_server(uri: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what lies at the bottom of a chain of errors, such as `Connection refused`."""
+    """Return the first cause in a chain of errors, such as `Connection refused`."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return first_line(error)
 
 
 def _create(file: Path) -> None:
-    """Create the schema beside the file and put it there in one step.
+    """Create the schema in a draft and rename it in one step.
 
-    MLflow takes seconds for it, in which a kill, or a second process, would leave a file behind
-    that cannot be opened any more.
+    MLflow takes seconds for a schema. A kill or a second process meanwhile would leave a file that
+    cannot be opened any more.
     """
     if file.is_dir():
         raise UserError(f"the tracking store {file} is a folder; name a file in it.")
@@ -213,8 +206,8 @@ def _create(file: Path) -> None:
 def _put(draft: Path, file: Path) -> None:
     """Give the draft the file's name unless another process was faster.
 
-    A hard link does both at once. Some file systems have none (exFAT, mounted drives): there the
-    file is renamed while a folder, which only one process can create, keeps others from it.
+    A hard link does both at once. On file systems without them (exFAT, mounted drives), a folder
+    that only one process can create serves as a lock.
     """
     try:
         os.link(draft, file)

@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from colazero import __version__
@@ -16,25 +16,35 @@ from colazero.cache import file_digest
 from colazero.environment import code_of_suite
 
 LIBRARIES = ("torch", "transformers", "gptqmodel", "mlflow", "datasets", "scikit-learn", "numpy")
-
-
+PACKAGES = "packages.txt"
+"""The artifact of each run that lists what `pip freeze` would."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, str]:
     """Return library versions and the state of the code, as tags."""
-    tags = {f"version.{library}": version(library) for library in LIBRARIES}
+    tags = {f"version.{library}": number for library, number in versions().items()}
     return tags | {"version.colazero": __version__} | git_state()
+
+
+def versions() -> dict[str, str]:
+    return {library: version(library) for library in LIBRARIES}
+
+
+@lru_cache
+def packages() -> str:
+    """Return every installed package as `name==version`, one per line, as `pip freeze` does."""
+    installed = {(d.name.lower(), d.version): d.name for d in distributions() if d.name}
+    return "".join(f"{name}=={number}\n" for (_, number), name in sorted(installed.items()))
 
 
 @lru_cache
 def git_state() -> dict[str, str]:
-    """Return the commit of the code and whether the working tree differs from it: for people.
+    """Return the commit of the code, and `false` or the digest of uncommitted changes, for people.
 
-    Whether a result is reused `colazero.context` decides, by the files that a run imports. As it
-    was at the first call: what was imported does not change when a file does.
-    `colazero.git_dirty` is `false`, or the digest of the differences. Without git: `unknown`.
-    A worker that got its code from a suite on another machine is told by COLAZERO_CODE.
+    Both are `unknown` without git. The first call decides: imported code does not change with its
+    file. A suite on another machine passes its own in COLAZERO_CODE. Reuse does not depend on
+    this, but on the files that a run imports.
     """
     told = code_of_suite()
     if told is not None:

@@ -56,15 +56,14 @@ class Record:
     model: dict[str, str] = field(default_factory=dict)
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
-    """Digests of files that were told when they were added, so that none is read twice for it."""
+    """Digests that the caller knew when it added files, so that none is read twice."""
 
     @property
     def folder(self) -> Path:
-        """Return where the record is."""
         return records_folder() / self.run_id
 
     def begin(self) -> None:
-        """Make an empty folder with a name on it, so that it can be told whose it is."""
+        """Make an empty folder that says which process it belongs to."""
         self.discard()
         self.folder.mkdir(parents=True)
         self._write()
@@ -74,12 +73,12 @@ class Record:
         return self._below("artifacts", path)
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
-        """Add metrics, with the time that it is now."""
+        """Add metrics, with the current time."""
         now = int(time.time() * 1000)
         self.metrics += [(name, float(value), now) for name, value in values.items()]
 
     def workspace(self) -> Path:
-        """Return a folder for files on their way, on the record's file system; gone with it."""
+        """Return a scratch folder on the record's file system, removed with the record."""
         folder = self.folder / "work"
         folder.mkdir(exist_ok=True)
         return folder
@@ -91,10 +90,9 @@ class Record:
         kind: str = "artifacts",
         digests: Mapping[str, str] | None = None,
     ) -> None:
-        """Add a folder's files; on the same file system they take no more room.
+        """Add a folder's files; on the same file system they take no extra room.
 
-        `digests`: what is known of them already, by their names in `source`. Of a file that had to
-        be copied it is not taken.
+        digests: known digests, by names in `source`; ignored for a file that had to be copied.
         """
         for file in sorted(source.rglob("*")):
             name = file.relative_to(source)
@@ -104,7 +102,7 @@ class Record:
                     self.known[str(target.relative_to(self.folder))] = (digests or {})[str(name)]
 
     def seal(self, status: str) -> None:
-        """Write down everything, and what the files are; from here on the record counts."""
+        """Write everything down, with the files' digests; from here on the record counts."""
         self.status = status
         manifest = self.artifact("manifest.json")
         manifest.unlink(missing_ok=True)
@@ -116,14 +114,14 @@ class Record:
         }
         if self.files:
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
-            self.tags["colazero.manifest"] = file_digest(manifest)
+            self.tags[client.MANIFEST] = file_digest(manifest)
         self._write()
 
     def _digest(self, file: Path) -> str:
         return self.known.get(str(file.relative_to(self.folder))) or file_digest(file)
 
     def whole(self) -> bool:
-        """Tell whether the record is sealed and its files are what was sealed."""
+        """Return True if the record is sealed and its files are those that were sealed."""
         try:
             return bool(self.status) and all(
                 file_digest(self.folder / name) == digest
@@ -133,7 +131,6 @@ class Record:
             return False
 
     def discard(self) -> None:
-        """Remove the record."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _below(self, kind: str, path: str) -> Path:
@@ -151,7 +148,7 @@ class Record:
 
 
 def read_record(run_id: str) -> Record | None:
-    """Return a run's record, sealed or not; None if there is none."""
+    """Return a run's record, sealed or not; None if it has none."""
     try:
         values: dict[str, Any] = json.loads((records_folder() / run_id / SEAL).read_text())
         values["metrics"] = [tuple(metric) for metric in values["metrics"]]
@@ -161,7 +158,7 @@ def read_record(run_id: str) -> Record | None:
 
 
 def refuse_unwritable() -> None:
-    """Raise UserError, before a run is opened, if none could write its record."""
+    """Raise UserError, before a run is opened, if it could not write its record."""
     try:
         records_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=records_folder()):
@@ -176,9 +173,9 @@ def refuse_unwritable() -> None:
 def left_behind() -> Iterator[Record]:
     """Yield all records in the cache."""
     for folder in sorted(records_folder().glob("*")):
-        found = read_record(folder.name)
-        if found is not None:
-            yield found
+        record = read_record(folder.name)
+        if record is not None:
+            yield record
 
 
 def records_folder() -> Path:
@@ -187,7 +184,7 @@ def records_folder() -> Path:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> bool:
-    """Give a file another name, or where that cannot be a copy; tell whether it was the former."""
+    """Hard-link a file, or copy it where that is impossible; return True for a link."""
     try:
         os.link(source, target)
         return True
@@ -199,25 +196,21 @@ def link_or_copy(source: str | Path, target: str | Path) -> bool:
 DATASET = ("dataset_name", "dataset_digest")
 
 
-FREED = "colazero.model_freed"
-"""The tag of a run whose model was removed to make room."""
-
-
 _warned_of: set[str] = set()
-"""Runs whose damage this process has told: each is looked at several times."""
+"""Runs whose damage this process has reported: each is looked at several times."""
 
 
 def publish(record: Record) -> None:
     """Send a sealed record and end its run.
 
-    What arrived at an earlier try is not doubled: parameters, tags and artifacts have one place
-    each, metrics carry their time, and a model is looked for before it is made.
+    Sending it again doubles nothing: parameters, tags and artifacts have one place each, metrics
+    carry their time, and an existing model is looked for first.
     """
     service = MlflowClient()
     run = service.get_run(record.run_id)
     send_values(record, run, _send_model(record, run))
-    if record.status == "FINISHED" and "colazero.error" in run.data.tags:  # of an earlier attempt
-        service.delete_tag(record.run_id, "colazero.error")
+    if record.status == "FINISHED" and client.ERROR in run.data.tags:  # of an earlier attempt
+        service.delete_tag(record.run_id, client.ERROR)
     if (record.folder / "artifacts").is_dir():
         service.log_artifacts(record.run_id, str(record.folder / "artifacts"))
     service.set_terminated(record.run_id, record.status)
@@ -226,8 +219,9 @@ def publish(record: Record) -> None:
 def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
     """Send a record's parameters, tags, metrics and datasets.
 
-    `mlflow run` has logged the strings it was given before we start, and MLflow never changes a
-    logged parameter: where `seed=auto` stands already, the value goes to `resolved.seed`.
+    `mlflow run` logs the strings that it received before our code starts, and MLflow never changes
+    a logged parameter: if `seed=auto` stands there, the value goes to `resolved.seed`. MLflow's
+    pages show metrics in the order of logging: results come first.
     """
     there: Mapping[str, str] = run.data.params
     params = [
@@ -235,9 +229,12 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
         for name, value in record.params.items()
     ]
     on = {name: dict(zip(DATASET, pair, strict=True)) for name, pair in record.measured_on.items()}
+    order = {name: place for place, name in enumerate((*client.FIRST, *client.SECONDS))}
     metrics = [
-        Metric(name, value, when, step=0, model_id=model_id, **on.get(name, {}))
-        for name, value, when in record.metrics
+        Metric(
+            client.stored_metric(name), value, when, step=0, model_id=model_id, **on.get(name, {})
+        )
+        for name, value, when in sorted(record.metrics, key=lambda m: order.get(m[0], len(order)))
     ]
     tags = [RunTag(name, value) for name, value in record.tags.items()]
     service = MlflowClient()
@@ -247,19 +244,22 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
 
 
 def leave_reason(record: Record, reason: str) -> None:
-    """End a run as FAILED whose results are not in the store, with the reason and the numbers."""
+    """End a run whose files the store lacks as FAILED, with the reason and the numbers."""
     service, shown = MlflowClient(), without_credentials(reason)[:4000]
     try:
-        service.set_tag(record.run_id, "colazero.error", shown)
+        service.set_tag(record.run_id, client.ERROR, shown)
         send_values(record, service.get_run(record.run_id))
         service.set_terminated(record.run_id, "FAILED")
     except (MlflowException, OSError) as error:
         log.warning("run %s lacks its numbers: %s", record.run_id, first_line(error))
 
 
-def _dataset_input(name: str, digest: str, context: str, profile: str) -> DatasetInput:
-    source = json.dumps({"corpus": name})
-    dataset = Dataset(name, digest, "colazero", source, profile=profile)
+def _dataset_input(
+    name: str, digest: str, context: str, profile: str, source_type: str = "", source: str = ""
+) -> DatasetInput:
+    """Return a dataset; records of an earlier version name no source."""
+    source = source or json.dumps({"tags": {"corpus": name}})
+    dataset = Dataset(name, digest, source_type or "code", source, profile=profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
@@ -279,6 +279,7 @@ def _send_model(record: Record, run: Run) -> str | None:
             source_run_id=record.run_id,
             model_type="gptq",
             tags={"base_model": record.model["base"]},
+            params=record.params,
         ).model_id
         service.log_model_artifacts(model_id, str(record.folder / "model"))
         service.finalize_logged_model(model_id, "READY")
@@ -289,11 +290,11 @@ def _send_model(record: Record, run: Run) -> str | None:
 
 
 def intact(run: Run) -> bool:
-    """Tell whether a finished run's files are all in the store, each in its size.
+    """Return True if the store has all files of a finished run, each in its size.
 
-    Raises what asking again later may cure: a store that is away has damaged nothing.
+    A store that does not answer raises: it has damaged nothing.
     """
-    if "colazero.manifest" not in run.data.tags:
+    if client.MANIFEST not in run.data.tags:
         return True
     try:
         damaged = _damaged(run)
@@ -327,20 +328,19 @@ def _damaged(run: Run) -> list[str]:
         listed = service.list_artifacts(run.info.run_id, folder.removeprefix("artifacts/"))
         there |= {file.path: file.file_size for file in listed}
     there = {f"artifacts/{path}": size for path, size in there.items()}
-    outputs = run.outputs.model_outputs if run.outputs and FREED not in run.data.tags else []
+    outputs = run.outputs.model_outputs if run.outputs and client.FREED not in run.data.tags else []
     for output in outputs:
         listed = service.list_logged_model_artifacts(output.model_id)
         there |= {f"model/{file.path}": file.file_size for file in listed}
-    if FREED in run.data.tags:  # its model was given up, its numbers are good
+    if client.FREED in run.data.tags:  # its model was given up, its numbers are good
         manifest = {name: v for name, v in manifest.items() if not name.startswith("model/")}
     return sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)
 
 
 def settle(run_id: str) -> Run | None:
-    """Return a run that is over: FINISHED, or now that the record is sent that it had sealed.
+    """Return a run that is FINISHED, if need be after sending its sealed record; else None.
 
-    None if it must be done. A FINISHED run takes nothing more: a record that there is of it, from
-    an attempt whose sending nobody saw the end of, is dropped.
+    A FINISHED run takes nothing more: a record that an interrupted sender left is dropped.
     """
     run = MlflowClient().get_run(run_id)
     over = run.info.status == "FINISHED"
@@ -354,7 +354,7 @@ def settle(run_id: str) -> Run | None:
 
 
 def recover(experiment: str) -> None:
-    """Put right what processes left that are gone: send what they had sealed, end their runs."""
+    """Send what dead processes had sealed, and end their runs."""
     store = without_credentials(mlflow.get_tracking_uri())
     for record in left_behind():
         if record.store != store or claims.owner_alive(record.owner):

@@ -1,4 +1,4 @@
-"""Records a run: opens it, logs into its record, and ends it."""
+"""Records a run: opens it, logs into its record on disk, and ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils import validation
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from colazero import environment
 from colazero.cache import new_entry
@@ -23,26 +23,6 @@ from colazero.errors import UserError, first_line, without_credentials
 from colazero.settings import Common
 from colazero.store import claims, client, provenance, publish
 from colazero.types import CalibrationSet, Corpus, Evaluation, Model, QuantizationReport
-
-
-def artifact_folder() -> Path | None:
-    """Return where the open run's artifacts are kept; None if that is no local folder."""
-    return client.local_folder(mlflow.get_artifact_uri())
-
-
-def write_now(value: object, name: str) -> None:
-    """Write a JSON artifact of the open run at once; UserError if the store does not take it."""
-    try:
-        mlflow.log_text(json.dumps(value, indent=1) + "\n", name)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: {first_line(error)}"
-        ) from error
-
-
-NOTE = "mlflow.note.content"
-"""The tag that the UI shows as a run's description, in markdown."""
-
 
 _open: list[publish.Record] = []
 """The records of the runs that are open in this process, the innermost last."""
@@ -55,28 +35,28 @@ def run(
     run_id: str | None = None,
     later: Callable[[publish.Record], None] | None = None,
 ) -> Iterator[str]:
-    """Open a run and yield its id; under `mlflow run` it is the run that made, else a new one.
+    """Open a run and yield its id: the one that `mlflow run` created, or a new one.
 
-    A worker names the `run_id` that its suite has created. `kind` (suite, cell, baseline, select,
-    …) becomes the tag `colazero.kind`. What is logged inside goes to the store when the block
-    ends, after it is whole on disk. When the block raises, the run ends as FAILED, or KILLED for
-    an interrupt, with the reason in the tag `colazero.error`; it stays open for `Claimed`.
+    A worker names the `run_id` that its suite has created. `kind` becomes the tag `colazero.kind`.
+    What is logged inside goes to the store when the block ends, after it is whole on disk. When
+    the block raises, the run ends as FAILED, or KILLED for an interrupt, with the reason in the
+    tag `colazero.error`; it stays open for `Claimed`.
 
     later: takes the sealed record of a run that finished, for `deliver` to send; until then the
     run is RUNNING.
     """
     name, given = client.run_name(name), environment.run_id()
-    new_name = None if run_id or given else name
-    tags = {"colazero.kind": kind, "colazero.owner": claims.owner()}
-    if run_id or not given or not client.patiently(claims.named_by_user, given):
-        tags["mlflow.runName"] = name
+    tags = {client.KIND: kind, client.OWNER: claims.owner()}
     if given and not run_id:  # again: minutes may have passed since `connect`
-        claims.refuse_used(client.patiently(MlflowClient().get_run, given))
+        created = client.patiently(MlflowClient().get_run, given)
+        claims.refuse_used(created)
+    if run_id or not given or not claims.named_by_user(str(created.info.run_name)):
+        tags["mlflow.runName"] = name
     client.ignore_overrides()
     opened = client.patiently(
         mlflow.start_run,
         run_id or given,
-        run_name=new_name,
+        run_name=None if run_id or given else name,
         nested=run_id is not None,
         tags=tags | provenance.environment(),
     )
@@ -88,6 +68,7 @@ def run(
     _open.append(record)
     try:
         record.begin()
+        record.artifact(provenance.PACKAGES).write_text(provenance.packages(), encoding="utf-8")
         yield record.run_id
     except claims.Claimed:
         status = "SCHEDULED"
@@ -95,21 +76,23 @@ def run(
     except Exception as error:
         status = "FAILED"
         reason = without_credentials(f"{type(error).__name__}: {error}")
-        record.tags["colazero.error"] = reason[:4000]
+        record.tags[client.ERROR] = reason[:4000]
         raise
     except BaseException as error:  # Ctrl-C, SIGTERM
         status = "KILLED"
+        by_hand = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted by Ctrl-C" if by_hand else f"{type(error).__name__}: {error}"
         with suppress(MlflowException):
-            MlflowClient().set_tag(record.run_id, "colazero.error", _why(error))
+            MlflowClient().set_tag(record.run_id, client.ERROR, reason)
         raise
     finally:
         try:
             if status in ("FINISHED", "FAILED"):
-                if given:
-                    record.tags[NOTE] = client.with_settings(
-                        record.tags.get(NOTE, ""), record.params
-                    )
-                status, earned = "FAILED", status  # a result that is not in the store is none yet
+                note = record.tags.get(client.NOTE) or _line(record)
+                note = client.with_settings(note, record.params) if given else note
+                record.tags |= {client.NOTE: note} if note else {}
+                # A result that is not in the store is none yet.
+                status, earned = "FAILED", status
                 _seal(record, earned)
                 kept = later is not None and earned == "FINISHED"
                 if not kept:
@@ -125,20 +108,35 @@ def run(
         later(record)
 
 
+def _line(record: publish.Record) -> str:
+    """Return a run's description in one line: its result and what it is the result of."""
+    values = {name: value for name, value, _ in record.metrics}
+    numbers = [
+        f"{words} {values[name]:.4g}"
+        for name, words in (("perplexity", "perplexity"), ("kl_divergence", "KL divergence"))
+        if name in values
+    ]
+    told = record.params
+    bits = f"{told['quant_bits']} bits" if "quant_bits" in told else ""
+    seed = f"seed {told['seed']}" if "seed" in told else ""
+    about = [told.get("method", ""), seed, told.get("model", ""), bits]
+    return ": ".join(filter(None, [", ".join(numbers), ", ".join(filter(None, about))]))
+
+
 def open_record() -> publish.Record:
     """Return the record of the innermost open run."""
     return _open[-1]
 
 
-def _why(error: BaseException) -> str:
-    """Say what ended a run: a signal, told by the exception that it became."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted by Ctrl-C"
-    return f"{type(error).__name__}: {error}"
+def active_run_id() -> str:
+    """Return the id of the open run."""
+    active = mlflow.active_run()
+    assert active, "no run is open"
+    return str(active.info.run_id)
 
 
 def _seal(record: publish.Record, status: str) -> None:
-    """Seal a record; UserError where the disk has no room for it, its numbers sent all the same."""
+    """Seal a record; UserError if the disk has no room, after the numbers are sent."""
     try:
         record.seal(status)
     except OSError as error:
@@ -152,7 +150,7 @@ def _seal(record: publish.Record, status: str) -> None:
 
 
 def deliver(record: publish.Record) -> None:
-    """Send a sealed record and remove it; UserError, with the record kept, if it is not taken."""
+    """Send a sealed record and remove it; if the store refuses, keep it and raise UserError."""
     try:
         client.patiently(publish.publish, record)
     except (MlflowException, OSError) as error:
@@ -173,16 +171,27 @@ def flush() -> None:
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """Yield an empty folder from which `log_checkpoint` and `log_files` copy nothing."""
+    """Yield a scratch directory on the record's file system: files are hard-linked, not copied."""
     with tempfile.TemporaryDirectory(dir=_open[-1].workspace()) as folder:
         yield Path(folder)
 
 
-def active_run_id() -> str:
-    """Return the id of the open run."""
-    active = mlflow.active_run()
-    assert active, "no run is open"
-    return str(active.info.run_id)
+def artifact_folder() -> Path | None:
+    """Return the local folder of the open run's artifacts; None if they are kept elsewhere."""
+    return client.local_folder(mlflow.get_artifact_uri())
+
+
+def write_now(value: object, name: str) -> None:
+    """Write a JSON artifact of the open run at once; UserError if the store refuses it."""
+    try:
+        mlflow.log_text(json.dumps(value, indent=1) + "\n", name)
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"the artifact store {mlflow.get_artifact_uri()} cannot be written: {first_line(error)}"
+        ) from error
+
+
+# --- What a run says.
 
 
 def log_config(config: Common) -> None:
@@ -191,7 +200,6 @@ def log_config(config: Common) -> None:
 
 
 def log_params(values: Mapping[str, str]) -> None:
-    """Log parameters under their names."""
     open_record().params.update(values)
 
 
@@ -202,31 +210,58 @@ def as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def set_tags(tags: Mapping[str, str]) -> None:
+    """Set tags on the open run, without the credentials in them."""
+    open_record().tags.update({name: without_credentials(value) for name, value in tags.items()})
+
+
+def describe(markdown: str) -> None:
+    """Set the run's description."""
+    set_tags({client.NOTE: markdown})
+
+
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    open_record().add_metrics(metrics)
+
+
+def log_json(value: object, name: str) -> None:
+    """Log a JSON artifact; ValueError for NaN or infinity, which JSON does not have."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    open_record().artifact(name).write_text(text, encoding="utf-8")
+
+
+def log_files(folder: Path, artifact_path: str) -> None:
+    """Log a folder's files under `artifact_path`."""
+    open_record().add_files(folder, artifact_path)
+
+
 def log_datasets(
     calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Any
 ) -> None:
     """Log calibration and evaluation data as dataset inputs, each with its digest."""
-    found = open_record().datasets
     if calibration is not None and corpus is not None:
         profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
-        found.append(
-            _dataset(client.dataset_name(corpus.name), calibration.digest, "calibration", profile)
-        )
+        _log_dataset(corpus.name, calibration.digest, "calibration", profile)
     for result in evaluated:
         profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
-        found.append(
-            _dataset(client.dataset_name(result.corpus), result.digest, "evaluation", profile)
-        )
+        _log_dataset(result.corpus, result.digest, "evaluation", profile)
 
 
-def _dataset(name: str, digest: str, context: str, profile: Mapping[str, int]) -> dict[str, str]:
-    return {"name": name, "digest": digest, "context": context, "profile": json.dumps(profile)}
+def _log_dataset(corpus: str, digest: str, context: str, profile: Mapping[str, int]) -> None:
+    """Log a dataset whose source `mlflow.data.get_source` can resolve."""
+    kind, source = "code", json.dumps({"tags": {"corpus": corpus, **provenance.git_state()}})
+    if corpus.startswith("file:"):
+        path = Path(corpus.removeprefix("file:")).expanduser().absolute()
+        kind, source = "local", json.dumps({"uri": str(path)})
+    about = {"name": client.dataset_name(corpus), "digest": digest, "context": context}
+    about |= {"profile": json.dumps(profile), "source_type": kind, "source": source}
+    open_record().datasets.append(about)
 
 
 def log_quantization(report: QuantizationReport) -> None:
     """Log what quantizing took, and by module what damp it needed and where it fell back.
 
-    A quantizer that tells nothing of its modules has seconds only.
+    A quantizer that reports nothing about its modules has seconds only.
     """
     log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if report.warm_up_time_sec is not None:
@@ -244,21 +279,14 @@ def log_quantization(report: QuantizationReport) -> None:
     table = pd.DataFrame([*report.modules, *({"module": name} for name in report.unquantized)])
     table.to_json(open_record().artifact("quantization.json"), orient="split", index=False)
     shown = json.dumps([{"path": "quantization.json", "type": "table"}])
-    set_tags({"mlflow.loggedArtifacts": shown})  # the UI shows it as a table
-
-
-def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> None:
-    """Log a checkpoint directory as a LoggedModel with its manifest."""
-    (checkpoint / "sha256.json").write_text(json.dumps(files, indent=1) + "\n")
-    open_record().add_files(checkpoint, kind="model", digests=files)
-    open_record().model.update(name=name, base=base)
+    set_tags({"mlflow.loggedArtifacts": shown})  # MLflow's pages show it as a table
 
 
 def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     """Log perplexities, per-window sums and downstream results; return the metrics.
 
     `perplexity` is that of the first corpus; each has its own as `perplexity.CORPUS` too.
-    Downstream items go to `evaluation/downstream.jsonl.gz`, a JSON object a line.
+    Downstream items go to `evaluation/downstream.jsonl.gz`, one JSON object per line.
     """
     import numpy as np
     import pandas as pd
@@ -268,14 +296,14 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         metrics["eval_windows_at_once"] = evaluation.windows_at_once
     for i, result in enumerate(evaluation.perplexities):
         name = client.corpus_name(result.corpus)
-        found = {f"perplexity.{name}": result.perplexity}
+        values = {f"perplexity.{name}": result.perplexity}
         if i == 0:
-            found |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
-            found |= result.distances
-        found |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
+            values |= {"perplexity": result.perplexity, "nll_per_token": result.nll_per_token}
+            values |= result.distances
+        values |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
         on = client.dataset_name(result.corpus), result.digest
-        open_record().measured_on.update(dict.fromkeys(found, on))
-        metrics |= found
+        open_record().measured_on.update(dict.fromkeys(values, on))
+        metrics |= values
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
         if result.documents is not None:
             available = np.full(len(result.nll), result.available)
@@ -300,39 +328,22 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
     return metrics
 
 
-def log_files(folder: Path, artifact_path: str) -> None:
-    """Log a folder's files under `artifact_path`."""
-    open_record().add_files(folder, artifact_path)
-
-
-def describe(markdown: str) -> None:
-    """Set the run's description, which the UI shows as markdown."""
-    set_tags({NOTE: markdown})
-
-
-def set_tags(tags: Mapping[str, str]) -> None:
-    """Set tags on the open run; credentials in them are left out."""
-    open_record().tags.update({name: without_credentials(value) for name, value in tags.items()})
-
-
-def log_metrics(metrics: Mapping[str, float]) -> None:
-    """Log metrics on the open run."""
-    open_record().add_metrics(metrics)
-
-
-def log_json(value: object, name: str) -> None:
-    """Log a JSON artifact; ValueError for NaN or infinity, which are no JSON."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    open_record().artifact(name).write_text(text, encoding="utf-8")
-
+# --- Checkpoints.
 
 LOCAL = Path("outputs/checkpoints")
 """Where save_model=local keeps checkpoints, below the current directory."""
 
 
 def refuse_unkeepable(config: Common, name: str) -> None:
-    """Raise UserError, before the work, if its results could not be kept under this name."""
-    _try_names(config, name)
+    """Raise UserError, before the work, if its parameters or checkpoint could not be kept."""
+    for parameter, value in config.model_dump().items():
+        length = len(as_text(value))
+        if length > MAX_PARAM_VAL_LENGTH:
+            raise UserError(
+                f"{parameter}: {length:,} characters, of which the tracking store keeps "
+                f"{MAX_PARAM_VAL_LENGTH:,}. Divide the work among several runs, or use shorter "
+                "names."
+            )
     if config.save_model == "local":
         try:
             LOCAL.mkdir(parents=True, exist_ok=True)
@@ -347,13 +358,13 @@ def refuse_unkeepable(config: Common, name: str) -> None:
 
 
 def keep(config: Common, model: Model, checkpoint: Path, name: str) -> None:
-    """Keep a checkpoint where `save_model` says.
+    """Keep a checkpoint where `save_model` says; `local` copies it to LOCAL/NAME-DIGEST.
 
-    `local` puts a copy to LOCAL/NAME-DIGEST. The digest over the weights is a tag in every case.
+    The digest over the weights is a tag in every case.
     """
     files = provenance.manifest(checkpoint)
     digest = provenance.weights_digest(files)
-    set_tags({"colazero.checkpoint_digest": digest})
+    set_tags({client.CHECKPOINT: digest})
     if config.save_model == "artifact":
         log_checkpoint(checkpoint, files, name, model.name)
     if config.save_model == "local":
@@ -362,33 +373,48 @@ def keep(config: Common, model: Model, checkpoint: Path, name: str) -> None:
             shutil.copytree(
                 checkpoint, draft, dirs_exist_ok=True, copy_function=publish.link_or_copy
             )
-        set_tags({"colazero.checkpoint_path": str(target.resolve())})
+        set_tags({client.CHECKPOINT_PATH: str(target.resolve())})
 
 
-def _try_names(config: Common, name: str) -> None:
-    """Raise UserError if MLflow would refuse the names of a run's model, metrics or parameters.
+def log_checkpoint(checkpoint: Path, files: Mapping[str, str], name: str, base: str) -> None:
+    """Log a checkpoint directory with its manifest, as a model that MLflow can load."""
+    (checkpoint / "sha256.json").write_text(json.dumps(files, indent=1) + "\n")
+    record = open_record()
+    record.add_files(checkpoint, kind="model", digests=files)
+    record.model.update(name=name, base=base)
+    _describe_flavors(record.folder / "model", base)
 
-    Its own validators are asked. A parameter that is longer than MLflow keeps would be cut.
+
+TOKENIZER = ("token", "vocab", "merges", "special_tokens", "chat_template", "spiece", "tekken")
+"""How the files of a tokenizer begin."""
+
+
+def _describe_flavors(folder: Path, base: str) -> None:
+    """Write the `MLmodel` by which mlflow.transformers and mlflow.pyfunc load a checkpoint.
+
+    MLflow looks for a tokenizer in `components/tokenizer`: its files get a second name there.
     """
-    try:
-        validation._validate_logged_model_name(client.model_name(name))
-        for corpus in config.eval_corpora:
-            _metric(f"perplexity.{client.corpus_name(corpus)}")
-        for task in config.downstream_tasks if config.do_downstream else ():
-            _metric(f"downstream.{client.result_name(task)}")
-    except MlflowException as error:
-        raise UserError(f"the tracking store takes no such name: {first_line(error)}") from error
-    for parameter, value in config.model_dump().items():
-        length = len(as_text(value))
-        if length > validation.MAX_PARAM_VAL_LENGTH:
-            raise UserError(
-                f"{parameter}: {length:,} characters, of which the tracking store keeps "
-                f"{validation.MAX_PARAM_VAL_LENGTH:,}. Divide the work among several runs, or use "
-                "shorter names."
-            )
+    from mlflow.models import Model as Description
+    from mlflow.models import infer_signature
 
-
-def _metric(name: str) -> None:
-    validation._validate_metric_name(name)  # type: ignore[no-untyped-call]
-    if len(name) > validation.MAX_ENTITY_KEY_LENGTH:
-        raise MlflowException(f"metric {name!r} is longer than {validation.MAX_ENTITY_KEY_LENGTH}")
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name.startswith((*TOKENIZER, "added_tokens", "config.json")):
+            target = folder / "components" / "tokenizer" / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            publish.link_or_copy(file, target)
+    described = Description(signature=infer_signature(["a text"], ["a text that goes on"]))
+    described.add_flavor(
+        "transformers",
+        task="text-generation",
+        instance_type="TextGenerationPipeline",
+        pipeline_model_type="AutoModelForCausalLM",
+        source_model_name=base,
+        model_binary=".",
+        components=["tokenizer"],
+        tokenizer_type="AutoTokenizer",
+        framework="pt",
+    )
+    described.add_flavor("python_function", loader_module="mlflow.transformers", model_binary=".")
+    described.save(str(folder / "MLmodel"))
+    needed = [f"{name}=={v}" for name, v in sorted(provenance.versions().items())]
+    (folder / "requirements.txt").write_text("\n".join(needed) + "\n")

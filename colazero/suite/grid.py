@@ -22,10 +22,10 @@ ROUNDING = {name for name, one in SETTINGS.items() if one.rounds}
 
 
 def title(config: SuiteConfig, preset: str) -> str:
-    """Name a suite by its preset, its models and the day: `demo·smollm2-135m·2026-11-25`."""
+    """Name a suite by its preset, its models and the time: `11-25 14:30·demo·smollm2-135m`."""
     first, *others = [models.label(name) for name in config.models]
     more = f" and {len(others)} more" if others else ""
-    return client.run_name(Path(preset).stem, first + more, time.strftime("%Y-%m-%d"))
+    return client.run_name(time.strftime("%m-%d %H:%M"), Path(preset).stem, first + more)
 
 
 def name_of(one: RunConfig, sweep: Collection[str] = ()) -> str:

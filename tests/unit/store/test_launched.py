@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from mlflow.utils.name_utils import _generate_random_name
 
 from colazero.errors import UserError
 from colazero.store import claims, record
@@ -35,66 +34,16 @@ def made_by_mlflow(
     return store.get_run(made.info.run_id)
 
 
-def launcher(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a process whose command line is that of `mlflow run`."""
-    (folder / "mlflow").write_text("import sys; sys.stdin.read()")
-    command = [sys.executable, str(folder / "mlflow"), "run", "."]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, cwd=folder, env=environment)
-
-
-def test_a_run_is_ended_at_once_when_no_mlflow_run_can_have_made_it(
-    shared_store: MlflowClient,
-) -> None:
-    run = made_by_mlflow(shared_store)
+def test_a_run_that_no_program_began_is_ended_after_a_while(shared_store: MlflowClient) -> None:
+    minutes = claims.UNBEGUN_SEC / 60
+    old, young = (made_by_mlflow(shared_store, age) for age in (minutes + 1, minutes - 1))
     connect()
-    ended = shared_store.get_run(run.info.run_id)
+    ended = shared_store.get_run(old.info.run_id)
     assert ended.info.status == "KILLED"
     assert "before it had begun" in ended.data.tags["colazero.error"]
-
-
-def test_a_run_is_left_as_long_as_an_older_mlflow_run_lives_that_writes_to_its_store(
-    shared_store: MlflowClient, tmp_path: Path
-) -> None:
-    uri, elsewhere = mlflow.get_tracking_uri(), tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    earlier = made_by_mlflow(shared_store, minutes_ago=1)
-    others = [launcher(elsewhere), launcher(elsewhere, MLFLOW_TRACKING_URI="http://server")]
-    time.sleep(0.05)  # its clock ticks in hundredths of a second
-    run = made_by_mlflow(shared_store)
-    assert not claims.may_begin(run), "what writes to other stores has not made it"
-    here = launcher(tmp_path, MLFLOW_TRACKING_URI=uri)
-    time.sleep(0.05)
-    run = made_by_mlflow(shared_store)
-    assert claims.may_begin(run)
-    assert not claims.may_begin(earlier)
-    assert not claims.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
-    for process in (here, *others):
-        process.kill()
-        process.wait()
-    assert not claims.may_begin(run)
-
-
-def test_an_mlflow_run_that_is_told_no_store_writes_to_that_of_its_folder(
-    shared_store: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = launcher(tmp_path)
-    time.sleep(0.05)
-    run = made_by_mlflow(shared_store)
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "sqlite:///mlflow.db")
-    assert not claims.may_begin(run)
-    monkeypatch.chdir(tmp_path)
-    assert claims.may_begin(run)
-    here.kill()
-    here.wait()
-
-
-def test_of_a_server_nobody_knows_where_its_runs_are_made(
-    shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = made_by_mlflow(shared_store)
-    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://elsewhere:5000")
-    assert claims.may_begin(run)
-    assert not claims.may_begin(made_by_mlflow(shared_store, minutes_ago=61))
+    assert shared_store.get_run(young.info.run_id).info.status == "RUNNING"
+    assert young.info.run_id in [run.info.run_id for run in claims.the_dead("0", 0)]
+    shared_store.set_terminated(young.info.run_id)
 
 
 def test_nobody_ends_the_run_that_it_is_about_to_open(
@@ -113,14 +62,20 @@ def test_a_run_of_another_project_is_nobody_elses_business(shared_store: MlflowC
     assert shared_store.get_run(other.info.run_id).info.status == "RUNNING"
 
 
-def test_only_names_that_mlflow_drew_are_changed(shared_store: MlflowClient) -> None:
-    drawn = made_by_mlflow(shared_store)
-    assert drawn.info.run_name.count("-") == 2
-    assert not claims.named_by_user(drawn.info.run_id)
-    named = made_by_mlflow(shared_store, **{"mlflow.runName": "my-own-1"})
-    for run, expected in ((drawn, "single·seed=x"), (named, "my-own-1")):
-        claims.rename(run.info.run_id, "single·seed=x")
-        assert shared_store.get_run(run.info.run_id).info.run_name == expected
+def test_only_names_that_mlflow_drew_are_changed(
+    shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def renamed(**tags: str) -> str:
+        run_id = made_by_mlflow(shared_store, **tags).info.run_id
+        claims.end_unbegun(run_id, "single·seed=x", "FAILED", "a mistake")
+        return str(shared_store.get_run(run_id).info.run_name)
+
+    assert all(not claims.named_by_user(_generate_random_name()) for _ in range(100))
+    assert renamed() == "single·seed=x"
+    assert renamed(**{"mlflow.runName": "My-own-1"}) == "My-own-1"
+    launcher = SimpleNamespace(cmdline=lambda: ["mlflow", "run", ".", "--run-name", "my-own-1"])
+    monkeypatch.setattr("psutil.Process.parents", lambda _: [launcher])
+    assert renamed(**{"mlflow.runName": "my-own-1"}) == "my-own-1"
 
 
 def used(store: MlflowClient, status: str, **tags: str) -> str:
