@@ -141,7 +141,9 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     record.set_tags({"colazero.work_key": shared_key, **more})
     source = _claim(shared_key, more) if reuse else None
     if source is not None:
-        same = {k: v for k, v in client.metrics_of(source).items() if not k.startswith("selection.")}
+        same = {
+            k: v for k, v in client.metrics_of(source).items() if not k.startswith("selection.")
+        }
         return _take_over(config, source, same | selected)
     metrics = _quantize_and_evaluate(config, model, calibration, show)
     metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}

@@ -17,7 +17,7 @@ HIDES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Variables of the environment with credentials in them."""
 TOKEN = re.compile(r"(?P<scheme>\bhttps?://)[^\s/:@'\"]+@", re.I)
 IN_QUERY = re.compile(
-    r"(?P<name>(?:[?&]|;|%3B)(?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)(?:=|%3D))"
+    r"(?P<name>(?:[?&]|;|%3B)(?!viewStateShareKey=)(?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)(?:=|%3D))"
     r"[^&;%\s\"]*",
     re.I,
 )

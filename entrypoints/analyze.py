@@ -56,14 +56,14 @@ def run(given: dict[str, str]) -> int:
         make_folder(out)  # before any work
     import mlflow
 
-    from colazero.store import client, record
+    from colazero.store import claims, client, record
     from colazero.store.open import connect, refuse_missing
 
     refuse_missing(mlflow.get_tracking_uri())
     connect()
     of = next((chosen[name] for name in which), condition or "newest suite")
     with record.run(client.run_name("analysis", of), "analysis") as run_id:
-        tell = partial(client.log_results, run_id)
+        tell = partial(claims.log_results, run_id)
         homes = client.homes(client.experiment_of(run_id))
         if "experiment" in chosen or (condition and not which):
             found = (

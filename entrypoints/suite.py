@@ -29,7 +29,7 @@ def run(given: dict[str, str]) -> int:
     from colazero.suite_settings import parse
 
     config = parse(SuiteConfig, given)
-    from colazero.store import client, record
+    from colazero.store import claims, client, record
     from colazero.store.open import connect
     from colazero.suite import grid
     from colazero.suite import run as suite
@@ -48,7 +48,7 @@ def run(given: dict[str, str]) -> int:
         report = suite.run_suite(config, run_id, _judge)
         from analysis.report.write import analyze
 
-        table = client.patiently(analyze, run_id, tell=partial(client.log_results, run_id))
+        table = client.patiently(analyze, run_id, tell=partial(claims.log_results, run_id))
         record.describe(table)
         if report.failed:
             record.set_tags({"colazero.error": _failures(report.failed)})

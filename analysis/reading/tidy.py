@@ -74,7 +74,7 @@ def param(params: Mapping[str, str], name: str) -> str | None:
 
 def metric(stored: str) -> str:
     """Return a metric's own name: the store groups some by a slash, as in `perplexity/sotu`."""
-    return stored.removeprefix("detail/").replace("/", ".", 1)
+    return stored.removeprefix("work/").replace("/", ".", 1)
 
 
 def row_of(run: Run) -> dict[str, Any]:

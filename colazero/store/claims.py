@@ -8,19 +8,20 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import mlflow
 import psutil
-from mlflow.entities import Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.store import client
+from colazero.types import label
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +231,66 @@ def refuse_unless_shared(suite: str) -> None:
             f"it sees no artifacts of the suite: the store {uri!r} keeps them where this machine "
             "has no access. Use `mlflow server --serve-artifacts`, a bucket or a shared folder."
         )
+
+
+# --- What a suite's run keeps of its looks and its analysis.
+
+AT_ONCE = 100
+"""Tags that MLflow takes in one call; it takes more metrics."""
+
+
+class Headline(Protocol):
+    """The numbers and the verdict of one method of a model, or of two of them."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def methods(self) -> Sequence[str]: ...
+    @property
+    def numbers(self) -> Mapping[str, float]: ...
+    @property
+    def verdict(self) -> str: ...
+
+
+def log_results(run_id: str, headlines: Iterable[Headline]) -> None:
+    """Log numbers as `result/MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
+    metrics: dict[str, float] = {}
+    tags: list[RunTag] = []
+    for line in headlines:
+        plain, bracket, setting = line.model.partition(" [")  # a path may be in the latter
+        model, *methods = map(client.result_name, (label(plain) + bracket + setting, *line.methods))
+        stem = f"{model}.{'_vs_'.join(methods)}"
+        metrics |= {f"result.{stem}.{name}": value for name, value in line.numbers.items()}
+        if line.verdict:
+            tags.append(RunTag(f"verdict.{stem}", line.verdict))
+    _log_at_once(run_id, metrics, 0, tags)
+
+
+def log_look(
+    suite: str,
+    looks: Sequence[int],
+    metrics: Mapping[str, float],
+    stopped: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Log a look.
+
+    looks: numbers of seeds of all looks so far; the last is the metrics' step. stopped: model →
+    method → number of seeds after which it got no more.
+    """
+    tags = [RunTag(client.STOPPED, json.dumps(stopped))] if stopped else []
+    _log_at_once(suite, metrics, looks[-1], tags)
+    # Last: the look is whole then.
+    MlflowClient().set_tag(suite, client.LOOKS, ",".join(map(str, looks)))
+
+
+def _log_at_once(
+    run_id: str, metrics: Mapping[str, float], step: int, tags: Sequence[RunTag]
+) -> None:
+    now = int(1000 * time.time())
+    values = [Metric(client.stored_metric(name), v, now, step) for name, v in metrics.items()]
+    for start in range(0, max(len(values), len(tags)), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        MlflowClient().log_batch(run_id, values[part], tags=tags[part])
 
 
 # --- Runs that `mlflow run` creates before our code starts.

@@ -9,14 +9,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Experiment, Metric, Run, RunTag
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
@@ -25,7 +25,6 @@ from sqlalchemy.exc import ArgumentError
 
 from colazero import environment
 from colazero.errors import first_line
-from colazero.types import label
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ TAGS = (
     *(f"colazero.{name}" for name in ("key", "config", "work_key", "model_revision", "device")),
     *("colazero.work_key_without_downstream", "colazero.column_kernel", "colazero.sweep"),
     *("colazero.calibration_digest", "colazero.order_digest", "colazero.higher_is_better"),
-    *("colazero.git_commit", "colazero.git_dirty"),
+    *("colazero.git_commit", "colazero.git_dirty", "colazero.verified"),
 )
 """All tags of ours. `version.LIBRARY` and `verdict.MODEL.A_vs_B` come on top."""
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
@@ -70,29 +69,33 @@ GROUPS = (
     *("perplexity", "kl_divergence", "top1_agreement", "downstream"),
     *("selection", "result", "look"),
 )
-DETAIL = "detail"
-COLUMNS = (
-    *(f"metrics.`{name}`" for name in FIRST[:3]),
-    *(f"params.`{name}`" for name in ("method", "seed", "quant_bits", "model")),
-)
-"""What the list of runs shows."""
+WORK = "work"
+SHOWN = {
+    "orderByKey": f"metrics.`{FIRST[0]}`",  # cells then stand by themselves, not below their suite
+    "orderByAsc": True,
+    "selectedColumns": [
+        *(f"metrics.`{name}`" for name in FIRST[:3]),
+        *(f"params.`{name}`" for name in ("method", "seed", "quant_bits", "model")),
+    ],
+}
+"""What MLflow's list of runs shows."""
 
 
 def stored_metric(name: str) -> str:
     """Return a metric's name in the store, where a slash begins a group of MLflow's charts.
 
-    `perplexity.sotu` → `perplexity/sotu`; `save_time_sec` → `detail/save_time_sec`.
+    `perplexity.sotu` → `perplexity/sotu`; `save_time_sec` → `work/save_time_sec`.
     """
     group, dot, rest = name.partition(".")
     if dot and group in GROUPS:
         return f"{group}/{rest}"
-    return name if "/" in name or name in (*FIRST, *SECONDS) else f"{DETAIL}/{name}"
+    return name if "/" in name or name in (*FIRST, *SECONDS) else f"{WORK}/{name}"
 
 
 def metrics_of(run: Run) -> dict[str, float]:
     """Return a run's metrics by their own names, whichever version logged them."""
     values = run.data.metrics.items()
-    return {name.removeprefix(f"{DETAIL}/").replace("/", ".", 1): value for name, value in values}
+    return {name.removeprefix(f"{WORK}/").replace("/", ".", 1): value for name, value in values}
 
 
 # --- Names that every store takes, none of which stands for two things.
@@ -388,7 +391,7 @@ def where(run_id: str) -> str:
 
 def describe_experiment(experiment: Experiment) -> None:
     """Give an experiment a shared view with our columns, and a description if it is ours."""
-    wanted = {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": COLUMNS})}
+    wanted = {f"mlflow.sharedViewState.{VIEW}": json.dumps(SHOWN)}
     if NOTE not in experiment.tags and experiment.name != HOMES[1]:
         wanted[NOTE] = ABOUT
     for tag, value in wanted.items():
@@ -412,68 +415,3 @@ def with_settings(markdown: str, params: Mapping[str, str]) -> str:
         return markdown
     rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in params.items()]
     return "\n".join([markdown, "", "| parameter | as resolved |", "| --- | --- |", *rows]).strip()
-
-
-# --- What a suite's run keeps of its looks and its analysis.
-
-AT_ONCE = 100
-"""Tags that MLflow takes in one call; it takes more metrics."""
-
-
-class Headline(Protocol):
-    """The numbers and the verdict of one method of a model, or of two of them."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def methods(self) -> Sequence[str]: ...
-    @property
-    def numbers(self) -> Mapping[str, float]: ...
-    @property
-    def verdict(self) -> str: ...
-
-
-def log_results(run_id: str, headlines: Iterable[Headline]) -> None:
-    """Log numbers as `result/MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
-    metrics: dict[str, float] = {}
-    tags: list[RunTag] = []
-    for line in headlines:
-        plain, bracket, setting = line.model.partition(" [")  # a path may be in the latter
-        model, *methods = map(result_name, (label(plain) + bracket + setting, *line.methods))
-        stem = f"{model}.{'_vs_'.join(methods)}"
-        metrics |= {f"result.{stem}.{name}": value for name, value in line.numbers.items()}
-        if line.verdict:
-            tags.append(RunTag(f"verdict.{stem}", line.verdict))
-    _log_at_once(run_id, metrics, 0, tags)
-
-
-def log_look(
-    suite: str,
-    looks: Sequence[int],
-    metrics: Mapping[str, float],
-    stopped: Mapping[str, Mapping[str, int]],
-) -> None:
-    """Log a look.
-
-    looks: numbers of seeds of all looks so far; the last is the metrics' step. stopped: model →
-    method → number of seeds after which it got no more.
-    """
-    tags = [RunTag(STOPPED, json.dumps(stopped))] if stopped else []
-    _log_at_once(suite, metrics, looks[-1], tags)
-    MlflowClient().set_tag(suite, LOOKS, ",".join(map(str, looks)))  # last: the look is whole then
-
-
-def stopped_at(suite: Run) -> dict[str, dict[str, int]]:
-    """Return where methods stopped, as `log_look` logged it: model → method → seeds."""
-    stopped: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(STOPPED, "{}"))
-    return stopped
-
-
-def _log_at_once(
-    run_id: str, metrics: Mapping[str, float], step: int, tags: Sequence[RunTag]
-) -> None:
-    now = int(1000 * time.time())
-    values = [Metric(stored_metric(name), v, now, step) for name, v in metrics.items()]
-    for start in range(0, max(len(values), len(tags)), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        MlflowClient().log_batch(run_id, values[part], tags=tags[part])

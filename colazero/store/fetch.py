@@ -30,7 +30,7 @@ def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list
 
 
 def find_finished(tag: str, value: str) -> Run | None:
-    """Return the latest FINISHED run with this tag that did the work itself and has all its files."""
+    """Return the latest FINISHED run with this tag that did the work itself and is intact."""
     return client.patiently(_find_finished, {tag: value})
 
 
@@ -138,6 +138,12 @@ def _cells(suite: Run) -> str:
     named = [f"runs:/{run.info.run_id} ({run.info.run_name})" for run in reversed(cells)]
     more = [f"and {len(named) - 3} more"] if len(named) > 3 else []
     return ", ".join([*named[:3], *more]) or "it has none yet"
+
+
+def stopped_at(suite: Run) -> dict[str, dict[str, int]]:
+    """Return where methods stopped, as `log_look` logged it: model → method → seeds."""
+    stopped: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(client.STOPPED, "{}"))
+    return stopped
 
 
 def read_json(run: Run, name: str) -> Any:

@@ -22,7 +22,7 @@ from colazero.cache import new_entry
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.settings import Common
 from colazero.store import claims, client, provenance, publish
-from colazero.types import CalibrationSet, Corpus, Evaluation, Model, QuantizationReport
+from colazero.types import CalibrationSet, Corpus, Evaluation, Model, QuantizationReport, label
 
 _open: list[publish.Record] = []
 """The records of the runs that are open in this process, the innermost last."""
@@ -119,7 +119,7 @@ def _line(record: publish.Record) -> str:
     told = record.params
     bits = f"{told['quant_bits']} bits" if "quant_bits" in told else ""
     seed = f"seed {told['seed']}" if "seed" in told else ""
-    about = [told.get("method", ""), seed, told.get("model", ""), bits]
+    about = [told.get("method", ""), seed, label(told.get("model", "")), bits]
     return ": ".join(filter(None, [", ".join(numbers), ", ".join(filter(None, about))]))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from colazero.errors import UserError
-from colazero.store import client
+from colazero.store import claims, client
 from colazero.suite.execution import Job
 from colazero.suite_settings import SuiteConfig
 
@@ -90,7 +90,7 @@ def follow(
         found = _look(suite, k, config, judge)
         stopped |= dict.fromkeys(closed(found) - set(stopped), seeds)
         client.patiently(
-            client.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
+            claims.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
         )
         if not due(jobs, config.seeds, set(stopped)):
             log.info("all is settled after %d of %d seeds", seeds, len(config.seeds))

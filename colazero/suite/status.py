@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlflow.entities import Run
 
 from colazero.errors import UserError
-from colazero.store import claims, client
+from colazero.store import claims, client, fetch
 from colazero.suite.grid import beside, name_of
 from colazero.suite_settings import SuiteConfig, parse
 
@@ -47,7 +47,7 @@ def of_suite(run_id: str) -> list[Line]:
 
 def _grid(suite: Run) -> dict[str, bool]:
     """Return the names of what a suite may run, and whether a look has shown it unnecessary."""
-    stopped = client.stopped_at(suite)
+    stopped = fetch.stopped_at(suite)
     params = suite.data.params
     given = {
         name: params.get(f"resolved.{name}", params.get(name, "auto"))

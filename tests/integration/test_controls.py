@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError
+from colazero.store.client import metrics_of
 from entrypoints import evaluate, quantize, single, suite
 
 NAME = "colazero_own_task"
@@ -49,7 +50,7 @@ def items(run: Run) -> list[dict[str, Any]]:
 
 
 def scores(run: Run) -> dict[str, float]:
-    return {k: v for k, v in run.data.metrics.items() if k.startswith("downstream.")}
+    return {k: v for k, v in metrics_of(run).items() if k.startswith("downstream.")}
 
 
 def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_task: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_t
     cells, baselines = runs("cell"), runs("baseline") | runs("control")
     assert set(baselines) == {"unquantized", "rtn"}
     with_tasks = [baselines["unquantized"], baselines["rtn"]]
-    with_tasks += [cells[f"{method}·seed42"] for method in ("gptq_default", "random")]
+    with_tasks += [cells[f"42·{method}"] for method in ("gptq_default", "random")]
     for run in with_tasks:
         found = scores(run)
         assert {f"downstream.{NAME}.acc", f"downstream.{NAME}.acc_norm_stderr"} <= set(found)
@@ -69,7 +70,7 @@ def test_a_suite_with_downstream_tasks_and_a_control(cell: dict[str, str], own_t
         assert sum(row["acc"] for row in rows) / len(rows) == found["downstream.average.acc"]
         assert [r["doc_hash"] for r in rows] == [r["doc_hash"] for r in items(with_tasks[0])]
     for method in ("gptq_default", "random"):
-        assert scores(cells[f"{method}·seed43"]) == {}
+        assert scores(cells[f"43·{method}"]) == {}
 
     (whole,) = runs("suite").values()
     folder = mlflow.artifacts.download_artifacts(run_id=whole.info.run_id, artifact_path="analysis")
@@ -85,7 +86,7 @@ def test_rounding_needs_no_calibration_and_evaluates_as_any(cell: dict[str, str]
     assert single.run(cell | {"quantizer": "rtn", "save_model": "artifact"}) == 0
     (rounded,) = runs("cell").values()
     assert rounded.data.metrics["selection_time_sec"] == 0
-    assert rounded.data.metrics["rtn_fallbacks"] == 0
+    assert metrics_of(rounded)["rtn_fallbacks"] == 0
     about = {"preset": "demo", "model": model, "device": "cpu", "calibration": "auto"}
     assert quantize.run(about | {"quantizer": "rtn"}) == 0
     (again,) = runs("quantize").values()

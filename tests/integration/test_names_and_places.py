@@ -86,7 +86,7 @@ def the_cell(client: MlflowClient) -> Run:
         if run.data.tags.get("colazero.kind") == "cell"
         and "colazero.source_run" not in run.data.tags
     )
-    assert cell.info.run_name == "mymod:last·seed1·tiny-0.1b"
+    assert cell.info.run_name == "1·mymod:last·tiny-0.1b"
     named = sorted(name for name in cell.data.metrics if name.startswith("perplexity."))
     assert len(named) == 2
     assert all(name.startswith("perplexity.my_corpus-") for name in named)

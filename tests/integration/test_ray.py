@@ -113,7 +113,7 @@ def test_a_node_killed_in_the_middle_costs_no_cell(
     assert f"{lost.info.run_name}: the worker on " in said
     assert "it is tried again" in said
     runs = client.search_runs([experiment], "tags.mlflow.parentRunId LIKE '%'")
-    names = {f"random·seed{s}·{m}" for m in ("tiny-llama", "tiny-opt") for s in (1, 2, 3)}
+    names = {f"{s}·random·{m}" for m in ("tiny-llama", "tiny-opt") for s in (1, 2, 3)}
     names |= {f"unquantized·{m}" for m in ("tiny-llama", "tiny-opt")}
     assert sorted(run.info.run_name for run in runs) == sorted(names)
     everything = client.search_runs([experiment])

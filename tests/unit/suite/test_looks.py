@@ -14,7 +14,8 @@ from mlflow.tracking import MlflowClient
 from colazero.errors import UserError
 from colazero.settings import RunConfig
 from colazero.store import client, record
-from colazero.store.client import LOOKS, stopped_at
+from colazero.store.client import LOOKS
+from colazero.store.fetch import stopped_at
 from colazero.suite.execution import Job
 from colazero.suite.grid import drawn_order
 from colazero.suite.looks import closed, due, follow
@@ -183,7 +184,7 @@ def test_metrics_have_the_seeds_as_their_step_and_names_that_every_store_takes(
         follow(config, suite, jobs, world.do, world.judge)
     run = client.find_run(suite)
     assert run is not None
-    (name,) = [n for n in run.data.metrics if n.startswith("look.m.ours_vs_mine.py_choice_one-")]
+    (name,) = [n for n in run.data.metrics if n.startswith("look/m.ours_vs_mine.py_choice_one-")]
     assert name.endswith(".p_value")
     history = MlflowClient().get_metric_history(suite, name)
     assert [(m.step, m.value) for m in history] == [(3, 0.03), (6, 0.06)]

@@ -55,7 +55,8 @@ class Suite:
 
 
 def short(job: Job) -> str:
-    return job.name.rpartition("·")[0].replace("·seed", " ")
+    """Return `random 1` for a cell, `rtn` for a control."""
+    return " ".join(reversed(job.name.split("·")[:-1]))
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_several_values_of_a_setting_are_in_the_names_and_beside_the_grid_where_
     names = [job.name.replace(f"·{label}", "") for job in new.jobs]
     settings = [(bits, length) for bits in (3, 4) for length in (32, 64)]
     cells = [
-        f"random·seed{seed}·quant_bits{bits}·seq_len{length}"
+        f"{seed}·random·quant_bits{bits}·seq_len{length}"
         for bits, length in settings
         for seed in (1, 2)
     ]
@@ -105,7 +106,7 @@ def test_several_values_of_a_setting_are_in_the_names_and_beside_the_grid_where_
     assert names[2] == "unquantized·seq_len64"
     for job in new.jobs:
         one = job.config
-        assert job.name.endswith(f"seq_len{one.seq_len}")
+        assert f"·seq_len{one.seq_len}·" in job.name
         assert job.kind == "baseline" or f"·quant_bits{one.quant_bits}·" in job.name
     by_bits = {
         one.quant_bits: memory.Weights.of(new.jobs[0].model) for one in new.config.settings()

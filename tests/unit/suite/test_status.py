@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 
-from colazero.store import claims, client, record
+from colazero.store import claims, record
 from colazero.suite import grid, status
 from colazero.suite import run as suite
 from colazero.suite.supervisor import Report
@@ -16,8 +17,9 @@ from colazero.suite_settings import SuiteConfig
 
 
 @pytest.fixture(autouse=True)
-def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.set_experiment("test")
@@ -33,12 +35,12 @@ def test_cells_of_ones_own_method_are_found(tiny_llama: Path) -> None:
     with record.run("suite", "suite") as run_id:
         record.log_config(config)
         record.flush()
-        done = "mine.choice:last·seed1·tiny-llama"
+        done = "1·mine.choice:last·tiny-llama"
         with record.run(done, "cell", claims.create_child(run_id, done, "cell")):
             pass
         (_, second) = config.cells()
         suite._fail_model(second.model, [second], ValueError("no such file"), run_id, report)
-        failed = "mine.choice:last·seed2·tiny-llama"
+        failed = "2·mine.choice:last·tiny-llama"
         assert report.failed == {failed: "no such file"}
         found = {line.name: line.state for line in status.of_suite(run_id)}
     assert found == {"unquantized·tiny-llama": "missing", done: "done", failed: "failed"}
@@ -66,9 +68,9 @@ def test_what_a_look_made_unnecessary_is_not_missing(tiny_llama: Path) -> None:
     with record.run("suite", "suite") as run_id:
         record.log_config(config)
         record.flush()
-        client.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
+        claims.log_look(run_id, [3], {}, {str(tiny_llama): {"random": 3}})
         found = {line.name.rpartition("·")[0]: line.state for line in status.of_suite(run_id)}
-    assert {name for name, state in found.items() if state == "settled"} == {"random·seed10"}
+    assert {name for name, state in found.items() if state == "settled"} == {"10·random"}
     assert len(found) == 9
     lines = [status.Line("x", "settled"), status.Line("y", "missing")]
     assert status.text(lines) == "1 missing, 1 settled\nmissing  y"

@@ -1,0 +1,170 @@
+"""What MLflow shows of our runs: names, groups, order, descriptions, and models that load."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from analysis.reading import tidy
+from colazero import environment
+from colazero.errors import without_credentials
+from colazero.store import client, provenance, record
+from colazero.types import CalibrationSet, Corpus
+
+ROOT = Path(__file__).resolve().parents[3]
+ALL = {"perplexity": 20.5, "kl_divergence": 0.1, "top1_agreement": 0.9, "nll_per_token": 3.0}
+ALL |= {"selection_time_sec": 1.0, "quant_time_sec": 2.0, "total_time_sec": 3.0}
+ALL |= {"perplexity.sotu": 20.5, "perplexity.mine-1a.2": 21.5, "downstream.arc_easy.acc": 0.5}
+ALL |= {"selection.entropy_bits": 8.0, "save_time_sec": 0.1, "rtn_fallbacks": 0.0}
+
+
+@pytest.fixture
+def cell(shared_store: MlflowClient) -> str:
+    mlflow.set_experiment("test")
+    with record.run("42·random·tiny", "cell") as run_id:
+        record.log_params({"method": "random", "seed": "42", "model": "tiny", "quant_bits": "4"})
+        record.log_metrics(dict(reversed(ALL.items())))
+    return run_id
+
+
+def test_metrics_are_grouped_and_read_back_by_their_own_names(
+    cell: str, shared_store: MlflowClient
+) -> None:
+    run = shared_store.get_run(cell)
+    assert {"perplexity/sotu", "perplexity/mine-1a.2", "work/save_time_sec"} <= set(
+        run.data.metrics
+    )
+    assert not [name for name in run.data.metrics if "." in name.partition("/")[0]]
+    assert client.metrics_of(run) == ALL
+    row = tidy.row_of(run)
+    assert {name: row[name] for name in ALL} == ALL, "the analysis reads the same names"
+
+
+def test_runs_of_an_older_version_are_read_as_they_are(shared_store: MlflowClient) -> None:
+    run_id = shared_store.create_run("0", tags={client.KIND: "cell"}).info.run_id
+    for name, value in ALL.items():
+        shared_store.log_metric(run_id, name, value)
+    shared_store.set_terminated(run_id)
+    run = shared_store.get_run(run_id)
+    assert client.metrics_of(run) == ALL
+    row = tidy.row_of(run)
+    assert {name: row[name] for name in ALL} == ALL
+
+
+def test_results_come_first_on_mlflows_pages(cell: str, shared_store: MlflowClient) -> None:
+    shown = list(shared_store.get_run(cell).data.metrics)
+    assert tuple(shown[:4]) == client.FIRST
+    assert tuple(shown[4:7]) == client.SECONDS
+
+
+def test_a_cell_describes_itself_in_a_line(cell: str, shared_store: MlflowClient) -> None:
+    note = shared_store.get_run(cell).data.tags[client.NOTE]
+    assert note == "perplexity 20.5, KL divergence 0.1: random, seed 42, tiny, 4 bits"
+
+
+def test_a_run_lists_the_packages_that_it_ran_with(cell: str) -> None:
+    text = mlflow.artifacts.load_text(f"runs:/{cell}/{provenance.PACKAGES}")
+    assert f"mlflow=={mlflow.__version__}\n" in text
+    assert f"numpy=={np.__version__}\n" in text
+
+
+def test_the_list_of_runs_has_our_columns(shared_store: MlflowClient) -> None:
+    experiment = shared_store.get_experiment(shared_store.create_experiment("columns"))
+    client.describe_experiment(experiment)
+    tags = shared_store.get_experiment(experiment.experiment_id).tags
+    (key,) = [tag for tag in tags if tag.startswith("mlflow.sharedViewState.")]
+    assert "metrics.`perplexity`" in json.loads(tags[key])["selectedColumns"]
+    assert "cell" in tags[client.NOTE]
+    run_id = shared_store.create_run(experiment.experiment_id).info.run_id
+    (line,) = [line for line in client.where(run_id).splitlines() if line.startswith("all runs")]
+    assert f"/experiments/{experiment.experiment_id}/runs?" in line
+    assert line.endswith(f"viewStateShareKey={key.rpartition('.')[2]}")
+    assert without_credentials(line) == line, "the key of a view is not a secret"
+
+
+def test_a_users_description_of_an_experiment_stays(shared_store: MlflowClient) -> None:
+    made = shared_store.create_experiment("described", tags={client.NOTE: "my thesis"})
+    client.describe_experiment(shared_store.get_experiment(made))
+    assert shared_store.get_experiment(made).tags[client.NOTE] == "my thesis"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sotu", "code"), ("mix", "code"), ("file:mine.jsonl", "local")]
+)
+def test_the_source_of_a_dataset_can_be_resolved(
+    name: str, kind: str, shared_store: MlflowClient, tmp_path: Path, monkeypatch: Any
+) -> None:
+    mlflow.set_experiment("test")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text('{"text": "one"}\n')
+    windows = np.ones((2, 8), np.int32)
+    calibration = CalibrationSet(windows, [], {})
+    with record.run("42·random·tiny", "cell") as run_id:
+        record.log_datasets(calibration, Corpus(name, "1", [], []))
+    (found,) = shared_store.get_run(run_id).inputs.dataset_inputs
+    source = mlflow.data.get_source(found)
+    assert found.dataset.source_type == kind
+    assert found.dataset.name == name
+    if kind == "local":
+        assert Path(source.load()).read_text() == '{"text": "one"}\n'
+    else:
+        assert source.to_dict()["tags"]["corpus"] == name
+
+
+def test_a_kept_model_is_found_registered_loaded_and_served_by_mlflow(
+    shared_store: MlflowClient, tiny_llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mlflow.set_experiment("test")
+    with record.run("42·random·tiny", "cell") as run_id:
+        record.log_params({"method": "random", "seed": "42"})
+        with record.workspace() as work:
+            for file in tiny_llama.iterdir():
+                (work / file.name).write_bytes(file.read_bytes())
+            record.log_checkpoint(work, provenance.manifest(work), "42·random·tiny", "tiny")
+    page = (ROOT / "docs" / "guide" / "python.md").read_text()
+    (lines,) = re.findall(r"```python\n(# Register.*?)```", page, re.S)
+    names: dict[str, Any] = {"mlflow": mlflow}
+    exec(lines.replace("colazero", "test"), names)
+    assert names["model"].source_run_id == run_id
+    assert "The state" in capsys.readouterr().out
+    served = mlflow.pyfunc.load_model("models:/my-gptq@champion").predict(["The state"])
+    assert len(served) == 1
+    assert isinstance(served[0], str)
+
+
+def test_every_tag_and_first_metric_has_one_name() -> None:
+    """A tag that a file spells out stands in the list of tags."""
+    spelled = {
+        node.value
+        for package in ("colazero", "analysis", "entrypoints", "benchmarks", "studies")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"colazero\.[a-z_0-9]+", node.value)
+    }
+    modules = {f"colazero.{path.stem}" for path in (ROOT / "colazero").iterdir()}
+    assert spelled - modules <= set(client.TAGS)
+    assert len(set(client.TAGS)) == len(client.TAGS)
+
+
+def test_mlflows_own_names_that_are_used_here_exist() -> None:
+    """Which version of MLflow broke: these have no documented way in."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.rest_utils import http_request
+    from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+
+    used = (get_artifact_repository, resolve_tags, get_default_host_creds, http_request)
+    assert all(callable(each) for each in (*used, local_file_uri_to_path)), mlflow.__version__
+    assert MAX_PARAM_VAL_LENGTH >= 6000
+    assert environment.run_id() is None
