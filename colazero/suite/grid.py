@@ -42,8 +42,8 @@ def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
     follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
     plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
     rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
-    controls = {client.run_name(name, label, *rounded): name for name in config.controls}
-    return {client.run_name("unquantized", label, *plain): UNQUANTIZED} | controls
+    controls = {client.run_name(name, *rounded, label): name for name in config.controls}
+    return {client.run_name("unquantized", *plain, label): UNQUANTIZED} | controls
 
 
 def usable(config: SuiteConfig, model_name: str) -> list[Job]:
