@@ -176,7 +176,7 @@ def python_calls() -> Iterator[Callable[[], dict[str, int]]]:
 def cell(folder: Path, device: str, samples: int, seq_len: int, windows: int, meter: Meter) -> None:
     """Quantize the model in `folder`, evaluate it with KL divergence, and verify one window."""
     from colazero import models
-    from colazero.blocks import open_sequence
+    from colazero.blocks.probe import open_sequence
     from colazero.evaluation import through_blocks
     from colazero.quantizers.onepass import quantize
     from colazero.types import CalibrationSet, QuantizationSettings, Text
@@ -213,7 +213,7 @@ def count(folder: Path, samples: int, seq_len: int, windows: int) -> dict[str, d
     sys.path.append(str(ROOT / "tests" / "fixtures"))
     import make_believe
 
-    from colazero.blocks import open_sequence
+    from colazero.blocks.probe import open_sequence
     from colazero.gptq import columns, columns_numba
 
     def launched(*given: Any) -> None:
