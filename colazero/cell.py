@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +21,8 @@ from colazero.quantizers import UNQUANTIZED, supported
 from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key, taken_by
 from colazero.store import claims, client, fetch, record
 from colazero.types import CalibrationSet, Model, Progress
+
+log = logging.getLogger(__name__)
 
 Show = Callable[[str], Progress]
 """Given the name of a stage, returns what to call with (done, total) while it runs."""
@@ -93,7 +96,9 @@ def why_new(config: RunConfig, model: Model) -> str:
     if before is None:
         return ""
     facts = fetch.read_json(before, CONTEXT)
-    if facts is None:
+    if "colazero.halved" in before.data.tags:
+        reason = "memory ran out in it"
+    elif facts is None:
         reason = "its files are gone or damaged"
     else:
         reason = differences(facts, _facts(config, model)) or "its files are gone or damaged"
@@ -232,7 +237,8 @@ def _quantize_and_evaluate(
             )
             record.set_tags({"colazero.verified": same})
         record.log_metrics({"verify_time_sec": verify_time})
-        record.keep(config, model, checkpoint, name_of(config, model))
+        record.keep(config, model, checkpoint, name_of(config, model), report.files)
+        mark_halved(quantization=report.halved, evaluation=evaluation.halved)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,
         "save_time_sec": report.save_time_sec,
@@ -246,7 +252,25 @@ def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[s
     record.log_metrics(nothing)
     record.set_tags({"colazero.checkpoint_digest": model.revision})
     record.log_datasets(None, None, *evaluation.perplexities)
+    mark_halved(evaluation=evaluation.halved)
     return record.log_evaluation(evaluation) | nothing
+
+
+def mark_halved(**stages: bool) -> None:
+    """Tag a run whose micro-batches were halved, and let no other cell take its results over.
+
+    Its sums were rounded in another order, which depends on what else used the device: a draw of
+    the arithmetic that its key does not name.
+    """
+    if where := ",".join(stage for stage, halved in stages.items() if halved):
+        log.warning(
+            "memory ran out, and fewer windows were run together than planned (%s): this result is "
+            "another draw of the arithmetic, and is not reused. Free the device, or use fewer "
+            "workers.",
+            where,
+        )
+        keys = ("colazero.key", "colazero.work_key", WIDER)
+        record.set_tags({"colazero.halved": where, **dict.fromkeys(keys, "halved")})
 
 
 def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
@@ -292,4 +316,5 @@ def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> 
         return Outcome(record.active_run_id(), client.metrics_of(source), source.info.run_id)
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
     record.log_datasets(None, None, *evaluation.perplexities)
+    mark_halved(evaluation=evaluation.halved)
     return Outcome(record.active_run_id(), record.log_evaluation(evaluation))

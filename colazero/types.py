@@ -195,6 +195,10 @@ class QuantizationReport:
     unquantized: Sequence[str] = ()
     """Names of matrices in the model's blocks that were not quantized."""
     windows_at_once: int | None = None
+    halved: bool = False
+    """Whether micro-batches became smaller than planned because memory ran out."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Checkpoint file → SHA-256, of files that were hashed while they were written."""
     solved: Mapping[str, str] = field(default_factory=dict)
     """Weight → fingerprint of what the model computed with; of quantizers that evaluate too."""
 
@@ -324,6 +328,8 @@ class Perplexity:
     """None if not asked for, or if the model cannot run block by block."""
     documents: NDArray[np.int64] | None = None
     available: int | None = None
+    halved: bool = False
+    """Whether fewer windows than planned were run together because memory ran out."""
 
     @property
     def nll_per_token(self) -> float:
@@ -360,3 +366,8 @@ class Evaluation:
     downstream: Downstream = field(default_factory=Downstream)
     eval_time_sec: float = 0.0
     windows_at_once: int | None = None
+
+    @property
+    def halved(self) -> bool:
+        """Return whether fewer windows than planned were run together for a text."""
+        return any(one.halved for one in self.perplexities)

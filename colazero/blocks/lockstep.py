@@ -22,6 +22,8 @@ MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` in glibc's malloc.h."""
 OF_ITS_OWN = 2**20
 """Bytes from which on an allocation that needs more memory becomes a mapping of its own."""
+NO_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "cublasCreate", "cusolverDnCreate")
+"""What RuntimeErrors say where memory ran out: the last two, where a library could not begin."""
 DIFFERENT = "micro-batches ran through different layers"
 Visit = Callable[[int, Any, bool], bool]
 """(micro-batch, a layer's input in it, whether it leaves then): tells if it is the last layer's."""
@@ -222,19 +224,28 @@ def run_if_fits(work: Callable[[], object], windows: int) -> bool:
 
     Where it was not, what the work held is given back. torch.OutOfMemoryError if it was one window.
     """
-    import torch
-
     try:
         work()
         return True
-    except torch.OutOfMemoryError as error:
-        if windows <= 1:
+    except RuntimeError as error:
+        if windows <= 1 or not out_of_memory(error):
             raise
         said = str(error).partition(".")[0]
         traceback.clear_frames(error.__traceback__)  # they hold what did not fit
     devices.release()
     log.warning("%d windows at once do not fit (%s): half as many are tried", windows, said)
     return False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether a device had too little memory, as PyTorch or one of its libraries says it.
+
+    cuBLAS and cuSOLVER take memory of their own, and what they raise is a plain RuntimeError.
+    """
+    import torch
+
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in NO_MEMORY)
+    return said or isinstance(error, torch.OutOfMemoryError)
 
 
 def halved(parts: list[slice]) -> list[slice]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import devices
+from colazero.blocks.lockstep import out_of_memory
 from colazero.blocks.sequence import Sequence
 from colazero.blocks.skeleton import own, run
 from colazero.blocks.weights import Refused, eval_dtype
@@ -57,13 +58,13 @@ def refusing(how: str) -> Iterator[None]:
 
     What says nothing about the model goes through: too little memory, and our own sentences.
     """
-    import torch
-
     try:
         yield
-    except (UserError, MemoryError, torch.OutOfMemoryError):
+    except (UserError, MemoryError):
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         words = str(error).strip().splitlines() or [""]
         reason = f"it cannot be {how} block by block: {type(error).__name__}: {words[0]}"
         raise Refused(reason.rstrip(": ")) from error

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero import devices
 from colazero.blocks.lockstep import halved, run_if_fits
 from colazero.blocks.skeleton import (
     Call,
@@ -24,9 +25,10 @@ from colazero.blocks.skeleton import (
     first,
     holding,
     learn_form,
+    logit_cap,
     parted,
     record,
-    run,
+    run_to_head,
 )
 from colazero.blocks.weights import Refused, Weights
 
@@ -41,23 +43,35 @@ class Stream:
     """Windows on their way through the blocks.
 
     `ids`: token ids [windows, tokens]; `hidden`: what the next block gets, [windows, tokens,
-    width]; `batches`: the windows that are run together, fewer where memory runs out.
+    width]; `batches`: the windows that are run together, `planned` at most, fewer where memory runs
+    out.
     """
 
     ids: Any
     hidden: Any
     batches: list[slice]
+    planned: int
 
     @property
     def at_once(self) -> int:
         """Return how many windows are run together at most."""
-        return max(int(part.stop - part.start) for part in self.batches)
+        return largest(self.batches)
+
+    @property
+    def halved(self) -> bool:
+        """Return whether memory ran out: sums were then rounded in another order than planned."""
+        return self.at_once < self.planned
 
 
 def batches(windows: int, at_once: int, alone: int = 0) -> list[slice]:
     """Divide windows into batches of `at_once`, the first `alone` of them by themselves."""
     starts = [*range(min(alone, windows)), *range(min(alone, windows), windows, at_once)]
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], windows], strict=True)]
+
+
+def largest(parts: list[slice]) -> int:
+    """Return how many windows the largest batch has."""
+    return max(int(part.stop - part.start) for part in parts)
 
 
 class Sequence:
@@ -76,9 +90,11 @@ class Sequence:
                 if name not in self.weights:
                     raise Refused(f"its files have no weight {name!r}")
         self._calls: dict[tuple[int, int], list[Call]] = {}
-        with self.filled(0), torch.no_grad():
-            ids = torch.arange(8, device=device)[None]
+        ids = torch.arange(8, device=device)[None]
+        with self.filled(0, ahead=False), torch.no_grad():
             self._form: Form = learn_form(self.model, self.blocks, ids)
+        with torch.no_grad():
+            self._head, self.vocabulary = self._learn_head(ids)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -88,20 +104,35 @@ class Sequence:
         return f"{self.name}.{index}.{name}"
 
     @contextmanager
-    def filled(self, index: int, leave: Callable[[str], bool] = lambda _: False) -> Iterator[Any]:
-        """Yield a block that holds its weights on the device meanwhile, but those to `leave`."""
+    def filled(
+        self, index: int, leave: Callable[[str], bool] = lambda _: False, *, ahead: bool = True
+    ) -> Iterator[Any]:
+        """Yield a block that holds its weights on the device meanwhile, but those to `leave`.
+
+        For a GPU, the weights of the next block are read `ahead` into page-locked memory.
+        """
         block = self.blocks[index]
+        ahead = ahead and self.device != "cpu"
+        if ahead:
+            self.weights.take_ahead(index)
         tensors = {
             name: self.weights.dense(self.at(index, name), self.device, empty.dtype)
             for name, empty in block.state_dict().items()
             if not leave(name) and self.at(index, name) in self.weights
         }
+        if ahead and index + 1 < len(self):
+            names = [self.at(index + 1, name) for name in self.blocks[index + 1].state_dict()]
+            self.weights.read_ahead(index + 1, names, pinned=self.device.startswith("cuda"))
         try:
             with holding(block, tensors):
                 del tensors
                 yield block
         finally:
+            if ahead:
+                devices.settle(self.device)  # before what it copies from is written again
             self.weights.release()
+            if index + 1 == len(self):
+                self.weights.stop_ahead()
 
     def begin(self, windows: NDArray[Any], at_once: int, alone: int = 0) -> Stream:
         """Return windows of token ids [windows, tokens] before the first block.
@@ -113,11 +144,12 @@ class Sequence:
 
         ids = torch.from_numpy(np.ascontiguousarray(windows, dtype=np.int64))
         parts = batches(len(ids), at_once, alone)
+        planned = largest(parts)
         hidden: list[Any] = []
         while not run_if_fits(partial(self._embed, ids, parts, hidden), at_once):
             at_once = -(-at_once // 2)
             parts = batches(len(ids), at_once, alone)
-        return Stream(ids, hidden[0], parts)
+        return Stream(ids, hidden[0], parts, planned)
 
     def _embed(self, ids: Any, parts: list[slice], into: list[Any]) -> None:
         """Add to `into` what the first block is given, [windows, tokens, hidden]."""
@@ -183,17 +215,60 @@ class Sequence:
         stream.batches[:] = done
 
     def logits(self, hidden: Any, ids: Any) -> Any:
-        """Return the logits [tokens, vocabulary] of last hidden states [tokens, width].
+        """Return the logits [tokens, vocabulary] of last hidden states [tokens, width]."""
+        return self.logits_of(hidden, ids)(slice(None))
 
-        `ids` [tokens] are the tokens there, for models that look at them again at their end. Any
-        slice of a window will do: norm, head and cap look at one token at a time.
+    def logits_of(self, hidden: Any, ids: Any) -> Callable[[slice], Any]:
+        """Return what gives the logits [some, vocabulary] of a slice of a window.
+
+        `hidden` [tokens, width]: a window's last hidden states. `ids` [tokens]: its tokens, for
+        models that look at them again at their end. The model's own norm is run once, and its head
+        for each slice; a model that does something else after its head is run for each slice.
         """
-        last = hidden.to(self.device)[None]
+        import torch
+
+        hidden, ids = hidden.to(self.device), ids.to(self.device)
+        if self._head is None:
+            return lambda part: self._finish(hidden[part], ids[part])[0][0]
+        head = self._head
+        with torch.no_grad():
+            _, normed = self._finish(hidden, ids, stop=True)
+
+        def logits(part: slice) -> Any:
+            with torch.no_grad():
+                return head(normed[:, part])[0]
+
+        return logits
+
+    def _finish(self, hidden: Any, ids: Any, *, stop: bool = False) -> tuple[Any, Any]:
+        """Run what follows the last block; return logits [1, tokens, vocabulary] and head's input.
+
+        With `stop`, as far as the head, and no logits.
+        """
+        import torch
+
+        last = hidden[None]
 
         def act(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return self._form(last if index == 0 else parted(args, kwargs)[0])
 
+        with torch.no_grad():
+            return run_to_head(self.model, self.blocks, ids[None], act, stop=stop)
+
+    def _learn_head(self, ids: Any) -> tuple[Callable[[Any], Any] | None, int]:
+        """Return the function from the head's input to logits, and the number of logits per token.
+
+        It is the output embeddings, with Gemma's cap where the model has one. None where that does
+        not give the model's own logits, to the last bit.
+        """
         import torch
 
-        with torch.no_grad():
-            return run(self.model, self.blocks, ids.to(self.device)[None], act).logits[0]
+        hidden = embed(self.model, self.blocks, ids)[0]
+        logits, normed = self._finish(hidden, ids[0])
+        head, cap = self.model.get_output_embeddings(), logit_cap(self.model)
+
+        def capped(states: Any) -> Any:
+            return torch.tanh(head(states) / cap) * cap if cap else head(states)
+
+        same = normed is not None and torch.equal(capped(normed), logits)
+        return capped if same else None, int(logits.shape[-1])

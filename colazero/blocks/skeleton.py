@@ -228,6 +228,33 @@ def learn_form(model: Any, blocks: list[Any], ids: Any) -> Form:
     return forms[0]
 
 
+def run_to_head(
+    model: Any, blocks: list[Any], ids: Any, act: Any, *, stop: bool
+) -> tuple[Any, Any]:
+    """Run the model as `run` does; return its logits, and what its head got [1, tokens, width].
+
+    With `stop` it ends there: no logits. What the head got is None if it was not called, or has no
+    shape of its own.
+    """
+    head = model.get_output_embeddings()
+    got: list[Any] = []
+
+    def act_head(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        got.append(args[0])
+        if stop:
+            raise _Recorded
+        return own(head, *args, **kwargs)
+
+    with standing_in([head] if head is not None else [], act_head):
+        output = run(model, blocks, ids, act)
+    return getattr(output, "logits", None), got[0] if len(got) == 1 else None
+
+
+def logit_cap(model: Any) -> float | None:
+    """Return the bound of a model's logits, which tanh brings them into; None for most."""
+    return getattr(model.config, "final_logit_softcapping", None)
+
+
 def run(model: Any, blocks: list[Any], ids: Any, act: Any) -> Any:
     """Run the model on ids [batch, tokens] with `act` for its blocks; return what it returns."""
     with standing_in(blocks, act):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import re
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from colazero.models import is_quantized
 from colazero.models.files import NEEDED, PACKED, Packing, packings, weight_files
 
 log = logging.getLogger(__name__)
-
-OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 SHARD_BYTES = 2**28
 """Tensors are kept until they are so many bytes, then written to a file of their own."""
@@ -124,6 +123,8 @@ class Weights:
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
         self._packings = packings(model, self._found)
+        self._ahead: _Ahead | None = None
+        self._staged: dict[str, Any] = {}
 
     def _find(self, name: str) -> tuple[Path, str] | None:
         return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
@@ -151,6 +152,8 @@ class Weights:
         if found is None:
             raise KeyError(name)
         path, stored = found
+        if stored in self._staged:
+            return self._staged[stored]
         if path not in self._opened:
             from safetensors import safe_open
 
@@ -158,8 +161,35 @@ class Weights:
         return self._opened[path].get_tensor(stored)
 
     def release(self) -> None:
-        """Unmap the files, or every page once read would count as this process's memory."""
+        """Unmap the files, or every page once read would count as this process's memory.
+
+        What was staged is given up: a GPU must have copied it by then.
+        """
         self._opened.clear()
+        self._staged = {}
+
+    def read_ahead(self, index: int, names: Iterable[str], pinned: bool) -> None:
+        """Begin to read what block `index` will need, in a thread; `take_ahead` waits for it.
+
+        A GPU then copies from page-locked memory while Python goes on, instead of waiting for the
+        pages of a mapped file.
+        """
+        places = []
+        for name in names:
+            packing = None if self._find(name) else self._packing(name)
+            parts = [layer + part for layer in packing.layers for part in PACKED] if packing else []
+            places += [place for part in (parts or [name]) if (place := self._find(part))]
+        self._ahead = self._ahead or _Ahead(pinned)
+        self._ahead.begin(index, places)
+
+    def take_ahead(self, index: int) -> None:
+        """Have `stored` give what was read ahead for a block, if anything was."""
+        if self._ahead:
+            self._staged = self._ahead.take(index)
+
+    def stop_ahead(self) -> None:
+        """Give the buffers back: no block follows."""
+        self._ahead = None
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
         """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.
@@ -168,7 +198,8 @@ class Weights:
         """
         if self._find(name) is not None:
             tensor = self.stored(name)
-            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.to(device, kind, non_blocking=bool(self._staged))
         packing = self._packing(name)
         if packing is None:
             raise KeyError(name)
@@ -178,7 +209,7 @@ class Weights:
         from colazero.gptq import dequantize
 
         parts = {
-            part: self.stored(layer + part).to(device)
+            part: self.stored(layer + part).to(device, non_blocking=bool(self._staged))
             for part in PACKED
             if part != "g_idx" or self._find(f"{layer}g_idx")
         }
@@ -188,11 +219,53 @@ class Weights:
         return dequantize(**parts, **settings).to(dtype)
 
 
+class _Ahead:
+    """Two buffers in main memory: a block's weights are read into one while the other is used."""
+
+    def __init__(self, pinned: bool) -> None:
+        self._pinned = pinned
+        self._buffers: list[Any] = [None, None]
+        self._reading: tuple[int, Future[dict[str, Any]]] | None = None
+        self._thread = ThreadPoolExecutor(1, "read-ahead")
+
+    def begin(self, index: int, places: list[tuple[Path, str]]) -> None:
+        """Read a block's tensors (file, name) into the buffer that is not in use."""
+        self._reading = index, self._thread.submit(self._read, places)
+
+    def take(self, index: int) -> dict[str, Any]:
+        """Wait for a block's tensors, by name; none if another's were read."""
+        reading, self._reading = self._reading, None
+        tensors = reading[1].result() if reading else {}
+        return tensors if reading and reading[0] == index else {}
+
+    def _read(self, places: list[tuple[Path, str]]) -> dict[str, Any]:
+        import torch
+        from safetensors import safe_open
+
+        files: dict[Path, Any] = {path: safe_open(path, framework="pt") for path, _ in places}
+        mapped = {name: files[path].get_tensor(name) for path, name in places}
+        starts = [0, *accumulate(-(-tensor.nbytes // 64) * 64 for tensor in mapped.values())]
+        self._buffers.reverse()
+        if self._buffers[0] is None or len(self._buffers[0]) < starts[-1]:
+            self._buffers[0] = None  # before the larger one is made
+            self._buffers[0] = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=self._pinned)
+        staged = {}
+        for start, (name, tensor) in zip(starts, mapped.items(), strict=False):
+            place = self._buffers[0][start : start + tensor.nbytes].view(tensor.dtype)
+            staged[name] = place.view(tensor.shape).copy_(tensor)
+        return staged
+
+
 class Shards:
-    """Safetensors files in a directory, named and indexed as Hugging Face's loaders expect it."""
+    """Safetensors files in a directory, named and indexed as Hugging Face's loaders expect it.
+
+    A thread serializes, hashes and writes them while the next block is computed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: list[Future[str]] = []
         self._waiting: dict[str, Any] = {}
         self._bytes = 0
         self._files: list[tuple[Path, list[str]]] = []
@@ -205,35 +278,46 @@ class Shards:
         if self._bytes >= SHARD_BYTES:
             self._write()
 
-    def close(self) -> None:
-        """Write what is left, give the files their names and write the index of several."""
+    def close(self) -> dict[str, str]:
+        """Write what is left, give the files their names and write the index of several.
+
+        Return file name → SHA-256. Raise OSError if a file could not be written.
+        """
         self._write()
+        digests = [writing.result() for writing in self._writing]
+        self._thread.shutdown()
         count = len(self._files)
         if count == 1:
             self._files[0][0].rename(self._folder / "model.safetensors")
-            return
+            return {"model.safetensors": digests[0]}
         weight_map: dict[str, str] = {}
+        named = {}
         for number, (file, names) in enumerate(self._files, 1):
             final = f"model-{number:05}-of-{count:05}.safetensors"
             file.rename(self._folder / final)
             weight_map |= dict.fromkeys(names, final)
+            named[final] = digests[number - 1]
         index = {"metadata": {"total_size": self._total}, "weight_map": weight_map}
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        return named
 
     def _write(self) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
+        """Hand what waits to the thread, once it has written what it was given before."""
         if not self._waiting:
             return
+        if self._writing:
+            self._writing[-1].result()  # so that no more than two files' tensors are in memory
         file = self._folder / f"part-{len(self._files)}.safetensors"
-        try:
-            save_file(self._waiting, file, metadata={"format": "pt"})
-        except SafetensorError as error:  # what the file system said is in its words alone
-            if code := OS_ERROR.search(str(error)):
-                number = int(code[1])
-                raise OSError(number, os.strerror(number), str(file)) from error
-            raise
+        self._writing.append(self._thread.submit(write_tensors, self._waiting, file))
         self._files.append((file, list(self._waiting)))
         self._total += self._bytes
         self._waiting, self._bytes = {}, 0
+
+
+def write_tensors(tensors: dict[str, Any], file: Path) -> str:
+    """Write a safetensors file; return the SHA-256 of the bytes that it was given."""
+    from safetensors.torch import save
+
+    data = save(tensors, metadata={"format": "pt"})
+    file.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()

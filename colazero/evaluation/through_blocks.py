@@ -8,14 +8,16 @@ lower by accident.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from colazero import devices
 from colazero.blocks.probe import open_sequence, source_digest
@@ -36,9 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class Reference:
-    """What the unquantized model makes of a text: its last hidden states, kept in the cache.
+    """The unquantized model's last hidden states of a text, kept in the cache.
 
-    Computed once a model and text. `sequence` is the unquantized model: its tail gives the logits.
+    They are computed once per model and text. `sequence` is the unquantized model, whose norm and
+    head give the logits. `halved`: memory ran out meanwhile, so this process alone uses them.
     """
 
     def __init__(
@@ -48,16 +51,26 @@ class Reference:
         text: Text,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        self.sequence = sequence
+        self.sequence, self.halved = sequence, False
         dtype = str(sequence.dtype)
         facts = (model.revision, digest(text), dtype, devices.identity(sequence.device))
         libraries = (version("torch"), version("transformers"), source_digest())
         entry = cache_dir() / "last_hidden" / facts_digest(*facts, *libraries)
 
         def build(draft: Path) -> None:
-            np.save(draft / "hidden.npy", _last_hidden(sequence, text, progress))
+            import torch
+
+            evaluator = Evaluator([text])
+            evaluator.pass_all(sequence, progress)
+            hidden = evaluator.streams[0].hidden.cpu()
+            self.halved = evaluator.streams[0].halved
+            # NumPy lacks bfloat16, so half precision is kept as int16.
+            kept = hidden.view(torch.int16) if hidden.itemsize == 2 else hidden
+            np.save(draft / "hidden.npy", kept.numpy())
 
         self._hidden = kept_arrays(entry, ["hidden"], build)["hidden"]
+        if self.halved:
+            shutil.rmtree(entry, ignore_errors=True)  # what is mapped stays readable
 
     def hidden(self, window: int) -> Any:
         """Return a window's last hidden states [tokens, width] in the model's dtype."""
@@ -65,90 +78,75 @@ class Reference:
 
         return torch.from_numpy(np.array(self._hidden[window])).view(self.sequence.dtype)
 
-
-def _last_hidden(sequence: Blocks, text: Text, progress: Progress) -> NDArray[Any]:
-    """Return [windows, tokens, width]; half precision, which NumPy lacks in part, as int16."""
-    import torch
-
-    at_once = max(1, TOKENS_A_BATCH // text.windows.shape[1])
-    stream = sequence.begin(text.windows, at_once, alone=1)
-    for index in range(len(sequence)):
-        with sequence.filled(index):
-            sequence.advance(index, stream)
-        progress(index + 1, len(sequence))
-    hidden = stream.hidden.cpu()
-    found: NDArray[Any] = hidden.view(torch.int16 if hidden.itemsize == 2 else hidden.dtype).numpy()
-    return found
-
-
-class Distances:
-    """Adds up each window's divergence from a `Reference`, from slices of logits."""
-
-    def __init__(self, reference: Reference, windows: int) -> None:
-        self._reference = reference
-        self._kl = np.zeros(windows)
-        self._agreed = np.zeros(windows, dtype=np.int64)
-
-    def take(self, window: int, part: slice, found: Any, ids: Any) -> None:
-        """Take in the log-probabilities [positions, vocabulary] of positions `part` of a window.
-
-        `found`, in float32, is overwritten. `ids`: the window's tokens. Sums are in float64.
-        """
-        import torch
-
-        hidden = self._reference.hidden(window)[part]
-        expected = self._reference.sequence.logits(hidden, ids[part]).float().log_softmax(-1)
-        self._agreed[window] += int((expected.argmax(-1) == found.argmax(-1)).sum())
-        ratio = torch.sub(expected, found, out=found)  # each is as large as a slice may be
-        self._kl[window] += float(expected.exp_().mul_(ratio).sum(dtype=torch.float64))
-
-    def sums(self) -> Divergence:
-        """Return what was added up."""
-        return Divergence(self._kl, self._agreed)
+    def logits_of(self, window: int, ids: Any) -> Callable[[slice], Any]:
+        """Return what gives the logits of a slice of a window; `ids`: the window's tokens."""
+        return self.sequence.logits_of(self.hidden(window), ids)
 
 
 class Evaluator:
-    """Texts on their way through a model's blocks; `perplexities` are there when it finished.
+    """Evaluates texts while they pass a model's blocks; `finish` makes the `perplexities`.
 
     Windows are run in the batches of `perplexity()`, the first of each text by itself: evaluated
-    alone again, it gives the same bits. `references`: what the unquantized model makes of each
-    text, for the divergence from it. `seconds`: what all of it took.
+    alone again, it gives the same bits. `references`: the unquantized model's last hidden states of
+    each text, for the divergence from it. `seconds`: the time of all of it, the device's queue
+    empty at both ends.
     """
 
     def __init__(self, texts: Sequence[Text], references: Sequence[Reference] = ()) -> None:
         self.perplexities: list[Perplexity] = []
         self.seconds = 0.0
         self.windows_at_once: int | None = None
-        self._texts = texts
-        self.references = references
+        self.texts, self.references = texts, references
 
     def board(self, sequence: Blocks) -> None:
-        """Take the texts before the first block."""
-        begin = time.perf_counter()
-        self._sequence = sequence
-        self._streams = [
-            sequence.begin(text.windows, max(1, TOKENS_A_BATCH // text.windows.shape[1]), alone=1)
-            for text in self._texts
-        ]
-        self.seconds += time.perf_counter() - begin
+        """Take the texts before the first block of `sequence`.
+
+        `references` use its norm and head from here on: quantization leaves them as they are, and a
+        vocabulary's embeddings would take a GPU's memory twice.
+        """
+        self.sequence = sequence
+        for reference in self.references:
+            reference.sequence = sequence
+        with self._clocked():
+            self.streams = [
+                sequence.begin(text.windows, max(1, TOKENS_A_BATCH // text.windows.shape[1]), 1)
+                for text in self.texts
+            ]
 
     def advance(self, index: int) -> None:
         """Take the texts through a block, which holds its weights."""
-        begin = time.perf_counter()
-        for stream in self._streams:
-            self._sequence.advance(index, stream)
-        self.seconds += time.perf_counter() - begin
+        with self._clocked():
+            for stream in self.streams:
+                self.sequence.advance(index, stream)
 
     def finish(self) -> None:
         """Take the texts from the last block to their perplexities, see `scored`."""
+        known: Sequence[Reference | None] = self.references or [None] * len(self.texts)
+        with self._clocked():
+            self.perplexities = [
+                replace(
+                    scored(self.sequence, text, stream.hidden.__getitem__, reference),
+                    halved=stream.halved or bool(reference and reference.halved),
+                )
+                for text, stream, reference in zip(self.texts, self.streams, known, strict=True)
+            ]
+        self.windows_at_once = max((s.at_once for s in self.streams), default=None)
+        self.streams = []
+
+    def pass_all(self, sequence: Blocks, progress: Progress = lambda done, total: None) -> None:
+        """Take the texts through all blocks of a model that nothing else passes meanwhile."""
+        self.board(sequence)
+        for index in range(len(sequence)):
+            with sequence.filled(index):
+                self.advance(index)
+            progress(index + 1, len(sequence))
+
+    @contextmanager
+    def _clocked(self) -> Iterator[None]:
+        devices.settle(self.sequence.device)
         begin = time.perf_counter()
-        known: Sequence[Reference | None] = self.references or [None] * len(self._texts)
-        self.perplexities = [
-            scored(self._sequence, text, stream.hidden.__getitem__, reference)
-            for text, stream, reference in zip(self._texts, self._streams, known, strict=True)
-        ]
-        self.windows_at_once = max((s.at_once for s in self._streams), default=None)
-        self._streams = []
+        yield
+        devices.settle(self.sequence.device)
         self.seconds += time.perf_counter() - begin
 
 
@@ -160,24 +158,25 @@ def scored(
 ) -> Perplexity:
     """Return the perplexity of a text, given each window's last hidden states [tokens, width].
 
-    And its divergence, if there is a `reference`. FloatingPointError if a sum is not finite.
+    With a `reference`, also the divergence from it. FloatingPointError if a sum is not finite.
     """
     import torch
 
     windows, length = text.windows.shape
-    found = Likelihoods(windows)
-    distances = Distances(reference, windows) if reference else None
-    vocabulary = 0
+    likelihoods = Likelihoods(windows)
+    kl, agreed = np.zeros(windows), np.zeros(windows, dtype=np.int64)
     for window, ids in enumerate(torch.from_numpy(text.windows)):
-        hidden, tokens = hidden_of(window), ids.to(sequence.device)
-        vocabulary = vocabulary or sequence.logits(hidden[:1], tokens[:1]).shape[-1]
-        for part in slices(length, vocabulary):
-            logits = sequence.logits(hidden[part], tokens[part]).float()
-            likely = found.take(window, part, logits, tokens)
-            del logits
-            if distances:
-                distances.take(window, part, likely, tokens)
-    return found.of(text, distances.sums() if distances else None)
+        tokens = ids.to(sequence.device)
+        logits_of = sequence.logits_of(hidden_of(window), tokens)
+        expected_of = reference.logits_of(window, tokens) if reference else None
+        for part in slices(length, sequence.vocabulary):
+            found = likelihoods.take(window, part, logits_of(part).float(), tokens)
+            if expected_of:
+                expected = expected_of(part).float().log_softmax(-1)
+                agreed[window] += int((expected.argmax(-1) == found.argmax(-1)).sum())
+                ratio = torch.sub(expected, found, out=found)  # each is as large as a slice may be
+                kl[window] += float(expected.exp_().mul_(ratio).sum(dtype=torch.float64))
+    return likelihoods.of(text, Divergence(kl, agreed) if reference else None)
 
 
 def evaluate(
@@ -188,11 +187,7 @@ def evaluate(
 ) -> list[Perplexity]:
     """Return the perplexity of each text under a model, each of whose blocks is read once."""
     evaluator = Evaluator(texts, references)
-    evaluator.board(sequence)
-    for index in range(len(sequence)):
-        with sequence.filled(index):
-            evaluator.advance(index)
-        progress(index + 1, len(sequence))
+    evaluator.pass_all(sequence, progress)
     evaluator.finish()
     return evaluator.perplexities
 
@@ -219,7 +214,10 @@ def unquantized(
     known = references(model, device, texts, progress)
     if not known:
         return perplexities(model.path, device, texts, progress)
-    return [scored(r.sequence, text, r.hidden) for text, r in zip(texts, known, strict=True)]
+    return [
+        replace(scored(one.sequence, text, one.hidden), halved=one.halved)
+        for text, one in zip(texts, known, strict=True)
+    ]
 
 
 def perplexities(

@@ -63,6 +63,7 @@ def quantize(
             done.append((model, model.quantize(rows, batch_size=at_once)))
 
         at_once = min(len(rows), max(1, TOKENS_A_BATCH // seq_len))
+        planned = at_once
         while not run_if_fits(partial(work, at_once), at_once):
             at_once = -(-at_once // 2)
         model, log = done.pop()
@@ -76,6 +77,7 @@ def quantize(
         [_module(row) | {"kernel": kernel} for row in log["gptq"]],
         warm_up_time_sec,
         windows_at_once=at_once,
+        halved=at_once < planned,
     )
 
 

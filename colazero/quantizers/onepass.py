@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colazero import devices
 from colazero.cache import new_entry
 from colazero.quantizers import QUANTIZERS
 from colazero.types import (
@@ -93,15 +94,16 @@ def quantize(
             shards.add(solver.tensors)
             saving += time.perf_counter() - saved
             progress(index + 1, len(sequence))
-        at_once = stream.at_once
+        at_once, halved = stream.at_once, stream.halved
         del stream
         if rider:
             rider.finish()
         saved = time.perf_counter()
         shards.add(rest(sequence))
-        shards.close()
+        files = shards.close()
         describe(model_dir, draft, settings)
         saving += time.perf_counter() - saved
+    devices.settle(device)
     riding = rider.seconds if rider else 0.0
     return QuantizationReport(
         time.perf_counter() - begin - saving - riding,
@@ -109,6 +111,8 @@ def quantize(
         rows,
         warm_up_time_sec=begin - started,
         windows_at_once=at_once,
+        halved=halved,
+        files=files,
         solved=solved,
     )
 

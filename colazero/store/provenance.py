@@ -67,13 +67,17 @@ def git_state() -> dict[str, str]:
     return {"colazero.git_commit": commit, "colazero.git_dirty": dirty}
 
 
-def manifest(checkpoint: Path) -> dict[str, str]:
-    """Return file name → sha256 of everything in a checkpoint directory but the manifest."""
-    found = {}
-    for file in sorted(checkpoint.rglob("*")):
-        if file.is_file() and file.name != "sha256.json":
-            found[str(file.relative_to(checkpoint))] = file_digest(file)
-    return found
+def manifest(checkpoint: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return file name → SHA-256 of everything in a checkpoint directory but the manifest.
+
+    `known`: those of files that were hashed while they were written.
+    """
+    names = [str(f.relative_to(checkpoint)) for f in sorted(checkpoint.rglob("*")) if f.is_file()]
+    return {
+        name: (known or {}).get(name) or file_digest(checkpoint / name)
+        for name in names
+        if name != "sha256.json"
+    }
 
 
 def weights_digest(files: Mapping[str, str]) -> str:

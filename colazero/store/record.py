@@ -357,12 +357,19 @@ def refuse_unkeepable(config: Common, name: str) -> None:
             ) from error
 
 
-def keep(config: Common, model: Model, checkpoint: Path, name: str) -> None:
+def keep(
+    config: Common,
+    model: Model,
+    checkpoint: Path,
+    name: str,
+    known: Mapping[str, str] | None = None,
+) -> None:
     """Keep a checkpoint where `save_model` says; `local` copies it to LOCAL/NAME-DIGEST.
 
-    The digest over the weights is a tag in every case.
+    The digest over the weights is a tag in every case. `known`: SHA-256 of files that were hashed
+    while they were written.
     """
-    files = provenance.manifest(checkpoint)
+    files = provenance.manifest(checkpoint, known)
     digest = provenance.weights_digest(files)
     set_tags({client.CHECKPOINT: digest})
     if config.save_model == "artifact":

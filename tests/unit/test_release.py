@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import os
 import sys
 import weakref
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
-from safetensors import SafetensorError
 
 from colazero import devices, models, pipeline
+from colazero.blocks import weights
 from colazero.blocks.sequence import Sequence
 from colazero.evaluation.through_blocks import Evaluator, Reference
 from colazero.quantizers import gptqmodel, onepass
@@ -90,9 +92,9 @@ def test_a_cell_whose_checkpoint_cannot_be_written_keeps_its_numbers(
     tiny_llama: Path, corpus_file: Path, shared_store: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
-        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr(weights, "write_tensors", full)
     ends: list[Event] = []
     with record.run("suite", "suite") as suite:
         job = job_of(tiny_llama, corpus_file, 7, suite)

@@ -198,7 +198,7 @@ def test_the_head_gets_the_rows_that_the_whole_model_gave_it(
 
     monkeypatch.setattr(torch.nn.Linear, "forward", forward)
     open_sequence(folder, "cpu")
-    assert set(rows) == {32}
+    assert set(rows) == {8, 32}, "8 where the form of the head is learnt"
 
 
 def test_weights_outside_linear_layers_are_not_quantized(tmp_path: Path) -> None:

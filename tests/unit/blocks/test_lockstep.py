@@ -8,17 +8,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from colazero import models
 from colazero.blocks import lockstep as memory
 from colazero.blocks import sequence as blocks_sequence
 from colazero.blocks.lockstep import halved
 from colazero.blocks.probe import open_sequence
 from colazero.blocks.sequence import Sequence
-from colazero.evaluation.through_blocks import Evaluator, evaluate
+from colazero.evaluation.through_blocks import Evaluator, evaluate, references
 from colazero.quantizers import onepass
 from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
 
@@ -170,6 +172,56 @@ def test_one_window_that_does_not_fit_is_an_error(
     room_for(0, "o_proj")
     with pytest.raises(torch.OutOfMemoryError):
         quantized(tiny_llama, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("said", "recognised"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasGemmEx(...)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        (
+            "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnSpotrf(...)`",
+            True,
+        ),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_memory_that_runs_out_in_a_library_is_recognised(said: str, recognised: bool) -> None:
+    raising = Mock(side_effect=RuntimeError(said))
+    if recognised:
+        assert memory.run_if_fits(raising, 2) is False
+    with pytest.raises(RuntimeError, match=r"CU|mat1"):
+        memory.run_if_fits(raising, 1 if recognised else 2)
+
+
+@pytest.mark.parametrize("where", ["quantization", "evaluation", "unquantized", "nowhere"])
+def test_a_result_whose_batches_were_halved_says_so(
+    where: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
+    own, failed, now = Sequence.run_block, [], ["unquantized"]
+
+    def run_block(sequence: Sequence, index: int, stream: Any, part: slice) -> None:
+        stage = {8: "quantization", 9: now[0]}.get(len(stream.ids), "the probe")
+        if stage == where and part.stop - part.start > 1 and not failed:
+            failed.append(stage)
+            raise RuntimeError("CUDA error: out of memory")
+        own(sequence, index, stream, part)
+
+    monkeypatch.setattr(Sequence, "run_block", run_block)
+    model = models.fetch(str(tiny_llama))
+    known = references(model, "cpu", [TEXT])
+    now[0] = "evaluation"
+    rider = Evaluator([TEXT], known)
+    report = onepass.quantize(
+        tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", "cpu", lambda *_: None, rider
+    )
+    assert report.halved is (where == "quantization")
+    assert rider.perplexities[0].halved is (where in ("evaluation", "unquantized"))
+    again = references(model, "cpu", [TEXT])[0]
+    assert again.halved is False, "what was halved is not kept for others"
 
 
 def test_what_is_nearly_as_large_as_the_largest_is_halved_too() -> None:
