@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architectures import TAKEN, make
 
 from colazero.blocks.probe import open_sequence
 from colazero.evaluation import perplexity as slicing
@@ -39,6 +40,26 @@ def test_equals_the_definition_on_the_whole_models(
     assert found.divergence.agreed.tolist() == same.tolist()
     assert found.distances["kl_divergence"] == pytest.approx(float(kl.sum()) / 141, rel=1e-4)
     assert found.distances["top1_agreement"] == pytest.approx(int(same.sum()) / 141)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "opt-projections", "granite", "cohere"])
+def test_norm_is_run_once_per_window_and_gives_the_logits_of_slices(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of these scale their logits after the head, so all that follows a block is run again."""
+    sequence = open_sequence(make(tmp_path, *TAKEN[name]), "cpu")
+    ids = torch.from_numpy(TEXT.windows[0] % 150)
+    hidden = torch.randn(48, 64, generator=torch.Generator().manual_seed(0)).to(sequence.dtype)
+    calls: list[int] = []
+    sequence.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    whole = sequence.logits(hidden, ids)
+    calls.clear()
+    logits_of = sequence.logits_of(hidden, ids)
+    parts = [slice(0, 20), slice(20, 40), slice(40, 48)]
+    found = torch.cat([logits_of(part) for part in parts])
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    assert len(calls) == (3 if name in ("granite", "cohere") else 1)
+    assert sequence.vocabulary == whole.shape[-1] == 160
 
 
 def test_the_model_itself_is_at_no_distance(tiny_llama: Path) -> None:
