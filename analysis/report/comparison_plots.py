@@ -59,6 +59,8 @@ def differences(summary: Summary, model: str) -> Figure:
 def _basis(pairs: Sequence[Pair]) -> str:
     """Say what was done: over which text, or over seeds alone."""
     on_text = [p.text for p in pairs if p.decided_by == "seeds and text" and p.text is not None]
+    if any(p.decided_by == "seeds at any time" for p in pairs):
+        return "Over seeds on exactly these windows, valid at any look (t e-process)."
     if not on_text:
         return "Over seeds alone (Welch), on exactly these windows."
     first = on_text[0]

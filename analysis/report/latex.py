@@ -100,6 +100,8 @@ def _caption(summary: Summary, first: str | None) -> str:
     n = str(ns[0]) if len(ns) == 1 else f"{ns[0]}--{ns[-1]}"
     on_text = any(p.decided_by == "seeds and text" for p in summary.pairs)
     basis = "over seeds and evaluation windows together" if on_text else "(Welch) over seeds"
+    if any(p.decided_by == "seeds at any time" for p in summary.pairs):
+        basis = "over seeds, valid at any look"
     one = [m.n for m in summary.methods if m.one_set and m.n > 1]
     dagger = r" $^{\dagger}$Replicates of one calibration set." if one else ""
     starred = len(summary.names) <= MOST_COLUMNS

@@ -15,7 +15,7 @@ from analysis.report.numbers import (
     percent,
 )
 from analysis.summary import Pair, Summary
-from analysis.summary.pairs import text_percent
+from analysis.summary.pairs import BASES, text_percent
 from colazero.figures import label
 
 
@@ -131,6 +131,8 @@ def one_set(pair: Pair) -> str:
 
 def _on_text(pair: Pair) -> str:
     text = pair.text
+    if pair.decided_by == "seeds at any time":
+        return f"The verdict is {BASES[pair.decided_by]}: the looks were not declared beforehand."
     if pair.decided_by == "seeds":
         why = "these runs have no per-window sums of it" if text is None else text.reason
         return f"The verdict is about exactly these windows, over seeds alone: {why}."

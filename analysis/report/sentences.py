@@ -146,8 +146,8 @@ def _scope(summary: Summary) -> list[str]:
     options = summary.options
     better = "lower" if summary.lower_is_better else "higher"
     late = (
-        f" This margin is not the suite's own 1 %: it was chosen when the runs were known, and "
-        f"what is said of ±{options.margin:g} % is post hoc."
+        f" Not the suite's own: {', '.join(options.post_hoc)}. What is said with it is post "
+        "hoc: it was chosen when the runs were known."
         if options.post_hoc
         else ""
     )

@@ -91,7 +91,7 @@ def _test(summary: Summary, pair: Pair) -> dict[str, Any]:
             "stars": stars(pair.seeds.p_adjusted),
             "verdict_on_these_windows": on_windows,
             "margin_percent": pair.margin,
-            "margin_is_post_hoc": summary.options.post_hoc,
+            "post_hoc": summary.options.post_hoc,
             "diff_percent": pair.seeds_percent,
             "diff_percent_ci95": pair.seeds_percent_ci95,
             "percent_of": pair.b,
@@ -133,7 +133,7 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
             "baseline": summary.baseline,
             "primary": summary.primary,
             "direction": "lower" if summary.lower_is_better else "higher",
-            "margin_is_post_hoc": summary.options.post_hoc,
+            "post_hoc": summary.options.post_hoc,
         },
         "variance_budget": {
             model: {m: asdict(b) for (m, name), b in summary.budgets.items() if name == model}
@@ -147,6 +147,7 @@ def suite_facts(summary: Summary) -> dict[str, Any]:
                 keys(failed), failed["status"], failed["error"], strict=True
             )
         ],
+        "ranking": {m: [asdict(rank) for rank in ranks] for m, ranks in summary.ranks.items()},
         "pooled_over_models": {name: asdict(p) for name, p in summary.pooled.items()},
     }
 

@@ -118,7 +118,8 @@ def _rests_on(pair: Pair) -> str:
     if pair.decided_by is None:
         return NONE
     lent = pair.seeds.lent if pair.decided_by == "seeds" else pair.text and pair.text.lent
-    text = "seeds × windows" if pair.decided_by == "seeds and text" else "seeds (Welch)"
+    words = {"seeds and text": "seeds × windows", "seeds": "seeds (Welch)"}
+    text = words.get(pair.decided_by, "seeds at any time (e-process)")
     return text + (", lent variance" if lent else "")
 
 

@@ -21,8 +21,12 @@ from analysis.stats.comparison import (
 )
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
 from analysis.stats.power import (
+    DOCUMENTED,
     Design,
+    Noise,
+    Prospect,
     equivalence_power,
+    prospect,
     seeds_for_difference,
     seeds_for_equivalence,
     t_power,
@@ -35,13 +39,24 @@ from analysis.stats.sequential import (
     anytime,
     hwang_shih_decani,
     judge_looks,
+    median_unbiased,
     nominal_levels,
     sequential_p,
 )
 from analysis.stats.text import TextComparison, compare_on_text
-from analysis.stats.verdicts import Judgement, Verdict, holm, judge, stars, verdict
+from analysis.stats.verdicts import (
+    Judgement,
+    Standing,
+    Verdict,
+    holm,
+    judge,
+    standings,
+    stars,
+    verdict,
+)
 
 __all__ = [
+    "DOCUMENTED",
     "Anytime",
     "Comparison",
     "Description",
@@ -50,11 +65,14 @@ __all__ = [
     "Judgement",
     "Look",
     "LookJudgement",
+    "Noise",
     "PairedItems",
     "PooledModels",
     "PooledVariance",
+    "Prospect",
     "Source",
     "SpreadComparison",
+    "Standing",
     "TTest",
     "TextComparison",
     "VarianceBudget",
@@ -72,13 +90,16 @@ __all__ = [
     "judge_looks",
     "log_difference",
     "mcnemar",
+    "median_unbiased",
     "nominal_levels",
     "pool_models",
     "pooled_variance",
+    "prospect",
     "seeds_for_difference",
     "seeds_for_equivalence",
     "seeds_to_find_halving",
     "sequential_p",
+    "standings",
     "stars",
     "t_power",
     "variance_budget",

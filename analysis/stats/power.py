@@ -182,3 +182,91 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of a model's results, % of the metric.
+
+    seed: standard deviation of one draw (calibration set and arithmetic). window: of one window of
+    one method against the mean of all methods. source: where the numbers come from.
+    """
+
+    seed: float
+    window: float
+    source: str
+
+
+DOCUMENTED = Noise(0.72, 1.33, "docs/evidence/study.md: SmolLM2-135M, sotu, 4 bits, 64 windows")
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a suite can find, % of the metric; see `prospect`.
+
+    difference: the smallest one that it shows with 80 % probability, at Holm's first step. bound:
+    the median, where all methods are equal, of the most that a method can be worse than the best.
+    equivalence: probability that a comparison shows equivalence within the margin, if there is no
+    difference. noise: what this rests on.
+    """
+
+    difference: float
+    bound: float
+    equivalence: float
+    noise: Noise
+
+
+def prospect(
+    methods: int,
+    seeds: int,
+    windows: int,
+    *,
+    noise: Noise = DOCUMENTED,
+    margin: float = 1.0,
+    alpha: float = 0.05,
+) -> Prospect:
+    """Estimate what a suite can find over seeds and text, for its plan.
+
+    One method is compared with each other one, `seeds` per method, on `windows` windows that lie in
+    different documents, judged by the rule of `compare_on_text`. By simulation with a fixed seed: the
+    variances that a suite estimates are drawn. Raises ValueError for fewer than 2 methods or seeds,
+    or fewer than 8 windows.
+    """
+    for name, value, least in (
+        ("methods", methods, 2),
+        ("seeds", seeds, 2),
+        ("windows", windows, 8),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}; a comparison needs at least {least}")
+    check_alpha(alpha)
+    rng, draws = np.random.default_rng(0), 4000
+    text_df = 2 * (windows - 1) / 3
+    seed = noise.seed**2 / seeds * rng.chisquare(seeds - 1, (2, draws)) / (seeds - 1)
+    text = 2 * noise.window**2 / windows * rng.chisquare(text_df, draws) / text_df
+    total, both = seed.sum(axis=0) + text, seed.sum(axis=0)
+    parts = (seed**2).sum(axis=0) / (seeds - 1)
+    df = total**2 / (parts + text**2 / text_df)
+    df = np.where(both >= text, np.minimum(df, both**2 / parts), df)
+    error = math.sqrt(2 * noise.seed**2 / seeds + 2 * noise.window**2 / windows)
+    level, each = alpha / (methods - 1), 1 - (1 - alpha) ** (1 / (methods - 1))
+
+    def half(tail: float) -> FloatArray:
+        """Half widths of the draws' one-sided limits."""
+        return np.asarray(special.stdtrit(df, 1 - tail) * np.sqrt(total))
+
+    needed, room = half(level / 2), margin - half(level)
+
+    def power(difference: float) -> float:
+        found = special.ndtr((difference - needed) / error)
+        return float(np.mean(found + special.ndtr((-difference - needed) / error)))
+
+    values = error / math.sqrt(2) * rng.normal(size=(draws, methods))
+    gaps = values - values.min(axis=1, keepdims=True)
+    most = 50 * error + float(needed.max())
+    return Prospect(
+        difference=float(optimize.brentq(lambda d: power(d) - POWER, 0, most)),
+        bound=float(np.median(gaps + half(each)[:, None])),
+        equivalence=float(np.mean(np.where(room > 0, 2 * special.ndtr(room / error) - 1, 0.0))),
+        noise=noise,
+    )

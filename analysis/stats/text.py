@@ -120,6 +120,7 @@ def compare_on_text(
     *,
     documents: ArrayLike | None = None,
     text: Question = "mix",
+    ratio: bool = False,
     alpha: float = 0.05,
     noise: PooledVariance | None = None,
 ) -> TextComparison:
@@ -130,7 +131,9 @@ def compare_on_text(
     then holds for that set. tokens: shape [W], scored in each window, in the text's order.
     documents: labels [W]; windows with one label are one part. None, or fewer than 4 documents:
     each window is a part.
-    noise: variance of one draw's log perplexity, for a method with a single row.
+    ratio: the log ratio of the two means instead, for sums that are not logarithms (KL divergence,
+    agreement); its error is linearised and holds that of both means.
+    noise: variance of one draw's mean per token, for a method with a single row.
 
     text: "mix" takes the text's variance from successive differences of the parts' means
     (`succession_variance`), "eras" from the spread of 8 contiguous stretches (4 below 64 windows),
@@ -147,12 +150,21 @@ def compare_on_text(
     check_alpha(alpha)
     weight = check_tokens(tokens)
     a, b = check_nll(nll_a, weight.size, "nll_a"), check_nll(nll_b, weight.size, "nll_b")
+    total, shift = float(weight.sum()), 0.0
+    if ratio:
+        mean_a, mean_b = (float(x.mean(axis=0).sum()) / total for x in (a, b))
+        if min(mean_a, mean_b) <= 0:
+            raise ValueError(f"ratio needs means above 0; got {mean_a:g} and {mean_b:g}")
+        a, b, shift = a / mean_a, b / mean_b, math.log(mean_a / mean_b)
+        scales = mean_a, mean_b
+    else:
+        scales = 1.0, 1.0
     parts = parts_of(text, weight, documents)
     variance = variance_of(text)
     arms = profiles(a, parts, variance), profiles(b, parts, variance)
     delta = arms[0].mean - arms[1].mean
-    ratio = float(delta.sum() / weight.sum())
-    seeds = _seed_term(arms[0], noise), _seed_term(arms[1], noise)
+    log_ratio = shift or float(delta.sum() / total)
+    seeds = _seed_term(arms[0], noise, scales[0]), _seed_term(arms[1], noise, scales[1])
     lent = "".join(name for name, x in zip("ab", arms, strict=True) if x.rows == 1 and noise)
     known = TextComparison(
         n_a=arms[0].rows,
@@ -161,17 +173,18 @@ def compare_on_text(
         n_parts=parts.size.size,
         unit=parts.unit,
         text=text,
-        n_tokens=float(weight.sum()),
+        n_tokens=total,
         alpha=float(alpha),
         lent=lent or None,
-        log_ratio=ratio,
-        percent=percent_change(ratio),
+        log_ratio=log_ratio,
+        percent=percent_change(log_ratio),
         reason=None,
     )
     if weight.size < FEWEST_WINDOWS:
         few = f"{weight.size} windows: the noise of the text needs at least {FEWEST_WINDOWS}"
         return replace(known, reason=few)
-    known = replace(known, trend=_trend(a.mean(axis=0) - b.mean(axis=0), weight, parts))
+    delta_by_window = a.mean(axis=0) - b.mean(axis=0) + shift * weight
+    known = replace(known, trend=_trend(delta_by_window, weight, parts))
     if seeds[0] is None or seeds[1] is None:
         one = " and ".join(n for n, x in zip("ab", seeds, strict=True) if x is None)
         return replace(known, reason=f"{one} has one row: one draw of unknown noise")
@@ -358,10 +371,10 @@ def _trend(delta: FloatArray, weight: FloatArray, parts: Parts) -> Trend | None:
     )
 
 
-def _seed_term(arm: Profiles, noise: PooledVariance | None) -> Term | None:
+def _seed_term(arm: Profiles, noise: PooledVariance | None, scale: float) -> Term | None:
     if arm.variance is not None:
         return arm.variance / arm.rows, arm.rows - 1
-    return None if noise is None else (noise.variance, noise.df)
+    return None if noise is None else (noise.variance / scale**2, noise.df)
 
 
 def _with_error(

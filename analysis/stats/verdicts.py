@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,3 +143,67 @@ def judge(
             )
         )
     return found
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far one of several methods can be from the best of them, in the unit of the estimates.
+
+    at_most: no worse than the best by more than this. at_least: worse than the best by at least
+    this; 0 where the method may be the best. None where a comparison is undefined.
+    """
+
+    name: str
+    at_most: float | None
+    at_least: float | None
+
+
+def standings(
+    names: Sequence[str],
+    interval: Callable[[str, str, float], Interval | None],
+    *,
+    alpha: float = 0.05,
+) -> list[Standing]:
+    """Compare methods with the best of them, in input order.
+
+    interval: (a, b, level) -> two-sided limits of value(a) - value(b) at confidence 1 - level. A
+    larger value is worse. Methods whose comparisons are undefined are left out, those with most of
+    them first; their numbers are None.
+
+    at_most holds for all methods at once in 1 - alpha of suites: multiple comparisons with the best
+    (Hsu 1984), from one-sided limits against each other method. So does at_least, from two-sided
+    limits (Edwards & Hsu 1983). The level of one limit is Šidák's for names - 1 comparisons with
+    one method, which is on the safe side for estimates that share this method.
+    """
+    check_alpha(alpha)
+    if len(names) < 2:
+        raise ValueError(f"names must be two methods or more; got {list(names)}")
+    compared = list(names)
+    while len(compared) > 1:
+        unknown = {
+            a: sum(interval(a, b, alpha) is None for b in compared if b != a) for a in compared
+        }
+        worst = max(compared, key=lambda name: unknown[name])
+        if not unknown[worst]:
+            break
+        compared.remove(worst)
+    if len(compared) < 2:
+        return [Standing(name, None, None) for name in names]
+    each = 1 - (1 - alpha) ** (1 / (len(compared) - 1))
+    pairs = [(a, b) for a in compared for b in compared if a != b]
+    one_sided = {(a, b): interval(a, b, 2 * each) for a, b in pairs}
+    two_sided = {(a, b): interval(a, b, each) for a, b in pairs}
+    upper = {pair: found[1] for pair, found in one_sided.items() if found}
+    lower = {pair: found[0] for pair, found in two_sided.items() if found}
+    others = {name: [other for other in compared if other != name] for name in compared}
+    best = [name for name in compared if all(lower[name, other] <= 0 for other in others[name])]
+    return [
+        Standing(name, None, None)
+        if name not in compared
+        else Standing(
+            name,
+            at_most=max(0.0, *(upper[name, other] for other in others[name])),
+            at_least=0.0 if name in best else max(0.0, min(lower[name, b] for b in best)),
+        )
+        for name in names
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -14,7 +14,9 @@ from analysis.reading.checks import RunsError
 OURS = "cola_zero"
 DEFAULT_BASELINE = "gptq_default"
 MARGIN = 1.0
-"""The margin of every suite, % of the second method: any other is chosen after the fact."""
+ALPHA = 0.05
+METRIC = "perplexity"
+"""What every suite's own analysis uses: anything else is chosen when the results are known."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,19 @@ class Options:
     are the primary family; None: what the suite says, or cola_zero where the runs have it.
     metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, or a downstream metric such as
     `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does not say so.
-    margin: largest difference that does not matter, % of the second method's value.
+    margin: largest difference that does not matter: % of the second method's value, percentage
+    points of an accuracy; of a log perplexity, % of perplexity.
     alpha: level of the tests, two-sided, over a family of comparisons.
+    declared: the primary method that the suite named; None where it named none.
     """
 
     baseline: str | None = None
     primary: str | None = None
-    metric: str = "perplexity"
+    metric: str = METRIC
     direction: str | None = None
     margin: float = MARGIN
-    alpha: float = 0.05
+    alpha: float = ALPHA
+    declared: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 100:
@@ -51,12 +56,20 @@ class Options:
             self,
             primary=self.primary or named.get("primary"),
             baseline=self.baseline or named.get("baseline"),
+            declared=named.get("primary"),
         )
 
     @property
-    def post_hoc(self) -> bool:
-        """Whether the margin is another than the suites' own."""
-        return self.margin != MARGIN
+    def post_hoc(self) -> tuple[str, ...]:
+        """Name the options that are not the suite's own, as in `margin 2 %`."""
+        own = self.declared or OURS
+        changed = {
+            f"margin {self.margin:g} %": self.margin != MARGIN,
+            f"α = {self.alpha:g}": self.alpha != ALPHA,
+            f"metric {self.metric}": self.metric != METRIC,
+            f"primary method {self.primary}": self.primary not in (None, own),
+        }
+        return tuple(words for words, differs in changed.items() if differs)
 
 
 def chosen(name: str, wanted: str | None, usual: str, methods: list[str]) -> str | None:
@@ -70,24 +83,39 @@ def chosen(name: str, wanted: str | None, usual: str, methods: list[str]) -> str
     return wanted
 
 
+Kind = Literal["exponential", "logarithm", "ratio", "share", "plain"]
+
+
 class Known(NamedTuple):
-    """lower: a small value is the good one. windows: the column of the per-window sums that the
-    metric is made of. log: it is the exponential of their mean, and compared by its logarithm."""
+    """What is known of a metric.
+
+    lower: a small value is the good one. windows: the column of the per-window sums that the metric
+    is made of. kind: how two values are compared. "exponential" of a mean per token: by the
+    difference of the means, as % of perplexity; "logarithm": the same of the mean itself; "ratio":
+    by the ratio of two means, both with error; "share": in percentage points; "plain": % of the
+    second value.
+    """
 
     lower: bool
     windows: str | None = None
-    log: bool = False
+    kind: Kind = "plain"
+
+    @property
+    def log(self) -> bool:
+        """Whether a variance budget is in % of perplexity."""
+        return self.kind in ("exponential", "logarithm")
 
 
 EVALUATED = {
-    "perplexity": Known(lower=True, windows="nll", log=True),
-    "nll_per_token": Known(lower=True, windows="nll"),
-    "kl_divergence": Known(lower=True, windows="kl"),
-    "top1_agreement": Known(lower=False, windows="agreed"),
+    "perplexity": Known(True, "nll", "exponential"),
+    "nll_per_token": Known(True, "nll", "logarithm"),
+    "kl_divergence": Known(True, "kl", "ratio"),
+    "top1_agreement": Known(False, "agreed", "ratio"),
 }
+SHARES = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "f1")
 # For runs that did not log lm-eval's own `higher_is_better`.
 DOWNSTREAM = {
-    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "exact_match", "f1"), Known(False)),
+    **dict.fromkeys(SHARES, Known(False, kind="share")),
     **dict.fromkeys(("bleu", "chrf", "mcc", "rouge1", "rouge2", "rougeL"), Known(False)),
     **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), Known(True)),
     **dict.fromkeys(("bits_per_byte", "brier_score", "ter"), Known(True)),
@@ -152,7 +180,8 @@ def _known(column: str, logged: dict[str, bool]) -> Known | None:
     if metric != "downstream":
         return None
     if rest in logged:
-        return Known(lower=not logged[rest])
+        share = any(part in SHARES for part in rest.split(".")[1:])
+        return Known(not logged[rest], kind="share" if share else "plain")
     parts = rest.split(".")[1:]
     return next((DOWNSTREAM[part] for part in reversed(parts) if part in DOWNSTREAM), None)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from analysis.stats import (
+    Anytime,
     Comparison,
     Design,
     Estimate,
@@ -28,10 +29,16 @@ from analysis.stats import (
     seeds_for_equivalence,
 )
 from analysis.stats.comparison import SpreadComparison
-from analysis.stats.samples import FloatArray, Interval, percent_change, percent_interval
+from analysis.stats.samples import (
+    FloatArray,
+    Interval,
+    percent_change,
+    percent_interval,
+    satterthwaite,
+)
 from analysis.stats.text import Question
 from analysis.summary.methods import Method, Text
-from analysis.summary.options import Options
+from analysis.summary.options import Kind, Options
 
 Family = Literal["primary", "exploratory"]
 
@@ -51,17 +58,30 @@ class Plan:
     text_error_percent: float
 
 
+Basis = Literal["seeds and text", "seeds", "seeds at any time"]
+"""What a verdict rests on. "seeds at any time": the e-process of undeclared looks (`anytime`)."""
+BASES: dict[Basis, str] = {
+    "seeds and text": "over seeds and text, for other documents of this mix",
+    "seeds": "over seeds, on exactly these windows (Welch)",
+    "seeds at any time": "over seeds, on exactly these windows, valid at any look (t e-process)",
+}
+"""The words for it: every sentence, caption and column takes them from here."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Method a against method b on one model.
 
-    seeds: Welch's test over the observations, on exactly these windows. text: over observations and
-    windows together, for other documents of the same mix; None where the runs have no windows of
-    the metric. eras: the same for periods drawn anew; it never decides.
-    judgement: the verdict in its family, from `text` where that is defined and else from `seeds`.
-    log: `text` compares logarithms. scale: the value of b, of which differences are a percentage.
-    tests: defined tests of the family. margin: % of b. plan: what more seeds would show.
-    one_set_a, one_set_b: the method is one calibration set, and the result speaks about that.
+    seeds: Welch's test over the observations, on exactly these windows. ratio: the same for the log
+    ratio of two means, of a metric that is compared so. text: over observations and windows
+    together, for other documents of the same mix; None where the runs have no windows of the
+    metric. eras: the same for periods drawn anew; it never decides. at_any_time: what undeclared
+    looks allow; where it is set, it decides.
+    judgement: the verdict in its family, by what `decided_by` names.
+    kind: how values are compared (`Known`). scale: the value of b, of which differences are a
+    percentage. margin: % of b, or percentage points. tests: defined tests of the family. plan: what
+    more seeds would show. one_set_a, one_set_b: the method is one calibration set, and the result
+    holds for that one.
     """
 
     model: str
@@ -69,10 +89,11 @@ class Pair:
     b: str
     family: Family
     seeds: Comparison
+    ratio: Estimate | None
     text: TextComparison | None
     eras: TextComparison | None
     spread: SpreadComparison
-    log: bool
+    kind: Kind
     scale: float
     margin: float
     one_set_a: bool
@@ -80,6 +101,7 @@ class Pair:
     tests: int = 0
     judgement: Judgement = field(default_factory=lambda: Judgement("undefined", None))
     plan: Plan | None = None
+    at_any_time: Anytime | None = None
 
     @property
     def name(self) -> str:
@@ -90,58 +112,90 @@ class Pair:
         return self.judgement.verdict
 
     @property
-    def decided_by(self) -> Literal["seeds and text", "seeds"] | None:
+    def unit(self) -> str:
+        """The unit of differences: "%" of b, or percentage "points"."""
+        return "points" if self.kind == "share" else "%"
+
+    @property
+    def log(self) -> bool:
+        """Whether `text` compares logarithms."""
+        return self.kind in ("exponential", "logarithm", "ratio")
+
+    @property
+    def decided_by(self) -> Basis | None:
         """What the verdict rests on; None where it is undefined."""
+        if self.at_any_time is not None:
+            return "seeds at any time"
         if self.text is not None and self.text.estimate is not None:
             return "seeds and text"
         return None if self.seeds.estimate is None else "seeds"
 
     @property
     def estimate(self) -> Estimate | None:
-        """The difference that decides: of logarithms, or in the metric's unit."""
+        """The difference at one look: of logarithms, or in the metric's unit."""
         by_text = None if self.text is None else self.text.estimate
-        return by_text or self.seeds.estimate
+        return by_text or self.ratio or self.seeds.estimate
 
     @property
     def margin_of_estimate(self) -> float:
         """The margin in the unit of the estimate."""
-        if self.decided_by == "seeds and text" and self.log:
+        if self.in_logs:
             return math.log1p(self.margin / 100)
         return self.margin / 100 * self.scale
 
     @property
+    def in_logs(self) -> bool:
+        """Whether what decides is a difference of logarithms."""
+        if self.decided_by == "seeds":
+            return self.kind == "logarithm" or self.ratio is not None
+        return self.log
+
+    @property
     def percent(self) -> float | None:
-        """The difference that decides, or that is all there is, % of b."""
+        """The difference that decides, or the only one there is, in `unit`."""
+        if self.at_any_time is not None and self.at_any_time.diff is not None:
+            return self._percent(self.at_any_time.diff)
         if self.estimate is not None:
             return self._percent(self.estimate.difference)
         return self.seeds_percent
 
     @property
     def decided(self) -> tuple[Interval, float] | None:
-        """The interval that decided (for equivalence its own), % of b, and its confidence."""
+        """The interval that decided (for equivalence its own), in `unit`, and its confidence."""
         j = self.judgement
         limits, level = j.ci, j.ci_level
         if j.verdict == "equivalent":
             limits, level = j.equivalence_ci, j.equivalence_ci_level
         if limits is None or level is None:
             return None
-        found = self._percent(limits[0]), self._percent(limits[1])
-        return None if found[0] is None or found[1] is None else ((found[0], found[1]), level)
+        found = self.as_percent(limits)
+        return found and (found, level)
 
     @property
     def seeds_percent(self) -> float | None:
-        """Difference of the means on exactly these windows, % of b."""
-        return None if self.seeds.diff is None else 100 * self.seeds.diff / self.scale
+        """Difference of the means on exactly these windows, in `unit`."""
+        if self.seeds.diff is None:
+            return None
+        if self.kind == "logarithm":
+            return percent_change(self.seeds.diff)
+        return 100 * self.seeds.diff / self.scale
 
     @property
     def seeds_percent_ci95(self) -> Interval | None:
+        if self.ratio is not None:
+            return percent_interval(*self.ratio.interval(0.05))
         limits = self.seeds.diff_ci95
-        return limits and (100 * limits[0] / self.scale, 100 * limits[1] / self.scale)
+        if limits is None or self.kind == "logarithm":
+            return limits and percent_interval(*limits)
+        return 100 * limits[0] / self.scale, 100 * limits[1] / self.scale
+
+    def as_percent(self, limits: Interval) -> Interval | None:
+        """Turn limits of what decides into `unit`."""
+        low, high = self._percent(limits[0]), self._percent(limits[1])
+        return None if low is None or high is None else (low, high)
 
     def _percent(self, value: float) -> float | None:
-        if self.decided_by == "seeds and text" and self.log:
-            return percent_change(value)
-        return 100 * value / self.scale
+        return percent_change(value) if self.in_logs else 100 * value / self.scale
 
 
 @dataclass(frozen=True)
@@ -149,7 +203,7 @@ class Setting:
     """What all pairs of a model share: the options, its text, and one draw's arithmetic noise."""
 
     options: Options
-    log: bool
+    kind: Kind
     text: Text | None
     noise: PooledVariance | None
 
@@ -157,23 +211,47 @@ class Setting:
 def pair(a: Method, b: Method, family: Family, setting: Setting) -> Pair:
     """Compare two methods of a model; the verdict is left to its family."""
     scale = abs(b.description.mean or a.description.mean or 1.0)
-    options, alpha = setting.options, setting.options.alpha
+    options, kind = setting.options, setting.kind
     margin = options.margin / 100 * scale
+    if kind == "logarithm":
+        margin = math.log1p(options.margin / 100)
+    elif kind == "share":
+        scale, margin = 1.0, options.margin / 100
+    seeds = _on_windows(a, b, margin, setting)
     return Pair(
         model=a.model,
         a=a.name,
         b=b.name,
         family=family,
-        seeds=_on_windows(a, b, margin, setting),
+        seeds=seeds,
+        ratio=_ratio(a, b, setting.noise) if kind == "ratio" and seeds.estimate else None,
         text=_on_text(a, b, setting),
         eras=_on_text(a, b, setting, "eras"),
-        spread=_spread(a, b, alpha),
-        log=setting.log,
+        spread=_spread(a, b, options.alpha),
+        kind=kind,
         scale=scale,
         margin=options.margin,
         one_set_a=a.one_set,
         one_set_b=b.one_set,
     )
+
+
+def _ratio(a: Method, b: Method, noise: PooledVariance | None) -> Estimate | None:
+    """Return the log ratio of two means with the linearised error of both."""
+    terms, means = [], []
+    for method in (a, b):
+        mean, std = method.description.mean, method.description.std
+        if mean is None or mean <= 0:
+            return None
+        means.append(mean)
+        if std is not None:
+            terms.append((std**2 / method.n / mean**2, method.n - 1))
+        elif noise is not None:
+            terms.append((noise.variance / mean**2, noise.df))
+    error = math.sqrt(sum(term for term, _ in terms))
+    if len(terms) < 2 or error == 0:
+        return None
+    return Estimate(math.log(means[0] / means[1]), error, satterthwaite(terms))
 
 
 def _on_windows(a: Method, b: Method, margin: float, setting: Setting) -> Comparison:
@@ -194,6 +272,9 @@ def _on_text(
     if text is None or not {a.name, b.name} <= set(text.draws):
         return None
     rows_a, rows_b = (text.draws[name].rows for name in (a.name, b.name))
+    ratio = setting.kind == "ratio"
+    if ratio and min(rows_a.sum(), rows_b.sum()) <= 0:
+        return None
     total = text.tokens.sum()
     noise = pooled_variance(s.sum(axis=1) / total for d in text.draws.values() for s in d.sets)
     return compare_on_text(
@@ -202,6 +283,7 @@ def _on_text(
         text.tokens,
         documents=text.documents,
         text=question,
+        ratio=ratio,
         alpha=setting.options.alpha,
         noise=noise,
     )
@@ -232,33 +314,30 @@ def plan(pair: Pair, text: Text | None) -> Plan | None:
     if found is None:
         return None
     margin = pair.margin_of_estimate
-    error = found.text_error / (1.0 if _log(pair) else pair.scale)
+    error = found.text_error / (1.0 if pair.in_logs else pair.scale)
     return Plan(
         difference=seeds_for_difference(margin, found),
         equivalence=seeds_for_equivalence(margin, found),
         tests=found.family,
-        text_error_percent=100 * (math.expm1(error) if _log(pair) else error),
+        text_error_percent=100 * (math.expm1(error) if pair.in_logs else error),
     )
-
-
-def _log(pair: Pair) -> bool:
-    return pair.log and pair.decided_by == "seeds and text"
 
 
 def design(pair: Pair, text: Text | None) -> Design | None:
     """Return the design by which `pair` was decided; None where it is undefined.
 
-    In nats a token where seeds and text decided, else in the metric's own unit.
+    In the unit of its estimate: of logarithms (nats per token), or in the metric's own.
     """
     family, alpha = max(1, pair.tests), pair.seeds.alpha
     if pair.decided_by is None:
         return None
     if pair.decided_by == "seeds":
-        sd = pair.seeds.sd
+        sd = (pair.seeds.sd or 0.0) / (pair.scale if pair.ratio is not None else 1.0)
         return Design(sd, sd, family, alpha) if sd else None
     assert pair.text is not None
     assert text is not None
-    sds = [_sd(text.draws[name].rows, text.tokens) for name in (pair.a, pair.b)]
+    relative = pair.kind == "ratio"
+    sds = [_sd(text.draws[name].rows, text.tokens, relative) for name in (pair.a, pair.b)]
     other = next((sd for sd in sds if sd is not None), None)
     if other is None:
         return None
@@ -277,11 +356,12 @@ def _left(found: TextComparison) -> float:
     return math.sqrt(max(0.0, found.text_variance - found.overlap_variance))
 
 
-def _sd(rows: FloatArray, tokens: FloatArray) -> float | None:
-    """Standard deviation of a draw's mean a token; None for one draw."""
+def _sd(rows: FloatArray, tokens: FloatArray, relative: bool) -> float | None:
+    """Standard deviation of a draw's mean per token, or as a share of it; None for one draw."""
     if len(rows) < 2:
         return None
-    return float(np.std(rows.sum(axis=1) / tokens.sum(), ddof=1))
+    means = rows.sum(axis=1) / tokens.sum()
+    return float(np.std(means, ddof=1) / (means.mean() if relative else 1.0))
 
 
 def pairs_of(

@@ -24,7 +24,7 @@ from analysis.stats import (
     seeds_for_difference,
     variance_budget,
 )
-from analysis.summary.looks import Tracked, after_looks, track
+from analysis.summary.looks import Rank, Tracked, after_looks, ranking, track
 from analysis.summary.methods import (
     Method,
     Text,
@@ -161,7 +161,8 @@ class Summary:
 
     texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
     each metric of the runs is in the primary comparisons. looks: what each look at them showed,
-    where there was more than one or a maximum was declared.
+    where there was more than one or a maximum was declared. ranks: by model, its methods with the
+    most that each can be worse than the best.
     """
 
     options: Options
@@ -178,6 +179,7 @@ class Summary:
     metrics: Sequence[Sharpness] = ()
     pooled: Mapping[str, PooledModels] = field(default_factory=dict)
     looks: Sequence[Tracked] = ()
+    ranks: Mapping[str, Sequence[Rank]] = field(default_factory=dict)
 
     @property
     def models(self) -> list[str]:
@@ -265,6 +267,16 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         options.alpha,
     )
     looks = track(cells, options, course) if course is not None else []
+    ranks = {
+        model: ranking(
+            [p for p in pairs if p.model == model],
+            [m for m in methods if m.model == model],
+            [t for t in looks if t.pair.model == model],
+            options.alpha,
+            known.lower,
+        )
+        for model in models
+    }
     pairs = after_looks(pairs, looks)
     return Summary(
         options=options,
@@ -281,6 +293,7 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         metrics=_metrics(good, metric, pairs, models, options),
         pooled=_pooled(pairs, by_name),
         looks=looks,
+        ranks=ranks,
     )
 
 
@@ -305,7 +318,7 @@ def _methods(
 def _setting(
     good: pd.DataFrame, model: str, metric: str, known: Known, text: Text | None, options: Options
 ) -> Setting:
-    return Setting(options, known.log, text, arithmetic(good, model, metric))
+    return Setting(options, known.kind, text, arithmetic(good, model, metric))
 
 
 def _budgets(

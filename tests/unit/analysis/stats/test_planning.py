@@ -7,7 +7,16 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
+from analysis.stats import (
+    DOCUMENTED,
+    Design,
+    Estimate,
+    compare_on_text,
+    prospect,
+    seeds_for_difference,
+    seeds_for_equivalence,
+    standings,
+)
 
 
 @pytest.mark.parametrize("family", [1, 2, 6])
@@ -63,3 +72,37 @@ def test_wrong_questions_are_refused(bad):
         Design(0.0, 0.0)
     with pytest.raises(ValueError, match="family must be at least 1"):
         Design(1.0, 1.0, family=0)
+
+
+@pytest.mark.parametrize(("seeds", "windows"), [(3, 16), (5, 16), (10, 64)])
+def test_what_a_suite_can_find_is_what_simulated_ones_find(seeds, windows):
+    """Power and bound of the functions that judge real suites, with the documented noise."""
+    noise, found = DOCUMENTED, prospect(3, seeds, windows)
+    rng, tokens, rounds = np.random.default_rng(6), np.full(windows, 512.0), 400
+    shown, bounds = 0, []
+    for _ in range(rounds):
+        rows = 3.6 + noise.seed / 100 * rng.normal(size=(3, seeds, 1))
+        rows = rows + noise.window / 100 * rng.normal(size=(3, 1, windows))
+        pairs = {}
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            pairs[a, b] = compare_on_text(rows[a] * tokens, rows[b] * tokens, tokens).estimate
+        e = pairs[0, 1]
+        moved = Estimate(e.difference + found.difference / 100, e.std_error, e.df)
+        shown += moved.p_value < 0.025
+
+        def limits(a, b, level, pairs=pairs):
+            if (a, b) in pairs:
+                return pairs[a, b].interval(level)
+            low, high = pairs[b, a].interval(level)
+            return -high, -low
+
+        bounds += [s.at_most for s in standings([0, 1, 2], limits)]
+    assert shown / rounds == pytest.approx(0.8, abs=0.09)
+    assert np.median(bounds) * 100 == pytest.approx(found.bound, rel=0.15)
+
+
+@pytest.mark.parametrize("change", [{"methods": 1}, {"seeds": 1}, {"windows": 7}, {"alpha": 0.6}])
+def test_a_suite_that_cannot_compare_has_no_prospect(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=name):
+        prospect(**{"methods": 3, "seeds": 5, "windows": 16, **change})

@@ -5,9 +5,18 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from analysis.stats import Estimate, Look, holm, judge, judge_looks, nominal_levels, sequential_p
+from analysis.stats import (
+    Estimate,
+    Look,
+    holm,
+    judge,
+    judge_looks,
+    median_unbiased,
+    nominal_levels,
+    sequential_p,
+)
 
 LOOKS = (5, 10, 15, 20, 25, 30)
 
@@ -133,3 +142,23 @@ def test_noise_of_the_text_makes_going_on_futile():
     (open_end,), (dead_end,) = (judge_looks([[x]], [1.0], 30) for x in (seeds_alone, with_text))
     assert (open_end.verdict, open_end.futile) == ("open", False)
     assert (dead_end.verdict, dead_end.futile) == ("open", True)
+
+
+@pytest.mark.parametrize("drift", [0.0, 2.0, 3.5])
+def test_the_estimate_of_a_test_that_ended_early_is_median_unbiased(drift):
+    """Over suites that end where they cross; the plain estimate lies above in more than half."""
+    looks, levels = (10, 20, 30), nominal_levels((10, 20, 30), 30)
+    times = np.array(looks) / 30
+    steps = np.sqrt(np.diff(times, prepend=0.0))
+    rng, above, plain, rounds = np.random.default_rng(5), 0, 0, 1500
+    bounds = -special.ndtri(np.array(levels) / 2)
+    for score in np.cumsum(steps * rng.normal(size=(rounds, 3)), axis=1) + drift * times:
+        z = score / np.sqrt(times)
+        k = next((k for k in range(3) if abs(z[k]) > bounds[k]), 2)
+        factor = median_unbiased(z[k], looks[: k + 1], 30, levels[: k + 1])
+        estimate = z[k] / np.sqrt(times[k])
+        above += factor * estimate > drift
+        plain += estimate > drift
+    assert above / rounds == pytest.approx(0.5, abs=3 * np.sqrt(0.25 / rounds))
+    if drift == 3.5:
+        assert plain / rounds > 0.55

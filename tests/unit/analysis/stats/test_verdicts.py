@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from analysis.stats import Estimate, holm, judge
+from analysis.stats import Estimate, holm, judge, standings
 from analysis.stats.verdicts import holm_levels
 
 
@@ -66,3 +67,49 @@ def test_the_level_of_each_step(p, levels):
 def test_wrong_margins_are_refused():
     with pytest.raises(ValueError, match="margins must be above 0; got 0"):
         judge([None], [0.0])
+
+
+def limits_of(values, errors, df=np.inf):
+    """Limits of a difference of independent means with normal (or t) errors."""
+
+    def interval(a, b, level):
+        half = stats.t.ppf(1 - level / 2, df) * np.hypot(errors[a], errors[b])
+        return values[a] - values[b] - half, values[a] - values[b] + half
+
+    return interval
+
+
+@pytest.mark.parametrize("truth", [[0.0] * 3, [0.0, 0.0, 2.0, 5.0], [0.0, 0.3, 0.6] * 4])
+def test_no_method_is_worse_than_the_best_by_more_than_its_bound_in_95_percent(truth):
+    rng, names = np.random.default_rng(0), list(range(len(truth)))
+    errors = rng.uniform(0.2, 0.6, len(truth))
+    held = least = 0
+    rounds = 2000
+    for _ in range(rounds):
+        found = standings(names, limits_of(truth + errors * rng.normal(size=len(truth)), errors))
+        held += all(t <= s.at_most for t, s in zip(truth, found, strict=True))
+        least += all(t >= s.at_least for t, s in zip(truth, found, strict=True))
+    assert held / rounds >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / rounds)
+    assert least / rounds >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / rounds)
+
+
+def test_the_bounds_of_three_methods_by_hand():
+    """One-sided limits at Šidák's level for two comparisons, and two-sided ones for `at_least`."""
+    values, errors = {"a": 1.0, "b": 1.5, "c": 9.0}, dict.fromkeys("abc", 0.5)
+    each = 1 - 0.95**0.5
+    one, two = stats.norm.isf(each) * np.hypot(0.5, 0.5), stats.norm.isf(each / 2) * np.sqrt(0.5)
+    a, b, c = standings("abc", limits_of(values, errors))
+    assert a.at_most == pytest.approx(max(0, -0.5 + one))
+    assert b.at_most == pytest.approx(0.5 + one)
+    assert c.at_most == pytest.approx(8.0 + one)
+    assert (a.at_least, b.at_least) == (0, 0)
+    assert c.at_least == pytest.approx(9 - 1.5 - two)
+
+
+def test_methods_that_nothing_compares_are_left_out_of_the_best():
+    known = limits_of({"a": 1.0, "b": 2.0, "c": 3.0}, dict.fromkeys("abc", 0.5))
+    found = standings("abc", lambda a, b, level: None if "c" in (a, b) else known(a, b, level))
+    assert [s.at_most is None for s in found] == [False, False, True]
+    assert found[:2] == standings("ab", known)
+    alone = standings("ab", lambda a, b, level: None)
+    assert all(s.at_most is None for s in alone)

@@ -1,5 +1,6 @@
 """What each look at a suite showed, and the verdict that all of them allow."""
 
+import numpy as np
 import pytest
 
 from analysis.reading.looks import Course, read_course
@@ -137,11 +138,13 @@ def test_a_fixed_suite_that_is_extended_says_which_look_it_is(suites):
     summary = summarize(cells, Options(), course)
     (one,) = summary.looks
     assert one.ns == (5, 10)
-    right = anytime(values(cells, "cola_zero", 10), values(cells, "random", 10))
+    logs = [np.log(values(cells, name, 10)) for name in ("cola_zero", "random")]
+    right = anytime(*logs)
     assert one.judgement.p_value == right.p_value
     assert one.judgement.ci == right.ci
     (pair,) = summary.pairs
     assert pair.judgement == one.judgement
+    assert (pair.decided_by, pair.plan) == ("seeds at any time", None)
     low, high = one.nominal
     assert (low, high) == pytest.approx(pair.seeds_percent_ci95)
     assert pair.decided[0][0] < low < high < pair.decided[0][1], "wider than of a single look"
@@ -218,3 +221,67 @@ def test_equivalence_is_told_with_the_tests_that_showed_it(suites):
     assert found.verdict == "equivalent"
     assert ", p < 0.001 at a level of 0.0" in found.text
     assert found.text.endswith(", two one-sided tests")
+
+
+def extended(suites, methods, more, seeds=10, **options):
+    """A suite of 5 seeds, then one that holds `seeds` seeds of the methods in `more`."""
+    first = suites.suite(methods=methods, **options, **keyed(methods, 5))
+    suites.client.set_terminated(first, "FINISHED")
+    change = keyed(methods, seeds, first)
+    for method in set(methods) - set(more):
+        change |= {f"{MODEL}/{method}/{seed}": None for seed in range(47, 42 + seeds)}
+    second = suites.suite(methods=methods, seeds=seeds, **options, **change)
+    cells = load_suite(second, allow_failed=True)
+    cells = cells[cells["error"] == ""]
+    return cells, summarize(cells, Options(), read_course(second, cells))
+
+
+def test_seeds_added_to_one_method_are_a_look(suites):
+    """Adding seeds to one method until it looks good is looking: no ordinary test decides."""
+    _, summary = extended(suites, ALIKE, ["cola_zero"], windows=False)
+    (one,) = summary.looks
+    assert one.ns == (5, 10)
+    (pair,) = summary.pairs
+    assert (pair.seeds.n_a, pair.seeds.n_b) == (10, 5)
+    assert pair.decided_by == "seeds at any time"
+    assert pair.at_any_time.n == 5
+
+
+def test_after_undeclared_looks_one_basis_is_named_everywhere(suites):
+    """With windows too: the e-process decides, and nothing says that the text does."""
+    cells, summary = extended(suites, ALIKE, list(ALIKE))
+    (pair,) = summary.pairs
+    assert pair.text.estimate is not None, "a test over seeds and text is there, and not used"
+    assert pair.decided_by == "seeds at any time"
+    logs = [np.log(values(cells, name, 10)) for name in ("cola_zero", "random")]
+    right = anytime(*logs)
+    assert pair.percent == pytest.approx(100 * np.expm1(right.diff))
+    assert pair.decided[0] == pytest.approx(tuple(100 * np.expm1(right.ci)))
+    for text in (*paragraphs(summary, pair), key_lines(summary)):
+        assert "seeds and text together" not in text
+    assert all(rank.basis == "seeds at any time" for rank in summary.ranks[MODEL])
+
+
+@pytest.mark.parametrize("means", [(22.0, 22.9, 23.1), (22.8, 23.0, 23.2), (22.5, 23.2, 22.6)])
+def test_the_interval_beside_a_verdict_leaves_0_out_exactly_where_it_is_different(suites, means):
+    """Over undeclared looks as well: the interval at Holm's step, not at Bonferroni's."""
+    names = ("cola_zero", "random", "stratified")
+    methods = {name: (mean, 0.35) for name, mean in zip(names, means, strict=True)}
+    _, summary = extended(suites, methods, names, windows=False)
+    primary = [p for p in summary.pairs if p.family == "primary"]
+    assert len(primary) == 2
+    for pair in primary:
+        (low, high), _ = pair.decided
+        holds_zero = low <= 0 <= high
+        assert holds_zero == (pair.judgement.p_adjusted >= 0.05)
+
+
+def test_an_estimate_that_ended_the_looks_early_has_an_unbiased_one_beside_it(suites):
+    suite = settling(suites, {"random": (23.5, 0.35), "cola_zero": (22.9, 0.30)}, 20, "5,10")
+    cells = load_suite(suite)
+    first = cells[cells["seed"].isna() | (cells["seed"] < 52)]
+    (one,) = track(first, Options(), read_course(suite, first))
+    assert one.judgement.decided_at == 10 < one.maximum
+    assert 0 < one.unbiased / one.pair.percent < 1
+    (plain,) = track(cells, Options(), Course(read_course(suite, cells).looks, 20))
+    assert (plain.unbiased is None) == (plain.ns[plain.decided] == 20)

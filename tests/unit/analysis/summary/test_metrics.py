@@ -37,7 +37,94 @@ def test_every_metric_of_the_evaluation_says_which_method_is_better(repeated, me
     assert summary.lower_is_better == (metric != "top1_agreement")
     assert (pair.percent < 0) == summary.lower_is_better
     values = [np.mean(values_of(summary, name)) for name in ("cola_zero", "gptq_default")]
-    assert pair.seeds_percent == pytest.approx(100 * (values[0] / values[1] - 1))
+    change = values[0] / values[1] - 1
+    if metric == "nll_per_token":
+        change = np.expm1(values[0] - values[1])  # % of perplexity
+    assert pair.seeds_percent == pytest.approx(100 * change)
+
+
+def test_a_log_perplexity_is_judged_by_the_margin_of_perplexity(repeated):
+    """1 % of 3.6 nats is 3.65 % of perplexity: the same runs would come out equivalent."""
+    for margin in (0.5, 1.0, 2.0, 5.0):
+        plain, logs = (
+            summarize(repeated.cells, Options(metric=metric, margin=margin))
+            for metric in ("perplexity", "nll_per_token")
+        )
+        for a, b in zip(plain.pairs, logs.pairs, strict=True):
+            assert a.verdict == b.verdict
+            assert a.percent == pytest.approx(b.percent)
+            assert a.decided[0] == pytest.approx(b.decided[0])
+
+
+def test_a_divergence_is_compared_as_a_ratio_with_the_error_of_both(repeated):
+    """The level of a window is common to both methods: as a ratio it cancels."""
+    summary = summarize(repeated.cells, Options(metric="kl_divergence"))
+    text = summary.texts[MODEL]
+    for pair in summary.pairs:
+        means = [text.draws[n].rows.sum(axis=1).mean() for n in (pair.a, pair.b)]
+        assert pair.percent == pytest.approx(100 * (means[0] / means[1] - 1))
+        a, b = (text.draws[n].rows / m for n, m in zip((pair.a, pair.b), means, strict=True))
+        by_hand = sum(np.var(x.sum(axis=1), ddof=1) / len(x) for x in (a, b))
+        assert pair.text.seed_variance == pytest.approx(by_hand)
+        assert pair.ratio.std_error**2 == pytest.approx(by_hand, rel=1e-6)
+        assert pair.seeds_percent_ci95[0] < pair.percent < pair.seeds_percent_ci95[1]
+
+
+def test_accuracies_are_compared_in_points(suites):
+    change = {
+        f"{MODEL}/{method}/{seed}": {"metrics": {"downstream.arc_easy.acc": acc + i / 1000}}
+        for method, acc in (("random", 0.50), ("cola_zero", 0.53))
+        for i, seed in enumerate(range(42, 47))
+    }
+    cells = load_suite(suites.suite(windows=False, **change))
+    pair = summarize(cells, Options(metric="arc_easy")).pairs[0]
+    assert (pair.unit, pair.verdict) == ("points", "different")
+    assert pair.percent == pytest.approx(3.0)  # not 6 % of 0.50
+    low, high = pair.decided[0]
+    assert low < 3 < high
+    assert pair.margin_of_estimate == pytest.approx(0.01)
+    close = summarize(cells, Options(metric="arc_easy", margin=4.0)).pairs[0]
+    assert close.seeds.tost_p_value < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, ()),
+        ({"margin": 2.0}, ("margin 2 %",)),
+        ({"alpha": 0.2}, ("α = 0.2",)),
+        ({"metric": "kl_divergence"}, ("metric kl_divergence",)),
+        ({"primary": "random"}, ("primary method random",)),
+        ({"primary": "cola_zero"}, ()),
+    ],
+)
+def test_what_is_not_the_suites_own_is_post_hoc(options, said):
+    assert Options(**options).or_else({}).post_hoc == said
+
+
+def test_the_primary_method_that_the_suite_named_is_its_own():
+    named = Options(primary="random").or_else({"primary": "random"})
+    assert named.post_hoc == ()
+    assert Options().or_else({"primary": "random"}).post_hoc == ()
+    changed = Options(primary="cola_zero").or_else({"primary": "random"})
+    assert changed.post_hoc == ("primary method cola_zero",)
+
+
+def test_methods_are_ranked_with_the_most_that_each_can_be_worse_than_the_best(repeated):
+    ranks = repeated.ranks[MODEL]
+    assert [r.name for r in ranks] == ["cola_zero", "random", "gptq_default"]
+    assert [r.mean for r in ranks] == sorted(r.mean for r in ranks)
+    best, second, last = ranks
+    assert best.at_least == second.at_least == 0
+    assert 0 <= best.at_most < second.at_most < last.at_most
+    pair = next(p for p in repeated.pairs if (p.a, p.b) == ("cola_zero", "gptq_default"))
+    each = 1 - 0.95**0.5
+    limits = pair.estimate.interval(2 * each)
+    assert last.at_most == pytest.approx(100 * math.expm1(-limits[0]))
+    assert last.at_least > 0
+    worse = summarize(repeated.cells, Options(metric="top1_agreement")).ranks[MODEL]
+    assert [r.name for r in worse] == ["cola_zero", "random", "gptq_default"]
+    assert worse[-1].at_most > worse[0].at_most
 
 
 def test_a_metric_without_a_known_direction_needs_one(demo):
@@ -67,7 +154,7 @@ def test_plans_are_for_the_margin_and_the_rule_that_decides(demo):
         np.std(text.draws[n].rows.sum(axis=1) / text.tokens.sum(), ddof=1) for n in (pair.a, pair.b)
     ]
     left = math.sqrt(max(0, pair.text.text_variance - pair.text.overlap_variance))
-    design = Design(*sds, family=1, text_error=left, text_df=3)
+    design = Design(*sds, family=1, text_error=left, text_df=pair.text.text_df)
     assert pair.plan.difference == seeds_for_difference(math.log1p(0.01), design)
     assert pair.plan.equivalence == seeds_for_equivalence(math.log1p(0.01), design)
 
