@@ -228,9 +228,9 @@ def prospect(
     """Estimate what a suite can find over seeds and text, for its plan.
 
     One method is compared with each other one, `seeds` per method, on `windows` windows that lie in
-    different documents, judged by the rule of `compare_on_text`. By simulation with a fixed seed: the
-    variances that a suite estimates are drawn. Raises ValueError for fewer than 2 methods or seeds,
-    or fewer than 8 windows.
+    different documents, judged by the rule of `compare_on_text`. By simulation with a fixed seed:
+    the variances that a suite estimates are drawn. Raises ValueError for fewer than 2 methods or
+    seeds, or fewer than 8 windows.
     """
     for name, value, least in (
         ("methods", methods, 2),
