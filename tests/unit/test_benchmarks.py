@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -85,6 +86,42 @@ def test_reading_a_suite_is_measured_at_a_toy_size(
     runpy.run_path(str(FOLDER / "analysis.py"), run_name="__main__")
     mlflow.set_tracking_uri(before)
     assert re.match(r"13 runs: read in \d", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("part", ["ratios", "growth:2", "method:cola", "method:random"])
+def test_selecting_is_measured_at_a_toy_size(
+    part: str,
+    tiny_llama: Path,
+    corpus_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = [f"--model={tiny_llama}", f"--proxy={tiny_llama}", f"--corpus=file:{corpus_file}"]
+    size = ["--windows=8", "--tokens=64", "--rounds=1"]
+    monkeypatch.setattr(sys, "argv", ["selection.py", *own, *size, f"--part={part}"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(FOLDER / "selection.py"), run_name="__main__")
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(value > 0 for name, value in row.items() if "_sec" in name or "_over_" in name)
+    assert row["peak_gib"] > 0
+
+
+@pytest.mark.whole
+def test_selecting_is_measured_as_a_whole_in_processes_of_its_own(
+    tiny_llama: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    own = [f"--model={tiny_llama}", f"--corpus=file:{corpus_file}", "--windows=8", "--tokens=64"]
+    wanted = ["--rounds=1", "--growth=2", f"--figure={tmp_path / 'f.png'}"]
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "selection.py"), *own, *wanted, "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["second_process_sec"] > 0
+    assert [size["times"] for size in found["growth"]] == [2]
+    assert (tmp_path / "f.png").stat().st_size > 1_000
 
 
 def test_the_peak_of_memory_is_the_process_s_own() -> None:
