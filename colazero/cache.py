@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ REFUSED = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR),
     *(errno.EEXIST, errno.EFBIG, errno.EIO),
 )
-"""What a file system says of a folder that cannot be written: full, read-only, or no folder."""
+"""Errors of a directory that cannot be written: full, read-only, or not a directory."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -35,7 +34,7 @@ def file_digest(file: Path) -> str:
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """Return 16 hex digits over the contents of files in this order, whatever their names."""
+    """Return 16 hex digits over the contents of files in this order, without their names."""
     whole = hashlib.sha256()
     for file in files:
         whole.update(bytes.fromhex(file_digest(file)))
@@ -49,22 +48,27 @@ def named_digest(folder: Path, files: Iterable[Path]) -> str:
 
 
 def facts_digest(*facts: str) -> str:
-    """Return 24 hex digits over facts in this order: the name of a cache entry that they decide."""
+    """Return 24 hex digits over facts in this order: the name of the cache entry they decide."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 @contextmanager
 def _usable(folder: Path) -> Iterator[None]:
-    """Turn what a file system refuses into a sentence: a folder that is read-only, or full."""
+    """Raise UserError for a directory that is read-only or full."""
     try:
         yield
     except OSError as error:
         if error.errno not in REFUSED:
             raise
         raise UserError(
-            f"{str(folder)!r} cannot be written ({error.strerror}): make room there, or use "
-            "another folder; COLAZERO_CACHE names that of the cache."
+            f"{str(folder)!r} cannot be written ({error.strerror}). Make room there, or use "
+            "another folder: COLAZERO_CACHE names the cache's."
         ) from error
+
+
+def _unique(target: Path) -> Path:
+    """Return a new hidden name next to `target`. Unlike `tempfile`, the umask decides its mode."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
 
 
 @contextmanager
@@ -72,11 +76,12 @@ def new_entry(target: Path) -> Iterator[Path]:
     """Yield an empty directory that becomes `target` when the block ends without an error.
 
     The move is atomic: a reader sees the whole entry or none. If another process was faster, its
-    entry stays and ours is dropped; both hold the same. UserError if nothing can be written.
+    equal entry stays and this one is dropped. Raise UserError if nothing can be written.
     """
     with _usable(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        draft = _unique(target)
+        draft.mkdir()
         try:
             yield draft
             try:
@@ -91,8 +96,8 @@ def new_entry(target: Path) -> Iterator[Path]:
 def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]) -> Arrays:
     """Return the arrays of a cache entry by name, memory-mapped.
 
-    If there is no such entry, or it is not what was written, `build` fills an empty directory
-    with files NAME.npy, which becomes the entry.
+    If the entry does not exist or is damaged, `build` fills an empty directory with files
+    NAME.npy, which becomes the entry.
     """
     arrays = _read(entry, names)
     if arrays is not None:
@@ -102,38 +107,38 @@ def kept_arrays(entry: Path, names: Sequence[str], build: Callable[[Path], None]
         digests = {name: file_digest(draft / f"{name}.npy") for name in names}
         (draft / "digests.json").write_text(json.dumps(digests))
         _remember(draft, names)
-        arrays = _map(draft, names)  # stays valid if another process was faster
+        arrays = _map(draft, names)  # valid even if another process was faster
         if _read(entry, names) is None:
             shutil.rmtree(entry, ignore_errors=True)
     return arrays
 
 
 def kept_json(name: str, compute: Callable[[], Any]) -> Any:
-    """Return what the cache's file `name` holds; else what `compute` returns, kept from then on."""
+    """Return the content of the cache's file `name`; if there is none, compute and keep it."""
     file = cache_dir() / name
     with suppress(OSError, ValueError):
         return json.loads(file.read_text())
-    found = compute()
+    content = compute()
     with _usable(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
-            json.dump(found, stream)
-        Path(stream.name).replace(file)
-    return found
+        draft = _unique(file)
+        draft.write_text(json.dumps(content))
+        draft.replace(file)
+    return content
 
 
 def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
-    """Map the arrays of an entry; None if it is not there or not what was written.
+    """Map the arrays of an entry; None if it does not exist or is damaged.
 
-    Files are read through only where their size, times or inode are not those they had when they
-    were last found good: a corpus of 240 M tokens would take seconds at every start.
+    Digests are checked only if a file's size, times or inode changed since the last check: for a
+    corpus of 240 M tokens they would take seconds at every start.
     """
     try:
-        if _stamps(entry, names) != _found_good(entry):
+        if _stamps(entry, names) != _verified_stamps(entry):
             digests = json.loads((entry / "digests.json").read_text())
             if any(file_digest(entry / f"{name}.npy") != digests[name] for name in names):
                 return None
-            with suppress(OSError):  # a cache that may only be read
+            with suppress(OSError):  # a read-only cache
                 _remember(entry, names)
         return _map(entry, names)
     except (OSError, ValueError, KeyError, TypeError):
@@ -141,17 +146,17 @@ def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
 
 
 def _map(entry: Path, names: Sequence[str]) -> Arrays:
-    # As plain arrays: every index into a np.memmap costs microseconds that add up.
+    # As plain arrays: each index into an np.memmap costs microseconds that add up.
     return {name: np.load(entry / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
 
 
 def _stamps(entry: Path, names: Sequence[str]) -> dict[str, list[int]]:
     files = ["digests.json", *(f"{name}.npy" for name in names)]
-    found = {file: (entry / file).stat() for file in files}
-    return {f: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f, s in found.items()}
+    stats = {file: (entry / file).stat() for file in files}
+    return {f: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f, s in stats.items()}
 
 
-def _found_good(entry: Path) -> Any:
+def _verified_stamps(entry: Path) -> Any:
     try:
         return json.loads((entry / "verified.json").read_text())
     except (OSError, ValueError):
@@ -159,7 +164,7 @@ def _found_good(entry: Path) -> Any:
 
 
 def _remember(entry: Path, names: Sequence[str]) -> None:
-    """Write down how the files lie there now that they are good."""
-    with tempfile.NamedTemporaryFile("w", dir=entry, suffix=".tmp", delete=False) as stream:
-        json.dump(_stamps(entry, names), stream)
-    os.replace(stream.name, entry / "verified.json")
+    """Record the stamps of files whose digests were checked."""
+    draft = _unique(entry / "verified.json")
+    draft.write_text(json.dumps(_stamps(entry, names)))
+    draft.replace(entry / "verified.json")

@@ -1,4 +1,4 @@
-"""How every figure looks: colours that colour-blind readers tell apart, marks, captions."""
+"""The style of all figures: colours that colour-blind readers can tell apart, markers, captions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito (2008); its yellow is left out, which is too pale for a mark on white.
+# Okabe & Ito (2008), without its yellow, which is too pale for a marker on white.
 BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#595959"
-TEXT = "#222222"  # on white, the colours of the marks are too pale to read small
+TEXT = "#222222"  # small text in the colours of markers would be too pale on white
 OTHERS = (PURPLE, ORANGE, SKY)
-OTHER_MARKERS = (">", "p", "d", "*", "8")  # none of those below
+OTHER_MARKERS = (">", "p", "d", "*", "8")  # distinct from the markers below
 KNOWN = {
     "cola_zero": (BLUE, "o"),
     "random": (VERMILION, "s"),
@@ -44,7 +44,7 @@ LABELS = {
 
 WIDTH = 7.2  # inches
 CAPTION_SIZE = 8.5  # points
-LINE = 1.35 * CAPTION_SIZE / 72  # inches a line of caption
+LINE = 1.35 * CAPTION_SIZE / 72  # inches per line of caption
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -55,8 +55,8 @@ RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "svg.fonttype": "path",  # letters as outlines: the same everywhere, without the font
-    "svg.hashsalt": "colazero",  # the same figure is the same file
+    "svg.fonttype": "path",  # letters as outlines, which need no font
+    "svg.hashsalt": "colazero",  # the same figure gives the same file
     "savefig.dpi": 160,
 }
 
@@ -65,7 +65,7 @@ Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
 
 def styled(draw: Draw) -> Draw:
-    """Draw in the style of the report, and leave matplotlib's own settings as they are."""
+    """Decorate a drawing function: use the report's style and leave matplotlib's settings alone."""
 
     @wraps(draw)
     def inside(*args: Any, **kwargs: Any) -> Figure:
@@ -76,14 +76,14 @@ def styled(draw: Draw) -> Draw:
 
 
 def label(method: str) -> str:
-    """Return a method's name as a reader sees it."""
+    """Return the display name of a method."""
     return LABELS.get(method, method)
 
 
 def short(model: str) -> str:
-    """Return a model's name as fits beside a chart: the last part of a Hub id or path.
+    """Return a model's name short enough for a chart: the last part of a Hub id or path.
 
-    A setting behind it stays whole.
+    A setting in brackets after the name is kept whole.
     """
     name, bracket, setting = model.partition(" [")
     name = name.rstrip("/").rsplit("/", 1)[-1]
@@ -91,7 +91,7 @@ def short(model: str) -> str:
 
 
 def look(method: str, methods: list[str]) -> tuple[str, str]:
-    """Return a method's colour and marker, fixed for the known ones."""
+    """Return a method's colour and marker, which are fixed for the built-in methods."""
     if method in KNOWN:
         return KNOWN[method]
     index = [name for name in methods if name not in KNOWN].index(method)
@@ -99,7 +99,7 @@ def look(method: str, methods: list[str]) -> tuple[str, str]:
 
 
 def page(rows: int, columns: int, height: float, caption: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `rows` × `columns` axes, `height` inches in all, above its caption."""
+    """Return a figure of `rows` × `columns` axes, `height` inches in total, above its caption."""
     figure = sheet(height, caption)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
@@ -121,7 +121,7 @@ def sheet(height: float, caption: str) -> Figure:
 
 
 def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:
-    """Name the rows of a chart at its left, row 0 on top, `above` rows under the upper edge."""
+    """Label the rows of a chart on its left, row 0 at the top, `above` rows below the edge."""
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(len(labels) - 0.3, -above)
     axis.tick_params(axis="y", length=0)
@@ -130,7 +130,7 @@ def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:
 
 
 def beside(axis: Axes, row: int, text: str) -> None:
-    """Write a row's numbers at the right of a chart, where no mark lies under them."""
+    """Write a row's numbers to the right of a chart, where they cover no marker."""
     axis.annotate(
         text, (1.01, row), xycoords=("axes fraction", "data"), va="center", ha="left",
         fontsize=7.5, color=TEXT, annotation_clip=False,
@@ -138,13 +138,13 @@ def beside(axis: Axes, row: int, text: str) -> None:
 
 
 def legend(axis: Axes) -> None:
-    """Name the marks at the right of a chart."""
+    """Add a legend to the right of a chart."""
     axis.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, labelspacing=0.7
     )
 
 
 def caption_of(figure: Figure) -> str:
-    """Return a figure's caption in one line."""
+    """Return a figure's caption on one line."""
     text = next(text.get_text() for text in figure.texts if text.get_gid() == "caption")
     return str(text).replace("\n", " ").replace("\u00a0", " ")

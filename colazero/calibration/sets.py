@@ -237,12 +237,13 @@ def save_calibration(
 
     `origin`: how the set was made (method, seed, corpus name).
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    # safetensors writes an array's memory in order, without regard to its strides.
-    windows = np.ascontiguousarray(calibration.windows)
-    save_file({"input_ids": windows}, folder / "windows.safetensors")
+    # safetensors writes an array's memory in order, without regard to its strides. Its own
+    # save_file makes files that only their owner may read.
+    windows = save({"input_ids": np.ascontiguousarray(calibration.windows)})
+    (folder / "windows.safetensors").write_bytes(windows)
     about = {
         **origin,
         "digest": calibration.digest,

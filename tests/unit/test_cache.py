@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,22 @@ def test_another_error_is_what_it_was(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         cache.kept_arrays(tmp_path / "entry", ["x"], build)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_the_umask_decides_who_may_read_an_entry(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
+    before = os.umask(umask)
+    try:
+        cache.kept_json("a/b.json", lambda: 1)
+        cache.kept_arrays(
+            tmp_path / "entry", ["x"], lambda draft: np.save(draft / "x.npy", np.ones(3))
+        )
+    finally:
+        os.umask(before)
+    files = [tmp_path / "a/b.json", *(tmp_path / "entry").iterdir()]
+    assert {file.name for file in files} == {"b.json", "x.npy", "digests.json", "verified.json"}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}
+    assert (tmp_path / "entry").stat().st_mode & 0o777 == 0o777 & ~umask

@@ -140,3 +140,5 @@ def test_a_set_is_read_back_as_it_was_written_whatever_its_strides(
         save_calibration(tmp_path / name, own, model, corpus, {"method": "own"})
         found, _ = load_calibration(tmp_path / name, model)
         assert np.array_equal(found.windows, ids), name
+        modes = {file.stat().st_mode & 0o777 for file in (tmp_path / name).iterdir()}
+        assert len(modes) == 1, "whoever may read selection.json may read the windows"
