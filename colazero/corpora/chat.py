@@ -31,11 +31,16 @@ FORMS = (
 OPTIONS = ("tools", "chat_template_kwargs")
 """Fields of a row that its template gets besides the messages."""
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
-"""What a template that writes the date is given, so that a set is the same on every day."""
+"""The date for templates that write one, so that a set is the same on every day."""
+CODES = {code: TODAY.strftime(f"%{code}") for code in "aAbBdHIjmMpSyYZ"}
+DATE = (
+    "{% macro strftime_now(form) %}{{ form"
+    + "".join(f" | replace('%{code}', '{text}')" for code, text in CODES.items())
+    + " }}{% endmacro %}{{ '' }}"
+)
+"""What a template that asks for the date gets in front: its own answer."""
 BATCH = 256
 """Conversations encoded at a time, on all cores."""
-LETTERS = "ꙮꔮꡔꗃ"
-"""Letters that no text holds; one of them marks where a special token is spelled out."""
 
 
 class Conversation(str):
@@ -146,102 +151,57 @@ def _listed(names: Sequence[str]) -> str:
 class Template:
     """A tokenizer's chat template: conversations → token ids.
 
-    Special tokens are tokens where the template wrote them. One that a message spells out is text,
-    unless the template itself looks for it there.
+    Special tokens are tokens where the template wrote them. One that a message spells out is text.
     """
 
-    def __init__(self, tokenizer: Any, plain: Any) -> None:
-        """Take transformers' tokenizer and a copy of its backend that nobody else uses."""
-        from tokenizers import AddedToken
-
-        self._tokenizer, self._backend = tokenizer, plain
-        self._backend.encode_special_tokens = False
-        self._special = special_names(tokenizer)
-        self._mark = LETTERS[0]
-        added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
-        self._twin = type(plain).from_str(plain.to_str())
-        self._twin.encode_special_tokens = True
-        aliases = []
-        for number, name in enumerate(self._special):
-            like = added.get(name, AddedToken(name, normalized=False))
-            flags = ("lstrip", "rstrip", "single_word", "normalized")
-            how = {flag: getattr(like, flag) for flag in flags}
-            aliases.append(AddedToken(self._alias(number), special=False, **how))
-        self._twin.add_tokens(aliases)
-        self._real = {
-            self._twin.token_to_id(self._alias(number)): plain.token_to_id(name)
-            for number, name in enumerate(self._special)
-        }
-        # A name of one letter has no inside in which a mark could stand.
-        names = sorted((n for n in self._special if len(n) > 1), key=len, reverse=True)
+    def __init__(self, tokenizer: Any) -> None:
+        """Take transformers' tokenizer, which must have a chat template."""
+        self._tokenizer = tokenizer
+        names = sorted(special_names(tokenizer), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
-
-    def _alias(self, number: int) -> str:
-        return f"{self._mark}{number}{self._mark}"
 
     def encode(
         self, conversations: Sequence[Conversation], name: str
     ) -> Iterator[NDArray[np.int32]]:
         """Yield the token ids of each conversation; `name` is the corpus's, for errors."""
         for first in range(0, len(conversations), BATCH):
-            batch = enumerate(conversations[first : first + BATCH], start=first + 1)
-            texts = [self._rendered(one, f"conversation {n} of {name!r}") for n, one in batch]
-            usual = [text for text, aliased in texts if not aliased]
-            ids = iter(self._backend.encode_batch_fast(usual, add_special_tokens=False))
-            for text, aliased in texts:
-                if aliased:
-                    found = self._twin.encode(text, add_special_tokens=False).ids
-                    yield np.array([self._real.get(token, token) for token in found], np.int32)
-                else:
-                    yield np.array(next(ids).ids, np.int32)
+            batch = conversations[first : first + BATCH]
+            texts = [
+                self._rendered(one, f"conversation {number} of {name!r}")
+                for number, one in enumerate(batch, start=first + 1)
+            ]
+            found = self._tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+            for one, ids in zip(batch, found, strict=True):
+                if any(self._pattern.search(message["content"]) for message in one.messages):
+                    ids = self._apply(one, tokenize=True, sanitize_control_tokens=True)
+                yield np.array(ids, dtype=np.int32)
 
-    def _rendered(self, conversation: Conversation, where: str) -> tuple[str, bool]:
-        """Return a conversation as the template writes it, and whether aliases stand in it."""
-        text = self._apply(conversation.messages, conversation.options, where)
-        self._refuse_left_out(conversation.messages, text, where)
-        if not any(self._pattern.search(message["content"]) for message in conversation.messages):
-            return text, False
-        if any(letter in text for letter in self._mark):
-            raise UserError(
-                f"{where} holds {self._mark!r}, which colazero uses as a mark: remove it."
-            )
-        guarded = [
-            message | {"content": self._pattern.sub(self._marked, message["content"])}
-            for message in conversation.messages
-        ]
-        safe = self._apply(guarded, conversation.options, where)
-        if safe.replace(self._mark, "") != text:  # the template looks for special tokens itself
-            return text, False
-        numbers = {name: number for number, name in enumerate(self._special)}
-        aliased = self._pattern.sub(lambda found: self._alias(numbers[found[0]]), safe)
-        alias = re.compile(rf"({self._mark}\d+{self._mark})")
-        parts = alias.split(aliased)
-        return "".join(p if alias.fullmatch(p) else p.replace(self._mark, "") for p in parts), True
+    def _apply(self, one: Conversation, **how: Any) -> Any:
+        tools = one.options.get("tools")
+        template = self._tokenizer.get_chat_template(tools=tools)
+        if "strftime_now" in template:
+            template = DATE + template
+        how |= {"tools": tools, "chat_template": template, "return_dict": False}
+        how |= one.options.get("chat_template_kwargs", {})
+        return self._tokenizer.apply_chat_template(one.messages, **how)
 
-    def _marked(self, found: re.Match[str]) -> str:
-        return found[0][0] + self._mark + found[0][1:]
-
-    def _apply(self, messages: Any, options: Mapping[str, Any], where: str) -> str:
-        how = {"tools": options.get("tools"), **options.get("chat_template_kwargs", {})}
+    def _rendered(self, one: Conversation, where: str) -> str:
+        """Return a conversation as the template writes it; UserError if it does not take it."""
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, strftime_now=TODAY.strftime, **how
-            )
-        except Exception as error:  # a template is a program, and raises what it likes
+            text = str(self._apply(one, tokenize=False))
+        except Exception as error:  # a template is a program, and can raise anything
             raise UserError(
                 f"{where}: the model's chat template does not take it: {first_line(error)}. Remove "
                 "the conversation, or use chat=plain."
             ) from error
-        return str(text)
-
-    def _refuse_left_out(self, messages: Any, text: str, where: str) -> None:
-        for at, message in enumerate(messages, start=1):
+        for at, message in enumerate(one.messages, start=1):
             words = message["content"].strip()
             if message["role"] not in ANY_MODEL and words and words not in text:
                 raise UserError(
                     f"{where}: the model's chat template leaves out message {at}, of role "
                     f"{message['role']!r}. Remove the conversation, or use chat=plain."
                 )
+        return text
 
 
 def special_names(tokenizer: Any) -> list[str]:

@@ -217,7 +217,7 @@ def _tokenize(corpus: Corpus, tokenizer: Any, folder: Path, between: str, render
             its = slice(first, first + len(texts))
             if conversations:
                 _refuse_half_characters(texts, first, corpus.name)
-                template = Template(tokenizer, _plain(tokenizer))
+                template = Template(tokenizer)
                 its_own = [text for text in texts if isinstance(text, Conversation)]
                 for at, ids in enumerate(template.encode(its_own, corpus.name), start=first):
                     file.write(ids.tobytes())

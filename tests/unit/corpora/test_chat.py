@@ -1,0 +1,449 @@
+"""Conversations get the tokens that the tokenizer's own chat template gives them, and no others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers import models as kinds
+from transformers import PreTrainedTokenizerFast
+
+from colazero import corpora
+from colazero.corpora import file
+from colazero.corpora.chat import Conversation, Template, document, fields_of
+from colazero.corpora.tokens import build_pool, open_pool, vocabulary_of
+from colazero.errors import UserError
+from colazero.types import Corpus
+
+WORDS = ["Bado kemi zora, größe 東京 🙂.", "def f(x):\n    return x + 1\n", "1 2 3", "a  b\t c"]
+TURNS: list[dict[str, Any]] = [
+    {"role": "user", "content": "Bado kemi?\n\nzora"},
+    {"role": "assistant", "content": "  def f(x):\n    return 東京 🙂\n"},
+    {"role": "user", "content": "und <s> mehr <|im_end|>"},
+    {"role": "assistant", "content": "größe 1 2 3"},
+]
+SYSTEM = [{"role": "system", "content": "Bado: kemi."}]
+
+# --- tokenizers: byte-level, as Llama 2 (a space in front of each piece), as Mistral (of the first)
+
+
+def trained(backend: Tokenizer, names: list[str], normalized: bool = False) -> Tokenizer:
+    special = [AddedToken(name, normalized=normalized) for name in names]
+    backend.train_from_iterator(
+        WORDS * 3,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=["<unk>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    backend.add_special_tokens(special)
+    return backend
+
+
+def byte_level(names: list[str]) -> Tokenizer:
+    backend = Tokenizer(kinds.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return trained(backend, names)
+
+
+def spaced(names: list[str]) -> Tokenizer:
+    backend = Tokenizer(kinds.BPE(unk_token="<unk>", byte_fallback=False))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return trained(backend, names, normalized=True)
+
+
+def spaced_first(names: list[str]) -> Tokenizer:
+    backend = Tokenizer(kinds.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
+    return trained(backend, names)
+
+
+def stripping(names: list[str]) -> Tokenizer:
+    """Phi-3's special tokens take the white space behind them."""
+    backend = byte_level([])
+    backend.add_special_tokens([AddedToken(n, normalized=False, rstrip=True) for n in names])
+    return backend
+
+
+# --- twelve layouts of chat templates, in words of our own
+
+LOOP = "{% for m in messages %}"
+END = "{% endfor %}"
+LAYOUTS: dict[str, tuple[Callable[[list[str]], Tokenizer], list[str], str]] = {
+    "chatml": (
+        byte_level,
+        ["<|im_start|>", "<|im_end|>"],
+        LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" + END,
+    ),
+    "headers": (
+        byte_level,
+        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|begin_of_text|>" + LOOP + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+        "{{ m.content | trim }}<|eot_id|>" + END,
+    ),
+    "inst": (
+        spaced,
+        ["<s>", "</s>"],
+        LOOP + "{% if m.role == 'assistant' %} {{ m.content | trim }} </s>{% else %}<s>[INST] "
+        "{{ m.content | trim }} [/INST]{% endif %}" + END,
+    ),
+    "inst first": (
+        spaced_first,
+        ["<s>", "</s>", "[INST]", "[/INST]"],
+        "<s>" + LOOP + "{% if m.role == 'assistant' %} {{ m.content }}</s>{% else %}[INST] "
+        "{{ m.content }}[/INST]{% endif %}" + END,
+    ),
+    "turns": (
+        spaced_first,
+        ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+        "<bos>" + LOOP + "{% set role = 'model' if m.role == 'assistant' else m.role %}"
+        "<start_of_turn>{{ role }}\n{{ m.content | trim }}<end_of_turn>\n" + END,
+    ),
+    "role tags": (
+        stripping,
+        ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+        LOOP + "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n" + END,
+    ),
+    "role tags of words": (
+        byte_level,
+        ["<s>", "</s>"],
+        LOOP + "<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n" + END,
+    ),
+    "plain words": (
+        spaced,
+        ["<s>", "</s>"],
+        "{{ bos_token }}" + LOOP + "{{ m.role | upper }}: {{ m.content }}"
+        "{% if m.role == 'assistant' %}</s>{% else %} {% endif %}" + END,
+    ),
+    "headlines": (
+        byte_level,
+        ["<|endoftext|>"],
+        LOOP + "### {{ m.role | capitalize }}:\n{{ m.content }}\n\n" + END + "<|endoftext|>",
+    ),
+    "wide bars": (
+        byte_level,
+        ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"],
+        "<｜begin▁of▁sentence｜>" + LOOP + "{% if m.role == 'assistant' %}<｜Assistant｜>"
+        "{{ m.content }}<｜end▁of▁sentence｜>{% else %}<｜User｜>{{ m.content }}{% endif %}" + END,
+    ),
+    "tokens for all": (
+        byte_level,
+        ["<BOS>", "<|START_OF_TURN|>", "<|END_OF_TURN|>", "<|USER|>", "<|CHATBOT|>", "<|SYSTEM|>"],
+        "<BOS>" + LOOP + "<|START_OF_TURN|>{% if m.role == 'assistant' %}<|CHATBOT|>"
+        "{% elif m.role == 'user' %}<|USER|>{% else %}<|SYSTEM|>{% endif %}"
+        "{{ m.content }}<|END_OF_TURN|>" + END,
+    ),
+    "thinking": (
+        byte_level,
+        ["<|im_start|>", "<|im_end|>"],
+        LOOP + "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+        "{% endif %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}"
+        "{% endif %}<|im_end|>\n" + END,
+    ),
+    "the date": (
+        byte_level,
+        ["<|im_start|>", "<|im_end|>"],
+        "<|im_start|>system\nToday: {{ strftime_now('%d %B %Y') }}<|im_end|>\n"
+        + LOOP
+        + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        + END,
+    ),
+}
+
+
+def made(layout: str) -> PreTrainedTokenizerFast:
+    backend, names, template = LAYOUTS[layout]
+    special = {"bos_token": names[0], "eos_token": names[-1]}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend(names), additional_special_tokens=names, **special
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def by_transformers(tokenizer: Any, conversation: Conversation) -> list[int]:
+    template = tokenizer.chat_template.replace("{{ strftime_now('%d %B %Y') }}", "26 July 2024")
+    found = tokenizer.apply_chat_template(
+        conversation.messages,
+        tools=conversation.options.get("tools"),
+        return_dict=False,
+        chat_template=template,
+        **conversation.options.get("chat_template_kwargs", {}),
+    )
+    return list(found)
+
+
+def unmarked(turns: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    """Return the turns without what spells a special token out."""
+    texts = [turn["content"] for turn in turns]
+    for name in names:
+        texts = [text.replace(name, "-") for text in texts]
+    return [turn | {"content": text} for turn, text in zip(turns, texts, strict=True)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("system", [False, True])
+def test_tokens_are_those_of_the_tokenizer_s_own_template(
+    layout: str, system: bool, tmp_path: Path
+) -> None:
+    tokenizer, names = made(layout), LAYOUTS[layout][1]
+    turns = unmarked([*(SYSTEM * system), *TURNS], names)
+    several = [Conversation(turns[:size], {}) for size in (2, 4, len(turns))]
+    several += [Conversation([t | {"content": text} for t in turns], {}) for text in WORDS]
+    pool = build_pool(Corpus("c", layout, several, []), tokenizer, tmp_path)
+    for one, start, stop in zip(several, pool.starts, pool.stops, strict=True):
+        assert pool.tokens[start:stop].tolist() == by_transformers(tokenizer, one)
+    assert pool.starts[0] == 0
+    assert (pool.starts[1:] == pool.stops[:-1]).all(), "one follows the other"
+    assert pool.stops[-1] == len(pool.tokens)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_special_token_that_a_message_spells_out_is_text(layout: str) -> None:
+    """As many special tokens as without them, at the same places; the letters are all there."""
+    tokenizer, names = made(layout), LAYOUTS[layout][1]
+    template = Template(tokenizer)
+    special = set(tokenizer.all_special_ids)
+
+    def tokens(content: str) -> list[int]:
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "x y"}]
+        (ids,) = template.encode([Conversation(turns, {})], "c")
+        return ids.tolist()
+
+    for name in names:
+        with_it, without = tokens(f"Bado {name} kemi"), tokens("Bado - kemi")
+        where = [[token for token in ids if token in special] for ids in (with_it, without)]
+        assert where[0] == where[1]
+        assert len(with_it) > len(without)
+        turns = [{"role": "user", "content": f"Bado {name} kemi"}]
+        plainly = by_transformers(tokenizer, Conversation(turns, {}))
+        assert sum(token in special for token in plainly) > len(where[1]) / 2
+
+
+def test_what_a_row_gives_its_template_is_used() -> None:
+    tokenizer = made("thinking")
+    row = {"messages": TURNS[:2], "chat_template_kwargs": {"enable_thinking": False}}
+    one = document(row, fields_of(list(row)))
+    assert isinstance(one, Conversation)
+    template = Template(tokenizer)
+    (ids,) = template.encode([one], "c")
+    assert "</think>" in tokenizer.decode(ids)
+    assert ids.tolist() == by_transformers(tokenizer, one)
+    (other,) = template.encode([Conversation(TURNS[:2], {})], "c")
+    assert "</think>" not in tokenizer.decode(other)
+
+
+def test_a_set_is_the_same_on_every_day() -> None:
+    tokenizer = made("the date")
+    (ids,) = Template(tokenizer).encode([Conversation(TURNS[:1], {})], "c")
+    assert "26 July 2024" in tokenizer.decode(ids)
+
+
+# --- the pool of conversations
+
+
+def test_only_special_tokens_that_the_template_wrote_may_stand_in_a_window(tmp_path: Path) -> None:
+    tokenizer = made("chatml")
+    pool = build_pool(Corpus("c", "1", [Conversation(TURNS[:2], {})], []), tokenizer, tmp_path)
+    names = {tokenizer.convert_ids_to_tokens(token) for token in pool.forbidden}
+    assert names == set(tokenizer.all_special_tokens) - {"<|im_start|>", "<|im_end|>"}
+    plain = build_pool(Corpus("c", "1", ["text"], []), tokenizer, tmp_path)
+    assert plain.forbidden == set(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("how", ["plain", "auto without a template"])
+def test_as_plain_text_a_conversation_is_its_contents(how: str, tmp_path: Path) -> None:
+    tokenizer = made("chatml")
+    if how != "plain":
+        tokenizer.chat_template = None
+    one = Conversation(TURNS[:2], {})
+    corpora_of = [Corpus("c", "1", [document, "more"], []) for document in (one, str(one))]
+    setting = "plain" if how == "plain" else "auto"
+    known = vocabulary_of(tokenizer)
+    pools = [
+        open_pool(c, known, lambda: tokenizer, tmp_path / str(n), chat=setting)
+        for n, c in enumerate(corpora_of)
+    ]
+    assert pools[0].tokens.tolist() == pools[1].tokens.tolist()
+    assert pools[0].forbidden == known.special
+    assert tokenizer.decode(pools[0].tokens) == "\n\n".join([str(one), "more"])
+
+
+def test_texts_and_conversations_can_follow_each_other(tmp_path: Path) -> None:
+    tokenizer = made("headers")
+    one = Conversation(unmarked(TURNS, []), {})
+    documents = ["first text", "second", one, one, "last"]
+    pool = build_pool(Corpus("c", "1", documents, []), tokenizer, tmp_path)
+    for text, start, stop in zip(documents, pool.starts, pool.stops, strict=True):
+        ids = pool.tokens[start:stop].tolist()
+        if isinstance(text, Conversation):
+            assert "<|eot_id|>" in tokenizer.decode(ids)
+        else:
+            assert tokenizer.decode(ids) == text
+    assert np.all(pool.starts <= pool.stops)
+
+
+def test_the_template_decides_which_tokens_are_kept(tmp_path: Path) -> None:
+    tokenizer, corpus = made("chatml"), Corpus("c", "1", [Conversation(TURNS[:2], {})], [])
+    first = build_pool(corpus, tokenizer, tmp_path).tokens.tolist()
+    tokenizer.chat_template = LAYOUTS["thinking"][2]
+    assert build_pool(corpus, tokenizer, tmp_path).tokens.tolist() != first
+    known = vocabulary_of(tokenizer)
+    assert known.template
+    assert known != vocabulary_of(made("chatml"))
+
+
+def test_asking_for_a_template_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    tokenizer = made("chatml")
+    text, talk = Corpus("c", "1", ["text"], []), Corpus("d", "1", [Conversation(TURNS, {})], [])
+    with pytest.raises(UserError, match=r"chat='template'.*no conversations"):
+        open_pool(text, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, chat="template")
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match=r"chat='template'.*no chat template"):
+        open_pool(talk, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, chat="template")
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", TURNS, "roles must alternate"),
+        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", TURNS, "does not take it"),
+        ("{% for", TURNS, "does not take it"),
+        (
+            "{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
+            [*TURNS[:2], {"role": "tool", "content": "42"}],
+            "leaves out message 3, of role 'tool'",
+        ),
+    ],
+)
+def test_a_template_that_does_not_take_a_conversation_is_told(
+    template: str, turns: list[dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    tokenizer = made("chatml")
+    tokenizer.chat_template = template
+    corpus = Corpus("mine", "1", [Conversation(turns, {})], [])
+    with pytest.raises(UserError, match="conversation 1 of 'mine'") as caught:
+        build_pool(corpus, tokenizer, tmp_path)
+    assert words in str(caught.value)
+    assert "chat=plain" in str(caught.value)
+
+
+# --- rows that are conversations
+
+QUESTION, ANSWER = "Bado?", "  kemi\n"
+AS_TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+
+
+def part(turn: dict[str, str]) -> dict[str, str]:
+    return {"type": "text", "text": turn["content"]}
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": AS_TURNS},
+    "an id beside": {"id": 7, "messages": AS_TURNS, "prompt": "Bado?"},
+    "parts": {"messages": [turn | {"content": [part(turn)]} for turn in AS_TURNS]},
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]
+    },
+    "conversation": {"conversation": AS_TURNS},
+    "prompt and completion": {"prompt": QUESTION, "completion": ANSWER},
+    "lists of both": {"prompt": AS_TURNS[:1], "completion": AS_TURNS[1:]},
+    "Alpaca": {"instruction": QUESTION, "input": "", "output": ANSWER},
+    "response": {"instruction": QUESTION, "response": ANSWER},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".json"])
+def test_every_form_of_conversation_is_read(form: str, ending: str, tmp_path: Path) -> None:
+    rows, path = [FORMS[form]] * 3, tmp_path / f"talk{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if ending == ".json" else "\n".join(map(json.dumps, rows)))
+    for name in (str(path), *([f"{path}:messages"] if "messages" in FORMS[form] else [])):
+        corpus = file.load(name)
+        (one,) = corpus.test
+        assert isinstance(one, Conversation)
+        assert one.messages == AS_TURNS
+        assert str(one) == "Bado?\n\nkemi"
+
+
+def test_an_input_stands_behind_its_instruction_and_a_system_prompt_in_front() -> None:
+    row = {"instruction": "Do", "input": "this", "output": "done", "system": "Be kind."}
+    one = document(row, fields_of(list(row)))
+    assert isinstance(one, Conversation)
+    assert [(m["role"], m["content"]) for m in one.messages] == [
+        ("system", "Be kind."), ("user", "Do\n\nthis"), ("assistant", "done"),
+    ]  # fmt: skip
+
+
+def test_a_text_is_a_text_whatever_else_the_row_has() -> None:
+    row = {"messages": AS_TURNS, "text": "plain"}
+    assert document(row, fields_of(list(row))) == "plain"
+    assert isinstance(document(row, fields_of(list(row), "messages")), Conversation)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": []}, "'messages' (it holds a list)"),
+        ({"messages": ["hello"]}, "a list of messages"),
+        ({"messages": [{"content": "a"}]}, "message 1 must have 'role'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "message 1 must have"),
+        ({"messages": [*AS_TURNS, {"role": "narrator", "content": "a"}]}, "message 3 has the role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "message 1 holds image",
+        ),
+        ({"messages": AS_TURNS, "chat_template_kwargs": 5}, "must hold settings"),
+        ({"messages": None}, "it holds null"),
+        ({"prompt": "a", "completion": None}, "it holds null"),
+        ({"question": "a", "answer": "b"}, "it has 'question', 'answer'"),
+    ],
+)
+def test_a_row_that_is_no_conversation_is_told_with_its_line(
+    row: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps({"messages": AS_TURNS}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="line 2") as caught:
+        file.load(str(path))
+    assert words in str(caught.value)
+
+
+def test_the_revision_is_that_of_all_that_decides_the_tokens(tmp_path: Path) -> None:
+    revisions = set()
+    for number, change in enumerate(
+        ({}, {"role": "system"}, {"content": "Bado!"}, {"name": "Z"}, {"tools": [{"type": "x"}]})
+    ):
+        tools = change.pop("tools", None)
+        row = {"messages": [AS_TURNS[0] | change, AS_TURNS[1]], "tools": tools}
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text("".join(json.dumps(row | {"id": i}) + "\n" for i in range(3)))
+        revisions.add(file.load(str(path)).revision)
+    assert len(revisions) == 5
+
+
+def test_conversations_of_both_splits_are_left_out_of_train(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    other = [{"role": "user", "content": "another"}]
+    rows = [{"messages": turns} for turns in (AS_TURNS, other, AS_TURNS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpora.load.cache_clear()
+    corpus = corpora.load(f"file:{path}")
+    assert [str(one) for one in corpus.train] == ["another"]
+    assert isinstance(corpus.train[0], Conversation)
