@@ -108,7 +108,7 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
     tests = {name: test_ngrams(model, name) for name in config.eval_corpora}
     return {
         "tokens_asked": config.n_calibration_samples * bos_rule.text_length(config, model),
-        "special_tokens_written": token_pool(model, config.corpus).written,
+        "special_tokens_written": token_pool(model, config.corpus, chat=config.chat).written,
         **sets.measures(chosen, pool_of(config, model), corpus_counts(model, *drawn_by(config))),
         **sets.overlap(chosen, tests),
     }

@@ -80,7 +80,7 @@ def check_data(config: Settings, model: Model) -> None:
 def check_calibration(config: Settings, model: Model) -> None:
     """Raise UserError unless windows of this number and length can be cut for the model."""
     fit.refuse_long_windows(model, config.seq_len)
-    tokens = token_pool(model, config.corpus).tokens
+    tokens = token_pool(model, config.corpus, chat=config.chat).tokens
     available = int(config.corpus_share * len(tokens))
     length = bos_rule.text_length(config, model)
     need_tokens(available, config.n_calibration_samples, length, config.corpus)

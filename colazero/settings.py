@@ -117,6 +117,7 @@ Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_dis
 Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
 Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
+Chat = Literal["auto", "template", "plain"]
 WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
@@ -239,7 +240,15 @@ class Common(BaseModel):
 class Settings(Common):
     """Parameters of a cell other than its model, method, seed and replicate."""
 
-    corpus: Name = setting("sotu", SELECTION, "calibration corpus: a name or file:PATH")
+    corpus: Name = setting(
+        "sotu", SELECTION, "calibration corpus: a name, file:PATH, hf:ORG/NAME or mix:A=0.5,B=0.5"
+    )
+    chat: Chat = setting(
+        "auto",
+        SELECTION,
+        "calibration on conversations: as the model's chat template writes them (template), as "
+        "plain text (plain); auto: template if there are conversations and the model has one",
+    )
     n_calibration_samples: Count = setting(128, SELECTION, "windows per calibration set")
     seq_len: Length = setting(2048, ("selection", "evaluation"), "tokens per calibration window")
     quant_bits: Bits = setting(4, QUANTIZATION, "bits per weight", rounds=True)
@@ -277,7 +286,7 @@ class RunConfig(Settings):
 
 CELL = ("model", "method", "seed", "replicate")
 """The parameters that name a cell within its setting."""
-SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus")
+SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus", "chat")
 """The settings of which a suite takes several values; the last changes fastest."""
 
 

@@ -14,6 +14,7 @@ from colazero.errors import UserError, unknown
 from colazero.settings import (
     SWEPT,
     Bits,
+    Chat,
     Common,
     Controls,
     Count,
@@ -43,6 +44,7 @@ class SuiteConfig(Common):
     """A grid of cells: models × settings × methods × seeds × replicates."""
 
     corpus: Several[Name] = _swept("corpus")
+    chat: Several[Chat] = _swept("chat")
     n_calibration_samples: Several[Count] = _swept("n_calibration_samples")
     seq_len: Several[Length] = _swept("seq_len")
     quant_bits: Several[Bits] = _swept("quant_bits")

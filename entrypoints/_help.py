@@ -32,7 +32,7 @@ def help_text(name: str, parameters: Collection[str]) -> str:
 
 def _values(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> list[str]:
     """Return the values that a parameter takes, as words."""
-    from colazero.corpora import CORPORA
+    from colazero.corpora import CORPORA, WITH_ARGUMENT
     from colazero.quantizers import QUANTIZERS, UNQUANTIZED
     from colazero.selection import METHODS
     from colazero.suite.execution import EXECUTORS
@@ -40,8 +40,8 @@ def _values(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> list[str]:
     if name in ("method", "methods"):
         return [*METHODS.names(), "MODULE:FUNCTION"]
     if name in ("corpus", "eval_corpora"):
-        own = ["file:PATH", "mix:CORPUS=SHARE,..."]
-        return [*(n for n in CORPORA.names() if n not in ("file", "mix")), *own]
+        own = [f"{kind}:{argument}" for kind, argument in WITH_ARGUMENT.items()]
+        return [*(n for n in CORPORA.names() if n not in WITH_ARGUMENT), *own]
     if name == "quantizer":
         return [*QUANTIZERS.names(), UNQUANTIZED]
     if name == "executor":

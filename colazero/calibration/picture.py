@@ -118,7 +118,7 @@ def _sample(documents: NDArray[np.int64]) -> NDArray[np.int64]:
 @lru_cache(maxsize=2)
 def _cached_map(
     model: Model,
-    drawn_by: tuple[str, float, int],
+    drawn_by: tuple[str, float, int, str],
     settings: SelectionSettings,
     documents: bytes,
     available: int,

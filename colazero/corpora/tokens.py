@@ -138,7 +138,7 @@ def pool_of(config: RunConfig, model: Model) -> TokenPool:
 def drawn_by(config: RunConfig) -> tuple[str, float, int, str]:
     """Return what decides a cell's documents and how they are written, as `token_pool` takes it."""
     share = config.corpus_share
-    return config.corpus, share, config.seed if share < 1 else 0, "auto"
+    return config.corpus, share, config.seed if share < 1 else 0, config.chat
 
 
 @lru_cache(maxsize=2)

@@ -123,7 +123,7 @@ def _check_directory(path: Path) -> None:
 
 def _content(path: Path) -> list[Path]:
     """Return the files of a directory that decide what its model computes."""
-    kinds = ("*.json", "*.model", "merges.txt", "vocab.txt")
+    kinds = ("*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt")
     found = sorted(file for kind in kinds for file in path.glob(kind))
     if gone := [file.name for file in found if not file.exists()]:
         raise UserError(

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,9 @@ def needs(config: SuiteConfig, jobs: Sequence[Job], run: Sequence[Job]) -> list[
     found = []
     tokens = max(config.n_calibration_samples) * max(config.seq_len)
     for model in dict.fromkeys(job.model for job in jobs):
-        for corpus in config.corpus:
-            available = int(config.corpus_share * len(token_pool(model, corpus).tokens))
+        for corpus, chat in product(config.corpus, config.chat):
+            pool = token_pool(model, corpus, chat=chat)
+            available = int(config.corpus_share * len(pool.tokens))
             name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
             found.append(Need(name, tokens, available, "tokens"))
     weights = [Weights.of(job.model) for job in run]

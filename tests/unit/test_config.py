@@ -191,6 +191,8 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (SuiteConfig, "seq_len", "512,15", ["'512,15'", "greater than or equal to 16"]),
     (SuiteConfig, "corpus", "", ["''", "empty"]),
     (SuiteConfig, "corpus", "sotu,c4,sotu", ["named twice: sotu"]),
+    (SuiteConfig, "chat", "sometimes", ["'sometimes'", "template"]),
+    (RunConfig, "chat", "none", ["'none'", "plain"]),
     (SuiteConfig, "until", "soon", ["'soon'", "seeds, settled"]),
     (SuiteConfig, "looks", "1,3", ["'1,3'", "greater than or equal to 2"]),
     (SuiteConfig, "budget_hours", "0", ["'0'", "none or number above 0"]),

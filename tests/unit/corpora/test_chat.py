@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers import models as kinds
 from transformers import PreTrainedTokenizerFast
 
-from colazero import corpora
+from colazero import corpora, models, pipeline, preconditions
+from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.corpora import file
 from colazero.corpora.chat import Conversation, Template, document, fields_of
 from colazero.corpora.tokens import build_pool, open_pool, vocabulary_of
 from colazero.errors import UserError
-from colazero.types import Corpus
+from colazero.evaluation.perplexity import evaluation_text
+from colazero.models import load_tokenizer
+from colazero.settings import RunConfig
+from colazero.types import Corpus, Model
 
 WORDS = ["Bado kemi zora, größe 東京 🙂.", "def f(x):\n    return x + 1\n", "1 2 3", "a  b\t c"]
 TURNS: list[dict[str, Any]] = [
@@ -447,3 +452,62 @@ def test_conversations_of_both_splits_are_left_out_of_train(tmp_path: Path) -> N
     corpus = corpora.load(f"file:{path}")
     assert [str(one) for one in corpus.train] == ["another"]
     assert isinstance(corpus.train[0], Conversation)
+
+
+# --- a cell on conversations
+
+
+@pytest.fixture
+def instruct(tiny_llama: Path, tmp_path: Path) -> Model:
+    """A model whose tokenizer has a chat template."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "instruct"))
+    (folder / "chat_template.jinja").write_text(LOOP + "<s>{{ m.role }}\n{{ m.content }}</s>" + END)
+    return models.fetch(str(folder))
+
+
+@pytest.fixture
+def talks(tmp_path: Path, paragraphs: list[str]) -> str:
+    """Conversations that a generated corpus makes."""
+    path = tmp_path / "talks.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a, b in zip(paragraphs[::2], paragraphs[1::2], strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"file:{path}"
+
+
+@pytest.mark.parametrize("method", ["random", "cola_zero"])
+def test_a_set_of_conversations_has_the_template_s_tokens_and_is_read_back(
+    method: str, instruct: Model, talks: str, tmp_path: Path
+) -> None:
+    given = {"corpus": talks, "eval_corpora": (talks,), "n_calibration_samples": 4, "seq_len": 64}
+    found = {}
+    for chat in ("auto", "template", "plain"):
+        config = RunConfig(**given, method=method, chat=chat, device="cpu", bos="first")
+        preconditions.check_calibration(config, instruct)
+        found[chat], _ = pipeline.calibrate(config, instruct)
+    special = set(load_tokenizer(instruct).all_special_ids)
+    assert found["auto"].digest == found["template"].digest != found["plain"].digest
+    assert set(found["auto"].windows.flatten()) & special
+    assert not set(found["plain"].windows.flatten()) & special
+    save_calibration(tmp_path / "set", found["auto"], instruct, corpora.load(talks), {})
+    again, _ = load_calibration(tmp_path / "set", instruct)
+    assert again.digest == found["auto"].digest
+
+
+def test_the_evaluation_text_does_not_depend_on_how_it_is_calibrated(
+    instruct: Model, talks: str
+) -> None:
+    windows, _ = evaluation_text(instruct, talks, 64, "all", "first")
+    tokenizer = load_tokenizer(instruct)
+    assert tokenizer.decode(windows[0]).startswith("<s>user\n")
+    assert windows[0].tolist()[:2].count(tokenizer.bos_token_id) == 1, "BOS once"
+
+
+def test_a_model_without_a_template_is_told_before_anything_is_computed(
+    tiny_llama: Path, talks: str
+) -> None:
+    config = RunConfig(corpus=talks, n_calibration_samples=4, seq_len=64, chat="template")
+    with pytest.raises(UserError, match="no chat template"):
+        preconditions.check_calibration(config, models.fetch(str(tiny_llama)))
