@@ -18,9 +18,17 @@ from colazero.calibration.sets import save_calibration
 from colazero.context import code_context, data_context, differences, method_context
 from colazero.devices import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
-from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key, taken_by
+from colazero.settings import (
+    SELECTION,
+    SETTINGS,
+    Resolved,
+    RunConfig,
+    Settings,
+    canonical_key,
+    taken_by,
+)
 from colazero.store import claims, client, fetch, record
-from colazero.types import CalibrationSet, Model, Progress
+from colazero.types import CalibrationSet, Model, Progress, label
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +68,14 @@ class Outcome:
     calibration: str = ""
 
 
-def name_of(config: RunConfig, model: Model, sweep: Collection[str] = ()) -> str:
+def name_of(config: RunConfig, sweep: Collection[str] = ()) -> str:
     """Return the run's name, as in `42·cola_zero·smollm2-135m`: what differs stands first.
 
     sweep: the settings that tell cells of one suite apart, as in `42·random·quant_bits3·…`.
     """
     again = [f"replicate{config.replicate}"] if config.replicate > 1 else []
     where = setting_of(config, sweep)
-    return client.run_name(str(config.seed), config.method, *again, *where, model.label)
+    return client.run_name(str(config.seed), config.method, *again, *where, label(config.model))
 
 
 def setting_of(config: Settings, sweep: Collection[str]) -> list[str]:
@@ -90,19 +98,13 @@ def _facts(config: RunConfig, model: Model) -> dict[str, str]:
     return work_context(config, model) | method_context(config)
 
 
-def why_new(config: RunConfig, model: Model) -> str:
-    """Say why a cell is computed although one of its parameters is finished; '' if none is."""
-    before = fetch.newest_finished("colazero.config", canonical_key(config))
-    if before is None:
-        return ""
-    facts = fetch.read_json(before, CONTEXT)
-    if "colazero.halved" in before.data.tags:
-        reason = "memory ran out in it"
-    elif facts is None:
-        reason = "its files are gone or damaged"
-    else:
-        reason = differences(facts, _facts(config, model)) or "its files are gone or damaged"
-    return f"run {before.info.run_id} of the same parameters is finished, but {reason}"
+def why_not_reused(config: Resolved, model: Model, finished: Run) -> str:
+    """Say why a finished run of the same parameters is not reused: what differs from it."""
+    if "colazero.halved" in finished.data.tags:
+        return "memory ran out in it"
+    facts = fetch.read_json(finished, CONTEXT)
+    different = differences(facts, _facts(config, model)) if facts is not None else ""
+    return different or "its files are gone or damaged"
 
 
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
@@ -128,7 +130,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     """
     begin = time.perf_counter()
     record.log_config(config)  # first: a cell that fails at anything below still has its name
-    record.refuse_unkeepable(config, name_of(config, model))
+    record.refuse_unkeepable(config, name_of(config))
     context, key = work_context(config, model), key_of(config, model)
     record.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
     record.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
@@ -146,9 +148,8 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     record.set_tags({"colazero.work_key": shared_key, **more})
     source = _claim(shared_key, more) if reuse else None
     if source is not None:
-        same = {
-            k: v for k, v in client.metrics_of(source).items() if not k.startswith("selection.")
-        }
+        metrics = client.metrics_of(source)
+        same = {k: v for k, v in metrics.items() if not k.startswith("selection.")}
         return _take_over(config, source, same | selected)
     metrics = _quantize_and_evaluate(config, model, calibration, show)
     metrics |= {**selected, "total_time_sec": time.perf_counter() - begin}
@@ -237,7 +238,7 @@ def _quantize_and_evaluate(
             )
             record.set_tags({"colazero.verified": same})
         record.log_metrics({"verify_time_sec": verify_time})
-        record.keep(config, model, checkpoint, name_of(config, model), report.files)
+        record.keep(config, model, checkpoint, name_of(config), report.files)
         mark_halved(quantization=report.halved, evaluation=evaluation.halved)
     return metrics | {
         "quant_time_sec": report.quant_time_sec,

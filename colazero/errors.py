@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -67,6 +68,17 @@ class DiscreetFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a text."""
         return without_credentials(super().format(record))
+
+
+def log_discreetly() -> None:
+    """Log warnings to stderr without credentials, and none of libraries about other machines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for name in ("torchao", "torch.utils._pytree"):  # about other kernels, and their own future
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Links of MLflow's with credentials in them, to another view than `client.where` names.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 
 def first_line(error: BaseException) -> str:

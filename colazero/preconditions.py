@@ -1,9 +1,8 @@
-"""What is asked before any work: refusals, and what each `auto` means here."""
+"""Checks before any work: refuses what would fail later, and resolves each `auto`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from colazero import corpora, devices, models, selection
 from colazero.calibration import trial
@@ -12,19 +11,17 @@ from colazero.corpora.tokens import need_tokens, token_pool, vocabulary
 from colazero.evaluation.perplexity import evaluation_text
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
-from colazero.settings import Settings
+from colazero.settings import Resolved, RunConfig, Settings
 from colazero.types import CalibrationSet, Model
-
-C = TypeVar("C", bound=Settings)
 
 
 def check(
-    config: Settings, methods: Sequence[str], names: Sequence[str], *, here: bool = True
+    config: Settings, methods: Sequence[str], names: Sequence[str], *, device: str = ""
 ) -> None:
-    """Raise UserError for any name or device that does not exist, before anything is loaded.
+    """Raise UserError for a name or device that does not exist, before anything is loaded.
 
-    Methods of the user's own are tried on a toy pool. What is not computed `here` names, resolved,
-    a device that this machine may lack.
+    The user's own methods are tried on a toy pool. names: of models. device: `cpu` or `cuda:N`
+    where cells run on other machines, whose devices this one may lack.
     """
     trial.refuse_defective(methods)
     for method in methods:
@@ -38,37 +35,31 @@ def check(
         downstream.check(config.downstream_tasks)
     for name in names:
         models.check(name)
-    device = devices.resolve(config.device) if here else config.device
+    device = device or devices.resolve(config.device)
     check_quantizer(config.quantizer, device, config.act_group_aware)
 
 
-def resolve(config: C, model: Model, device: str = "") -> C:
-    """Replace every `auto` that depends on the model and the machine by what it means here.
+def resolve(config: RunConfig, model: Model, device: str = "") -> Resolved:
+    """Return the cell with every `auto` replaced by what it means for the model and the device.
 
-    `device` is what to compute on if that is for others to know: `cpu` or `cuda:N`. UserError if
-    the quantizer does not take the model; without `device`, that is tried on it.
+    device: `cpu` or `cuda:N` if a worker computes the cell; without it, the device of this process,
+    on which the quantizer is tried. UserError if the quantizer does not take the model.
     """
     if config.quantizer != UNQUANTIZED:
         fit.refuse_quantized(model)
         supported.check_model(config.quantizer, model.name, model.path)
     if not device:
         device = devices.resolve(config.device)
-        fit.refuse_not_finite(model)  # or what is tried below says something else of them
+        fit.refuse_not_finite(model)  # else the trial below fails with a less clear message
         supported.try_model(config.quantizer, model.name, model.path, device)
     inputs = grouping.layer_inputs(model.path, config.quantizer)
     group_size = grouping.resolve(config.group_size, inputs)
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))
-    return config.model_copy(
-        update={
-            "group_size": group_size,
-            "act_group_aware": gar,
-            "device": device,
-            "bos": bos,
-            "eval_seq_len": config.evaluated_len,
-        }
-    )
+    values = config.model_dump() | {"group_size": group_size, "act_group_aware": gar}
+    values |= {"device": device, "bos": bos, "eval_seq_len": config.evaluated_len}
+    return Resolved(**values)
 
 
 def check_data(config: Settings, model: Model) -> None:

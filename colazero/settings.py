@@ -284,6 +284,15 @@ class RunConfig(Settings):
     )
 
 
+class Resolved(RunConfig):
+    """A cell in which every `auto` is replaced by what it means for its model and device."""
+
+    bos: Literal["always", "first", "never"]
+    act_group_aware: bool
+    eval_seq_len: int
+    group_size: int
+
+
 CELL = ("model", "method", "seed", "replicate")
 """The parameters that name a cell within its setting."""
 SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus", "chat")

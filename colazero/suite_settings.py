@@ -72,7 +72,7 @@ class SuiteConfig(Common):
     budget_hours: Literal["none"] | Annotated[float, Field(gt=0)] = Field(
         "none", description="start no cell that would not end within so many hours; none: no limit"
     )
-    executor: Name = Field("local", description="where cells run: local or ray")
+    executor: Literal["local", "ray"] = Field("local", description="where cells run")
     workers: int = Field(
         1, ge=1, description="cells at once, each in a process of its own; Ray decides by itself"
     )

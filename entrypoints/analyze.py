@@ -8,7 +8,7 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 from functools import partial
 
 from colazero.errors import UserError
-from entrypoints._command_line import main
+from entrypoints._session import main
 
 PARAMETERS = {
     "suite": "run id of a suite. Default: the newest one of the experiment",

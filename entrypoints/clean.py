@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from colazero.errors import UserError, first_line, unknown
-from entrypoints._command_line import main
+from entrypoints._session import main
 
 if TYPE_CHECKING:
     from colazero.store.clean import Item

@@ -6,45 +6,28 @@ if not __package__:  # as a script, select.py would hide the standard library's 
     raise SystemExit("error: run it as `python -m entrypoints.evaluate`, or `colazero evaluate`.")
 
 from colazero.settings import taken_by
-from entrypoints._command_line import fields, main, settled
+from entrypoints._session import fields, main, stage_bar, start
 
 PARAMETERS = taken_by("evaluation")
-EVALUATION = tuple(name for name in PARAMETERS if name not in ("model", "device"))
-"""What is taken over from a run whose model is evaluated."""
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.settings import RunConfig
-    from colazero.suite_settings import parse
-
     if given.get("seq_len", "auto") != "auto" and given.get("eval_seq_len", "auto") == "auto":
         given = given | {"eval_seq_len": given["seq_len"]}  # nothing is calibrated here
-    config = parse(RunConfig, given)
-    from colazero import devices
-
-    device = devices.take(config.device)
-    from colazero import models, pipeline, preconditions
+    inherited = [name for name in PARAMETERS if name not in ("model", "device")]
+    config = start(given, source=given.get("model", "auto"), inherited=inherited)
+    from colazero import devices, models, pipeline, preconditions
     from colazero.store import client, fetch, record
-    from colazero.store.open import connect
-    from colazero.suite.progress import stage_bar
 
     path = config.model
     if path.startswith("runs:/"):
-        connect()
-        config = parse(RunConfig, settled(given, fetch.settings(path, EVALUATION)))
-        config = config.model_copy(update={"device": device})
-        preconditions.check(config, [], [])
         path = str(fetch.fetch_artifacts(path, "model"))
-    else:
-        config = config.model_copy(update={"device": device})
-        preconditions.check(config, [], [path])
-        connect()
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
     preconditions.check_evaluation(config, model)
     name = client.run_name("evaluate", models.label(config.model))
     with record.run(name, "evaluate") as run_id:
-        record.set_tags(devices.tags(device))
+        record.set_tags(devices.tags(config.device))
         record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
         metrics = record.log_evaluation(evaluation)

@@ -9,27 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from colazero.settings import taken_by
-from entrypoints._command_line import fields, main
+from entrypoints._session import fields, main, start
 
 PARAMETERS = taken_by("selection")
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.settings import RunConfig
-    from colazero.suite_settings import parse
-
-    config = parse(RunConfig, given)
-    # Nothing is evaluated here: the test split that may not leak is the corpus's own.
-    from colazero import devices
-
-    more = {"eval_corpora": (config.corpus,), "device": devices.take(config.device)}
-    config = config.model_copy(update=more)
-    from colazero import cell, models, pipeline, preconditions
+    config = start(given, selects=True)
+    from colazero import cell, devices, models, pipeline
     from colazero.store import client, record
-    from colazero.store.open import connect
 
-    preconditions.check(config, [config.method], [config.model])
-    connect()
+    # Nothing is evaluated here: the test split that must not leak is the corpus's own.
+    config = config.model_copy(update={"eval_corpora": (config.corpus,)})
     seed, label = str(config.seed), models.label(config.model)
     name = client.run_name("select", seed, config.method, label)
     with record.run(name, "select") as run_id:
@@ -47,7 +38,7 @@ def run(given: dict[str, str]) -> int:
 
 
 def sentence(notes: Mapping[str, Any]) -> str:
-    """Say what the check of a calibration set found."""
+    """Return the measures of a calibration set in a sentence."""
     distance = "holds tokens that the corpus lacks"
     if "kl_from_corpus_bits" in notes:
         distance = f"KL divergence from the corpus {notes['kl_from_corpus_bits']:.3f} bits"

@@ -1,6 +1,6 @@
 """The comparison: every model × method × seed. `python -m entrypoints.suite --seeds=42-46`.
 
-`python -m entrypoints.suite --status RUN_ID` tells from another shell how a suite is doing.
+`python -m entrypoints.suite --status=RUN_ID` says from another shell how a suite is doing.
 """
 
 from __future__ import annotations
@@ -16,34 +16,32 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from colazero.suite_settings import SuiteConfig, preset_of
-from entrypoints._command_line import fields, main
+from colazero.settings import Common
+from colazero.suite_settings import SuiteConfig, parse, preset_of
+from entrypoints._session import explained, fields, main
 
 if TYPE_CHECKING:
     from analysis.report.looks import Finding
 
-PARAMETERS = tuple(SuiteConfig.model_fields)
+PARAMETERS = tuple(sorted(SuiteConfig.model_fields, key=lambda name: name in Common.model_fields))
 
 
 def run(given: dict[str, str]) -> int:
-    from colazero.suite_settings import parse
-
     config = parse(SuiteConfig, given)
     from colazero.store import claims, client, record
     from colazero.store.open import connect
-    from colazero.suite import grid
     from colazero.suite import run as suite
-    from colazero.suite.progress import counted
+    from colazero.suite.cells import counted, title
 
     suite.check(config)
     connect()
-    name = grid.title(config, preset_of(given))
+    name = title(config, preset_of(given))
     if config.plan:
         with record.run(client.run_name("plan", name), "plan"):
             suite.plan_suite(config, _expect, print)
         return 0
     with record.run(name, "suite") as run_id:
-        # Seconds, which would else be lost at the end; meanwhile the workers start.
+        # This import takes seconds: it is done while the workers start.
         Thread(target=importlib.import_module, args=["analysis.report.write"], daemon=True).start()
         report = suite.run_suite(config, run_id, _judge)
         from analysis.report.write import analyze
@@ -57,26 +55,26 @@ def run(given: dict[str, str]) -> int:
         print(f"{len(report.reused)} of {len(report.done)} cells share the results of another run.")
     if report.not_started:
         print(
-            f"budget_hours={config.budget_hours}: not started, as they would not have ended in "
-            f"time: {counted(len(report.not_started), 'cell')}. The same command goes on with them."
+            f"budget_hours={config.budget_hours}: {counted(len(report.not_started), 'cell')} not "
+            "started, as they would not have ended in time. The same command continues with them."
         )
     print(f"suite run: {run_id}\n{client.where(run_id)}")
     for name, reason in report.failed.items():
-        print(f"FAILED {name}: {reason}", file=sys.stderr)
+        print(f"FAILED {name}: {explained(reason, given)}", file=sys.stderr)
     return 1 if report.failed else 0
 
 
 def _failures(failed: Mapping[str, str]) -> str:
-    """Say of a suite how many of its cells failed, and why, each reason once."""
-    from colazero.suite.progress import counted
+    """Return how many cells of a suite failed, and why, each reason once."""
+    from colazero.suite.cells import counted
 
-    reasons = Counter(failed.values())
-    told = "; ".join(f"{reason} ({counted(n, 'cell')})" for reason, n in reasons.most_common(3))
-    return f"{counted(len(failed), 'cell')} failed: {told}"
+    common = Counter(failed.values()).most_common(3)
+    reasons = "; ".join(f"{reason} ({counted(n, 'cell')})" for reason, n in common)
+    return f"{counted(len(failed), 'cell')} failed: {reasons}"
 
 
 def _judge(suite_run: str, seeds: int) -> list[Finding]:
-    """Look at a suite's first seeds; imported when it is first needed, which takes seconds."""
+    """Look at a suite's first seeds; the analysis takes seconds to import."""
     from analysis.report.looks import judge
 
     return judge(suite_run, seeds)
@@ -89,17 +87,18 @@ def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
 
 
 def show_status(given: dict[str, str]) -> int:
-    """How a suite is doing, told from another shell."""
+    """How a suite is doing: its cells by state, from another shell."""
     from colazero.store.open import connect
-    from colazero.suite import status
+    from colazero.suite import cells
 
     connect(reading=True)
-    lines = status.of_suite(given["status"])
-    print(status.text(lines))
+    lines = cells.states(given["status"])
+    print(cells.text(lines))
     return int(any(line.state in ("failed", "lost", "missing") for line in lines))
 
 
 if __name__ == "__main__":
     if any(word.startswith("--status") for word in sys.argv[1:]):
-        main(show_status.__doc__ or "", {"status": "run id of a suite. Default: none"}, show_status)
+        status = "the run id of a suite, which it prints when it begins"
+        main(show_status.__doc__ or "", {"status": status}, show_status)
     main(__doc__, fields(PARAMETERS), run)

@@ -15,28 +15,9 @@ from colazero.errors import UserError, first_line
 from colazero.store import client, publish, record
 
 
-def finished_times(experiment: str, params: Mapping[str, str]) -> dict[str, list[float]]:
-    """Return method → total_time_sec of the finished cells of an experiment with these params."""
-    times: dict[str, list[float]] = {}
-    cells = {client.KIND: "cell"}
-    for run in client.search(
-        client.homes(experiment), tags=cells, params=params, status="FINISHED"
-    ):
-        if client.SOURCE not in run.data.tags:
-            seconds = client.metrics_of(run).get("total_time_sec")
-            if seconds is not None:
-                times.setdefault(run.data.params["method"], []).append(seconds)
-    return times
-
-
 def find_finished(tag: str, value: str) -> Run | None:
     """Return the latest FINISHED run with this tag that did the work itself and is intact."""
     return client.patiently(_find_finished, {tag: value})
-
-
-def newest_finished(tag: str, value: str) -> Run | None:
-    """Return what `find_finished` does, whether or not its files are whole."""
-    return next(client.patiently(_finished, {tag: value}), None)
 
 
 def _find_finished(tags: Mapping[str, str]) -> Run | None:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from colazero.errors import UserError
 from colazero.store import claims, client
-from colazero.suite.execution import Job
+from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from colazero.blocks.sequence import SHARE_OF_DEVICE
 from colazero.devices import cpu_dtype
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
-from colazero.settings import RunConfig
-from colazero.suite.execution import Job, local
-from colazero.suite_settings import SuiteConfig
+from colazero.settings import Resolved
+from colazero.suite.cells import Place
+from colazero.suite.worker import Job
 from colazero.types import Model
 
 GB = 1e9
@@ -79,8 +79,8 @@ class Room:
     main: float
 
 
-def of_cell(config: RunConfig, model: Model, free: float) -> Room:
-    """Return what a cell needs where `free` bytes are free on its GPU; `config` is resolved.
+def of_cell(config: Resolved, model: Model, free: float) -> Room:
+    """Return what a cell needs where `free` bytes are free on its GPU.
 
     A block at a time: one block's weights and what is outside the blocks, the Hessian of the widest
     layer and its factor, the largest layer in float32 twice, and hidden states of all windows,
@@ -102,7 +102,7 @@ def of_cell(config: RunConfig, model: Model, free: float) -> Room:
     return Room(computing, LIBRARIES + kept + on_host)
 
 
-def tokens(config: RunConfig, model: Model) -> int:
+def tokens(config: Resolved, model: Model) -> int:
     """Return how many tokens go through the blocks at once, of calibration and evaluation."""
     calibration = config.n_calibration_samples * config.seq_len
     texts = (
@@ -112,26 +112,25 @@ def tokens(config: RunConfig, model: Model) -> int:
     return sum(texts) + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)
 
 
-def free_on_card(asked: str) -> tuple[str, float] | None:
-    """Return name and free bytes of the GPU, of those that cells get, that has least; None on CPUs.
+def free_on_card(place: Place) -> tuple[str, float] | None:
+    """Return name and free bytes of the GPU that has least, of those that cells get.
 
-    `asked`: the device as the suite was given it. GPUs were asked in a process that ended.
+    None on CPUs. The GPUs were asked in a process that has ended.
     """
-    numbers = local.gpus(asked)
-    mine = [devices.cards()[number] for number in numbers]
+    mine = [devices.cards()[number] for number in place.gpus]
     least = min(mine, key=lambda card: card.free, default=None)
     return None if least is None else (least.name, float(least.free))
 
 
-def rooms(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, Room]:
-    """Return model → what its most demanding cell needs; `config` as it was given.
+def rooms(place: Place, jobs: Sequence[Job]) -> dict[str, Room]:
+    """Return model → what its most demanding cell needs.
 
-    Nothing where cells run on other machines, whose memory is not known here.
+    Nothing if cells run on other machines, whose memory is not known here.
     """
     found: dict[str, Room] = {}
-    if config.executor != "local":
+    if not place.here:
         return found
-    card = free_on_card(config.device)
+    card = free_on_card(place)
     for job in jobs:
         one, before = of_cell(job.config, job.model, card[1] if card else 0.0), Room(0.0, 0.0)
         before = found.get(job.model.name, before)
@@ -139,12 +138,12 @@ def rooms(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, Room]:
     return found
 
 
-def too_large(config: SuiteConfig, jobs: Sequence[Job]) -> dict[str, str]:
+def too_large(place: Place, jobs: Sequence[Job]) -> dict[str, str]:
     """Return model → why not even one of its cells has room on this machine."""
     found = {}
-    card = free_on_card(config.device) if config.executor == "local" else None
+    card = free_on_card(place)
     main = devices.main_memory()
-    for name, room in rooms(config, jobs).items():
+    for name, room in rooms(place, jobs).items():
         if card and room.gpu > card[1]:
             where = f"on {card[0]}, which has {card[1] / GB:,.1f} GB free"
             found[name] = f"a cell needs at least {room.gpu / GB:,.1f} GB {where}"

@@ -7,27 +7,38 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import corpora, models, preconditions
+from colazero import cell, corpora, models, preconditions
 from colazero.errors import UserError, first_line
 from colazero.settings import RunConfig
 from colazero.store import claims, client, record
-from colazero.suite import grid, looks, memory, plan
-from colazero.suite.budget import Budget
-from colazero.suite.execution import EXECUTORS, Job
-from colazero.suite.progress import counted
+from colazero.suite import looks, memory, plan
+from colazero.suite.cells import ExecutorType, Place, counted, drawn_order
+from colazero.suite.plan import Budget, Finished
 from colazero.suite.supervisor import Report, Supervisor
+from colazero.suite.worker import Job
 from colazero.suite_settings import USUAL_BASELINE, USUAL_PRIMARY, SuiteConfig
 
 log = logging.getLogger(__name__)
 
 SWEEP = "colazero.sweep"
 """The tag of a suite with the settings that it gives several values: name → values, as JSON."""
+
+
+def executor_of(config: SuiteConfig) -> ExecutorType:
+    """Return the kind of executor that the suite asks for."""
+    if config.executor == "ray":
+        from colazero.suite.ray import RayExecutor
+
+        return RayExecutor
+    from colazero.suite.local import LocalExecutor
+
+    return LocalExecutor
 
 
 def check(config: SuiteConfig) -> None:
@@ -40,34 +51,42 @@ def check(config: SuiteConfig) -> None:
             "would their cells be. Run them in suites of their own."
         )
     record.refuse_unkeepable(config, "suite")
-    executor = EXECUTORS.get(config.executor)
+    executor = executor_of(config)
     executor.check(config)
-    first, *others = executor.resolve(config).settings()
-    preconditions.check(first, config.methods, config.models, here=False)
-    for one in others:
-        preconditions.check(one, [], [], here=False)
+    device = executor.place(config).device
+    for number, one in enumerate(config.settings()):
+        names = (config.methods, config.models) if number == 0 else ((), ())
+        preconditions.check(one, *names, device=device)
 
 
 def with_baseline(config: SuiteConfig) -> SuiteConfig:
-    """Return the configuration with its baseline named; say which, where none was and no usual one.
+    """Return the configuration with its baseline named, and log which if it is not the usual one.
 
-    It is logged so, and every analysis of the suite takes it from there.
+    Every analysis of the suite takes it from the suite's parameters.
     """
     named = config.model_copy(update={"baseline": config.second})
     if len(config.methods) > 1:
         if config.baseline == "auto" and named.baseline != USUAL_BASELINE:
             log.info(
-                "baseline: %s, the first method named, for %s is not among them; "
+                "baseline: %s, the first method named, because %s is not a method of this suite; "
                 "baseline=METHOD names another",
                 *(named.baseline, USUAL_BASELINE),
             )
         if config.primary == "auto" and USUAL_PRIMARY not in config.methods:
             log.info(
-                "no method is the primary one, for %s is not among them: all comparisons are "
-                "exploratory; primary=METHOD names one",
+                "no method is the primary one, because %s is not a method of this suite: all "
+                "comparisons are exploratory; primary=METHOD names one",
                 USUAL_PRIMARY,
             )
     return named
+
+
+def _log_config(config: SuiteConfig, place: Place) -> None:
+    """Log the parameters of a suite as they are resolved."""
+    resolved = {"device": place.device, "workers": place.workers}
+    if config.until == "settled":
+        resolved["looks"] = config.schedule
+    record.log_config(config.model_copy(update=resolved))
 
 
 def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
@@ -79,16 +98,14 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     suite goes on. Whatever ends this process in order leaves no run open.
     """
     report, begun = Report(), time.monotonic()
-    experiment = client.experiment_of(suite)
     config = with_baseline(config)
-    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
-    environment = claims.worker_environment(experiment)
+    place = executor_of(config).place(config)
+    environment = claims.worker_environment(client.experiment_of(suite))
     environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = record.as_text(config.system_metrics)
-    # Workers import for seconds; meanwhile here is planned.
-    executor = EXECUTORS.get(config.executor)(config, asked.device, environment)
+    # Workers import for seconds; meanwhile the suite is planned.
+    executor = executor_of(config)(config, place, environment)
     try:
-        settling = config.until == "settled"
-        record.log_config(config.model_copy(update={"looks": config.schedule * settling}))
+        _log_config(config, place)
         if config.sweep:
             record.set_tags({SWEEP: json.dumps(config.sweep)})
         record.flush()
@@ -97,27 +114,29 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
         jobs = [
             job
             for name in config.models
-            for job in grid.drawn_order(_jobs(config, name, suite, report), source)
+            for job in drawn_order(_jobs(config, name, place.device, suite, report), source)
         ]
-        run, reuse = plan.divide(jobs)
-        for line in plan.said(plan.why_new(run)):
-            log.info(line)
-        jobs, run = _with_room(asked, jobs, run, suite, report)
-        for line in _opening(config, suite, run, reuse):
-            log.info(line)
-        needed = plan.needs(asked, jobs, run)
+        finished = Finished(jobs)
+        run, reuse = finished.divide(jobs)
+        for line in (*plan.notes(config), *plan.said(finished.why_new(run))):
+            log.warning(line)
+        jobs, run = _with_room(config, place, jobs, run, suite, report)
+        times = finished.times(run)
+        log.info(_opening(suite, place, times, len(run), len(reuse)))
+        log.info(client.where(suite))
+        needed = plan.needs(config, place, jobs, run)
         plan.check(needed)
         record.write_now([asdict(need) for need in needed], "needs.json")
-        budget = _budget(config, run, reuse, begun)
+        budget = Budget(_hours_left(config, begun), times, [job.name for job in reuse])
         supervisor = Supervisor(config, suite, executor, report, budget)
-        if settling:
+        if config.until == "settled":
             looks.follow(config, suite, jobs, supervisor.run, judge)
         else:
             supervisor.run(jobs)
     except Exception:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
-        log.warning("interrupted; the same command goes on: what is finished is not done again")
+        log.warning("interrupted; the same command continues: finished cells are not run again")
         raise
     finally:
         executor.close()
@@ -125,34 +144,24 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     return report
 
 
-def _opening(
-    config: SuiteConfig, suite: str, run: Sequence[Job], reuse: Sequence[Job]
-) -> list[str]:
-    """Say before the first cell what is to be done, how long it may take and where to look."""
-    known = plan.times(list({(job.model.name, job.config.method): job for job in run}.values()))
-    by_method = {(j.model.name, j.config.method): known.get(j.name) for j in run}
-    seconds = [by_method[job.model.name, job.config.method] for job in run]
-    told = sum(t for t in seconds if t is not None) / config.workers
-    time = f"about {counted(max(1, round(told / 60)), 'minute')}"
-    if None in seconds:
-        time = "no finished run of these settings tells; the first cells will"
-    return [
-        f"suite {suite}: {counted(len(run), 'cell')} to run, {len(reuse)} to reuse; time: {time}",
-        client.where(suite),
-    ]
+def _opening(suite: str, place: Place, times: dict[str, float | None], run: int, reuse: int) -> str:
+    """Say before the first cell what is to be done, and how long it may take."""
+    known = [seconds for seconds in times.values() if seconds is not None]
+    time_left = f"about {counted(max(1, round(sum(known) / place.workers / 60)), 'minute')}"
+    if len(known) < len(times):
+        time_left = "unknown until the first cells are done"
+    return f"suite {suite}: {counted(run, 'cell')} to run, {reuse} to reuse; time: {time_left}"
 
 
-def _budget(config: SuiteConfig, run: Sequence[Job], reuse: Sequence[Job], begun: float) -> Budget:
-    """Count the hours that the suite may take from when it began, by the monotonic clock."""
+def _hours_left(config: SuiteConfig, begun: float) -> float:
+    """Return the hours that the suite may still take; they count from its beginning."""
     if config.budget_hours == "none":
-        return Budget(math.inf)
-    known = {name: t for name, t in plan.times(run).items() if t is not None}
-    left = config.budget_hours - (time.monotonic() - begun) / 3600
-    return Budget(left, known, [job.name for job in reuse])
+        return math.inf
+    return config.budget_hours - (time.monotonic() - begun) / 3600
 
 
 def _end_open_runs(suite: str) -> None:
-    """End what is still open below a suite that was interrupted: its workers are gone."""
+    """End the runs below a suite that are still open: its workers are gone."""
     try:
         for run in client.children(suite):
             if run.info.status in ("RUNNING", "SCHEDULED"):
@@ -165,14 +174,14 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect, say: Callable[[str], ob
     """Log inside the open run what the suite would do, and `say` it in lines.
 
     expect: how many of the cells it would do until all is settled.
-    UserError, when it was said, if it cannot be done.
+    UserError, after the plan is said, if it cannot be done.
     """
     config = with_baseline(config)
-    asked, config = config, EXECUTORS.get(config.executor).resolve(config)
-    record.log_config(config)
+    place = executor_of(config).place(config)
+    _log_config(config, place)
     _load_corpora(config)
-    jobs = [job for name in config.models for job in grid.usable(config, name)]
-    made = plan.make(asked, jobs, config.workers, expect)
+    jobs = [job for name in config.models for job in plan.usable(config, name, place.device)]
+    made = plan.make(config, place, jobs, expect)
     record.write_now(made.as_json(), "plan.json")
     record.describe(f"```\n{made.text()}\n```")
     say(made.text())
@@ -181,34 +190,41 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect, say: Callable[[str], ob
 
 
 def _load_corpora(config: SuiteConfig) -> None:
-    """Raise UserError, before any model is fetched, if a corpus of the suite cannot be had."""
+    """Raise UserError, before any model is fetched, if a corpus of the suite cannot be loaded."""
     for name in dict.fromkeys((*config.corpus, *config.eval_corpora)):
         corpora.load(name)
 
 
-def _jobs(config: SuiteConfig, model_name: str, suite: str, report: Report) -> list[Job]:
+def _jobs(
+    config: SuiteConfig, model_name: str, device: str, suite: str, report: Report
+) -> list[Job]:
     """Return a model's jobs; none, its cells recorded as failed, if it cannot be used."""
     try:
-        return grid.usable(config, model_name)
+        return plan.usable(config, model_name, device)
     except Exception as error:
         mine = [one for one in config.cells() if one.model == model_name]
-        _fail_model(model_name, mine, error, suite, report, config.sweep)
+        _fail_model(config, mine, error, suite, report)
         return []
 
 
 def _with_room(
-    asked: SuiteConfig, jobs: list[Job], run: list[Job], suite: str, report: Report
+    config: SuiteConfig,
+    place: Place,
+    jobs: list[Job],
+    run: list[Job],
+    suite: str,
+    report: Report,
 ) -> tuple[list[Job], list[Job]]:
-    """Return the jobs without those of models that have no room here, recorded as failed.
+    """Return the jobs without those of models that do not fit here, recorded as failed.
 
-    UserError if none has.
+    UserError if none fits.
     """
-    left_out = memory.too_large(asked, run)
+    left_out = memory.too_large(place, run)
     plan.refuse_all_left_out(left_out, {job.model.name for job in run} - set(left_out))
     for name, why in left_out.items():
         cells = [job.config for job in run if job.model.name == name and job.kind == "cell"]
         error = UserError(f"model {name!r} is left out: {why}.")
-        _fail_model(name, cells, error, suite, report, asked.sweep)
+        _fail_model(config, cells, error, suite, report)
     lost = {job.name for job in run if job.model.name in left_out}
     left = [job for job in jobs if job.name not in lost]
     models_left = {job.model.name for job in left if job.kind != "baseline"}
@@ -219,19 +235,14 @@ def _with_room(
 
 
 def _fail_model(
-    name: str,
-    cells: list[RunConfig],
-    error: Exception,
-    suite: str,
-    report: Report,
-    sweep: Collection[str] = (),
+    config: SuiteConfig, cells: Sequence[RunConfig], error: Exception, suite: str, report: Report
 ) -> None:
     """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
-    log.error("model %s: %s", name, error)
+    log.error("model %s: %s", cells[0].model, error)
     for one in cells:
-        label = grid.name_of(one, sweep)
-        report.failed[label] = str(error)
-        run_id = claims.create_child(suite, label, "cell")
-        with contextlib.suppress(type(error)), record.run(label, "cell", run_id):
+        name = cell.name_of(one, config.sweep)
+        report.failed[name] = str(error)
+        run_id = claims.create_child(suite, name, "cell")
+        with contextlib.suppress(type(error)), record.run(name, "cell", run_id):
             record.log_config(one)
             raise error

@@ -1,8 +1,9 @@
-"""Sees to it that every job of a suite is done, whatever happens to the workers."""
+"""Gives the jobs of a suite to workers until all are done, whatever happens to the workers."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -10,32 +11,75 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow.exceptions import MlflowException
+from tqdm import tqdm
 
 from colazero.store import claims, client
 from colazero.store.record import as_text
-from colazero.suite.budget import Budget
-from colazero.suite.execution import Event, Executor, Job
-from colazero.suite.execution.worker import of_run
-from colazero.suite.progress import Board
+from colazero.suite.cells import Executor
+from colazero.suite.plan import Budget
+from colazero.suite.worker import Event, Job, of_run
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""How often a cell is begun whose worker is lost. One that fails by itself is not tried again."""
+"""How often a cell begins that loses its worker. A cell that fails by itself is not repeated."""
 NEVER_BEGUN = 5
-"""How often a cell is given to a worker that is lost before it begins, which is not the cell's
-doing: where no worker lives long enough to begin one, the suite must still come to an end."""
+"""How often a cell is given to a worker that is lost before the cell begins. That is not the cell's
+fault, but where no worker lives long enough the suite must still end."""
 DEFERRED_SEC = 5.0
-"""A cell that waits for another run is tried again after one to two times this, or once any other
+"""A cell that waits for another run is tried again after once to twice this time, or when another
 cell is done."""
 HEARTBEAT_SEC = 30.0
 
 
+class Board:
+    """A suite's lines in the terminal: how many cells are done, and the stage of each at work.
+
+    If stderr is not a terminal there is a line when a cell ends, and no other.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._live = sys.stderr.isatty()
+        self._total, self._ended = total, 0
+        form = "cells: {n_fmt}/{total_fmt} |{bar}| {elapsed}"  # each line says the time left
+        self._all = tqdm(total=total, bar_format=form, disable=not self._live)
+        self._bars: dict[str, Any] = {}
+
+    def stage(self, name: str, stage: str, done: int, total: int) -> None:
+        """Show how far a cell's stage is."""
+        if not self._live:
+            return
+        if name not in self._bars:
+            self._bars[name] = tqdm(leave=False)
+        bar = self._bars[name]
+        bar.bar_format = "  {desc} {percentage:3.0f} % |{bar}|" if total else "  {desc}"
+        bar.set_description_str(f"{name}: {stage}", refresh=False)
+        bar.total, bar.n = total or None, done
+        bar.refresh()
+
+    def ended(self, name: str, how: str, *, final: bool = True) -> None:
+        """Remove a cell's line and say how it ended; not `final` if it will be tried again."""
+        if name in self._bars:
+            self._bars.pop(name).close()
+        if final:
+            self._ended += 1
+            self._all.update()
+        words = f"{name}: {how} ({self._ended} of {self._total})"
+        if self._live:
+            tqdm.write(words, file=sys.stderr)
+        else:
+            log.info(words)
+
+    def close(self) -> None:
+        """Remove all lines."""
+        for bar in (*self._bars.values(), self._all):
+            bar.close()
+
+
 @dataclass
 class Report:
-    """What came of a suite: cells that are done, the reasons of those that failed, and those that
-    were not started, for want of time."""
+    """The cells of a suite that are done, reused, failed (with reasons) or not started in time."""
 
     done: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
@@ -44,7 +88,7 @@ class Report:
 
 
 class Supervisor:
-    """Gives jobs to an executor until none is left, and keeps the record of those it lost."""
+    """Gives jobs to an executor until none is left, and records the jobs that workers lose."""
 
     def __init__(
         self,
@@ -71,7 +115,7 @@ class Supervisor:
         self._last_beat = 0.0
 
     def run(self, jobs: list[Job], later: int = 0) -> bool:
-        """Do all jobs, those that would not end in time left out; tell whether there were none.
+        """Run the jobs that fit the time budget; return True if none was skipped.
 
         later: how many cells may follow in another call.
         """
@@ -89,17 +133,17 @@ class Supervisor:
         self._beat(at_once=True)
         return not self._report.not_started
 
-    def _leave_what_is_late(self) -> None:
+    def _skip_late_jobs(self) -> None:
         late = [job for job in self._waiting if not self._budget.fits(job)]
         for job in late:
             self._waiting.remove(job)
             self._report.not_started.append(job.name)
-            self._board.ended(job.name, "not started, it would not end in time")
+            self._board.ended(job.name, "not started: it would not end in time")
 
     def _dispatch(self) -> None:
         now = time.monotonic()
         while True:
-            self._leave_what_is_late()
+            self._skip_late_jobs()
             ready = [job for job in self._waiting if self._not_before.get(job.name, 0) <= now]
             job = self._executor.accepts(ready)
             if job is None:
@@ -113,7 +157,7 @@ class Supervisor:
             self._executor.start(job)
 
     def _new_run(self, job: Job) -> str:
-        """Create a job's run, with what tells it from others even if its worker never reports."""
+        """Create a job's run with the parameters that name it, in case its worker never reports."""
         run_id = client.patiently(claims.create_child, self._suite, job.name, job.kind)
         params = {"model": job.config.model, "method": "unquantized"}
         if job.kind != "baseline":
@@ -168,7 +212,7 @@ class Supervisor:
         self._beat(at_once=True)
 
     def _result(self, job: Job, data: Mapping[str, Any]) -> list[str]:
-        """Say what a job gave, and whose calibration set it had if another cell had it before."""
+        """Return the perplexity in words, and which cell had the same calibration set before."""
         found, digest = [], data.get("calibration")
         if data.get("perplexity") is not None:
             found.append(f"perplexity {data['perplexity']:.3f}")
@@ -180,7 +224,7 @@ class Supervisor:
         return found
 
     def _left(self) -> str:
-        """Say how long the rest may take; '' where nothing tells or nothing is left."""
+        """Return how long the rest may take, in words; '' if that is unknown or nothing is left."""
         left = self._seconds_left()
         return f"about {max(1, round(left / 60)):,} min left" if left else ""
 
@@ -200,7 +244,7 @@ class Supervisor:
             self._give_up(job, reason)
 
     def _give_up(self, job: Job, reason: str) -> None:
-        """End the run of a job whose worker is gone, unless its result had come to the store."""
+        """End the run of a job whose worker is gone, unless its result is in the store."""
         run = claims.give_up(job.run_id, reason)
         if run is None:
             self._failed(job, reason)
@@ -217,7 +261,7 @@ class Supervisor:
                 self._give_up(job, reason)
 
     def _beat(self, *, at_once: bool = False) -> None:
-        """Leave a sign of life with the counts every 30 seconds, or `at_once`."""
+        """Log a heartbeat with the counts every 30 seconds, or `at_once`."""
         if not at_once and time.monotonic() - self._last_beat < HEARTBEAT_SEC:
             return
         self._last_beat = time.monotonic()
@@ -233,14 +277,14 @@ class Supervisor:
         try:
             claims.heartbeat(self._suite, metrics)
         except (MlflowException, OSError) as error:
-            log.warning("no sign of life could be left on the suite's run: %s", error)
+            log.warning("the heartbeat of the suite could not be logged: %s", error)
 
     def _cells_left(self) -> int:
         here = [job for job in (*self._waiting, *self._running.values()) if job.kind == "cell"]
         return len(here) + self._later
 
     def _seconds_left(self) -> float | None:
-        """Estimate by what cells took so far; None before the first one is done."""
+        """Estimate from the cells so far; None before the first one is done."""
         if not self._seconds:
             return None
         mean = sum(self._seconds) / len(self._seconds)

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from colazero.store.open import prepare
-from colazero.suite import status
+from colazero.suite import cells as status
 from entrypoints import suite as entry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_killed_between_looks_it_goes_on_and_stops_when_it_is_settled(
     assert "COLA-Zero vs Random: equivalent" in table
     assert "This is look 2, at 6 seeds a method, after looks at 3, of at most 9." in table
     assert "no result" not in table, "the seeds that were not needed are not missing"
-    counts = {line.name: line.state for line in status.of_suite(again.info.run_id)}
+    counts = {line.name: line.state for line in status.states(again.info.run_id)}
     assert sum(state == "settled" for state in counts.values()) == 2 * 3
     assert sum(state == "done" for state in counts.values()) == 2 * 6 + 1
     client = MlflowClient()

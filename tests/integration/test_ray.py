@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError
-from colazero.suite.execution import EXECUTORS
+from colazero.suite.run import executor_of
 from colazero.suite_settings import SuiteConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def test_what_a_cluster_has_no_room_for_is_refused(
 
     config = SuiteConfig(executor="ray", ray_address=cluster.address, **given)
     with pytest.raises(UserError) as caught:
-        EXECUTORS.get("ray").check(config)
+        executor_of(config).check(config)
     ray.shutdown()
     for word in words:
         assert word in str(caught.value)

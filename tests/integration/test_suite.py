@@ -19,7 +19,8 @@ from mlflow.tracking import MlflowClient
 from analysis.reading import load_suite
 from colazero.cell import RESULT
 from colazero.errors import UserError
-from colazero.suite import plan, status
+from colazero.suite import cells as status
+from colazero.suite import plan
 from entrypoints import suite as entry
 
 METHODS = "gptq_default,random,cola_zero"
@@ -161,7 +162,7 @@ def test_a_sweep_is_analysed_within_each_setting(
     assert table.groupby("quant_bits")["model"].nunique().to_dict() == {3: 1, 4: 1}
     text = artifact(suite, "analysis/table.md").read_text()
     assert re.search(r"\| quant_bits \| method ", text)
-    lines = [line.state for line in status.of_suite(suite.info.run_id)]
+    lines = [line.state for line in status.states(suite.info.run_id)]
     assert lines == ["done"] * 9
 
 

@@ -207,7 +207,7 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (RunConfig, "seed", "x", ["'x'", "integer"]),
     (RunConfig, "seed", "-1", ["'-1'", "greater than or equal to 0"]),
     (RunConfig, "seed", str(2**32), [f"'{2**32}'", f"less than {2**32}"]),
-    (SuiteConfig, "executor", "", ["''", "at least 1 character"]),
+    (SuiteConfig, "executor", "slurm", ["'slurm'", "local, ray"]),
     (SuiteConfig, "workers", "0", ["'0'", "greater than or equal to 1"]),
     (SuiteConfig, "ray_address", "", ["''", "at least 1 character"]),
     (SuiteConfig, "cpus_per_cell", "0", ["'0'", "greater than 0"]),

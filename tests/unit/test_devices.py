@@ -19,7 +19,7 @@ from colazero.context import differences
 from colazero.devices import Card, Seen
 from colazero.errors import UserError
 from colazero.settings import RunConfig
-from colazero.suite.execution import on_ray
+from colazero.suite import ray as on_ray
 from colazero.types import Model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,9 +22,7 @@ from colazero.evaluation.through_blocks import Evaluator, Reference
 from colazero.quantizers import gptqmodel, onepass
 from colazero.settings import RunConfig
 from colazero.store import claims, record
-from colazero.suite.execution import Event, Job
-from colazero.suite.execution.sending import Sender
-from colazero.suite.execution.worker import run_job
+from colazero.suite.worker import Event, Job, Sender, run_job
 
 
 @pytest.fixture

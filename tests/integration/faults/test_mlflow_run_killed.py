@@ -32,7 +32,7 @@ def test_killing_mlflow_run_alone_ends_the_suite_and_its_workers(
         launcher = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
     soak.wait_until(lambda: soak.any_run(tmp_path, status="RUNNING", kind="cell"))
     family = psutil.Process(launcher.pid).children(recursive=True)
-    assert sum("colazero.suite.execution.worker" in " ".join(p.cmdline()) for p in family) == 2
+    assert sum("colazero.suite.worker" in " ".join(p.cmdline()) for p in family) == 2
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     _, left = psutil.wait_procs(family, timeout=240)

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from colazero.store import claims, client, fetch
+from colazero.store import claims, client
 from colazero.store.client import search
 
 
@@ -62,4 +62,3 @@ def test_runs_are_found_whatever_signs_a_value_holds(shared_store: MlflowClient)
         (by_tag,) = search([experiment], tags={"about": value}, status="RUNNING")
         assert by_param.data.params["model"] == by_tag.data.tags["about"] == value
     assert list(search([experiment], params={"model": "other"})) == []
-    assert fetch.finished_times(experiment, {"model": "o'neil"}) == {}

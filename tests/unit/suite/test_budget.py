@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from colazero.settings import RunConfig
-from colazero.suite import budget
+from colazero.suite import plan as budget
 from colazero.suite import run as suite
-from colazero.suite.budget import Budget
-from colazero.suite.execution import Job
+from colazero.suite.plan import Budget
+from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
@@ -71,11 +71,10 @@ def test_what_costs_nothing_starts_after_the_end(clock: list[float]) -> None:
 
 
 def test_the_hours_count_from_the_start_of_the_suite(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch
+    clock: list[float],
 ) -> None:
-    """What came before the first cell, models that were fetched among it, is in them."""
-    monkeypatch.setattr(suite.plan, "times", lambda _: {})
-    own = suite._budget(SuiteConfig(budget_hours=1), [], [], begun=clock[0] - 3000)
+    """What came before the first cell counts, such as the download of a model."""
+    own = Budget(suite._hours_left(SuiteConfig(budget_hours=1), begun=clock[0] - 3000))
     assert own.fits(job(seed=2))
     clock[0] += 599
     assert own.fits(job(seed=2))

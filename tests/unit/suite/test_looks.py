@@ -16,9 +16,9 @@ from colazero.settings import RunConfig
 from colazero.store import client, record
 from colazero.store.client import LOOKS
 from colazero.store.fetch import stopped_at
-from colazero.suite.execution import Job
-from colazero.suite.grid import drawn_order
+from colazero.suite.cells import drawn_order
 from colazero.suite.looks import closed, due, follow
+from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 

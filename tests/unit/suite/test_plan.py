@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 
 from colazero import cell, devices, selection
 from colazero.errors import UserError
-from colazero.store import claims, client, fetch, record
-from colazero.suite import grid, memory, plan
+from colazero.settings import canonical_key
+from colazero.store import claims, client, record
+from colazero.suite import memory, plan
 from colazero.suite import run as suite
-from colazero.suite.execution import EXECUTORS, Job
+from colazero.suite.cells import Place, drawn_order
+from colazero.suite.local import LocalExecutor
+from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 
 GIVEN = {
@@ -34,23 +38,42 @@ class Suite:
         data = {"models": str(model), "corpus": f"file:{corpus}", "eval_corpora": f"file:{corpus}"}
         self.config = SuiteConfig.model_validate(GIVEN | data | more)
         device = {"cpu": "cpu"}.get(self.config.device, "cuda:0")
-        resolved = self.config.model_copy(update={"device": device})
-        self.jobs = grid.usable(resolved, str(model))
-        self.finished: set[str] = set()
-        patch.setattr(fetch, "find_finished", lambda _, key: key in self.finished or None)
+        self.jobs = plan.usable(self.config, str(model), device)
+        here = self.config.executor == "local"
+        self.place = Place(device, self.config.workers, here=here)
+        if here:
+            self.place = suite.executor_of(self.config).place(self.config)
+        self.finished: dict[str, Any] = {}
+        self.searches = 0
+        patch.setattr(record, "active_run_id", lambda: "suite")
+        patch.setattr(client, "experiment_of", lambda _: "1")
+        patch.setattr(client, "homes", lambda _: ["1"])
+        patch.setattr(client, "search", self.search)
         patch.setattr(record, "artifact_folder", lambda: model)
-        patch.setattr(fetch, "newest_finished", lambda *_: None)
 
-    def finish(self, *names: str) -> None:
-        self.finished |= {cell.key_of(j.config, j.model) for j in self.jobs if short(j) in names}
+    def search(self, *_: Any, tags: dict[str, str], **__: Any) -> list[Any]:
+        """Return the finished runs of a model, as a search of the store does."""
+        self.searches += 1
+        return [run for run in self.finished.values() if tags.items() <= run.data.tags.items()]
+
+    def finish(self, *names: str, **more: str) -> None:
+        for job in self.jobs:
+            if short(job) in names:
+                tags = {"colazero.key": cell.key_of(job.config, job.model)}
+                tags |= {"colazero.config": canonical_key(job.config), "colazero.kind": "cell"}
+                tags |= {plan.REVISION: job.model.revision} | more
+                params = {name: record.as_text(value) for name, value in job.config}
+                data = SimpleNamespace(tags=tags, params=params, metrics={"total_time_sec": 60.0})
+                info = SimpleNamespace(run_id=job.name)
+                self.finished[job.name] = SimpleNamespace(data=data, info=info)
 
     def divided(self) -> list[list[str]]:
-        return [[short(job) for job in part] for part in plan.divide(self.jobs)]
+        return [[short(job) for job in part] for part in plan.Finished(self.jobs).divide(self.jobs)]
 
     def needs(self, what: str) -> float:
         """Return the bytes needed of disk or memory."""
-        run, _ = plan.divide(self.jobs)
-        needed = plan.needs(self.config, self.jobs, run)
+        run, _ = plan.Finished(self.jobs).divide(self.jobs)
+        needed = plan.needs(self.config, self.place, self.jobs, run)
         return plan.GB * sum(need.needed for need in needed if need.what.startswith(what))
 
 
@@ -77,7 +100,7 @@ def test_each_seed_and_replicate_is_a_block_of_all_methods_in_an_order_of_its_ow
     a_suite: Any,
 ) -> None:
     jobs = a_suite(methods="gptq_default,random,stratified", seeds="1-9", replicates="2").jobs
-    drawn = grid.drawn_order(jobs, np.random.default_rng(0))
+    drawn = drawn_order(jobs, np.random.default_rng(0))
     assert sorted(job.name for job in drawn) == sorted(job.name for job in jobs)
     assert drawn[0].kind == "baseline"
     cells = [job.config for job in drawn[1:]]
@@ -115,7 +138,9 @@ def test_several_values_of_a_setting_are_in_the_names_and_beside_the_grid_where_
     kept = 4 * each + 2 * each  # two lengths, two seeds; two lengths, rounded
     at_work = by_bits[4].quantized(4)
     assert new.needs("disk") == pytest.approx(kept + 2 * at_work)
-    tokens = [need for need in plan.needs(new.config, new.jobs, []) if need.unit == "tokens"]
+    tokens = [
+        need for need in plan.needs(new.config, new.place, new.jobs, []) if need.unit == "tokens"
+    ]
     assert [need.needed for need in tokens] == [4 * 64]
 
 
@@ -162,21 +187,50 @@ def test_a_plan_asks_this_machine_for_no_device_of_others(
     a_suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
-    monkeypatch.setattr(client, "experiment_of", lambda _: "1")
-    monkeypatch.setattr(fetch, "finished_times", lambda *_: {"random": [60.0]})
-    new = a_suite(executor="ray", device="cuda")
-    made = plan.make(new.config, new.jobs, 2, lambda *_: {})
-    assert len(made.run) == 6
-    assert made.seconds == 6 * 60 / 2
+    new = a_suite(executor="ray", device="cuda", workers=2)
+    new.finish("random 1")
+    made = plan.make(new.config, new.place, new.jobs, lambda *_: {})
+    assert (len(made.run), len(made.reuse)) == (5, 1)
+    assert made.seconds == 5 * 60 / 2
+
+
+def test_a_plan_asks_the_store_once_however_many_cells_there_are(a_suite: Any) -> None:
+    new = a_suite(seeds="1-30")
+    new.finish("random 1", "random 2")
+    plan.make(new.config, new.place, new.jobs, lambda *_: {})
+    assert new.searches == 1
+
+
+def test_a_finished_cell_of_the_method_says_how_long_the_next_takes(a_suite: Any) -> None:
+    new = a_suite()
+    new.finish("random 1")
+    run, _ = plan.Finished(new.jobs).divide(new.jobs)
+    new.finished[new.jobs[-1].name] = new.finished.popitem()[1]
+    times = plan.Finished(new.jobs).times(run)
+    assert set(times.values()) == {60.0}
+    assert set(plan.Finished(a_suite(seq_len=32).jobs).times(run).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"seeds": "5"}, ["seeds=5 ", "seeds=1-5"]),
+        ({"seeds": "42"}, ["seeds=42 ", "seeds=1-42"]),
+        ({"eval_windows": 1}, ["eval_windows=1"]),
+        ({"seeds": "5", "methods": "random"}, []),
+        ({}, []),
+    ],
+)
+def test_a_plan_says_what_the_suite_cannot_find(given: dict[str, Any], words: list[str]) -> None:
+    said = " ".join(plan.notes(SuiteConfig.model_validate(GIVEN | given)))
+    assert bool(said) == bool(words)
+    for word in words:
+        assert word in said
 
 
 def test_a_plan_until_settled_says_how_many_cells_are_expected_and_the_most(
-    a_suite: Any, monkeypatch: pytest.MonkeyPatch
+    a_suite: Any,
 ) -> None:
-    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
-    monkeypatch.setattr(client, "experiment_of", lambda _: "1")
-    monkeypatch.setattr(fetch, "finished_times", lambda *_: {})
     asked = []
 
     def expect(*given: Any) -> dict[str, float]:
@@ -184,13 +238,13 @@ def test_a_plan_until_settled_says_how_many_cells_are_expected_and_the_most(
         return {"where nothing differs": 0.9, "where all does": 0.45}
 
     new = a_suite(seeds="1-20", looks="5,10", until="settled")
-    made = plan.make(new.config, new.jobs, 1, expect)
+    made = plan.make(new.config, new.place, new.jobs, expect)
     assert asked == [(2, (5, 10, 20))]
     assert made.most == 40
     assert "about 36 of these cells, 40 at most, where nothing differs" in made.text()
     assert "about 18 of these cells, 40 at most, where all does" in made.text()
     fixed = a_suite(seeds="1-20")
-    assert "at most" not in plan.make(fixed.config, fixed.jobs, 1, expect).text()
+    assert "at most" not in plan.make(fixed.config, fixed.place, fixed.jobs, expect).text()
     assert len(asked) == 1
 
 
@@ -240,7 +294,7 @@ def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The executor is made as a suite makes it, from what the device was resolved to."""
-    local: Any = EXECUTORS.get("local")
+    local: Any = LocalExecutor
     found: list[str] = []
 
     def launch(executor: Any, index: int) -> None:
@@ -302,8 +356,8 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
     a_suite: Any, tiny_opt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = a_suite(device="cuda", workers=2)
-    resolved = new.config.model_copy(update={"device": "cuda:0", "models": (str(tiny_opt),)})
-    jobs = [*new.jobs, *grid.usable(resolved, str(tiny_opt))]
+    other = new.config.model_copy(update={"models": (str(tiny_opt),)})
+    jobs = [*new.jobs, *plan.usable(other, str(tiny_opt), "cuda:0")]
     own = memory.of_cell
     large = jobs[-1].model.name
 
@@ -314,18 +368,18 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
     monkeypatch.setattr(memory, "of_cell", of_cell)
     failed: dict[str, str] = {}
     monkeypatch.setattr(
-        suite, "_fail_model", lambda name, cells, error, *_: failed.update({name: str(error)})
+        suite,
+        "_fail_model",
+        lambda _, cells, error, *__: failed.update({cells[0].model: str(error)}),
     )
-    run, _ = plan.divide(jobs)
-    left, to_run = suite._with_room(new.config, jobs, run, "suite", suite.Report())
+    run, _ = plan.Finished(jobs).divide(jobs)
+    left, to_run = suite._with_room(new.config, new.place, jobs, run, "suite", suite.Report())
     assert {job.model.name for job in left} == {new.jobs[0].model.name}
     assert len(to_run) == 6
     assert list(failed) == [large]
     assert "at least 2,000.0 GB on H, which has 1,000.0 GB free" in failed[large]
-    monkeypatch.setattr(record, "active_run_id", lambda: "plan")
-    monkeypatch.setattr(plan, "_seconds", lambda *_: None)
-    said = plan.make(new.config, jobs, 2, lambda *_: {}).text()
+    said = plan.make(new.config, new.place, jobs, lambda *_: {}).text()
     assert f"model {large} is left out: a cell needs at least 2,000.0 GB on H" in said
     assert f"a cell of {new.jobs[0].model.name} needs 0.0 GB on the GPU" in said
     with pytest.raises(UserError, match="no model of the suite has room here"):
-        suite._with_room(new.config, jobs[-7:], run[-6:], "suite", suite.Report())
+        suite._with_room(new.config, new.place, jobs[-7:], run[-6:], "suite", suite.Report())

@@ -15,9 +15,9 @@ from mlflow.tracking import MlflowClient
 from colazero.settings import RunConfig
 from colazero.store import record
 from colazero.suite import supervisor
-from colazero.suite.budget import Budget
-from colazero.suite.execution import Event, Job
+from colazero.suite.plan import Budget
 from colazero.suite.supervisor import Report, Supervisor
+from colazero.suite.worker import Event, Job
 from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 

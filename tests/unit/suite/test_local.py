@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 
 from colazero.settings import RunConfig
-from colazero.suite.execution import Event, Job
-from colazero.suite.execution.local import LocalExecutor
+from colazero.suite.cells import Place
+from colazero.suite.local import LocalExecutor
+from colazero.suite.worker import Event, Job
 from colazero.suite_settings import SuiteConfig
 from colazero.types import Model
 
 WORKER = """
-import json, sys
-for line in sys.stdin:
-    for kind in json.loads(line)["config"]["model"].split("+"):
+import sys
+from multiprocessing.connection import Connection
+from colazero.suite.worker import Event
+pipe = Connection(int(sys.argv[1]))
+while True:
+    for kind in pipe.recv().config.model.split("+"):
         name, _, kind = kind.rpartition(":")
         if kind == "die":
             sys.exit(3)
-        print(json.dumps({"job": name, "kind": kind, "data": {}}), flush=True)
+        pipe.send(Event(name, kind))
 """
 """Says of jobs what a job's model tells it to say: `a:computed+b:done`."""
 
@@ -32,17 +36,18 @@ for line in sys.stdin:
 def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalExecutor]:
     real = subprocess.Popen
 
-    def popen(_: object, **given: Any) -> subprocess.Popen[str]:
-        return real([sys.executable, "-c", WORKER], **given)
+    def popen(command: list[str], **given: Any) -> subprocess.Popen[bytes]:
+        return real([sys.executable, "-c", WORKER, command[-1]], **given)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    found = LocalExecutor(SuiteConfig(workers=1, device="cpu"), "cpu", {})
+    found = LocalExecutor(SuiteConfig(workers=1, device="cpu"), Place("cpu", 1), {})
     yield found
     found.close()
 
 
 def job(name: str, says: str) -> Job:
-    return Job(name, "cell", RunConfig(model=says), Model("m", Path("m"), "1"), "1")
+    config: Any = RunConfig(model=says)
+    return Job(name, "cell", config, Model("m", Path("m"), "1"), "1")
 
 
 def hear(executor: LocalExecutor, count: int) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: actors, each with a GPU or a share of CPU, that keep models loaded.
+"""Workers on a Ray cluster: actors, each with a GPU or a share of CPUs, that keep models loaded.
 
 Every machine needs Ray and the project's libraries in the same versions. The code itself travels
 with the suite. An actor that dies, or whose node does, is one lost worker; nodes that join later
@@ -10,30 +10,203 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from colazero import devices
 from colazero.errors import UserError
 from colazero.store import claims, provenance, record
-from colazero.store.open import refuse_unshareable
-from colazero.suite.execution import EXECUTORS, Event, Job, ray_cluster
-from colazero.suite.execution.ray_actor import Remote
-from colazero.suite.execution.worker import thread_limits
+from colazero.store import open as store
+from colazero.suite.cells import Place
+from colazero.suite.worker import Event, Job, Send, Sender, quieten, run_job, thread_limits
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)
 
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Of a cluster that the suite starts. Only events pass through it; Ray's least is 75 MiB."""
 PASSED_ON = ("MLFLOW_", "HF_TOKEN", "COLAZERO_PATIENCE")
 """What the names of variables begin with that workers get from the suite's environment."""
 LOOK_SEC = 5.0
 """How often the cluster is asked for room that has no worker yet."""
 STARTS = 3
 """How often a worker may be lost on a node before it has begun a cell."""
+
+
+def needs(config: SuiteConfig) -> dict[str, float]:
+    """Return what a cell takes of a node: CPU, and a GPU unless none is there or wanted."""
+    has_gpu = any(node["Resources"].get("GPU") for node in nodes())
+    gpu = config.device.startswith("cuda") or (config.device == "auto" and has_gpu)
+    return {"CPU": config.cpus_per_cell, "GPU": float(gpu)}
+
+
+def nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def room(node: Mapping[str, Any], needs: Mapping[str, float]) -> int:
+    """Return how many cells a node has room for when nothing else uses it."""
+    return min(int(node["Resources"].get(name, 0) / n) for name, n in needs.items() if n)
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`, or start one on this machine if it is `local`."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "executor='ray' needs Ray, which is not installed: pip install -e '.[ray]' in the "
+            "project, here and on every machine of the cluster; or use executor=local."
+        ) from None
+    if address.startswith("ray://"):
+        raise UserError(
+            f"ray_address={address!r}: a suite cannot be run through Ray's client. Run it on a "
+            "machine of the cluster, with ray_address=HOST:PORT."
+        )
+    if ray.is_initialized():
+        return
+    if address != "local":
+        _knock(address)
+    ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    code = {
+        "py_modules": [str(provenance.ROOT / "colazero")],
+        "excludes": ["**/__pycache__"],
+    }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address,
+            runtime_env=code,
+            logging_level=logging.ERROR,
+            **(ours if address == "local" else {}),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"ray_address={address!r}: the cluster cannot be joined from this machine, which must "
+            f"be one of its nodes (ray start --address={address}): {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in the place of ours
+
+
+def _knock(address: str) -> None:
+    """Raise UserError unless somebody listens at `address`: Ray would ask for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"ray_address={address!r}: no Ray cluster is there ({error}). Give the HOST:PORT that "
+            "`ray start --head` printed, or local to start one on this machine."
+        ) from error
+
+
+def several_machines() -> bool:
+    """Tell whether the cluster has nodes on other machines than this one."""
+    import ray
+
+    here = ray.util.get_node_ip_address()
+    return any(node["NodeManagerAddress"] != here for node in nodes())
+
+
+def refuse_if_too_small(config: SuiteConfig) -> None:
+    """Raise UserError if no node has room for a cell, even if nothing else used it."""
+    asked = needs(config)
+    if any(room(node, asked) for node in nodes()):
+        return
+    there = ", ".join(
+        f"{node['NodeManagerAddress']} ({node['Resources'].get('CPU', 0):g} CPUs, "
+        f"{node['Resources'].get('GPU', 0):g} GPUs)"
+        for node in nodes()
+    )
+    raise UserError(
+        f"no node of the Ray cluster has room for a cell: it takes {asked['CPU']:g} CPUs "
+        f"(cpus_per_cell) and {asked['GPU']:g} GPUs (device={config.device}), and there are: "
+        f"{there}."
+    )
+
+
+class Remote:
+    """A worker on whatever machine Ray started it: one job computing, others being sent."""
+
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+        """Set the environment, before torch is imported, and go where the suite was started.
+
+        On a machine that has no such directory, relative names of files mean nothing.
+        """
+        os.environ.update(environment)
+        quieten()
+        with suppress(OSError):
+            os.chdir(directory)
+        self._sender = Sender()
+
+    def begin(self, suite: str, versions: Mapping[str, str]) -> str | None:
+        """Import what cells need; return why this machine must not do any, or None if it may.
+
+        `versions` are those of the suite's process: with others results would not compare.
+        """
+        import colazero.cell  # noqa: F401
+
+        mine = provenance.environment()
+        other = [f"{k} {mine.get(k)}, not {v}" for k, v in versions.items() if mine.get(k) != v]
+        if other:
+            return f"its libraries differ from those of the suite's process: {'; '.join(other)}"
+        try:
+            claims.refuse_unless_shared(suite)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def do(self, job: Job) -> Iterator[Event]:
+        """Do a job and yield its events as they come."""
+        said: SimpleQueue[Event] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                run_job(_with_model_here(job), said.put, self._sender)
+            except BaseException as error:  # else no event comes, and nobody learns why
+                _fail(job, error, said.put)
+
+        threading.Thread(target=work, daemon=True).start()
+        last = False
+        while not last:
+            event = said.get()
+            last = event.last
+            yield event
+
+
+def _with_model_here(job: Job) -> Job:
+    """Return the job with a model that is on this machine, fetched if it is not."""
+    from colazero import models
+
+    if job.model.path.is_dir():
+        return job
+    model = models.fetch(job.model.name)
+    if model.revision != job.model.revision:
+        raise UserError(
+            f"model {model.name!r} is another one on this machine (revision {model.revision}) than "
+            f"where the suite was started ({job.model.revision})."
+        )
+    return replace(job, model=model)
+
+
+def _fail(job: Job, error: BaseException, send: Send) -> None:
+    if not isinstance(error, UserError):
+        logging.getLogger(__name__).error("%s failed", job.name, exc_info=error)
+    reason = f"{type(error).__name__}: {error}"
+    claims.give_up(job.run_id, reason)
+    send(Event(job.name, "failed", {"reason": reason}))
 
 
 @dataclass(eq=False)
@@ -53,12 +226,11 @@ class _Worker:
     sending: dict[Any, str] = field(default_factory=dict)
 
 
-@EXECUTORS.register("ray")
 class RayExecutor:
     """As many workers as the cluster has room for, also where nodes join it later."""
 
-    def __init__(self, config: SuiteConfig, _device: str, environment: Mapping[str, str]) -> None:
-        self._needs = ray_cluster.needs(config)
+    def __init__(self, config: SuiteConfig, _: Place, environment: Mapping[str, str]) -> None:
+        self._needs = needs(config)
         self._setting = {
             **{k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)},
             **environment,
@@ -68,7 +240,7 @@ class RayExecutor:
         }
         self._setting.pop("MLFLOW_RUN_ID", None)  # that is the suite's own run
         self._suite = record.active_run_id()
-        claims.leave_proof(self._suite, {"nodes": ray_cluster.nodes(), "a cell takes": self._needs})
+        claims.leave_proof(self._suite, {"nodes": nodes(), "a cell takes": self._needs})
         self._workers: list[_Worker] = []
         self._refused: set[str] = set()
         self._failed_starts: Counter[str] = Counter()
@@ -84,17 +256,16 @@ class RayExecutor:
                 f"device={config.device!r}: Ray gives every cell a GPU of its own. Use "
                 "device=cuda, cpu or auto."
             )
-        ray_cluster.connect(config.ray_address)
-        refuse_unshareable(several_machines=ray_cluster.several_machines())
-        ray_cluster.refuse_if_too_small(config)
+        connect(config.ray_address)
+        store.refuse_unshareable(several_machines=several_machines())
+        refuse_if_too_small(config)
 
     @staticmethod
-    def resolve(config: SuiteConfig) -> SuiteConfig:
+    def place(config: SuiteConfig) -> Place:
         """Count the cells that the cluster has room for; each sees one GPU, or none."""
-        needs = ray_cluster.needs(config)
-        count = sum(ray_cluster.room(node, needs) for node in ray_cluster.nodes())
-        device = "cuda:0" if needs["GPU"] else "cpu"
-        return config.model_copy(update={"device": device, "workers": count})
+        asked = needs(config)
+        count = sum(room(node, asked) for node in nodes())
+        return Place("cuda:0" if asked["GPU"] else "cpu", count, here=False)
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
         """Return the first job of the model that a free worker has loaded, else the first."""
@@ -147,7 +318,7 @@ class RayExecutor:
 
     def _forget_gone(self) -> None:
         """Remove free workers whose node is gone: they have nothing to say that could tell it."""
-        there = {node["NodeID"] for node in ray_cluster.nodes()}
+        there = {node["NodeID"] for node in nodes()}
         for worker in self._free():
             if worker.node not in there:
                 log.warning("node %s is gone, and with it a worker that was free", worker.where)
@@ -202,7 +373,7 @@ class RayExecutor:
         """Give a node no more cells; UserError if there is no other."""
         log.error("no cells for node %s: %s", worker.where, reason)
         self._refused.add(worker.node)
-        if all(node["NodeID"] in self._refused for node in ray_cluster.nodes()):
+        if all(node["NodeID"] in self._refused for node in nodes()):
             raise UserError(f"no node of the Ray cluster can do cells. {worker.where}: {reason}")
 
     def _remove(self, worker: _Worker) -> None:
@@ -219,10 +390,10 @@ class RayExecutor:
         self._next_look = time.monotonic() + LOOK_SEC
         self._forget_gone()
         used = Counter(worker.node for worker in self._workers)
-        for node in ray_cluster.nodes():
+        for node in nodes():
             name = node["NodeID"]
             if name not in self._refused:
-                for _ in range(ray_cluster.room(node, self._needs) - used[name]):
+                for _ in range(room(node, self._needs) - used[name]):
                     self._workers.append(self._launch(name, node["NodeManagerAddress"]))
         if not self._workers:
             log.warning("the Ray cluster has lost all nodes with room for a cell: waiting for one")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from colazero.store import claims, record
-from colazero.suite.execution import on_ray, ray_cluster
-from colazero.suite.execution.on_ray import RayExecutor
+from colazero.suite import ray as on_ray
+from colazero.suite.cells import Place
+from colazero.suite.ray import RayExecutor
 from colazero.suite_settings import SuiteConfig
 
 ray = pytest.importorskip("ray")
@@ -25,7 +26,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def ready(_: RayExecutor, node: str, where: str) -> on_ray._Worker:
         return on_ray._Worker(f"actor on {node}", node, where, says=None, ready=True)
 
-    monkeypatch.setattr(ray_cluster, "nodes", lambda: list(there))
+    monkeypatch.setattr(on_ray, "nodes", lambda: list(there))
     monkeypatch.setattr(RayExecutor, "_launch", ready)
     monkeypatch.setattr(record, "active_run_id", lambda: "suite")
     monkeypatch.setattr(claims, "leave_proof", lambda *_: None)
@@ -34,7 +35,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def executor() -> RayExecutor:
-    return RayExecutor(SuiteConfig(executor="ray", device="cpu"), "cpu", {})
+    return RayExecutor(SuiteConfig(executor="ray", device="cpu"), Place("cpu", 2, here=False), {})
 
 
 def test_a_free_worker_whose_node_is_gone_gets_no_cell(nodes: list[dict[str, Any]]) -> None:

@@ -18,10 +18,8 @@ from colazero import cell, models
 from colazero.settings import RunConfig
 from colazero.store import claims, publish, record
 from colazero.store.publish import Record
-from colazero.suite.execution import Event, Job
-from colazero.suite.execution.ray_actor import Remote
-from colazero.suite.execution.sending import Sender
-from colazero.suite.execution.worker import run_job
+from colazero.suite.ray import Remote
+from colazero.suite.worker import Event, Job, Sender, run_job
 from colazero.types import CalibrationSet, Model
 
 MODEL = Model("m", Path("m"), "1")

@@ -1,31 +1,27 @@
 """A process that does one job after another; models and tokens stay loaded in between.
 
-`python -m colazero.suite.execution.worker` reads a job a line from stdin and writes an event a line
-to stdout, both JSON. It ends when stdin does: when the suite's process is gone, however it went.
+It reads jobs from a pipe and writes events to it. It ends when the pipe does: when the suite's
+process is gone, however that ended. Heavy libraries are imported once signals are ignored.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from colazero import devices
-from colazero.errors import DiscreetFormatter, UserError
-from colazero.settings import RunConfig
-from colazero.suite.execution import Event, Job
-from colazero.suite.execution.sending import Sender
+from colazero.errors import UserError, log_discreetly
+from colazero.settings import Resolved
 from colazero.types import Model, Progress
 
 if TYPE_CHECKING:
@@ -34,14 +30,63 @@ if TYPE_CHECKING:
     from colazero.cell import Outcome
     from colazero.store.publish import Record
 
+
+@dataclass(frozen=True)
+class Job:
+    """A cell, an unquantized model or another control, to be done in the run `run_id`.
+
+    `name` is unique in the suite.
+    """
+
+    name: str
+    kind: Literal["baseline", "control", "cell"]
+    config: Resolved
+    model: Model
+    run_id: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a job.
+
+    `stage` (data: stage, done, total), then one of `done` (source_run, perplexity, calibration: the
+    digest of its set, each or None), `failed` (reason; its run is ended), `deferred` (another run
+    is doing the same work) and `lost` (reason; its worker is gone and its run still open). Before
+    `done` there may be `computed`: the result is being sent to the store, and the worker is free.
+    """
+
+    job: str
+    kind: Literal["stage", "computed", "done", "failed", "deferred", "lost"]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def last(self) -> bool:
+        """Whether no other event of the job follows."""
+        return self.kind not in ("stage", "computed")
+
+
 Send = Callable[[Event], None]
 
 
-def run_job(job: Job, send: Send, sender: Sender) -> None:
-    """Do `job` inside its run and send what becomes of it; errors end the run, not the worker.
+class Sender:
+    """One thread that sends sealed results while the worker computes; one waits at most."""
 
-    Its result goes to the store by `sender`, while the worker does another job. By then it holds
-    nothing of this one, and no memory of its GPU that is free.
+    def __init__(self) -> None:
+        self._last: threading.Thread | None = None
+
+    def begin(self, send: Callable[[], None]) -> None:
+        """Call `send` in a thread, once the one before is over."""
+        if self._last:
+            self._last.join()
+        self._last = threading.Thread(target=send, name="send", daemon=True)
+        self._last.start()
+
+
+def run_job(job: Job, send: Send, sender: Sender) -> None:
+    """Do `job` inside its run and send its events; errors end the run, not the worker.
+
+    `sender` sends its result to the store while the worker does another job. By then the worker
+    holds nothing of this one, and no unused memory of its GPU.
     """
     sealed: list[Record] = []
     outcome = _done(job, send, sealed)
@@ -55,7 +100,7 @@ def run_job(job: Job, send: Send, sender: Sender) -> None:
 
 
 def _delivered(sealed: Record, outcome: Event) -> Event:
-    """Send a sealed sealed to the store; return what became of its job."""
+    """Send a sealed record to the store; return what became of its job."""
     from colazero.store import record
 
     try:
@@ -89,7 +134,7 @@ def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
         over = client.patiently(publish.settle, job.run_id)
         if over is None:
             with record.run(job.name, job.kind, job.run_id, sealed.append):
-                data = _told(work(job.config, job.model, show, reuse=True))
+                data = _data(work(job.config, job.model, show, reuse=True))
         elif over.info.status == "FINISHED":
             data = of_run(over)
         else:  # it had failed by itself before its worker was lost
@@ -104,15 +149,15 @@ def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
     return Event(job.name, "done", data)
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
-    """Return what is told of a job that is done."""
+def _data(outcome: Outcome) -> dict[str, Any]:
+    """Return the data of a `done` event."""
     perplexity = outcome.metrics.get("perplexity")
     found = {"source_run": outcome.source_run, "perplexity": perplexity}
     return found | {"calibration": outcome.calibration or None}
 
 
 def of_run(run: Run) -> dict[str, Any]:
-    """Return what `done` tells of a job, from its finished run."""
+    """Return the data of a `done` event from a finished run."""
     tags = run.data.tags
     return {
         "source_run": tags.get("colazero.source_run"),
@@ -128,68 +173,18 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def to_line(value: Job | Event) -> str:
-    """Write a job or an event as one line of JSON."""
-    return json.dumps(asdict(value), default=_plain) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, RunConfig) else str(value)
-
-
-def to_job(line: str) -> Job:
-    """Read what `to_line` wrote of a job."""
-    read = json.loads(line)
-    model = Model(read["model"]["name"], Path(read["model"]["path"]), read["model"]["revision"])
-    return Job(**read | {"config": RunConfig(**read["config"]), "model": model})
-
-
-def to_event(line: str) -> Event:
-    """Read what `to_line` wrote of an event."""
-    return Event(**json.loads(line))
-
-
-@contextmanager
-def _own_channel() -> Iterator[Send]:
-    """Yield what sends events to the stdout that this process was given; prints go to stderr."""
-    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)
-    lock = threading.Lock()
-
-    def send(event: Event) -> None:
-        with lock:
-            channel.write(to_line(event))
-
-    with channel:
-        yield send
-
-
-def _read_jobs(jobs: SimpleQueue[Job]) -> None:
-    for line in sys.stdin:
-        jobs.put(to_job(line))
-    os._exit(1)  # the suite's process is gone
-
-
 def thread_limits(threads: int) -> dict[str, str]:
-    """Return the environment of a worker that is to use so many threads and no more."""
+    """Return the environment of a worker that uses at most so many threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     gptqmodel = {"GPTQMODEL_CPU_WORKERS": str(max(2, min(12, threads // 2)))}
     return dict.fromkeys(names, str(threads)) | gptqmodel
 
 
 def quieten() -> None:
-    """Let a worker say no more than warnings, and draw no bars: the suite shows its progress.
-
-    torchao and torch warn of other machines' kernels and of their own future.
-    """
+    """Let a worker log warnings alone, and draw no bars: the suite shows its progress."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    handler = logging.StreamHandler()
-    handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    log_discreetly()
 
 
 def die_with_parent() -> None:
@@ -199,20 +194,29 @@ def die_with_parent() -> None:
 
 
 def main() -> None:
-    """Do the jobs that come on stdin."""
+    """Do the jobs that come through the pipe whose file descriptor is given."""
     die_with_parent()
-    for number in (signal.SIGINT, signal.SIGHUP):  # for the suite's process to answer
+    for number in (signal.SIGINT, signal.SIGHUP):  # the suite's process answers them
         signal.signal(number, signal.SIG_IGN)
     quieten()
+    pipe = Connection(int(sys.argv[1]))
     jobs: SimpleQueue[Job] = SimpleQueue()
+    lock = threading.Lock()
+
+    def read() -> None:
+        try:
+            while True:
+                jobs.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(1)  # the suite's process is gone
+
+    def send(event: Event) -> None:
+        with lock:
+            pipe.send(event)
+
+    threading.Thread(target=read, daemon=True).start()
+    import colazero.cell  # noqa: F401  (seconds, while the suite's process is still planning)
+
     sender = Sender()
-    with _own_channel() as send:
-        threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
-        import colazero.cell  # noqa: F401  (seconds, while the suite's process is still planning)
-
-        while True:
-            run_job(jobs.get(), send, sender)
-
-
-if __name__ == "__main__":
-    main()
+    while True:
+        run_job(jobs.get(), send, sender)

@@ -1,0 +1,199 @@
+"""The cells of a suite: what there is to run, in which order, what becomes of each, and its state.
+
+The suite's process plans, watches and keeps the record; it computes nothing itself. An executor
+gives jobs to workers, each a process of its own: whatever ends a worker (no memory, an abort in a
+library, a kill) costs one attempt at one cell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from mlflow.entities import Run
+
+from colazero import cell, models
+from colazero.errors import UserError
+from colazero.quantizers import UNQUANTIZED
+from colazero.settings import SETTINGS, RunConfig
+from colazero.store import claims, client, fetch
+from colazero.suite.worker import Event, Job
+from colazero.suite_settings import SuiteConfig, parse
+
+ROUNDING = {name for name, one in SETTINGS.items() if one.rounds}
+"""The settings that decide what rounding a model without calibration gives."""
+STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cells of a suite are computed: its `device` and `workers`, resolved.
+
+    device: `cpu`, or `cuda:N` as a worker sees it. gpus: numbers of the GPUs of this machine among
+    which its workers are divided. here: whether workers run on this machine.
+    """
+
+    device: str
+    workers: int
+    gpus: tuple[int, ...] = ()
+    here: bool = True
+
+
+class Executor(Protocol):
+    """Workers for the jobs of one suite. All calls come from one thread."""
+
+    def accepts(self, ready: Sequence[Job]) -> Job | None:
+        """Return the job of `ready` that a free worker should do next; None if none is free."""
+        ...
+
+    def start(self, job: Job) -> None:
+        """Start what `accepts` returned."""
+        ...
+
+    def events(self, timeout: float) -> list[Event]:
+        """Wait up to `timeout` seconds for an event; return all that came."""
+        ...
+
+    def stop(self, job: Job) -> None:
+        """End the worker that computes `job`, at once; no event of the job follows."""
+        ...
+
+    def close(self) -> None:
+        """End all workers, at once."""
+        ...
+
+
+class ExecutorType(Protocol):
+    """Makes the executor of a suite."""
+
+    def __call__(
+        self, config: SuiteConfig, place: Place, environment: Mapping[str, str], /
+    ) -> Executor:
+        """Return the executor, its workers starting in this environment."""
+        ...
+
+    def check(self, config: SuiteConfig) -> None:
+        """Raise UserError, before anything starts, if cells cannot be executed so."""
+        ...
+
+    def place(self, config: SuiteConfig) -> Place:
+        """Return where the cells will be computed."""
+        ...
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number of things: `1 cell`, `2 cells`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def title(config: SuiteConfig, preset: str) -> str:
+    """Name a suite by its preset, its models and the time: `11-25 14:30·demo·smollm2-135m`."""
+    first, *others = [models.label(name) for name in config.models]
+    more = f" and {len(others)} more" if others else ""
+    return client.run_name(time.strftime("%m-%d %H:%M"), Path(preset).stem, first + more)
+
+
+def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
+    """Return what runs in addition to the grid for a cell's model and setting: name → quantizer.
+
+    The unquantized model runs once per way of evaluating it, a control once per way of rounding it.
+    """
+    label = models.label(one.model)
+    follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
+    plain = cell.setting_of(one, [name for name in config.sweep if name in follows])
+    rounded = cell.setting_of(one, [name for name in config.sweep if name in follows | ROUNDING])
+    controls = {client.run_name(name, *rounded, label): name for name in config.controls}
+    return {client.run_name("unquantized", *plain, label): UNQUANTIZED} | controls
+
+
+def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
+    """Return a model's jobs with the methods in an order drawn anew for each seed and replicate.
+
+    A machine that slows down does so for all methods alike (randomized complete blocks), and
+    whenever the suite is stopped, each method has as many seeds as the others.
+    """
+    blocks: dict[tuple[int, int], list[Job]] = {}
+    for job in jobs:
+        if job.kind == "cell":
+            blocks.setdefault((job.config.replicate, job.config.seed), []).append(job)
+    first = [job for job in jobs if job.kind != "cell"]
+    return first + [
+        block[i] for _, block in sorted(blocks.items()) for i in source.permutation(len(block))
+    ]
+
+
+@dataclass(frozen=True)
+class State:
+    """How a cell or a control is doing: one of STATES, and more about it.
+
+    `settled`: it needs no run, because its method's comparisons were settled before.
+    """
+
+    name: str
+    state: str
+    more: str = ""
+
+
+def states(run_id: str) -> list[State]:
+    """Return the state of everything in a suite's grid, from its runs in the store.
+
+    Runs whose process is gone are ended as KILLED. UserError if there is no such suite.
+    """
+    suite = client.find_run(run_id)
+    if suite is None or suite.data.tags.get("colazero.kind") != "suite":
+        raise UserError(f"{run_id!r} is not the run of a suite in this tracking store.")
+    claims.bury_the_dead(suite.info.experiment_id)
+    runs: dict[str, Run] = {}
+    for run in sorted(client.children(run_id), key=lambda r: r.info.status == "FINISHED"):
+        runs[run.info.run_name] = run
+    return [
+        State(name, "settled") if settled and name not in runs else _state(name, runs.get(name))
+        for name, settled in _grid(suite).items()
+    ]
+
+
+def _grid(suite: Run) -> dict[str, bool]:
+    """Return the names of what a suite may run, and whether a look has made each unnecessary."""
+    stopped, params = fetch.stopped_at(suite), suite.data.params
+    given = {
+        name: params.get(f"resolved.{name}", params.get(name, "auto"))
+        for name in SuiteConfig.model_fields
+    }
+    config = parse(SuiteConfig, {"preset": "demo"} | given)
+    grid: dict[str, bool] = {}
+    for model in config.models:
+        ends = stopped.get(model, {})
+        mine = [one for one in config.cells() if one.model == model]
+        grid |= {name: False for one in mine for name in beside(config, one)}
+        for one in mine:
+            begun = config.seeds[: ends.get(one.method)]
+            grid[cell.name_of(one, config.sweep)] = one.seed not in begun
+    return grid
+
+
+def _state(name: str, run: Run | None) -> State:
+    if run is None:
+        return State(name, "missing")
+    tags = run.data.tags
+    if run.info.status == "FINISHED":
+        source = tags.get("colazero.source_run")
+        return State(name, "done", f"results of run {source}" if source else "")
+    if run.info.status == "RUNNING":
+        minutes = (time.time() - run.info.start_time / 1000) / 60
+        return State(name, "running", f"for {minutes:.0f} minutes")
+    if run.info.status == "SCHEDULED":
+        return State(name, "waiting", "for a run that does the same work")
+    state = "lost" if run.info.status == "KILLED" else "failed"
+    return State(name, state, tags.get("colazero.error", ""))
+
+
+def text(lines: list[State]) -> str:
+    """Return the counts, then a line for each cell that is neither done nor settled."""
+    counts = {state: sum(line.state == state for line in lines) for state in STATES}
+    head = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    rest = [line for line in lines if line.state not in ("done", "settled")]
+    return "\n".join([head, *(f"{r.state:8} {r.name}  {r.more}".rstrip() for r in rest)])
