@@ -70,8 +70,11 @@ class DiscreetFormatter(logging.Formatter):
         return without_credentials(super().format(record))
 
 
-def log_discreetly() -> None:
-    """Log warnings to stderr without credentials, and none of libraries about other machines."""
+def log_discreetly(*, bars: bool) -> None:
+    """Log warnings to stderr without credentials; keep libraries quiet about other machines.
+
+    bars: whether libraries may draw progress bars. It must be called before they are imported.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -79,6 +82,11 @@ def log_discreetly() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Links of MLflow's with credentials in them, to another view than `client.where` names.
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # a line per file
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not bars:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers obeys it too
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
 def first_line(error: BaseException) -> str:

@@ -108,9 +108,22 @@ def _values(value: object) -> object:
     return _items(value) if isinstance(value, str | list | tuple) else [value]
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        near = " (the GPU is cuda)" if value.lower() in ("gpu", "nvidia") else ""
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N, such as cuda:1{near}")
+    return value
+
+
+def _one_seed(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"\d+\s*[-,].*", value):
+        raise ValueError("must be one whole number; several seeds are a suite's: seeds=42-46")
+    return value
+
+
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], BeforeValidator(_values), AfterValidator(_distinct)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seed = Annotated[int, BeforeValidator(_one_seed), Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
@@ -122,7 +135,7 @@ WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=16)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")]
+Device = Annotated[str, AfterValidator(_device)]
 
 Stage = Literal["selection", "quantization", "evaluation"]
 SELECTION: tuple[Stage, ...] = ("selection",)

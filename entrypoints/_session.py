@@ -41,7 +41,7 @@ def main(
     Every parameter defaults to `auto`: the preset's value. A user's mistake ends with one message
     on stderr and exit code 2.
     """
-    log_discreetly()
+    log_discreetly(bars=sys.stderr.isatty())
     logging.getLogger("colazero").setLevel(logging.INFO)
     sys.excepthook = _show
     launched, given = environment.run_id(), dict[str, str]()

@@ -5,10 +5,13 @@ from __future__ import annotations
 if not __package__:  # as a script, select.py would hide the standard library's `select`
     raise SystemExit("error: run it as `python -m entrypoints.analyze`, or `colazero analyze`.")
 
+import logging
 from functools import partial
 
 from colazero.errors import UserError
 from entrypoints._session import main
+
+log = logging.getLogger("colazero")
 
 PARAMETERS = {
     "suite": "run id of a suite. Default: the newest one of the experiment",
@@ -51,6 +54,11 @@ def run(given: dict[str, str]) -> int:
         margin=_number("margin", chosen.get("margin", default.margin)),
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),
     )
+    if options.margin < 0.1:
+        log.warning(
+            "margin=%s means %s %% of the second method's value; for one per cent give margin=1",
+            *(chosen["margin"], chosen["margin"]),
+        )
     out, condition = chosen.get("out"), chosen.get("filter", "")
     if out is not None:
         make_folder(out)  # before any work

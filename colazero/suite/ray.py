@@ -23,11 +23,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from colazero import devices
-from colazero.errors import UserError
+from colazero.errors import UserError, log_discreetly
 from colazero.store import claims, provenance, record
 from colazero.store import open as store
 from colazero.suite.cells import Place
-from colazero.suite.worker import Event, Job, Send, Sender, quieten, run_job, thread_limits
+from colazero.suite.worker import Event, Job, Send, Sender, run_job, thread_limits
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Remote:
         On a machine that has no such directory, relative names of files mean nothing.
         """
         os.environ.update(environment)
-        quieten()
+        log_discreetly(bars=False)
         with suppress(OSError):
             os.chdir(directory)
         self._sender = Sender()

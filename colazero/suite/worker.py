@@ -180,13 +180,6 @@ def thread_limits(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | gptqmodel
 
 
-def quieten() -> None:
-    """Let a worker log warnings alone, and draw no bars: the suite shows its progress."""
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    log_discreetly()
-
-
 def die_with_parent() -> None:
     """Have Linux kill this process when its parent dies, even while a library holds the GIL."""
     if sys.platform == "linux":
@@ -198,7 +191,7 @@ def main() -> None:
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):  # the suite's process answers them
         signal.signal(number, signal.SIG_IGN)
-    quieten()
+    log_discreetly(bars=False)  # the suite shows the progress
     pipe = Connection(int(sys.argv[1]))
     jobs: SimpleQueue[Job] = SimpleQueue()
     lock = threading.Lock()

@@ -172,7 +172,7 @@ def test_without_the_usual_baseline_the_first_method_is_it_and_the_suite_says_so
     caplog.set_level("INFO", "colazero")
     assert entry.run(grid | {"methods": "stratified,random", "seeds": "42"}) == 0
     said = " ".join(caplog.messages)
-    assert "baseline: stratified, the first method named, for gptq_default is not among" in said
+    assert "baseline: stratified, the first method named, because gptq_default is not" in said
     assert "no method is the primary one" in said
     suite = latest_suite()
     assert suite.data.params["baseline"] == "stratified"
