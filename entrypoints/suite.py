@@ -21,7 +21,7 @@ from colazero.suite_settings import SuiteConfig, parse, preset_of
 from entrypoints._session import explained, fields, main
 
 if TYPE_CHECKING:
-    from analysis.report.looks import Finding
+    from analysis.report.facts import Finding
 
 PARAMETERS = tuple(sorted(SuiteConfig.model_fields, key=lambda name: name in Common.model_fields))
 
@@ -75,13 +75,13 @@ def _failures(failed: Mapping[str, str]) -> str:
 
 def _judge(suite_run: str, seeds: int) -> list[Finding]:
     """Look at a suite's first seeds; the analysis takes seconds to import."""
-    from analysis.report.looks import judge
+    from analysis.report.facts import judge
 
     return judge(suite_run, seeds)
 
 
 def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
-    from analysis.report.looks import expect
+    from analysis.report.facts import expect
 
     return expect(methods, looks)
 

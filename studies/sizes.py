@@ -15,8 +15,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.reading import load_suite, load_suites
-from analysis.report.numbers import NONE, interval, mean_std, number, observed, percent
-from analysis.report.tables import Table, markdown
+from analysis.report.tables import (
+    NONE,
+    Table,
+    interval,
+    markdown,
+    mean_std,
+    number,
+    observed,
+    percent,
+)
 from analysis.stats import compare_on_text
 from analysis.summary import Options, Summary, summarize
 from colazero.figures import page, styled

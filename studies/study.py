@@ -28,21 +28,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis.reading import load_suite
 from analysis.reading.looks import read_course
-from analysis.report.budget import budget_table
-from analysis.report.comparison_plots import shown, windows
-from analysis.report.method_plots import seeds
-from analysis.report.numbers import (
-    decided,
+from analysis.report.plots import seeds, shown, windows
+from analysis.report.tables import (
+    Table,
+    budget_table,
+    columns,
+    deciding,
     draws,
     interval,
+    markdown,
     mean_std,
     number,
     observed,
     p_text,
     percent,
+    place,
 )
-from analysis.report.places import columns, place
-from analysis.report.tables import Table, markdown
 from analysis.stats import seeds_for_difference, seeds_for_equivalence
 from analysis.stats.text import stretch_labels
 from analysis.summary import Options, Summary, summarize
@@ -81,7 +82,7 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
         [
             *(metric, *place(ppl, p.model), f"{label(p.a)} vs {label(p.b)}", p.family),
             f"{p.seeds.n_a}, {p.seeds.n_b}",
-            *(p.verdict, percent(p.percent), decided(p), percent(p.seeds_percent)),
+            *(p.verdict, percent(p.percent), deciding(p), percent(p.seeds_percent)),
             *(interval(p.seeds_percent_ci95, 2, True), p_text(p.seeds.p_adjusted)),
         ]
         for metric, summary in zip(METRICS, (ppl, kl), strict=True)

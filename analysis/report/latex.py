@@ -2,114 +2,128 @@
 
 from __future__ import annotations
 
-from analysis.report.numbers import p_text
-from analysis.stats import stars
-from analysis.summary import DEFAULT_BASELINE, OURS, Method, Summary
+import math
+from collections.abc import Iterable
+
+from analysis.report.tables import unit
+from analysis.summary import Pair, Summary
+from analysis.summary.pairs import BASES
 from colazero.figures import label, short
 
-MOST_COLUMNS = 3
-FIRST = (OURS, "random", DEFAULT_BASELINE)
+# LaTeX's own characters.
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
+SPECIAL |= {"−": "$-$", "–": "--", "±": r"$\pm$"}
+WIDE_NAME = 22
+"""Letters of the longest name that fits a column of a two-column page."""
+
+
+def escape(text: str) -> str:
+    """Escape what LaTeX reads as a command; letters that plain LaTeX lacks become `?`."""
+    known = "".join(
+        c if c in SPECIAL else c.encode("latin-1", "replace").decode("latin-1") for c in text
+    )
+    return "".join(SPECIAL.get(c, c) for c in known)
+
+
+def digits_of(widths: Iterable[float | None]) -> int:
+    """Return the decimals that give the smallest of these widths two digits."""
+    known = [w for w in widths if w is not None and math.isfinite(w) and w > 0]
+    return min(6, max(0, 1 - math.floor(math.log10(min(known))))) if known else 2
 
 
 def latex_table(summary: Summary) -> str:
-    """Return a table environment that needs `\\usepackage{booktabs}`, and nothing else.
+    """Return a table environment that needs `\\usepackage{booktabs}` and nothing else.
 
-    Up to three methods: Model and each method, and below it p of the first one against it; it fits
-    a column of a two-column `article` at 10 pt. More methods: a row a method, two columns a model;
-    three models fit the text of a one-column `article`.
+    A row per method: mean ± standard deviation, its difference from the primary method (or the
+    first one) with the interval that decided, and the verdict. Up to two models fit a column of a
+    two-column `article`; with more, or with long names, the table is as wide as the page.
     """
-    methods = [m for m in FIRST if m in summary.names]
-    methods += [m for m in summary.names if m not in FIRST]
-    first = summary.primary or (methods[0] if methods else None)
-    methods.sort(key=lambda name: name != first)
-    if len(methods) <= MOST_COLUMNS:
-        head = ["Model", *map(_head, methods)]
-        rows = []
-        for model in summary.models:
-            rows.append([escape(short(model)), *(_cell(summary, model, m) for m in methods)])
-            p_values = [_p_value(summary, model, first, m) for m in methods[1:]]
-            rows += [["$p$", "", *p_values]] if p_values else []
-    else:
-        head = ["Method", *(c for m in summary.models for c in (escape(short(m)), "$p$"))]
-        rows = [[_head(m), *_cells(summary, first, m)] for m in methods]
-    lines = [" & ".join(row) + r" \\" for row in (head, *rows)]
+    blocks = [_latex_rows(summary, model) for model in summary.models]
+    blocks = [block for block in blocks if block]
+    longest = max((len(label(m.name)) for m in summary.methods), default=0)
+    wide = len(blocks) > 2 or longest > WIDE_NAME
+    half = math.ceil(len(blocks) / 2) if len(blocks) > 2 else len(blocks)
+    parts = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
+    head = rf"Method & {escape(summary.metric_name)} & difference, {_unit(summary)} & verdict \\"
+    body = []
+    for rows in parts[: 1 if not parts[1] else 2]:
+        body += [r"\begin{tabular}[t]{@{}lrrl@{}}", r"\toprule", head, r"\midrule", *rows]
+        body += [r"\bottomrule", r"\end{tabular}", r"\hfill"]
+    star = "*" if wide else ""
     return "\n".join(
         [
             r"% Needs \usepackage{booktabs}.",
-            r"\begin{table}",
-            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{_caption(summary, first)}}}",
-            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(head) - 1)}@{{}}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
+            rf"\begin{{table{star}}}",
+            rf"\centering\{'scriptsize' if parts[1] else 'footnotesize'}"
+            r"\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{_caption(summary)}}}",
+            *body[:-1],
+            rf"\end{{table{star}}}",
             "",
         ]
     )
 
 
-def _head(method: str) -> str:
-    return escape(label(method))
+def _latex_rows(summary: Summary, model: str) -> list[str]:
+    methods = summary.of(model)
+    if not methods:
+        return []
+    first = summary.primary if summary.primary in {m.name for m in methods} else methods[0].name
+    methods = sorted(methods, key=lambda m: m.name != first)
+    digits = digits_of(m.description.std for m in methods)
+    rows = []
+    if len(summary.models) > 1:
+        rows.append(rf"\multicolumn{{4}}{{@{{}}l}}{{{escape(short(model))}}} \\")
+    if model in summary.unquantized:
+        rows.append(rf"unquantized & ${summary.unquantized[model]:.{digits}f}$ &  &  \\")
+    pairs = [p for p in summary.pairs if p.model == model and first in (p.a, p.b)]
+    for m in methods:
+        d = m.description
+        value = f"{d.mean:.{digits}f}"
+        if d.std is not None:
+            value += rf" \pm {d.std:.{digits}f}" + r"^{\dagger}" * m.one_set
+        pair = next((p for p in pairs if m.name in (p.a, p.b) and m.name != first), None)
+        rows.append(rf"{escape(label(m.name))} & ${value}$ & {_latex_pair(pair, first)} \\")
+    return rows
 
 
-def _cells(summary: Summary, first: str | None, name: str) -> list[str]:
-    return [
-        cell
-        for model in summary.models
-        for cell in (_cell(summary, model, name), _p_value(summary, model, first, name, mark=False))
-    ]
+def _latex_pair(pair: Pair | None, first: str) -> str:
+    """Write `difference & verdict` of the first method against another, % of the other."""
+    if pair is None or pair.percent is None:
+        return " & "
+    if pair.decided is None:
+        return rf"${pair.percent:+.1f}$ & no test"
+    (low, high), _ = pair.decided
+    digits = min(3, digits_of([(high - low) / 2]))
+    what = f"{pair.percent:+.{digits}f}$ $[{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"${what}$ & {pair.verdict}" + ("" if pair.a == first else " (of the first)")
 
 
-def escape(text: str) -> str:
-    """Escape what LaTeX reads as a command; letters that plain LaTeX lacks become `?`."""
-    plain = text.encode("latin-1", "replace").decode("latin-1")
-    return "".join(SPECIAL.get(c, c) for c in plain)
+def _unit(summary: Summary) -> str:
+    return unit(summary).replace("%", r"\%")
 
 
-def _cell(summary: Summary, model: str, name: str) -> str:
-    found = next((m for m in summary.of(model) if m.name == name), None)
-    return "--" if found is None else _mean_std(found)
-
-
-def _mean_std(method: Method) -> str:
-    d = method.description
-    if d.std is None:
-        return f"${d.mean:.2f}$"
-    mark = r"^{\dagger}" if method.one_set else ""
-    return rf"${d.mean:.2f} \pm {d.std:.2f}{mark}$"
-
-
-def _p_value(summary: Summary, model: str, first: str | None, name: str, mark: bool = True) -> str:
-    found = [p for p in summary.pairs if p.model == model and {p.a, p.b} == {first, name}]
-    p = found[0].judgement.p_adjusted if found else None
-    if p is None:
-        return "--"
-    shown = stars(p) if mark else ""
-    text = p_text(p).replace(" ", "")
-    return f"${text}^{{{shown}}}$" if shown else f"${text}$"
-
-
-def _caption(summary: Summary, first: str | None) -> str:
+def _caption(summary: Summary) -> str:
     ns = sorted({m.n for m in summary.methods if m.n > 1 and not m.one_set}) or [1]
-    n = str(ns[0]) if len(ns) == 1 else f"{ns[0]}--{ns[-1]}"
-    on_text = any(p.decided_by == "seeds and text" for p in summary.pairs)
-    basis = "over seeds and evaluation windows together" if on_text else "(Welch) over seeds"
-    if any(p.decided_by == "seeds at any time" for p in summary.pairs):
-        basis = "over seeds, valid at any look"
-    one = [m.n for m in summary.methods if m.one_set and m.n > 1]
+    n = str(ns[0]) if len(ns) == 1 else rf"{ns[0]}\text{{--}}{ns[-1]}"
+    n = n.replace(r"\text{--}", r"\mbox{--}")
+    one = any(m.one_set and m.n > 1 for m in summary.methods)
     dagger = r" $^{\dagger}$Replicates of one calibration set." if one else ""
-    starred = len(summary.names) <= MOST_COLUMNS
-    legend = " $^{*}p<0.05$, $^{**}p<0.01$, $^{***}p<0.001$." if starred else ""
-    against = f"of {escape(label(first))} against the method" if first else "of each pair"
-    unit = "model and setting" if summary.facets else "model"
+    first = label(summary.primary) if summary.primary else "the first method"
+    levels = sorted({f"{100 * p.decided[1]:.4g}" for p in summary.pairs if p.decided})
+    sure = rf"{levels[0]} to {levels[-1]}\,\%" if len(levels) > 1 else "".join(levels) + r"\,\%"
+    within = "model and setting" if summary.facets else "model"
+    late = ""
+    if summary.options.post_hoc:
+        late = f" Chosen after the runs: {escape(', '.join(summary.options.post_hoc))}."
+    family = [p for p in summary.pairs if p.family == "primary"] or summary.pairs
+    bases = dict.fromkeys(BASES[p.decided_by] for p in family if p.decided_by)
+    per = "in percentage points" if unit(summary) == "points" else r"in \% of the method"
     return (
         f"{escape(summary.metric_name).capitalize()}: mean $\\pm$ standard deviation over "
-        f"$n = {n}$ seeds; without $\\pm$ one observation.{dagger} $p$ {against}, {basis}, "
-        f"Holm-adjusted within a {unit}.{legend}"
+        f"$n = {n}$ seeds; without $\\pm$ one observation.{dagger} Difference: {escape(first)} "
+        f"minus the method, {per}, with the {sure} interval that decided, "
+        f"{' or '.join(bases)}; Holm-adjusted within a {within}. Equivalent: within "
+        f"$\\pm{summary.options.margin:g}$ {_unit(summary)}.{late}"
     )

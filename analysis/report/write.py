@@ -1,42 +1,48 @@
-"""From the runs of a suite to everything that is reported of it, written where it is asked for."""
+"""From the runs of a suite to every file of the report, written where it is asked for."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
+from jinja2 import Environment, Template
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 
 from analysis.reading import RunsError, artifacts
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
-from analysis.report import html
-from analysis.report.budget import budget_table, metrics_table
-from analysis.report.headlines import Tell, headlines
-from analysis.report.items import item_facts, item_table
+from analysis.report import sentences, tables
+from analysis.report.facts import Headline, headlines, plain, suite_facts, summary_stats
 from analysis.report.latex import latex_table
-from analysis.report.looks import looks_table
-from analysis.report.measures import measures_table
-from analysis.report.own import own_numbers, own_table
 from analysis.report.plots import figures
-from analysis.report.sentences import key_lines, results_markdown, sections, settings
-from analysis.report.summary_json import plain, suite_facts, summary_stats
-from analysis.report.tables import (
-    Table,
-    comparison_table,
-    markdown,
-    methods_csv,
-    result_table,
-    seeds_table,
-)
+from analysis.report.tables import Table, markdown
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.items import item_pairs
-from colazero.figures import caption_of, label, short
+from colazero.figures import RC, caption_of, label, short
 
 FOLDER = "analysis"
+Tell = Callable[[Sequence[Headline]], object]
+FIGURES = {
+    "settings": "The settings side by side",
+    "seeds": "Every observation",
+    "differences": "Differences and the intervals that decided",
+    "looks": "The comparisons look by look",
+    "windows": "Where in the text the methods differ",
+    "budget": "Where the noise comes from",
+    "time": "Time against quality",
+}
+"""Titles of the figures by the first part of their names."""
 
 
 def analyze(
@@ -48,15 +54,15 @@ def analyze(
     out: str | Path | None = None,
     tell: Tell | None = None,
 ) -> str:
-    """Analyze suites, log all of it under `analysis/`, return the result table and its meaning.
+    """Analyze suites, log all of it under `analysis/`, return the answer and the result table.
 
-    suites: a run id, or several, whose cells stand side by side, each setting within itself.
+    suites: a run id, or several, whose cells stand side by side, each setting on its own.
     filter: MLflow's search syntax, which of their cells are taken.
     into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out; `tell` is told the numbers of each method and comparison. Where no primary method or
+    out; `tell` gets the numbers of each method and comparison. Where no primary method or
     baseline is named, those of the first suite that names one are taken. RunsError for a run that
-    is no suite and for options that do not fit it.
+    is not a suite and for options that do not fit it.
     """
     ids = [suites] if isinstance(suites, str) else list(suites)
     if len(ids) == 1 and not filter:
@@ -100,7 +106,14 @@ def report(
             shutil.copytree(folder, out, dirs_exist_ok=True)
     if tell is not None:
         tell(headlines(summary))
-    return f"{markdown(result_table(summary))}\n\n{key_lines(summary)}".rstrip()
+    return console(summary)
+
+
+def console(summary: Summary) -> str:
+    """Return the answer, the table and the verdicts, for a terminal and the run's description."""
+    lines = [f"- {line}" for line in sentences.key_lines(summary)]
+    table = markdown(tables.result_table(summary))
+    return "\n\n".join([*sentences.answer(summary), table, "\n".join(lines)]).rstrip()
 
 
 def make_folder(out: str | Path) -> None:
@@ -117,72 +130,83 @@ def make_folder(out: str | Path) -> None:
 def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     """Return every file of the analysis: its path in the folder → its content.
 
-    origin: where the runs are from, as in `suite RUN_ID`.
+    origin: where the runs are from, as in `Suite RUN_ID`.
     """
     drawn = figures(summary)
-    images = {name: (html.svg(figure), caption_of(figure)) for name, figure in drawn.items()}
-    words, items = sections(summary), item_pairs(summary)
-    facts = suite_facts(summary) | {"further_statistics": own_numbers(summary)}
-    facts["downstream_items"] = item_facts(items)
-    tables = {
-        "methods": result_table(summary),
-        "primary": comparison_table(summary, "primary"),
-        "exploratory": comparison_table(summary, "exploratory"),
-        "looks": looks_table(summary),
-        "budget": budget_table(summary),
-        "metrics": metrics_table(summary),
-        "seeds": seeds_table(summary),
-        "measures": measures_table(summary),
-        "items": item_table(items),
+    images = {name: image(figure, "svg") for name, figure in drawn.items()}
+    parts, items = sentences.sections(summary), item_pairs(summary)
+    facts = suite_facts(summary, items)
+    shown = {
+        "methods": tables.result_table(summary),
+        "primary": tables.comparison_table(summary, "primary"),
+        "exploratory": tables.comparison_table(summary, "exploratory"),
+        "windows": tables.windows_table(summary),
+        "looks": tables.looks_table(summary),
+        "budget": tables.budget_table(summary),
+        "metrics": tables.metrics_table(summary),
+        "seeds": tables.seeds_table(summary),
+        "measures": tables.measures_table(summary),
+        "items": tables.item_table(items),
     }
-    written = "\n\n".join(markdown(table) for table in tables.values() if table.rows) + "\n"
-    tables |= {"own": own_table(summary), "facts": _facts_table(facts["settings"])}
-    lines = [line.removeprefix("- ") for line in key_lines(summary).splitlines()]
-    page = html.page(title(summary), _subtitle(summary, origin), lines, tables, images, words)
+    written = "\n\n".join(markdown(table) for table in shown.values() if table.rows) + "\n"
+    settings = [[name, ", ".join(values)] for name, values in facts["settings"].items()]
+    shown |= {"own": tables.own_table(summary)}
+    page = template("report.html").render(
+        title=title(summary),
+        subtitle=_subtitle(summary, origin),
+        answer=sentences.answer(summary),
+        key_lines=sentences.key_lines(summary),
+        tables=shown,
+        settings=Table(["setting", "value"], settings, left=2),
+        figures=[
+            (
+                *(name, FIGURES[name.partition("_")[0]], caption_of(figure)),
+                "data:image/svg+xml;base64," + base64.b64encode(images[name]).decode(),
+            )
+            for name, figure in drawn.items()
+        ],
+        sections=parts,
+    )
+    flags = summary.cells.select_dtypes(["bool", "boolean"])
+    words = {str(n): flags[n].map({True: "true", False: "false"}) for n in flags}
     files: dict[str, str | bytes] = {
         "summary_stats.json": _json(summary_stats(summary)),
         "suite.json": _json(facts),
-        "cells.csv": _in_mlflows_words(summary.cells).to_csv(index=False),
+        "cells.csv": summary.cells.assign(**words).to_csv(index=False),
         "table.md": written,
-        "table.csv": methods_csv(summary),
+        "table.csv": tables.methods_csv(summary),
         "table.tex": latex_table(summary),
-        "results.md": results_markdown(words),
+        "results.md": sentences.results_markdown(summary, parts),
         "report.html": page,
     }
     for name, figure in drawn.items():
-        files[f"figures/{name}.svg"] = images[name][0]
-        files[f"figures/{name}.png"] = html.png(figure)
+        files[f"figures/{name}.svg"] = images[name]
+        files[f"figures/{name}.png"] = image(figure, "png")
     return files
 
 
 def title(summary: Summary) -> str:
     """Name the models, the methods, the seeds and the day."""
     cells = summary.cells[summary.cells["kind"] == "cell"]
-    seeds = sorted({int(seed) for seed in cells["seed"].dropna()})
-    days = sorted(set(summary.cells["date"]) - {""})
-    models = ", ".join(dict.fromkeys(short(summary.place(m).model) for m in summary.models))
-    models += f", {settings(summary)}" if summary.facets else ""
-    when = f", {days[-1]}" if days else ""
-    methods = ", ".join(map(label, summary.names))
-    return f"Calibration sets for GPTQ: {methods} on {models}; {_ranges(seeds)}{when}"
-
-
-def _ranges(seeds: list[int]) -> str:
-    """Write seeds as in `seeds 42–46, 50`."""
-    runs: list[list[int]] = []
-    for seed in seeds:
+    runs: list[list[int]] = []  # of seeds that follow one another
+    for seed in sorted({int(seed) for seed in cells["seed"].dropna()}):
         if runs and seed == runs[-1][-1] + 1:
             runs[-1].append(seed)
         else:
             runs.append([seed])
     text = ", ".join(f"{r[0]}–{r[-1]}" if len(r) > 1 else str(r[0]) for r in runs)
-    return f"seed{'s' * (len(seeds) != 1)} {text}"
+    seeds = f"seed{'s' * (sum(map(len, runs)) != 1)} {text}"
+    days = sorted(set(summary.cells["date"]) - {""})
+    models = ", ".join(dict.fromkeys(short(summary.place(m).model) for m in summary.models))
+    models += f", {sentences.settings(summary)}" if summary.facets else ""
+    when = f", {days[-1]}" if days else ""
+    methods = ", ".join(map(label, summary.names))
+    return f"Calibration sets for GPTQ: {methods} on {models}; {seeds}{when}"
 
 
 def _subtitle(summary: Summary, origin: str) -> str:
-    good = summary.cells[(summary.cells["kind"] == "cell") & (summary.cells["error"] == "")]
-    planned = int((summary.cells["kind"] == "cell").sum())
-    late = " (post hoc)" if summary.options.post_hoc else ""
+    cells = summary.cells[summary.cells["kind"] == "cell"]
+    late = " (post hoc)" if any("margin" in x for x in summary.options.post_hoc) else ""
     text = "; ".join(
         dict.fromkeys(
             f"{len(t.tokens)} windows of {t.corpus}, {t.tokens.sum():,.0f} tokens"
@@ -190,21 +214,34 @@ def _subtitle(summary: Summary, origin: str) -> str:
         )
     )
     return (
-        f"{origin}: {len(good)} of {planned} cells with a result; {summary.metric_name}"
-        f"{' on ' + text if text else ''}; equivalence margin ±{summary.options.margin:g} %{late}, "
-        f"α = {summary.options.alpha:g}."
+        f"{origin}: {(cells['error'] == '').sum()} of {len(cells)} cells with a result; "
+        f"{summary.metric_name}{' on ' + text if text else ''}; equivalence margin "
+        f"±{summary.options.margin:g} {tables.unit(summary)}{late}, α = {summary.options.alpha:g}."
     )
 
 
-def _in_mlflows_words(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with `true` and `false`, as parameters and JSON have them."""
-    flags = cells.select_dtypes(["bool", "boolean"])
-    words = {str(n): flags[n].map({True: "true", False: "false"}) for n in flags}
-    return cells.assign(**words)
+def image(figure: Figure, kind: str) -> bytes:
+    """Return a figure as SVG (letters as outlines) or PNG; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    options: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}
+    with mpl.rc_context(RC):
+        figure.savefig(out, format=kind, **options)
+        figure.set_layout_engine("none")  # the layout is done; a second one takes as long
+    return out.getvalue()
 
 
-def _facts_table(settings: dict[str, list[str]]) -> Table:
-    return Table(["setting", "value"], [[k, ", ".join(v)] for k, v in settings.items()], left=2)
+@cache
+def template(name: str) -> Template:
+    """Return a page's template, which stands beside this file."""
+    environment = Environment(autoescape=True)
+    environment.filters["bold"] = _bold
+    source = Path(__file__).with_name(f"{name}.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _bold(text: str) -> Markup:
+    """Turn **x** into bold; everything else is escaped."""
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(text))))
 
 
 def _json(value: object) -> str:

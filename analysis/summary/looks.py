@@ -46,7 +46,7 @@ from analysis.summary.options import (
     column_of,
     corpora_of,
 )
-from analysis.summary.pairs import Family, Pair, Setting, pair, pairs_of
+from analysis.summary.pairs import Basis, Family, Pair, Setting, pair, pairs_of
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ class Rank:
     at_most: float | None
     at_least: float | None
     unit: str
-    basis: str | None
+    basis: Basis | None
 
 
 def ranking(

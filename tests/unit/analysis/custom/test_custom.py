@@ -5,7 +5,7 @@ import pytest
 
 from analysis import custom as statistics
 from analysis.custom.worst_seed import worst_seed
-from analysis.report.own import own_numbers, own_table
+from analysis.report.tables import own_numbers, own_table
 
 
 def given(values, reference, windows=None):

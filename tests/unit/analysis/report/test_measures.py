@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.report.measures import measures_table
+from analysis.report.tables import measures_table
 from analysis.report.write import contents
 from analysis.summary import Options, summarize
 

@@ -6,7 +6,12 @@ from analysis.reading.runs import load_suite
 from analysis.report.latex import latex_table
 from analysis.report.plots import figures
 from analysis.report.sentences import key_lines, results_markdown, sections
-from analysis.report.tables import comparison_table, methods_csv, result_table, seeds_table
+from analysis.report.tables import (
+    comparison_table,
+    methods_csv,
+    result_table,
+    seeds_table,
+)
 from analysis.report.write import title
 from analysis.summary import Options, summarize
 
@@ -50,12 +55,12 @@ def test_each_setting_has_families_of_its_own(swept):
 
 
 def test_the_words_say_which_settings_and_that_none_are_compared(swept):
-    words = results_markdown(sections(swept))
+    words = results_markdown(swept, sections(swept))
     assert "The runs differ in quant_bits (3, 4), n_calibration_samples (8, 16)." in words
     assert "no test compares two settings" in words
     assert "COLA-Zero vs Random [quant_bits=3, n_calibration_samples=8]: " in words
-    lines = key_lines(swept)
-    assert "- org/b [quant_bits=4, n_calibration_samples=16]: COLA-Zero vs Random: " in lines
+    lines = "\n".join(key_lines(swept))
+    assert "org/b [quant_bits=4, n_calibration_samples=16]: COLA-Zero vs Random: " in lines
     assert " on a, b, quant_bits (3, 4), n_calibration_samples (8, 16); " in title(swept)
     assert "Holm-adjusted within a model and setting" in latex_table(swept)
 

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.reading.items import read_items
 from analysis.reading.runs import load_suite
-from analysis.report.items import item_table
+from analysis.report.tables import item_table
 from analysis.report.write import contents
 from analysis.stats import holm, mcnemar
 from analysis.summary import Options, summarize

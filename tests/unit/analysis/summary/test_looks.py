@@ -1,14 +1,16 @@
 """What each look at a suite showed, and the verdict that all of them allow."""
 
+import re
+
 import numpy as np
 import pytest
 
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite
-from analysis.report.looks import CODES, judge, look_lines, looks_table
-from analysis.report.paragraphs import paragraphs
+from analysis.report.facts import CODES, judge
 from analysis.report.plots import figures
-from analysis.report.sentences import key_lines
+from analysis.report.sentences import key_lines, look_lines, paragraphs
+from analysis.report.tables import looks_table
 from analysis.report.write import contents
 from analysis.stats import Look, anytime, holm, judge_looks
 from analysis.summary import Options, summarize
@@ -106,9 +108,9 @@ def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it
     adjusted = holm([first.seeds.p_value, second.seeds.p_value])
     assert [first.seeds.p_adjusted, second.seeds.p_adjusted] == pytest.approx(adjusted)
     said = "It was settled at an earlier look, on 5 and 5 observations"
-    for text in (key_lines(summary).splitlines()[1], paragraphs(summary, first)[0]):
+    for text in (key_lines(summary)[1], paragraphs(summary, first)[0]):
         assert said in text, "the means beside it are of 10 and 5"
-    assert "earlier look" not in key_lines(summary).splitlines()[2]
+    assert "earlier look" not in key_lines(summary)[2]
     assert "earlier look" not in paragraphs(summary, second)[0]
     assert "ratio of spreads at that look" in paragraphs(summary, first)[-1]
     assert "ratio of spreads at that look" not in paragraphs(summary, second)[-1]
@@ -149,8 +151,8 @@ def test_a_fixed_suite_that_is_extended_says_which_look_it_is(suites):
     assert (low, high) == pytest.approx(pair.seeds_percent_ci95)
     assert pair.decided[0][0] < low < high < pair.decided[0][1], "wider than of a single look"
     (line,) = look_lines(summary)
-    assert line.startswith("This is look 2, at 10 seeds a method, after looks at 5. No maximum")
-    assert "as of a single look: COLA-Zero vs Random [" in line
+    assert re.match(r"This is look 2, at 10 seeds .* looks at 5\. No maximum", line)
+    assert re.search(r"single look, not valid here: COLA-Zero vs Random \[", line)
     assert line in contents(summary, "suite")["results.md"]
 
 
@@ -209,9 +211,7 @@ def test_the_looks_are_in_the_report_and_drawn(suites):
     assert "<h2>Looks</h2>" in files["report.html"]
     assert "figures/looks.svg" in files
     (line,) = look_lines(summary)
-    assert line.startswith(
-        "This is look 3, at 9 seeds a method, after looks at 3, 6, of at most 9."
-    )
+    assert re.match(r"This is look 3, at 9 seeds .* looks at 3, 6, of at most 9\.", line)
 
 
 def test_equivalence_is_told_with_the_tests_that_showed_it(suites):
@@ -257,7 +257,7 @@ def test_after_undeclared_looks_one_basis_is_named_everywhere(suites):
     right = anytime(*logs)
     assert pair.percent == pytest.approx(100 * np.expm1(right.diff))
     assert pair.decided[0] == pytest.approx(tuple(100 * np.expm1(right.ci)))
-    for text in (*paragraphs(summary, pair), key_lines(summary)):
+    for text in (*paragraphs(summary, pair), *key_lines(summary)):
         assert "seeds and text together" not in text
     assert all(rank.basis == "seeds at any time" for rank in summary.ranks[MODEL])
 

@@ -9,7 +9,7 @@ import pytest
 from analysis.reading.artifacts import read
 from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import load_suite
-from analysis.report.summary_json import plain, summary_stats
+from analysis.report.facts import plain, summary_stats
 from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.summary import Options, summarize
 

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 
 from analysis.reading.checks import RunsError
 from analysis.reading.runs import load_suite
-from analysis.report.summary_json import plain, suite_facts, summary_stats
+from analysis.report.facts import plain, suite_facts, summary_stats
 from analysis.stats import compare_on_text
 from analysis.summary import Options, pairs_of, summarize
 
