@@ -30,6 +30,9 @@ EXIT_USER_ERROR = 2
 LISTED = {"model": "models", "seed": "seeds"}
 """Parameters of a single run that take the first value of a preset's list."""
 
+KEPT = ("runs:/", "models:/")
+"""The beginnings of names that a run, or a model in the registry, has in the tracking store."""
+
 
 def main(
     description: str, parameters: Mapping[str, str], run: Callable[[dict[str, str]], int]
@@ -88,9 +91,9 @@ def start(
 ) -> RunConfig:
     """Return the configuration of a run, checked and its device taken; the store is connected.
 
-    source: `runs:/ID` of a run whose settings `inherited` hold where nothing is given. check: what
-    else must hold, before the store is connected. Heavy libraries are imported here, after the
-    device is taken.
+    source: `runs:/ID` or `models:/NAME@ALIAS`, whose run's settings `inherited` hold where nothing
+    is given. check: what else must hold, before the store is connected. Heavy libraries are
+    imported here, after the device is taken.
     """
     config = parse(RunConfig, given)
     from colazero import devices
@@ -100,14 +103,14 @@ def start(
     from colazero.store import fetch
     from colazero.store.open import connect
 
-    if source.startswith("runs:/"):
+    if source.startswith(KEPT):
         connect()
         if given.get("preset", "auto") == "auto":  # with an explicit preset nothing is inherited
             named = {name: value for name, value in given.items() if value != "auto"}
             of_run = fetch.settings(source, inherited)
             config = parse(RunConfig, {**given, **of_run, **named})
     config = config.model_copy(update={"device": device})
-    names = [] if config.model.startswith("runs:/") else [config.model]
+    names = [] if config.model.startswith(KEPT) else [config.model]
     preconditions.check(config, [config.method] if selects else [], names)
     check(config)
     connect()

@@ -6,7 +6,7 @@ if not __package__:  # as a script, select.py would hide the standard library's 
     raise SystemExit("error: run it as `python -m entrypoints.evaluate`, or `colazero evaluate`.")
 
 from colazero.settings import taken_by
-from entrypoints._session import fields, main, stage_bar, start
+from entrypoints._session import KEPT, fields, main, stage_bar, start
 
 PARAMETERS = taken_by("evaluation")
 
@@ -20,7 +20,7 @@ def run(given: dict[str, str]) -> int:
     from colazero.store import client, fetch, record
 
     path = config.model
-    if path.startswith("runs:/"):
+    if path.startswith(KEPT):
         path = str(fetch.fetch_artifacts(path, "model"))
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)

@@ -10,12 +10,13 @@ from pathlib import Path
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import SETTINGS, RunConfig, taken_by
-from entrypoints._session import fields, main, stage_bar, start
+from entrypoints._session import KEPT, fields, main, stage_bar, start
 
 PARAMETERS = taken_by("quantization")
 CALIBRATION = (
-    "runs:/RUN_ID of a run of `select`, `single` or a suite's cell, or a directory with the files "
-    "of its calibration/. Default: none, it must be given unless quantizer=rtn"
+    "runs:/RUN_ID of a run of `select`, `single` or a suite's cell, models:/NAME/VERSION or "
+    "models:/NAME@ALIAS of a model made with a set, or a directory with the files of its "
+    "calibration/. Default: none, it must be given unless quantizer=rtn"
 )
 
 
@@ -43,7 +44,7 @@ def run(given: dict[str, str]) -> int:
     from colazero.store import client, fetch, record
 
     free, folder = asked.quantizer in WITHOUT_CALIBRATION, Path(source)
-    if source.startswith("runs:/") and not free:  # before the model, which may be gigabytes away
+    if source.startswith(KEPT) and not free:  # before the model, which may be gigabytes away
         folder = fetch.fetch_artifacts(source, "calibration")
     model = models.fetch(asked.model)
     config = preconditions.resolve(asked, model)

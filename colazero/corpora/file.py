@@ -1,7 +1,7 @@
 """The user's own text: a file, a folder of files, or a data set that `datasets` saved.
 
-.txt, .jsonl, .json, .csv and .parquet are read, all but .parquet also as .gz or .zst. `datasets`
-itself is not used for files: it refuses lone surrogates and long numbers without naming the line.
+Files are read here and not by `datasets`: an error names the line, and texts stay exactly as they
+are.
 """
 
 from __future__ import annotations
@@ -82,6 +82,11 @@ def assembled(
     A split `asked` for is calibrated on if its name begins with `train`, else evaluated on. Without
     a second split the last tenth is evaluated on. UserError if a split has no documents.
     """
+    if len(splits) > 1 and not asked and not any(one.startswith("train") for one in splits):
+        raise UserError(
+            f"corpus {name!r} has the splits {', '.join(splits)}, and none to calibrate on. Name "
+            f"one: {name}:{splits[0]}; its last tenth is then evaluated on."
+        )
     train, test = roles(splits, asked)
     documents = _texts(read(train))
     if not test:
@@ -385,7 +390,8 @@ def _json_lines(file: Path, _field: str) -> Iterator[Row]:
     with _text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield f"line {number}", _object(line, f"corpus file {str(file)!r}, line {number}")
+                where = f"corpus file {str(file)!r}, line {number}"
+                yield f"line {number}", _mapping(_parsed_json(line, where), where)
 
 
 def _json(file: Path, field: str) -> Iterator[Row]:
@@ -398,10 +404,6 @@ def _json(file: Path, field: str) -> Iterator[Row]:
         return
     for number, row in enumerate(_parsed_json(content, where), start=1):
         yield f"row {number}", _mapping(row, f"{where}, row {number}")
-
-
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    return _mapping(_parsed_json(line, where), where)
 
 
 def _mapping(row: Any, where: str) -> Mapping[str, Any]:

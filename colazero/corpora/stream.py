@@ -1,8 +1,8 @@
 """The tokens of a text that is too long for one call: encoded in pieces that overlap.
 
-The tokens of two texts are not those of the two joined: a tokenizer may begin each text with a
-space of its own (Llama 2), or merge what stands at the border. So pieces of the joined text share
-some characters, and are sewn together where both have the same tokens for a while.
+The tokens of two texts differ from those of the joined text: a tokenizer may put a space in front
+of each text (Llama 2), or merge characters across the border. So pieces of the joined text overlap,
+and are joined where both have the same tokens for a while.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIECE = 2**15
-"""Characters that a piece adds."""
+"""Characters by which one piece begins after another."""
 CONTEXT = 512
-"""Characters on each side of a seam that both pieces hold."""
+"""Characters on each side of a seam that both pieces contain."""
 SAME = 16
-"""Tokens on each side of a seam that both pieces must have alike."""
+"""Tokens on each side of a seam that must be equal in both pieces."""
 BATCH = 64
-"""Pieces encoded at a time, on all cores: bounds memory."""
+"""Pieces encoded at a time, on all cores, to bound memory."""
 
 
 class Tokens(NamedTuple):
@@ -31,7 +31,7 @@ class Tokens(NamedTuple):
     at: NDArray[np.int64]
 
     def part(self, cut: slice) -> Tokens:
-        """Return some of them."""
+        """Return a slice of the tokens."""
         return Tokens(self.ids[cut], self.at[cut])
 
 
@@ -43,9 +43,9 @@ class _Piece(NamedTuple):
 def stream(documents: Iterable[str], separator: str, tokenizer: Any) -> Iterator[Tokens]:
     """Yield the tokens of `separator.join(documents)`, some at a time, without special tokens.
 
-    `tokenizer` is one of the library `tokenizers`, whose settings nobody else needs.
+    `tokenizer` is one of the library `tokenizers`; its settings are changed.
     """
-    tokenizer.post_processor = None  # it would trim the places of tokens
+    tokenizer.post_processor = None  # it would trim the offsets of tokens
     held: tuple[_Piece, Tokens] | None = None
     pieces = _pieces(documents, separator)
     while group := list(islice(pieces, BATCH)):
@@ -57,7 +57,7 @@ def stream(documents: Iterable[str], separator: str, tokenizer: Any) -> Iterator
             if seam := _seam(left, tokens, piece.begin):
                 yield left.part(slice(seam[0]))
                 held = piece, tokens.part(slice(seam[1], None))
-            else:  # a text without borders, such as one character for ever
+            else:  # a text without borders, such as one repeated character
                 whole = _Piece(before.begin, before.text + piece.text[2 * CONTEXT :])
                 (again,) = _encoded([whole], tokenizer)
                 held = whole, again.part(slice(int(np.searchsorted(again.at, left.at[0])), None))

@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError, first_line
 from colazero.store import client, publish, record
@@ -31,14 +32,46 @@ def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
 
 
 def find(uri: str) -> Run:
-    """Return the run that `runs:/RUN_ID` names; UserError if there is none."""
-    run_id = uri.removeprefix("runs:/").strip("/").split("/")[0]
+    """Return the run that `runs:/RUN_ID` names, or that logged a model in MLflow's registry.
+
+    UserError if there is none.
+    """
+    registered = uri.startswith("models:/")
+    run_id = _source_of(uri) if registered else uri.removeprefix("runs:/").strip("/").split("/")[0]
     run = client.find_run(run_id)
     if run is None:
         raise UserError(
             f"{uri} cannot be used: the tracking store {mlflow.get_tracking_uri()} has no such run."
         )
     return run
+
+
+def _source_of(uri: str) -> str:
+    """Return the id of the run that logged `models:/NAME/VERSION`, `models:/NAME@ALIAS` or
+    `models:/MODEL_ID`; UserError if the registry has no such model, or if no run logged it.
+    """
+    store, name = MlflowClient(), uri.removeprefix("models:/")
+    try:
+        model_id: str | None = name
+        source = ""
+        if "@" in name or "/" in name:
+            alias, number = name.rpartition("@"), name.rpartition("/")
+            found = (
+                store.get_model_version_by_alias(alias[0], alias[2])
+                if "@" in name
+                else store.get_model_version(number[0], number[2])
+            )
+            model_id, source = found.model_id, found.run_id or ""
+        if model_id:
+            source = store.get_logged_model(model_id).source_run_id or source
+    except MlflowException as error:
+        raise UserError(
+            f"{uri} cannot be used: {first_line(error).rstrip('.')}. Give models:/NAME/VERSION, "
+            f"models:/NAME@ALIAS or runs:/RUN_ID of the tracking store {mlflow.get_tracking_uri()}."
+        ) from error
+    if not source:
+        raise UserError(f"{uri} cannot be used: no run logged it. Name the model's directory.")
+    return source
 
 
 def settings(uri: str, names: Iterable[str]) -> dict[str, str]:

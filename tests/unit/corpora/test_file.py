@@ -305,6 +305,17 @@ def test_names_that_tell_no_splits_are_one_text(splits: list[str], tmp_path: Pat
     assert len(corpus.test) == 2 * len(splits)
 
 
+@pytest.mark.parametrize("splits", [["test", "validation"], ["dev", "test"]])
+def test_splits_without_one_to_calibrate_on_are_refused(splits: list[str], tmp_path: Path) -> None:
+    a_set(tmp_path, "{}.jsonl", splits)
+    with pytest.raises(UserError, match="none to calibrate on"):
+        read(tmp_path)
+    assert len(module.load(f"{tmp_path}:test").test) == 2
+    for file in tmp_path.glob("*[!t].jsonl"):
+        file.unlink()
+    assert len(read(tmp_path)) == 20, "one split is one text"
+
+
 def test_splits_beside_other_files_are_refused(tmp_path: Path) -> None:
     a_set(tmp_path, "{}.jsonl", ["train", "test", "more"])
     with pytest.raises(UserError, match=r"test, train, and 'more\.jsonl'"):

@@ -100,6 +100,15 @@ def test_a_tokenizer_that_is_larger_but_writes_no_such_id_passes(
     preconditions.check_data(config, edited(copy))
 
 
+@pytest.mark.parametrize(("seq_len", "named"), [(2048, True), (1024, False), (512, False)])
+def test_windows_of_a_length_that_nobody_gave_name_the_preset(
+    copy: Path, seq_len: int, named: bool
+) -> None:
+    with pytest.raises(UserError, match=f"seq_len={seq_len}.*seq_len=256 or less") as caught:
+        fit.refuse_long_windows(edited(copy, max_position_embeddings=256), seq_len)
+    assert ("preset=full, published" in str(caught.value)) is named
+
+
 @pytest.mark.parametrize("ask", ["single and suite", "evaluate", "quantize"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_weights_that_are_no_numbers(copy: Path, config: RunConfig, ask: str, value: float) -> None:
@@ -155,7 +164,7 @@ def test_a_quantizer_that_cuts_windows_is_found_out(
         return QuantizationReport(1.0, 1.0, [row | {"samples": s} for s in (12, 64)])
 
     assert "gptqmodel" in QUANTIZERS.names()
-    monkeypatch.setitem(QUANTIZERS._found, "gptqmodel", half)
+    monkeypatch.setitem(QUANTIZERS._implementations, "gptqmodel", half)
     model = edited(copy)
     resolved = preconditions.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
     with pytest.raises(RuntimeError, match="looked at 64 of the 128 tokens"):

@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from analysis.reading import tidy
 from colazero import environment
-from colazero.errors import without_credentials
-from colazero.store import client, provenance, record
+from colazero.errors import UserError, without_credentials
+from colazero.store import client, fetch, provenance, record
 from colazero.types import CalibrationSet, Corpus
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -135,6 +135,13 @@ def test_a_kept_model_is_found_registered_loaded_and_served_by_mlflow(
     exec(lines.replace("colazero", "test"), names)
     assert names["model"].source_run_id == run_id
     assert "The state" in capsys.readouterr().out
+    for name in ("my-gptq@champion", "my-gptq/1", names["model"].model_id):
+        assert fetch.find(f"models:/{name}").info.run_id == run_id
+        folder = fetch.fetch_artifacts(f"models:/{name}", "model")
+        assert (folder / "config.json").read_text() == (tiny_llama / "config.json").read_text()
+    for name in ("my-gptq@loser", "my-gptq/7", "other/1", "m-0", "my-gptq/x"):
+        with pytest.raises(UserError, match=f"models:/{name} cannot be used"):
+            fetch.fetch_artifacts(f"models:/{name}", "model")
     served = mlflow.pyfunc.load_model("models:/my-gptq@champion").predict(["The state"])
     assert len(served) == 1
     assert isinstance(served[0], str)
