@@ -179,7 +179,7 @@ def cell(folder: Path, device: str, samples: int, seq_len: int, windows: int, me
     from colazero.blocks.probe import open_sequence
     from colazero.evaluation import through_blocks
     from colazero.quantizers.onepass import quantize
-    from colazero.types import CalibrationSet, QuantizationSettings, Text
+    from colazero.types import CalibrationSet, QuantizationSettings, Text, Work
 
     draw, model = np.random.default_rng(0), models.fetch(str(folder))
     ids = draw.integers(3, 500, size=(windows, seq_len))
@@ -192,7 +192,7 @@ def cell(folder: Path, device: str, samples: int, seq_len: int, windows: int, me
         rider: Any = Marked(through_blocks.Evaluator([text], known), meter)
         meter.mark("quantize")
         out = Path(scratch) / "out"
-        quantize(folder, calibration, settings, out, device, lambda *_: None, rider)
+        quantize(Work(folder, calibration, settings, out, device, rider=rider))
         meter.mark("verify")
         one = Text("random", ids[:1], text.starts[:1])
         through_blocks.evaluate(open_sequence(out, device), [one])

@@ -11,14 +11,14 @@ from colazero import corpora, models, selection
 from colazero.cache import file_digest, files_digest
 from colazero.corpora import parts_of
 from colazero.corpora.tokens import vocabulary
-from colazero.quantizers import QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.quantizers import COMPILERS, QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import RunConfig, Settings
 from colazero.types import Model
 
 PACKAGE = Path(__file__).resolve().parent
 PIPELINE = "colazero.pipeline"
 """Where the imports of a run begin. What only records, plans or draws is not among them."""
-LIBRARIES = ("torch", "transformers", "gptqmodel")
+LIBRARIES = ("torch", "transformers", "gptqmodel", *COMPILERS)
 SELECTING = ("numpy", "scipy", "scikit-learn")
 DEVICE = ("device", "driver", "compute capability")
 

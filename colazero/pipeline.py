@@ -41,6 +41,7 @@ from colazero.types import (
     QuantizationSettings,
     Rider,
     SelectionSettings,
+    Work,
 )
 
 if TYPE_CHECKING:
@@ -137,22 +138,22 @@ def quantize(
         config.damp_percent,
         bool(config.act_group_aware),
     )
-    report = QUANTIZERS.get(config.quantizer)(
-        model.path, calibration, settings, out_dir, config.device, progress, rider
-    )
+    work = Work(model.path, calibration, settings, out_dir, config.device, progress, rider)
+    report = QUANTIZERS.get(config.quantizer)(work)
     used = report.tokens_used
     if used is not None and used < calibration.windows.size:
         raise RuntimeError(
             f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
             "the calibration set: what it made is not what was asked for."
         )
+    outside = supported.refuse_lost_scales(model.name, out_dir)
     dense = supported.left_dense(model.path, out_dir)
     if dense:
         log.warning(
             "%s left %d matrices in the blocks of %s as they were, %s among them.",
             *(config.quantizer, len(dense), model.name, dense[0]),
         )
-    return replace(report, unquantized=dense)
+    return replace(report, unquantized=dense, scales_outside_float16=outside)
 
 
 def evaluator(config: Settings, model: Model) -> Evaluator:

@@ -194,6 +194,8 @@ class QuantizationReport:
     warm_up_time_sec: float | None = None
     unquantized: Sequence[str] = ()
     """Names of matrices in the model's blocks that were not quantized."""
+    scales_outside_float16: int = 0
+    """Groups whose scale float16 cannot hold: their weights are wrong by more than rounding."""
     windows_at_once: int | None = None
     halved: bool = False
     """Whether micro-batches became smaller than planned because memory ran out."""
@@ -260,22 +262,24 @@ class Rider(Protocol):
         """End, after the last block."""
 
 
-class Quantizer(Protocol):
-    """Write a quantized checkpoint directory from a model directory.
+@dataclass(frozen=True)
+class Work:
+    """What a quantizer gets: a model, a calibration set, and where the checkpoint goes.
 
     A quantizer that works block by block calls the `rider` after each block; others ignore it.
     """
 
-    def __call__(
-        self,
-        model_dir: Path,
-        calibration: CalibrationSet,
-        settings: QuantizationSettings,
-        out_dir: Path,
-        device: str,
-        progress: Progress,
-        rider: Rider | None = None,
-    ) -> QuantizationReport: ...
+    model_dir: Path
+    calibration: CalibrationSet
+    settings: QuantizationSettings
+    out_dir: Path
+    device: str
+    progress: Progress = lambda _done, _total: None
+    rider: Rider | None = None
+
+
+Quantizer = Callable[[Work], QuantizationReport]
+"""Writes a quantized checkpoint directory from a model directory."""
 
 
 @dataclass(frozen=True)

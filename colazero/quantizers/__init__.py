@@ -1,6 +1,9 @@
-"""Quantizers, one backend a file; its library is imported inside. See `interfaces.Quantizer`."""
+"""Quantizers, one file per library. Each takes a `types.Work` and imports its library inside."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 from colazero.errors import UserError, unknown
 from colazero.registry import Registry
@@ -11,14 +14,20 @@ QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "colazero.quantizers")
 UNQUANTIZED = "none"
 """The quantizer that leaves a model as it is: a control."""
 WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
-"""Quantizers that look at no calibration set: whatever method and seed, they do the same."""
+"""Quantizers that use no calibration set: every method and seed gives the same result."""
 CUDA_ONLY = frozenset({"auto-gptq"})
 ACT_GROUP_AWARE = frozenset({"onepass", "gptqmodel"})
 """Quantizers that can order groups by activation."""
+COMPILERS = ("numba",)
+"""Packages that compile GPTQ's kernels: their versions decide when a result may be reused."""
+WEIGHTS = frozenset(
+    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".ot", ".onnx"}
+)
+"""Endings of files that hold weights."""
 
 
 def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto") -> None:
-    """Raise UserError if there is no such quantizer, or it cannot work so or on this device."""
+    """Raise UserError if there is no such quantizer, or it cannot run with this device or order."""
     names = [*QUANTIZERS.names(), UNQUANTIZED]
     if name not in names:
         raise unknown("quantizer", name, names)
@@ -29,3 +38,16 @@ def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto"
             f"quantizer={name!r} needs a CUDA device, and this run has device={device!r}. Use "
             "quantizer=gptqmodel, its successor, which works on a CPU too."
         )
+
+
+def copy_other_files(model_dir: Path, out_dir: Path) -> None:
+    """Copy what a checkpoint needs besides weights: tokenizer, processors, generation settings.
+
+    Every file of the model directory except weights, their indices, config.json and hidden files.
+    Files that the quantizer wrote itself stay.
+    """
+    for file in model_dir.iterdir():
+        weights = file.suffix.lower() in WEIGHTS or file.name.endswith(".index.json")
+        own = file.name in ("config.json", "quantize_config.json") or file.name.startswith(".")
+        if file.is_file() and not weights and not own and not (out_dir / file.name).exists():
+            shutil.copy(file, out_dir / file.name)

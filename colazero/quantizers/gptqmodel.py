@@ -1,8 +1,9 @@
-"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) by GPTQModel, the successor of AutoGPTQ."""
+"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) and round-to-nearest by GPTQModel."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import os
@@ -11,81 +12,140 @@ import tempfile
 import time
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from colazero import devices
 from colazero.blocks.lockstep import run_if_fits
+from colazero.cache import kept_json
+from colazero.errors import UserError
 from colazero.models.files import weight_files
-from colazero.quantizers import QUANTIZERS
-from colazero.types import (
-    CalibrationSet,
-    Progress,
-    QuantizationReport,
-    QuantizationSettings,
-    Rider,
-)
+from colazero.quantizers import QUANTIZERS, copy_other_files
+from colazero.types import Progress, QuantizationReport, QuantizationSettings, Work
 
-TOKENS_A_BATCH = 16_384
-"""Calibration tokens run at once. It changes how sums are rounded, and so the result: a batch of
-1 against one of 32 windows moved SmolLM2's perplexity by 0.5 %."""
+log = logging.getLogger(__name__)
+
+TOKENS_PER_BATCH = 16_384
+"""Calibration tokens that run at once. It changes how sums are rounded, and so the result: a batch
+of 1 against one of 32 windows moved SmolLM2's perplexity by 0.5 %."""
 
 
 @QUANTIZERS.register("gptqmodel")
-def quantize(
-    model_dir: Path,
-    calibration: CalibrationSet,
-    settings: QuantizationSettings,
-    out_dir: Path,
-    device: str,
-    progress: Progress,
-    rider: Rider | None = None,
-) -> QuantizationReport:
-    """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
+def quantize(work: Work) -> QuantizationReport:
+    """Quantize a model and write a Hugging Face GPTQ checkpoint.
 
     `quant_time_sec` begins after warm-up and covers GPTQModel's load and quantize, not its save.
     """
     import torch
 
     started = time.perf_counter()
-    warm_up(device)
+    warm_up(work.device)
     warm_up_time_sec = time.perf_counter() - started
-    rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in calibration.windows]
-    seq_len = calibration.windows.shape[1]
-    model_dir, out_dir = model_dir.absolute(), out_dir.absolute()  # contained() goes elsewhere
+    windows = work.calibration.windows
+    rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in windows]
+    # contained() changes the current directory
+    model_dir, out_dir = work.model_dir.absolute(), work.out_dir.absolute()
     with contained():
         begin = time.perf_counter()
         done: list[tuple[Any, Any]] = []
 
-        def work(at_once: int) -> None:
-            model = _load(model_dir, settings, device)
-            model.layer_callback = _Layers(progress, model.model.config.num_hidden_layers)
+        def run(at_once: int) -> None:
+            model = _load(model_dir, work.settings, work.device)
+            layers = model.model.config.get_text_config().num_hidden_layers
+            model.layer_callback = _Layers(work.progress, layers)
             done.append((model, model.quantize(rows, batch_size=at_once)))
 
-        at_once = min(len(rows), max(1, TOKENS_A_BATCH // seq_len))
+        at_once = min(len(rows), max(1, TOKENS_PER_BATCH // windows.shape[1]))
         planned = at_once
-        while not run_if_fits(partial(work, at_once), at_once):
-            at_once = -(-at_once // 2)
-        model, log = done.pop()
+        with failures_explained(model_dir):
+            while not run_if_fits(partial(run, at_once), at_once):
+                at_once = -(-at_once // 2)
+        model, modules = done.pop()
         quantized = time.perf_counter()
         model.save(str(out_dir))
+        copy_other_files(model_dir, out_dir)
         saved = time.perf_counter()
-    kernel = column_kernel(device)
+    kernel = column_kernel(work.device)
     return QuantizationReport(
         quantized - begin,
         saved - quantized,
-        [_module(row) | {"kernel": kernel} for row in log["gptq"]],
+        [_module(row) | {"kernel": kernel} for row in modules["gptq"]],
         warm_up_time_sec,
         windows_at_once=at_once,
         halved=at_once < planned,
     )
 
 
-def column_kernel(device: str) -> str:
-    """Return what GPTQModel's loop over columns ran on: its `cuda` extension, or plain `torch`.
+@QUANTIZERS.register("rtn")
+def round_to_nearest(work: Work) -> QuantizationReport:
+    """Round every weight to the nearest point of its group's grid, and write a GPTQ checkpoint.
 
-    A warning says that it was torch on a GPU. The extension is compiled by nvcc at first use, which
-    PyTorch's wheels do not bring; without it GPTQModel says nothing and takes several times longer.
+    The calibration set, damp and the order of columns play no part. Nothing is scaled or clipped
+    first: this is the control that calibration has to beat.
+    """
+    warm_up(work.device)
+    model_dir, out_dir = work.model_dir.absolute(), work.out_dir.absolute()
+    with contained():
+        from gptqmodel import GPTQModel
+        from gptqmodel.quantization.config import RTNConfig
+
+        config = RTNConfig(
+            bits=work.settings.quant_bits,
+            group_size=work.settings.group_size,
+            sym=work.settings.sym,
+            offload_to_disk=not fits_in_memory(model_dir),
+        )
+        begin = time.perf_counter()
+        with failures_explained(model_dir):
+            model = GPTQModel.load(
+                str(model_dir), config, device=work.device, trust_remote_code=False
+            )
+            modules = model.quantize(None)
+        quantized = time.perf_counter()
+        model.save(str(out_dir))
+        copy_other_files(model_dir, out_dir)
+        saved = time.perf_counter()
+    work.progress(1, 1)
+    rows = [
+        {
+            "layer": int(row["layer"]),
+            "module": row["module"],
+            "loss": None,
+            "damp": 0.0,
+            "rtn_fallback": False,  # here rounding is what was asked for
+            "samples": 0,
+        }
+        for row in modules["weight_only_rtn"]
+    ]
+    return QuantizationReport(quantized - begin, saved - quantized, rows)
+
+
+@contextlib.contextmanager
+def failures_explained(model_dir: Path) -> Iterator[None]:
+    """Raise UserError for what GPTQModel raises on a model that it cannot handle.
+
+    Errors of memory and of the file system pass: they do not depend on the architecture.
+    """
+    import torch
+
+    try:
+        yield
+    except (OSError, MemoryError, torch.OutOfMemoryError, UserError):
+        raise
+    except Exception as error:
+        words = (str(error).strip().splitlines() or ["no message"])[0]
+        raise UserError(
+            f"GPTQModel {version('gptqmodel')} cannot quantize the model in {model_dir.name!r}: "
+            f"{type(error).__name__}: {words}. Use another quantizer or another model."
+        ) from error
+
+
+def column_kernel(device: str) -> str:
+    """Return what ran GPTQModel's loop over columns: its `cuda` extension, or plain `torch`.
+
+    Warn where it was torch on a GPU. nvcc compiles the extension at first use, and PyTorch's wheels
+    do not include nvcc. Without it GPTQModel says nothing and takes several times longer.
     """
     if not device.startswith("cuda"):
         return "torch"
@@ -95,7 +155,7 @@ def column_kernel(device: str) -> str:
         return "cuda"
     where = shutil.which("nvcc")
     why = f"{where} did not compile it" if where else "nvcc is not installed (the CUDA toolkit)"
-    logging.getLogger(__name__).warning(
+    log.warning(
         "GPTQModel's columns were computed by plain torch, not by its CUDA extension: %s. "
         "quantizer=onepass needs no nvcc.",
         why,
@@ -104,15 +164,12 @@ def column_kernel(device: str) -> str:
 
 
 def fits_in_memory(model_dir: Path) -> bool:
-    """Tell whether the model can stay in main memory while it is quantized.
-
-    If not, GPTQModel writes finished layers to disk.
-    """
+    """Return True if the model can stay in main memory; else GPTQModel offloads layers to disk."""
     return 2 * sum(file.stat().st_size for file in weight_files(model_dir)) < devices.main_memory()
 
 
 class _Layers:
-    """GPTQModel calls `layer_complete` twice a layer; the second time its layers are packed."""
+    """Reports progress. GPTQModel calls `layer_complete` twice per block; the last is the end."""
 
     def __init__(self, progress: Progress, layers: int) -> None:
         self._progress, self._layers = progress, layers
@@ -122,7 +179,7 @@ class _Layers:
             self._progress(layer_idx + 1, self._layers)
 
 
-def _load(model_dir: Path, settings: QuantizationSettings, device: str) -> Any:
+def _load(model_dir: Path, settings: QuantizationSettings, device: str, skip: str = "") -> Any:
     from gptqmodel import GPTQModel, QuantizeConfig
 
     config = QuantizeConfig(
@@ -133,12 +190,13 @@ def _load(model_dir: Path, settings: QuantizationSettings, device: str) -> Any:
         damp_percent=settings.damp_percent,
         act_group_aware=settings.act_group_aware,
         offload_to_disk=not fits_in_memory(model_dir),
+        dynamic={f"-:{skip}": {}} if skip else None,
     )
     return GPTQModel.load(str(model_dir), config, device=device, trust_remote_code=False)
 
 
 def _module(row: dict[str, str]) -> dict[str, Any]:
-    """Type a row of GPTQModel's log; where it fell back to rounding, `loss` is words."""
+    """Convert a row of GPTQModel's log. Where it fell back to rounding, `loss` holds a text."""
     loss = str(row["loss"])
     fallback = "fallback" in loss
     return {
@@ -153,10 +211,10 @@ def _module(row: dict[str, str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Keep GPTQModel's habits inside: its ./logs folder, its printing, its random draws.
+    """Contain GPTQModel's side effects: its ./logs folder, its printing, its random draws.
 
-    It writes into the current directory, so that is a temporary one meanwhile. What it prints is
-    kept and shown only if it fails.
+    It writes into the current directory, so a temporary one takes its place. Its output is logged
+    only if it fails.
     """
     import torch
 
@@ -175,9 +233,9 @@ def contained() -> Iterator[None]:
                 yield
             for line in said.getvalue().splitlines():
                 if "OOM" in line:  # it went on in main memory, many times slower
-                    logging.getLogger(__name__).warning("GPTQModel: %s", line.strip())
+                    log.warning("GPTQModel: %s", line.strip())
         except Exception:
-            logging.getLogger(__name__).error("GPTQModel said:\n%s", said.getvalue()[-4000:])
+            log.error("GPTQModel said:\n%s", said.getvalue()[-4000:])
             raise
         finally:
             os.chdir(here)
@@ -185,10 +243,10 @@ def contained() -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Let go of the model's activations and tensors.
+    """Release the model's activations and tensors.
 
-    GPTQModel stops a forward pass by raising one and the same exception each time, which keeps the
-    frames that it went through until it is raised again.
+    GPTQModel ends each forward pass by raising the same exception object. Its traceback keeps the
+    frames, and their tensors, until it is raised again.
     """
     from gptqmodel.nn_modules.hooked_linear import STOP_FORWARD_EXCEPTION
 
@@ -207,18 +265,15 @@ def _quiet_logging() -> Iterator[None]:
 
 @lru_cache
 def warm_up(device: str) -> None:
-    """Quantize a model of one tiny layer: GPTQModel compiles and starts what it needs then.
+    """Quantize a one-layer model, so that GPTQModel compiles and starts what it needs.
 
-    In a fresh installation the first call compiles an extension, over half a minute, which is no
-    part of any method's cost.
+    In a fresh installation its first call compiles an extension for more than half a minute. That
+    belongs to no method's cost.
     """
-    import torch
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig
 
     size = 64
-    config = LlamaConfig(
+    toy = LlamaConfig(
         hidden_size=size,
         intermediate_size=size,
         num_attention_heads=1,
@@ -229,12 +284,78 @@ def warm_up(device: str) -> None:
         eos_token_id=2,
         pad_token_id=0,
     )
+    _quantize_random(toy, device)
+
+
+def _quantize_random(config: Any, device: str, *, forward_only: bool = False) -> None:
+    """Quantize a random model of a configuration on four rows of 64 tokens, and discard it.
+
+    `forward_only`: quantize none of its layers, but run them as GPTQModel runs them.
+    """
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    size = 64
     words = WordLevel({f"w{i}": i for i in range(size)}, unk_token="w0")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(words), pad_token="w0", bos_token="w1", eos_token="w2"
     )
+    settings = QuantizationSettings(4, 32, False, True, 0.05, True)
     with tempfile.TemporaryDirectory() as folder, contained():
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+        del model
         tokenizer.save_pretrained(folder)
-        model = _load(Path(folder), QuantizationSettings(4, 32, False, True, 0.05, True), device)
-        model.quantize([{"input_ids": torch.arange(size)[None]}] * 4, batch_size=4)
+        loaded = _load(Path(folder), settings, device, skip=".*" if forward_only else "")
+        loaded.quantize([{"input_ids": torch.arange(size)[None]}] * 4, batch_size=4)
+
+
+def why_not(model_dir: Path, device: str) -> str:
+    """Return why GPTQModel cannot run a model's blocks, '' if it can.
+
+    A random model with few of its blocks, at least one of each kind, is run as GPTQModel runs it:
+    once per configuration and versions.
+    """
+    from transformers import AutoConfig
+
+    versions = [f"{name} {version(name)}" for name in ("gptqmodel", "transformers")]
+    told = "\n".join([(model_dir / "config.json").read_text(), *versions])
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def tried() -> str:
+        import torch
+
+        try:
+            config = AutoConfig.from_pretrained(model_dir)
+            _quantize_random(shortened(config), device, forward_only=True)
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            return ""  # of this machine, not of the model
+        except Exception as error:
+            words = (str(error).strip().splitlines() or ["no message"])[0]
+            return f"{versions[0]} fails on its blocks: {type(error).__name__}: {words}"
+        return ""
+
+    return str(kept_json(f"gptqmodel/{digest}.json", tried))
+
+
+def shortened(config: Any) -> Any:
+    """Return a configuration of the fewest first blocks that have one of each kind, at least two.
+
+    Kinds of blocks are what attributes hold that have an entry per block, such as `layer_types`.
+    """
+    text = config.get_text_config()
+    depth = text.num_hidden_layers
+    per_block = {
+        name: value
+        for name, value in vars(text).items()
+        if isinstance(value, (list, tuple)) and len(value) == depth
+    }
+    kinds = list(zip(*per_block.values(), strict=True))
+    least = max((kinds.index(kind) + 1 for kind in set(map(tuple, kinds))), default=1)
+    blocks = min(depth, max(2, least))
+    for name, value in per_block.items():
+        setattr(text, name, value[:blocks])
+    text.num_hidden_layers = blocks
+    return config

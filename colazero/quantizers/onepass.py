@@ -1,15 +1,14 @@
-"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) a block at a time, each block run once.
+"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) block by block, each block run once.
 
-Every linear layer is solved the moment its input is there for all calibration windows, and then
-computes its output with its quantized weights: those are what the layers after it are calibrated
-on. Layers with the same input share its Hessian and its factor.
+A linear layer is solved as soon as all calibration windows have reached it. It then computes its
+output with quantized weights, and the layers after it are calibrated on that output. Layers with
+the same input share its Hessian and its factor.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,14 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from colazero import devices
 from colazero.cache import new_entry
-from colazero.quantizers import QUANTIZERS
-from colazero.types import (
-    CalibrationSet,
-    Progress,
-    QuantizationReport,
-    QuantizationSettings,
-    Rider,
-)
+from colazero.quantizers import QUANTIZERS, copy_other_files
+from colazero.types import QuantizationReport, QuantizationSettings, Work
 
 if TYPE_CHECKING:
     from colazero import gptq
@@ -34,46 +27,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TOKENS_A_BATCH = 4096
-"""Calibration tokens in a micro-batch, if that is more than one window."""
+TOKENS_PER_BATCH = 4096
+"""Calibration tokens in a micro-batch, unless one window has more."""
 MICRO_BATCHES = 32
-"""At most so many: each is a thread with memory of its own."""
-COPIED = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
-"""Files of a model directory that its checkpoint has too, beside `generation_config.json`."""
+"""The largest number of micro-batches: each is a thread with memory of its own."""
 
 
 @QUANTIZERS.register("onepass")
-def quantize(
-    model_dir: Path,
-    calibration: CalibrationSet,
-    settings: QuantizationSettings,
-    out_dir: Path,
-    device: str,
-    progress: Progress,
-    rider: Rider | None = None,
-) -> QuantizationReport:
-    """Quantize the model in `model_dir` and write a Hugging Face GPTQ checkpoint to `out_dir`.
+def quantize(work: Work) -> QuantizationReport:
+    """Quantize a model and write a Hugging Face GPTQ checkpoint.
 
-    A block's packed tensors are written when it is finished, into a folder that becomes `out_dir`
-    at the end. UserError, before any work, if the model's blocks cannot be taken one at a time.
+    A block's packed tensors are written as soon as it is solved, into a folder that becomes the
+    checkpoint at the end. Refused, before any work, if the model cannot be run block by block.
     """
     from colazero.blocks.probe import open_sequence
     from colazero.blocks.weights import Shards
     from colazero.gptq import columns
 
     started = time.perf_counter()
+    settings, device, rider = work.settings, work.device, work.rider
     columns.for_device(device.partition(":")[0], settings.group_size)  # compiles what it runs
     begin = time.perf_counter()
-    sequence = open_sequence(model_dir, device, to_quantize=True)
-    count, length = calibration.windows.shape
-    at_once = max(1, TOKENS_A_BATCH // length, -(-count // MICRO_BATCHES))
-    stream = sequence.begin(calibration.windows, at_once)
+    sequence = open_sequence(work.model_dir, device, to_quantize=True)
+    windows = work.calibration.windows
+    at_once = max(1, TOKENS_PER_BATCH // windows.shape[1], -(-len(windows) // MICRO_BATCHES))
+    stream = sequence.begin(windows, at_once)
     rows: list[dict[str, Any]] = []
     solved: dict[str, str] = {}
-    saving, told = 0.0, False
+    saving, warned = 0.0, False
     if rider:
         rider.board(sequence)
-    with new_entry(out_dir) as draft:
+    with new_entry(work.out_dir) as draft:
         shards = Shards(draft)
         for index in range(len(sequence)):
             solver = Solver(sequence, index, settings)
@@ -83,17 +67,17 @@ def quantize(
                     rider.advance(index)
             rows += solver.rows
             solved |= solver.solved
-            if solver.run_again and not told:
+            if solver.run_again and not warned:
                 log.warning(
-                    "memory holds %d of %d micro-batches of a block: the others are run again for "
-                    "each input of its layers, which takes longer and gives the same",
+                    "memory holds %d of %d micro-batches of a block. The others are run again for "
+                    "each input of its layers: slower, with the same result.",
                     *(len(stream.batches) - solver.run_again, len(stream.batches)),
                 )
-                told = True
+                warned = True
             saved = time.perf_counter()
             shards.add(solver.tensors)
             saving += time.perf_counter() - saved
-            progress(index + 1, len(sequence))
+            work.progress(index + 1, len(sequence))
         at_once, halved = stream.at_once, stream.halved
         del stream
         if rider:
@@ -101,7 +85,7 @@ def quantize(
         saved = time.perf_counter()
         shards.add(rest(sequence))
         files = shards.close()
-        describe(model_dir, draft, settings)
+        describe(work.model_dir, draft, settings)
         saving += time.perf_counter() - saved
     devices.settle(device)
     riding = rider.seconds if rider else 0.0
@@ -118,7 +102,7 @@ def quantize(
 
 
 class Solver:
-    """Quantizes the linear layers of one block: `tensors` to save, and a row each in `rows`."""
+    """Quantizes the linear layers of one block. `tensors`: to be saved; `rows`: one per layer."""
 
     def __init__(self, sequence: Sequence, index: int, settings: QuantizationSettings) -> None:
         from colazero.blocks.probe import linears
@@ -132,16 +116,16 @@ class Solver:
         self.run_again = 0
 
     def solves(self, name: str) -> bool:
-        """Tell whether a parameter of the block is quantized here."""
+        """Return True if this solver quantizes the parameter of that name."""
         return name.removesuffix(".weight") in self._layers and name.endswith(".weight")
 
     def run(self, block: Any, stream: Stream) -> None:
-        """Run the block, which holds all else, on the stream; quantized weights join them."""
+        """Run the block on the stream and solve its layers. It holds its other parameters."""
         from colazero.blocks.lockstep import halved, run_if_fits
 
         ended: list[slice] = []
         while not run_if_fits(partial(self._in_lockstep, stream, ended), stream.at_once):
-            if ended:  # so all layers are solved: the others need not meet again
+            if ended:  # all layers are solved: the rest need no lockstep
                 self._sequence.advance(self._index, _left(stream, ended))
                 break
             self.tensors, self.rows, self._input = {}, [], Input()
@@ -153,7 +137,7 @@ class Solver:
                 self._keep(known, "", {"": self._sequence.weights.stored(known).clone()})
 
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
-        """Solve all layers; `ended` gets the batches whose hidden states are the next block's."""
+        """Solve all layers. Append to `ended` each batch that has passed the whole block."""
         from colazero.blocks.lockstep import Headroom, Lockstep, stopping_at
 
         def work(member: int) -> None:
@@ -167,7 +151,7 @@ class Solver:
         self.run_again = len(lockstep.left)
 
     def _see(self, member: int, x: Any, leaves: bool) -> bool:
-        """Add what comes into a layer in a micro-batch to its Hessian; tell if it was there."""
+        """Add a layer's input in a micro-batch to its Hessian; return True if it is in it."""
         known = self._input.has(member, x)
         if member == 0 and not known:
             self._input = Input()
@@ -202,13 +186,13 @@ class Solver:
         )
 
     def _keep(self, known: str, ending: str, tensors: Mapping[str, Any]) -> None:
-        """Keep tensors to save; the files' name of `known`, less its `ending`, precedes theirs."""
+        """Keep tensors to save, under the stored name of `known` with another ending."""
         stem = self._sequence.weights.stored_name(known).removesuffix(ending)
         self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
 
 
 def _left(stream: Stream, ended: list[slice]) -> Stream:
-    """Return the batches of a stream that have not ended; its own are halved from here on."""
+    """Halve a stream's batches, and return the stream of those that have not ended."""
     from colazero.blocks.lockstep import halved
 
     left = [part for part in stream.batches if part not in ended]
@@ -217,7 +201,7 @@ def _left(stream: Stream, ended: list[slice]) -> Stream:
 
 
 class Input:
-    """What comes into one layer, or several, [..., inputs] in each micro-batch."""
+    """The input of one or several layers: a tensor [..., inputs] per micro-batch."""
 
     def __init__(self) -> None:
         self._hessian: gptq.Hessian | None = None
@@ -226,7 +210,7 @@ class Input:
         self.tokens = 0
 
     def has(self, member: int, x: Any) -> bool:
-        """Tell whether `x` was added for this micro-batch, and not written into since."""
+        """Return True if `x` was added for this micro-batch and has not been written to since."""
         if member not in self._parts:
             return False
         old, version = self._parts[member]
@@ -234,9 +218,9 @@ class Input:
         return now == then and (x.shape, x.stride()) == (old.shape, old.stride())
 
     def add(self, member: int, x: Any, device: str, *, keep: bool = True) -> None:
-        """Add a micro-batch's input to the Hessian; `keep` it to be known again.
+        """Add a micro-batch's input to the Hessian. `keep`: remember it for `has`.
 
-        RuntimeError if the Hessian was solved with.
+        RuntimeError if a layer was already solved with the Hessian.
         """
         from colazero import gptq
 
@@ -248,7 +232,7 @@ class Input:
             self._parts[member] = x, x._version
 
     def prepare(self, settings: QuantizationSettings) -> None:
-        """Factor the Hessian, as `prepared`; once for all layers that have this input."""
+        """Factor the Hessian into `prepared`, once for all layers with this input."""
         from colazero import gptq
 
         if self._hessian is not None:
@@ -258,27 +242,25 @@ class Input:
 
 
 def rest(sequence: Sequence) -> dict[str, Any]:
-    """Return what is outside the blocks, as it is stored."""
+    """Return the tensors outside the blocks, as stored."""
     names = [n for n in sequence.model.state_dict() if not n.startswith(f"{sequence.name}.")]
     known = [name for name in names if name in sequence.weights]
     return {sequence.weights.stored_name(n): sequence.weights.stored(n) for n in known}
 
 
 def describe(model_dir: Path, out_dir: Path, settings: QuantizationSettings) -> None:
-    """Write the checkpoint's configuration, and copy what belongs to the tokenizer."""
+    """Write the checkpoint's configuration, and copy every file that holds no weights."""
     config = json.loads((model_dir / "config.json").read_text())
     quantization = quantization_config(settings)
     (out_dir / "config.json").write_text(
         json.dumps(config | {"quantization_config": quantization}, indent=2)
     )
     (out_dir / "quantize_config.json").write_text(json.dumps(quantization, indent=2))
-    for pattern in (*COPIED, "generation_config.json"):
-        for file in model_dir.glob(pattern):
-            shutil.copy(file, out_dir / file.name)
+    copy_other_files(model_dir, out_dir)
 
 
 def quantization_config(settings: QuantizationSettings) -> dict[str, Any]:
-    """Return what loaders of GPTQ checkpoints read, by the names that GPTQModel gives it."""
+    """Return the settings that loaders of GPTQ checkpoints read, under GPTQModel's names."""
     from colazero import __version__
 
     return {

@@ -1,16 +1,18 @@
-"""Which models a quantizer takes, told before any work; and what it left as it was.
+"""Which models a quantizer takes, checked before any work; and what its checkpoint lacks.
 
-`onepass` solves the weights of `nn.Linear` alone. GPTQModel 7.6 takes several experts in one tensor
-apart, and keeps the parts under names that transformers does not know: what it makes of such a
-model could not be read back.
+`onepass` solves the weights of `nn.Linear` alone. GPTQModel 7.6 splits several experts in one
+tensor and stores the parts under names that transformers does not know. Such a model could not be
+read back.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
@@ -19,39 +21,40 @@ from colazero.errors import UserError
 from colazero.models.files import gptq_bits, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
 
+log = logging.getLogger(__name__)
+
 BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
 CALIBRATED = ("onepass", "gptqmodel")
-"""What is recommended where another quantizer does not take a model."""
+"""Quantizers to recommend where another one does not take a model."""
 RENAMED = frozenset({"phimoe", "granitemoe"})
 """Model types whose experts GPTQModel renames (tried on tiny models of random weights)."""
 MASKED = frozenset({"mpt"})
-"""Model types whose blocks get a mask that is true where a token must *not* be looked at. GPTQModel
-takes it for one of padding, the other way round, and so for the first token of each window."""
+"""Model types whose blocks get a mask that is true where a token must *not* be attended to.
+GPTQModel reads it as a padding mask, the other way round, and drops each window's first token."""
+LEAST_SCALE, LARGEST_SCALE = 2.0**-21, 65_504.0
+"""Between them float16 holds a scale within 1/16. Below, its steps of 2⁻²⁴ are too coarse."""
 
 
 def check_model(quantizer: str, name: str, folder: Path) -> None:
-    """Raise UserError if the quantizer does not take the model, as the heads of its files tell."""
-    _check(quantizer, name, folder, _told)
+    """Raise UserError if the heads of a model's files show that the quantizer does not take it."""
+    _check(quantizer, name, folder, _by_files)
 
 
 @lru_cache(maxsize=4)
 def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
-    """Do as `check_model`, and look at what only the quantizer's own code tells.
+    """Raise UserError as `check_model`, or if running the model shows it.
 
-    `onepass` runs the model on a few tokens, once a model and version.
+    `onepass` runs it on a few tokens, GPTQModel a random model with some of its blocks; both once
+    per model and version.
     """
-
-    def why_not(one: str, where: Path) -> str:
-        return _told(one, where) or _tried(one, where, device)
-
-    _check(quantizer, name, folder, why_not)
+    _check(quantizer, name, folder, lambda one, where: why_not(one, where, device))
 
 
-def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path], str]) -> None:
-    why = why_not(quantizer, folder)
+def _check(quantizer: str, name: str, folder: Path, reason: Callable[[str, Path], str]) -> None:
+    why = reason(quantizer, folder)
     if not why:
         return
-    others = [one for one in CALIBRATED if one != quantizer and not why_not(one, folder)]
+    others = [one for one in CALIBRATED if one != quantizer and not reason(one, folder)]
     way = f"Use quantizer={others[0]}, or" if others else "No quantizer here does:"
     raise UserError(
         f"quantizer={quantizer!r} does not take model {name!r} (model_type {_kind(folder)!r}): "
@@ -59,23 +62,28 @@ def _check(quantizer: str, name: str, folder: Path, why_not: Callable[[str, Path
     )
 
 
-def _told(quantizer: str, folder: Path) -> str:
-    """Return why a quantizer does not take a model; '' if its files tell no reason."""
+def _by_files(quantizer: str, folder: Path) -> str:
+    """Return why a quantizer does not take a model; '' if its files give no reason."""
     layers = examine(folder).layers
     if quantizer == "onepass":
-        odd = _first(layer for layer in layers if layer.kind != "linear")
+        odd = next((layer.name for layer in layers if layer.kind != "linear"), "")
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
         return ""
     if quantizer == "gptqmodel" and _kind(folder) in MASKED:
         return "GPTQModel would leave the first token of each window out"
-    fused = _first(layer for layer in layers if layer.kind == "experts" and _fused(layer))
+    # The name of a tensor that holds several experts does not end in `weight`.
+    experts = (layer.name for layer in layers if layer.kind == "experts")
+    fused = next((name for name in experts if not name.endswith(".weight")), "")
     what = repr(fused) if fused else "its experts" if _kind(folder) in RENAMED else ""
     return f"it would store {what} under other names, and not be read back" if what else ""
 
 
-def _tried(quantizer: str, folder: Path, device: str) -> str:
-    """Return why a quantizer does not take a model that its files let through; '' if it does."""
+def why_not(quantizer: str, folder: Path, device: str) -> str:
+    """Return why a quantizer does not take a model, by its files or by a try; '' if it does."""
+    why = _by_files(quantizer, folder)
+    if why or quantizer not in ("onepass", *BY_GPTQMODEL):
+        return why
     if quantizer == "onepass":
         from colazero.blocks.probe import open_sequence
         from colazero.blocks.weights import Refused
@@ -84,34 +92,67 @@ def _tried(quantizer: str, folder: Path, device: str) -> str:
             open_sequence(folder, device, to_quantize=True)
         except Refused as refused:
             return refused.why
-    if quantizer in BY_GPTQMODEL:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it greets
-            from gptqmodel.models.auto import SUPPORTED_MODELS
-
-        if _kind(folder) not in SUPPORTED_MODELS:
-            # The order of its guess differs from one process to the next.
-            return "GPTQModel does not know this architecture, and would guess its layers"
-    return ""
+        return ""
+    # By name: an import would make its source decide the results of every quantizer.
+    gptqmodel = importlib.import_module("colazero.quantizers.gptqmodel")
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
+        from gptqmodel.models.auto import SUPPORTED_MODELS
+    if _kind(folder) not in SUPPORTED_MODELS:
+        # The order of its guess differs between processes.
+        return "GPTQModel does not know this architecture, and would guess its layers"
+    # Being on that list is not support. A model that runs block by block has no odd blocks.
+    if not why_not("onepass", folder, device):
+        return ""
+    return str(gptqmodel.why_not(folder, device))
 
 
 def _kind(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text()).get("model_type"))
 
 
-def _fused(layer: Layer) -> bool:
-    """Tell whether the files themselves hold several experts in one tensor."""
-    return layer.name.rpartition(".")[2] != "weight"
+def refuse_lost_scales(model: str, checkpoint: Path) -> int:
+    """Return how many groups of a GPTQ checkpoint have a scale that float16 cannot hold.
 
+    Their weights are wrong by more than rounding. Warn if there are any; UserError if they are most
+    of a layer.
+    """
+    from safetensors import safe_open
 
-def _first(layers: Iterable[Layer]) -> str:
-    return next((layer.name for layer in layers), "")
+    lost: dict[str, tuple[int, int]] = {}
+    for file in weight_files(checkpoint):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith(".scales"):
+                    scales = tensors.get_tensor(name).float().abs()
+                    held = ((scales >= LEAST_SCALE) & (scales < LARGEST_SCALE)).sum()
+                    if held < scales.numel():
+                        lost[name.removesuffix(".scales")] = (
+                            int(scales.numel() - held),
+                            len(scales.flatten()),
+                        )
+    if not lost:
+        return 0
+    worst = max(lost, key=lambda layer: lost[layer][0] / lost[layer][1])
+    count, groups = lost[worst]
+    said = (
+        f"{count:,} of {groups:,} groups of layer {worst!r} have a scale outside what GPTQ's "
+        "format holds, float16 from 5e-7 to 65,504"
+    )
+    if 2 * count > groups:
+        raise UserError(
+            f"model {model!r}: {said}. Quantized, the layer would be worse than zeros. Its weights "
+            "are too small or too large: rescale them, or take another model."
+        )
+    total = sum(count for count, _ in lost.values())
+    log.warning("%s: %s; %d in all. Their weights are wrong.", model, said, total)
+    return total
 
 
 def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
-    """Return the matrices of a model's blocks that a GPTQ checkpoint of it does not pack.
+    """Return the matrices of a model's blocks that its GPTQ checkpoint does not pack.
 
-    Where a packed layer has no name of the model's (GPTQModel calls Mixtral's w1 gate_proj), it
-    stands for a matrix of its size.
+    A packed layer whose name the model does not have stands for a matrix of its size: GPTQModel
+    calls Mixtral's w1 gate_proj.
     """
     heads = stored(weight_files(checkpoint))
     packed = {name.removesuffix("qweight") for name in heads if name.endswith(".qweight")}

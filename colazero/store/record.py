@@ -271,6 +271,8 @@ def log_quantization(report: QuantizationReport) -> None:
     if not report.modules:
         return
     log_metrics({"modules_unquantized": len(report.unquantized)})
+    if report.scales_outside_float16:
+        log_metrics({"scales_outside_float16": report.scales_outside_float16})
     if report.column_kernel:
         set_tags({"colazero.column_kernel": report.column_kernel})
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})

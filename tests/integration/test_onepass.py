@@ -25,7 +25,7 @@ from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers import onepass
 from colazero.quantizers.onepass import quantize
 from colazero.store.provenance import manifest, weights_digest
-from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)
@@ -40,9 +40,8 @@ def run(
     rider: Evaluator | None = None,
 ) -> QuantizationReport:
     steps: list[tuple[int, int]] = []
-    report = quantize(
-        model, CALIBRATION, settings, out, "cpu", lambda *step: steps.append(step), rider
-    )
+    given = Work(model, CALIBRATION, settings, out, "cpu", lambda *step: steps.append(step), rider)
+    report = quantize(given)
     assert steps[-1][0] == steps[-1][1] == len(steps)
     return report
 
@@ -131,7 +130,7 @@ def test_micro_batches_in_lockstep_see_the_same_tokens(
     monkeypatch.setattr(
         lockstep.Lockstep, "arrive", lambda self, *a: (met.append(1), arrive(self, *a))[1]
     )
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 256)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 256)
     first = run(tiny_llama, tmp_path / "a")
     assert len(met) == 3 * 14, "three micro-batches of two windows at each of 14 layers"
     assert {row["samples"] for row in first.modules} == {CALIBRATION.windows.size}
@@ -164,7 +163,7 @@ def test_micro_batches_that_memory_does_not_hold_are_run_again_to_the_same_bits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = request.getfixturevalue(family)
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 128)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 128)
     held = run(model, tmp_path / "held", rider=Evaluator([TEXT]))
     assert not caplog.messages
     short_at(monkeypatch, short)
@@ -181,7 +180,7 @@ def test_micro_batches_that_memory_does_not_hold_are_run_again_to_the_same_bits(
 def test_what_leaves_holds_nothing(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 128)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 128)
     inputs: list[weakref.ref[Any]] = []
     most = {"held": 0, "again": 0}
 
@@ -251,7 +250,7 @@ def test_what_is_interrupted_leaves_nothing(
 ) -> None:
     import threading
 
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", tokens)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", tokens)
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     written: list[list[str]] = []
 
@@ -261,7 +260,7 @@ def test_what_is_interrupted_leaves_nothing(
 
     before = threading.active_count()
     with pytest.raises(type(error)):
-        quantize(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "out", "cpu", progress)
+        quantize(Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "out", "cpu", progress))
     assert written == [["part-0.safetensors"]], "a finished block is on disk"
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == before
@@ -275,7 +274,7 @@ def test_an_error_in_one_micro_batch_ends_all(
     def fail(*_: Any) -> Any:
         raise ValueError("nothing to be solved")
 
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 128)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 128)
     monkeypatch.setattr(gptq, "solve", fail)
     with pytest.raises(ValueError, match="nothing to be solved"):
         run(tiny_llama, tmp_path / "out")
@@ -296,7 +295,7 @@ def test_threads_that_cannot_be_started_leave_nothing_waiting(
             raise RuntimeError("can't start new thread")
         start(self)
 
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 128)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 128)
     short_at(monkeypatch, [])
     before = threading.active_count()
     monkeypatch.setattr(threading.Thread, "start", limited)

@@ -21,7 +21,7 @@ from colazero.evaluation.perplexity import load_dense
 from colazero.gptq import dequantize
 from colazero.quantizers import QUANTIZERS
 from colazero.store.provenance import manifest, weights_digest
-from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 WINDOWS = np.random.default_rng(0).integers(10, 250, size=(4, 128), dtype=np.int32)
@@ -36,9 +36,8 @@ def quantize(
     calibration: CalibrationSet = CALIBRATION,
 ) -> QuantizationReport:
     steps: list[tuple[int, int]] = []
-    report = QUANTIZERS.get(quantizer)(
-        model, calibration, settings, out, "cpu", lambda done, total: steps.append((done, total))
-    )
+    given = Work(model, calibration, settings, out, "cpu", lambda *step: steps.append(step))
+    report = QUANTIZERS.get(quantizer)(given)
     assert steps[-1][0] == steps[-1][1], "progress ends with the last layer"
     return report
 

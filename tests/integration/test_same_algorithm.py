@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from colazero.quantizers.gptqmodel import contained
 from colazero.quantizers.onepass import quantize
-from colazero.types import CalibrationSet, QuantizationSettings
+from colazero.types import CalibrationSet, QuantizationSettings, Work
 
 SETTINGS = QuantizationSettings(4, 128, False, True, 0.05, False)
 WINDOWS = np.random.default_rng(0).integers(3, 800, size=(16, 128), dtype=np.int32)
@@ -89,7 +89,7 @@ def test_the_codes_of_the_first_block_are_gptqmodels(
     tokenizer.save_pretrained(model)
     monkeypatch.setattr("colazero.blocks.probe.eval_dtype", lambda *_: torch.float32)
     windows = CalibrationSet(WINDOWS, [], {})
-    quantize(model, windows, SETTINGS, folder / "ours", "cpu", lambda *_: None)
+    quantize(Work(model, windows, SETTINGS, folder / "ours", "cpu"))
     by_gptqmodel(model, folder / "theirs", monkeypatch)
     ours, theirs = codes(folder / "ours"), codes(folder / "theirs")
     assert ours.keys() == theirs.keys()

@@ -62,7 +62,11 @@ def test_a_change_of_what_a_run_imports_is_another_key(project: Path, file: str)
         *("my.yaml", "results/a.csv", "mlflow.db-journal", "docs/new.md", "notes.py", "README.md"),
         *("colazero/presets/mine.yaml", "colazero/suite/run.py", "colazero/suite/new.py"),
         *("colazero/store/record.py", "colazero/calibration/picture.py", "analysis/stats.py"),
-        *("colazero/selection/mine.py", "colazero/quantizers/rtn.py", "colazero/corpora/c4.py"),
+        *(
+            "colazero/selection/mine.py",
+            "colazero/quantizers/gptqmodel.py",
+            "colazero/corpora/c4.py",
+        ),
     ],
 )
 def test_a_file_beside_changes_no_key(project: Path, file: str) -> None:
@@ -73,18 +77,18 @@ def test_a_file_beside_changes_no_key(project: Path, file: str) -> None:
 
 
 def test_a_quantizers_file_counts_for_its_own_cells_alone(project: Path) -> None:
-    before = key(), key(quantizer="rtn")
-    file = project / "colazero/quantizers/rtn.py"
+    before = key(), key(quantizer="gptqmodel")
+    file = project / "colazero/quantizers/gptqmodel.py"
     file.write_text(file.read_text() + "\nCHANGED = 1\n")
     assert key() == before[0]
-    assert key(quantizer="rtn") != before[1]
+    assert key(quantizer="gptqmodel") != before[1]
 
 
 def test_what_is_edited_while_a_process_runs_changes_nothing_in_it(project: Path) -> None:
     """Its modules are those that it imported; another of its cells may ask for more of them."""
     key(quantizer="none")
-    file = project / "colazero/quantizers/rtn.py"
-    before, now = file.read_text(), RunConfig.model_validate({"quantizer": "rtn"})
+    file = project / "colazero/quantizers/gptqmodel.py"
+    before, now = file.read_text(), RunConfig.model_validate({"quantizer": "gptqmodel"})
     wanted = context.code_context(now)
     file.write_text(before + "\nCHANGED = 1\n")
     assert context.code_context(now) == wanted

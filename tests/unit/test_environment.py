@@ -12,7 +12,7 @@ from colazero.errors import UserError
 
 WRONG = [
     *[("COLAZERO_PATIENCE", value) for value in ("abc", "-1", "nan", "inf", "1e999", "5 minutes")],
-    *[("GPTQMODEL_CPU_WORKERS", value) for value in ("auto", "0", "-2", "2.5")],
+    *[("GPTQMODEL_CPU_WORKERS", value) for value in ("auto", "0", "1", "-2", "2.5")],
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "many"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "0"),
     ("HF_HUB_DOWNLOAD_TIMEOUT", "abc"),

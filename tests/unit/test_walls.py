@@ -61,7 +61,7 @@ FLOOR_0 = {"errors", "settings", "figures"}
 """What `analysis` may use of `colazero`; `colazero` uses nothing of `analysis`."""
 
 MLFLOW = ("suite", "cell", "store", "analysis.reading", "entrypoints")
-RUNS_PROJECTS = "colazero.quantizers.nested"
+RUNS_PROJECTS = "colazero.quantizers.auto_gptq"
 """The one module elsewhere that needs MLflow: to run another project, not to track this one."""
 
 

@@ -22,7 +22,7 @@ from colazero.blocks.probe import open_sequence
 from colazero.blocks.sequence import Sequence
 from colazero.evaluation.through_blocks import Evaluator, evaluate, references
 from colazero.quantizers import onepass
-from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Text, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Limit:
 
 def quantized(model: Path, out: Path) -> tuple[QuantizationReport, Evaluator]:
     rider = Evaluator([TEXT])
-    report = onepass.quantize(model, CALIBRATION, SETTINGS, out, "cpu", lambda *_: None, rider)
+    report = onepass.quantize(Work(model, CALIBRATION, SETTINGS, out, "cpu", rider=rider))
     return report, rider
 
 

@@ -16,7 +16,7 @@ from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers.onepass import quantize
 from colazero.selection import forward
-from colazero.types import CalibrationSet, QuantizationSettings, Text
+from colazero.types import CalibrationSet, QuantizationSettings, Text, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def test_a_cell_copies_each_weight_once_and_one_checkpoint_back(
         open_sequence(original, DEVICE, to_quantize=True)  # the probe is made once a model
     with machine() as traffic:
         rider = Evaluator([TEXT])
-        quantize(original, CALIBRATION, SETTINGS, out, DEVICE, lambda *_: None, rider)
+        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, rider=rider))
     weights = sum(t.nbytes for t in load_file(original / "model.safetensors").values())
     packed = load_file(out / "model.safetensors")
     written = sum(t.nbytes for name, t in packed.items() if name.split(".")[-1] in PACKED)
@@ -68,7 +68,7 @@ def test_the_checkpoint_is_evaluated_alike_by_blocks_and_in_one_piece(
 ) -> None:
     with machine():
         rider = Evaluator([TEXT])
-        quantize(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", DEVICE, lambda *_: None, rider)
+        quantize(Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", DEVICE, rider=rider))
         whole = perplexity(load_dense(tmp_path / "q", DEVICE), "t", TEXT.windows, TEXT.starts)
         by_blocks = evaluate(open_sequence(tmp_path / "q", DEVICE), [TEXT])[0]
     assert rider.perplexities[0].nll.tolist() == by_blocks.nll.tolist()

@@ -21,6 +21,7 @@ from colazero.types import (
     Model,
     QuantizationReport,
     QuantizationSettings,
+    Work,
 )
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
@@ -35,7 +36,7 @@ def cell(original: Path, corpus: Path, out: Path) -> Cell:
     config = RunConfig(model=str(original), device="cpu", seq_len=64, eval_windows=3, **names)
     model = models.fetch(str(original))
     rider = Evaluator(pipeline.evaluation_texts(config, model))
-    report = quantize(original, CALIBRATION, SETTINGS, out, "cpu", lambda *_: None, rider)
+    report = quantize(Work(original, CALIBRATION, SETTINGS, out, "cpu", rider=rider))
     return config, model, out, report, Evaluation(rider.perplexities)
 
 

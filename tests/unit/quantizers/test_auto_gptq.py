@@ -20,10 +20,10 @@ from mlflow.utils.process import ShellCommandException
 
 from colazero import preconditions
 from colazero.errors import UserError
-from colazero.quantizers import auto_gptq, nested
+from colazero.quantizers import auto_gptq
 from colazero.settings import RunConfig
 from colazero.store import record
-from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Work
 
 SECONDS = {"quant_time_sec": 7.0, "save_time_sec": 2.0}
 
@@ -56,15 +56,10 @@ def test_seconds_are_those_of_the_nested_project(
         (Path(parameters["out"]) / "seconds.json").write_text(json.dumps(SECONDS))
         handed_over.append(load_file(parameters["calibration"])["input_ids"])
 
-    monkeypatch.setattr(nested, "run_project", project)
-    done = auto_gptq.quantize(
-        tiny_llama,
-        CalibrationSet(windows, (), {}),
-        QuantizationSettings(4, 64, False, True, 0.05, False),
-        tmp_path / "out",
-        "cuda:1",
-        lambda *_: None,
-    )
+    monkeypatch.setattr(auto_gptq, "run_project", project)
+    calibration = CalibrationSet(windows, (), {})
+    settings = QuantizationSettings(4, 64, False, True, 0.05, False)
+    done = auto_gptq.quantize(Work(tiny_llama, calibration, settings, tmp_path / "out", "cuda:1"))
     assert done == QuantizationReport(**SECONDS, modules=[])
     assert given["device"] == "cuda:1"
     assert np.array_equal(handed_over[0], windows), "in their order, whatever their strides"
@@ -138,7 +133,7 @@ def test_an_environment_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(mlflow.projects, "run", fail)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}")
     with pytest.raises(UserError, match=r"auto_gptq failed: Non-zero exit code: 2"):
-        nested.run_project(auto_gptq.PROJECT, "quantize", {})
+        auto_gptq.run_project(auto_gptq.PROJECT, "quantize", {})
 
 
 def test_group_aware_order_is_refused_before_any_work() -> None:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from colazero.quantizers import gptqmodel, onepass
 from colazero.store import record
-from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings
+from colazero.types import CalibrationSet, QuantizationReport, QuantizationSettings, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 
@@ -36,14 +36,8 @@ def test_several_are_named_and_none_where_nobody_tells() -> None:
 
 def test_onepass_tells(tiny_llama: Path, tmp_path: Path) -> None:
     windows = np.random.default_rng(0).integers(10, 250, size=(2, 64), dtype=np.int32)
-    report = onepass.quantize(
-        tiny_llama,
-        CalibrationSet(windows, [], {}),
-        SETTINGS,
-        tmp_path / "out",
-        "cpu",
-        lambda *_: None,
-    )
+    calibration = CalibrationSet(windows, [], {})
+    report = onepass.quantize(Work(tiny_llama, calibration, SETTINGS, tmp_path / "out", "cpu"))
     assert report.column_kernel == "numba"
 
 

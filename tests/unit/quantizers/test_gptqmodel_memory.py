@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from colazero.quantizers import gptqmodel
-from colazero.types import CalibrationSet, QuantizationSettings
+from colazero.types import CalibrationSet, QuantizationSettings, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 SET = CalibrationSet(np.zeros((8, 64), dtype=np.int32), [], {})
@@ -24,7 +25,7 @@ def test_half_as_many_windows_are_tried(
     found: list[int] = []
 
     class Model:
-        model = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=1))
+        model = SimpleNamespace(config=LlamaConfig(num_hidden_layers=1))
 
         def quantize(self, rows: list[Any], batch_size: int) -> dict[str, Any]:
             found.append(batch_size)
@@ -37,6 +38,6 @@ def test_half_as_many_windows_are_tried(
 
     monkeypatch.setattr(gptqmodel, "warm_up", lambda _: None)
     monkeypatch.setattr(gptqmodel, "_load", lambda *_: Model())
-    told = gptqmodel.quantize(Path("m"), SET, SETTINGS, tmp_path / "out", "cpu", lambda *_: None)
+    told = gptqmodel.quantize(Work(tmp_path, SET, SETTINGS, tmp_path / "out", "cpu"))
     assert found == tried
     assert told.windows_at_once == tried[-1]

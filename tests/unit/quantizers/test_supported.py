@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,7 +16,15 @@ from safetensors.torch import load_file, save_file
 
 from colazero.errors import UserError
 from colazero.models.files import parts_of
-from colazero.quantizers.supported import check_model, left_dense, try_model
+from colazero.quantizers import QUANTIZERS, copy_other_files, gptqmodel
+from colazero.quantizers.supported import (
+    check_model,
+    left_dense,
+    refuse_lost_scales,
+    try_model,
+    why_not,
+)
+from colazero.types import CalibrationSet, QuantizationSettings, Work
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,
@@ -176,3 +186,151 @@ def test_a_packed_layer_of_another_name_stands_for_a_matrix_of_its_size(
     state.pop("model.layers.0.experts.0.down_proj.qweight")
     save_file(state, tmp_path / "model.safetensors")
     assert left_dense(folder, tmp_path) == ("model.layers.0.mlp.down_proj.weight",)
+
+
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16}
+MIXED: dict[str, Any] = {
+    "granitemoehybrid": lambda: transformers.GraniteMoeHybridConfig(
+        **SHAPE | {"num_hidden_layers": 4},
+        **MAMBA,
+        mamba_n_groups=1,
+        layer_types=["attention", "attention", "mamba", "attention"],
+        num_local_experts=0,
+        num_experts_per_tok=0,
+        shared_intermediate_size=64,
+    ),
+    "nemotron_h": lambda: transformers.NemotronHConfig(
+        **SHAPE | {"num_hidden_layers": 3},
+        hybrid_override_pattern="M*-",
+        mamba_num_heads=4,
+        mamba_head_dim=16,
+        ssm_state_size=8,
+        n_groups=1,
+        chunk_size=16,
+        head_dim=16,
+    ),
+}
+"""Hybrids of types in GPTQModel's list, on which GPTQModel 7.6 raises."""
+
+
+@pytest.mark.parametrize("family", MIXED)
+def test_gptqmodel_is_not_recommended_for_what_it_fails_on(family: str, tmp_path: Path) -> None:
+    """Its list of model types is not support: a random model with one block of each kind is run."""
+    model = transformers.AutoModelForCausalLM.from_config(MIXED[family]())
+    model.save_pretrained(tmp_path / family)
+    for quantizer in ("onepass", "gptqmodel"):
+        with pytest.raises(UserError, match=f"{quantizer}.*{family}.*No quantizer") as caught:
+            try_model(quantizer, "mine", tmp_path / family, "cpu")
+    assert "fails on its blocks" in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3_moe"])
+def test_gptqmodel_is_recommended_for_what_it_runs(
+    family: str, saved: Callable[[str], Path]
+) -> None:
+    assert why_not("gptqmodel", saved(family), "cpu") == ""
+    assert gptqmodel.why_not(saved(family), "cpu") == ""
+
+
+@pytest.mark.parametrize(
+    ("kinds", "blocks"),
+    [(["a"] * 8, 2), (["a", "a", "a", "b", "a", "b", "a", "a"], 4), (list("aaaaaaab"), 8)],
+)
+def test_a_try_out_has_a_block_of_each_kind(kinds: list[str], blocks: int) -> None:
+    kinds = [{"a": "full_attention", "b": "sliding_attention"}[kind] for kind in kinds]
+    sizes = SHAPE | {"num_hidden_layers": 8}
+    config = transformers.Qwen3Config(**sizes, head_dim=16, layer_types=kinds)
+    short = gptqmodel.shortened(config)
+    assert short.num_hidden_layers == blocks
+    assert short.layer_types == kinds[:blocks]
+
+
+def test_a_try_out_of_a_model_in_a_wrapper_shortens_its_text() -> None:
+    text = SHAPE | {"num_hidden_layers": 6, "head_dim": 16}
+    config = transformers.Gemma3Config(text_config=transformers.Gemma3TextConfig(**text).to_dict())
+    short = gptqmodel.shortened(config)
+    assert short.get_text_config().num_hidden_layers == 6, "the sixth is the first full attention"
+    short.get_text_config().layer_types = ["full_attention"] * 6
+    assert gptqmodel.shortened(short).get_text_config().num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("error", [AttributeError, TypeError, KeyError, ValueError, RuntimeError])
+def test_what_gptqmodel_raises_is_a_sentence(error: type[Exception], tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=f"mine.*{error.__name__}.*odd"),
+        gptqmodel.failures_explained(tmp_path / "mine"),
+    ):
+        raise error("odd")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), OSError(28, "full")])
+def test_what_the_machine_lacks_is_not_blamed_on_the_model(error: Exception) -> None:
+    with pytest.raises(type(error)), gptqmodel.failures_explained(Path("mine")):
+        raise error
+
+
+def packed_with(folder: Path, **layers: list[float]) -> Path:
+    """Write a checkpoint whose layers have these scales."""
+    folder.mkdir()
+    state = {f"{name}.scales": torch.tensor([values]).half() for name, values in layers.items()}
+    save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+GOOD = [1e-3, 1e-6, 6e4, 0.5]
+
+
+@pytest.mark.parametrize("bad", [0.0, 6e-8, 3e-7, 65_504.0, float("inf"), float("nan")])
+def test_scales_that_float16_cannot_hold_are_counted_and_warned_of(
+    bad: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert refuse_lost_scales("mine", packed_with(tmp_path / "right", a=GOOD)) == 0
+    assert not caplog.records
+    some = packed_with(tmp_path / "some", a=GOOD, b=[*GOOD, bad], c=[bad, bad, *GOOD])
+    assert refuse_lost_scales("mine", some) == 3
+    assert "2 of 6 groups of layer 'c'" in caplog.text
+    most = packed_with(tmp_path / "most", a=GOOD, b=[bad, bad, 1.0])
+    with pytest.raises(UserError, match=r"'mine'.*2 of 3 groups of layer 'b'.*65,504"):
+        refuse_lost_scales("mine", most)
+
+
+@pytest.mark.parametrize(("by", "quantizer"), [(1e-7, "onepass"), (1e9, "onepass"), (1e-7, "rtn")])
+def test_a_layer_of_weights_out_of_range_is_refused(
+    by: float, quantizer: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    state = load_file(model / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    state[name] = state[name] * by
+    save_file(state, model / "model.safetensors", metadata={"format": "pt"})
+    windows = np.random.default_rng(0).integers(10, 250, size=(2, 64), dtype=np.int32)
+    settings = QuantizationSettings(4, 32, False, True, 0.05, False)
+    calibration = CalibrationSet(windows, (), {})
+    QUANTIZERS.get(quantizer)(Work(model, calibration, settings, tmp_path / "out", "cpu"))
+    with pytest.raises(UserError, match=r"'mine'.*model.layers.1.mlp.up_proj.*65,504"):
+        refuse_lost_scales("mine", tmp_path / "out")
+
+
+OTHER_FILES = (
+    *("tekken.json", "added_tokens.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.model", "vocab.txt", "chat_template.jinja", "generation_config.json", "LICENSE"),
+)
+LEFT = (
+    *("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.GGUF"),
+    *("pytorch_model.bin.index.json", "tf_model.h5", "config.json", ".gitattributes"),
+)
+
+
+def test_every_file_but_weights_is_copied_and_none_is_overwritten(tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    (model / "folder").mkdir(parents=True)
+    out.mkdir()
+    for name in (*OTHER_FILES, *LEFT):
+        (model / name).write_text("the model's")
+    (out / "LICENSE").write_text("its own")
+    copy_other_files(model, out)
+    assert {file.name for file in out.iterdir()} == set(OTHER_FILES)
+    assert (out / "LICENSE").read_text() == "its own"
+    assert (out / "tekken.json").read_text() == "the model's"
