@@ -106,7 +106,7 @@ def test_onepass_takes_fewer_windows_at_once(
     room_for: Limit,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 8 * 64)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 8 * 64)
     before, _ = quantized(tiny_llama, tmp_path / "before")
     room_for(windows, layer)
     report, rider = quantized(tiny_llama, tmp_path / "after")
@@ -144,7 +144,7 @@ def test_batches_that_ended_before_memory_ran_out_are_not_run_again(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last batch fails behind the block's last layer, when others have left the block."""
-    monkeypatch.setattr(onepass, "TOKENS_A_BATCH", 2 * 64)
+    monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 2 * 64)
     before, plain = quantized(tiny_llama, tmp_path / "before")
     own, failed = Sequence.run_block, []
 
