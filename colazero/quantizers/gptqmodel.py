@@ -8,6 +8,8 @@ import io
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -315,29 +317,44 @@ def _quantize_random(config: Any, device: str, *, forward_only: bool = False) ->
 def why_not(model_dir: Path, device: str) -> str:
     """Return why GPTQModel cannot run a model's blocks, '' if it can.
 
-    A random model with few of its blocks, at least one of each kind, is run as GPTQModel runs it:
-    once per configuration and versions.
+    It is tried once per configuration and versions, in a process of its own: GPTQModel replaces
+    classes of transformers for the architectures that it loads.
     """
-    from transformers import AutoConfig
-
     versions = [f"{name} {version(name)}" for name in ("gptqmodel", "transformers")]
     told = "\n".join([(model_dir / "config.json").read_text(), *versions])
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def tried() -> str:
-        import torch
-
-        try:
-            config = AutoConfig.from_pretrained(model_dir)
-            _quantize_random(shortened(config), device, forward_only=True)
-        except (OSError, MemoryError, torch.OutOfMemoryError):
-            return ""  # of this machine, not of the model
-        except Exception as error:
-            words = (str(error).strip().splitlines() or ["no message"])[0]
-            return f"{versions[0]} fails on its blocks: {type(error).__name__}: {words}"
-        return ""
+        program = (
+            f"import sys; sys.path[:0] = {sys.path!r}\n"
+            "from colazero.quantizers.gptqmodel import failure\n"
+            "print('tried:', failure(*sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", program, str(model_dir), device]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = [line for line in done.stdout.splitlines() if line.startswith("tried:")]
+        why = said[-1].removeprefix("tried:").strip() if said else ""
+        return f"{versions[0]} fails on its blocks: {why}" if why else ""
 
     return str(kept_json(f"gptqmodel/{digest}.json", tried))
+
+
+def failure(model_dir: str, device: str) -> str:
+    """Return what GPTQModel raises on a random model with few of a model's blocks, '' if nothing.
+
+    Errors of memory and of the file system do not count.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model_dir)
+        _quantize_random(shortened(config), device, forward_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        return ""
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
+    return ""
 
 
 def shortened(config: Any) -> Any:
