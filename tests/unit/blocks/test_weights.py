@@ -21,7 +21,7 @@ from colazero.blocks.probe import open_sequence
 from colazero.blocks.weights import Shards, Weights
 from colazero.evaluation.through_blocks import Evaluator, evaluate
 from colazero.quantizers.onepass import quantize
-from colazero.types import CalibrationSet, QuantizationSettings, Text
+from colazero.types import CalibrationSet, QuantizationSettings, Text, Work
 
 RNG = np.random.default_rng(0)
 CALIBRATION = CalibrationSet(RNG.integers(10, 250, size=(4, 64), dtype=np.int32), (), {})
@@ -125,7 +125,7 @@ def test_a_device_does_not_wait_for_the_pages_of_files(
         )
         assert traffic.there - begun > 2 * block, "of two blocks"
         assert block <= traffic.waited - waited < 1.1 * block, "it waited for one"
-        quantize(original, CALIBRATION, SETTINGS, out, DEVICE, lambda *_: None, Evaluator([TEXT]))
+        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, rider=Evaluator([TEXT])))
         packed = evaluate(open_sequence(out, DEVICE), [TEXT])[0]
     assert plain.nll == pytest.approx(
         evaluate(open_sequence(original, "cpu"), [TEXT])[0].nll, rel=0.02
