@@ -57,7 +57,8 @@ TAGS = (
     *(f"colazero.{name}" for name in ("key", "config", "work_key", "model_revision", "device")),
     *("colazero.work_key_without_downstream", "colazero.column_kernel", "colazero.sweep"),
     *("colazero.calibration_digest", "colazero.order_digest", "colazero.higher_is_better"),
-    *("colazero.git_commit", "colazero.git_dirty", "colazero.verified"),
+    *("colazero.git_commit", "colazero.git_dirty"),
+    *("colazero.verified", "colazero.halved"),
 )
 """All tags of ours. `version.LIBRARY` and `verdict.MODEL.A_vs_B` come on top."""
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"

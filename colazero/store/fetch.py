@@ -31,6 +31,23 @@ def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
     return (run for run in found if client.SOURCE not in run.data.tags)
 
 
+def older_version(logged: Mapping[str, str], finished: Iterable[Run]) -> str:
+    """Return why a finished cell of these parameters is not reused, if an older version logged it.
+
+    Such a cell has the values of all parameters that both versions know. '' if there is none.
+    """
+    for run in finished:
+        if any(_param(run, name) != logged[name] for name in ("method", "seed")):
+            continue
+        values = {name: _param(run, name) for name in logged}
+        if all(value in (None, logged[name]) for name, value in values.items()):
+            commit = run.data.tags.get("colazero.git_commit", "unknown")[:7]
+            lacks = ", ".join(name for name, value in values.items() if value is None)
+            without = f", which has no {lacks}" if lacks else ""
+            return f"an older version logged it (commit {commit}{without})"
+    return ""
+
+
 def find(uri: str) -> Run:
     """Return the run that `runs:/RUN_ID` names, or that logged a model in MLflow's registry.
 

@@ -36,6 +36,8 @@ def connect(*, reading: bool = False) -> None:
     uri = mlflow.get_tracking_uri()
     # `patiently` waits for every kind of store.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # A bar for each small file that is looked at says nothing.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         if reading:
             refuse_missing(uri)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,12 @@ class Record:
 
         digests: known digests, by names in `source`; ignored for a file that had to be copied.
         """
+        mode = (self.folder / SEAL).stat().st_mode  # the umask's
         for file in sorted(source.rglob("*")):
             name = file.relative_to(source)
             if file.is_file():
+                with suppress(PermissionError):  # safetensors writes files for their owner only
+                    file.chmod(mode)
                 target = self._below(kind, str(Path(path) / name))
                 if link_or_copy(file, target) and str(name) in (digests or {}):
                     self.known[str(target.relative_to(self.folder))] = (digests or {})[str(name)]
@@ -323,15 +327,17 @@ def _damaged(run: Run) -> list[str]:
         manifest = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/manifest.json"))
     except json.JSONDecodeError:
         return ["manifest.json"]
-    folders = {name.rpartition("/")[0] for name in manifest if name.startswith("artifacts/")}
-    for folder in sorted(folders - {"artifacts"}):
+    folders = {name.rpartition("/")[0] for name in manifest}
+    for folder in sorted(name for name in folders if name.startswith("artifacts/")):
         listed = service.list_artifacts(run.info.run_id, folder.removeprefix("artifacts/"))
         there |= {file.path: file.file_size for file in listed}
     there = {f"artifacts/{path}": size for path, size in there.items()}
     outputs = run.outputs.model_outputs if run.outputs and client.FREED not in run.data.tags else []
     for output in outputs:
-        listed = service.list_logged_model_artifacts(output.model_id)
-        there |= {f"model/{file.path}": file.file_size for file in listed}
+        for folder in sorted(name for name in folders if f"{name}/".startswith("model/")):
+            path = folder.removeprefix("model").lstrip("/") or None
+            listed = service.list_logged_model_artifacts(output.model_id, path)
+            there |= {f"model/{file.path}": file.file_size for file in listed}
     if client.FREED in run.data.tags:  # its model was given up, its numbers are good
         manifest = {name: v for name, v in manifest.items() if not name.startswith("model/")}
     return sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)

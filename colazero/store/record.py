@@ -196,7 +196,11 @@ def write_now(value: object, name: str) -> None:
 
 def log_config(config: Common) -> None:
     """Log the resolved parameters under their names."""
-    log_params({name: as_text(value) for name, value in config.model_dump().items()})
+    log_params(params_of(config))
+
+
+def params_of(config: Common) -> dict[str, str]:
+    return {name: as_text(value) for name, value in config.model_dump().items()}
 
 
 def log_params(values: Mapping[str, str]) -> None:

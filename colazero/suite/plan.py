@@ -19,7 +19,7 @@ from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
 from colazero.settings import canonical_key
-from colazero.store import client, publish, record
+from colazero.store import client, fetch, publish, record
 from colazero.suite import memory
 from colazero.suite.cells import Place, beside, counted
 from colazero.suite.memory import GB, Weights
@@ -86,6 +86,9 @@ class Finished:
             before = self._newest.get(canonical_key(job.config))
             if before:
                 reason = cell.why_not_reused(job.config, job.model, before)
+            else:
+                reason = fetch.older_version(record.params_of(job.config), self._runs)
+            if reason:
                 reasons.setdefault(reason, []).append(job.name)
         return reasons
 

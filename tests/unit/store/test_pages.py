@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from analysis.reading import tidy
 from colazero import environment
 from colazero.errors import UserError, without_credentials
-from colazero.store import client, fetch, provenance, record
+from colazero.store import client, fetch, provenance, publish, record
 from colazero.types import CalibrationSet, Corpus
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -129,6 +129,7 @@ def test_a_kept_model_is_found_registered_loaded_and_served_by_mlflow(
             for file in tiny_llama.iterdir():
                 (work / file.name).write_bytes(file.read_bytes())
             record.log_checkpoint(work, provenance.manifest(work), "42·random·tiny", "tiny")
+    assert publish.intact(shared_store.get_run(run_id)), "its files are looked for in all folders"
     page = (ROOT / "docs" / "guide" / "python.md").read_text()
     (lines,) = re.findall(r"```python\n(# Register.*?)```", page, re.S)
     names: dict[str, Any] = {"mlflow": mlflow}

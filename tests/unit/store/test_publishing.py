@@ -136,6 +136,23 @@ def test_a_run_whose_results_the_store_refuses_has_their_numbers_and_the_reason(
     assert [m.value for m in store.get_metric_history(run_id, "perplexity")] == [30.5]
 
 
+@pytest.mark.parametrize("kind", ["model", "artifacts"])
+def test_the_umask_decides_who_can_read_a_runs_files(
+    kind: str, store: MlflowClient, tmp_path: Path
+) -> None:
+    folder = tmp_path / "from a library"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").chmod(0o600)
+    (tmp_path / "plain").write_text("")
+    kept = Record("a-run", mlflow.get_tracking_uri(), DEAD)
+    kept.begin()
+    kept.add_files(folder, kind=kind)
+    mode = (kept.folder / kind / "model.safetensors").stat().st_mode
+    assert mode == (tmp_path / "plain").stat().st_mode
+    kept.discard()
+
+
 def test_a_record_that_is_not_whole_is_never_sent(store: MlflowClient, tmp_path: Path) -> None:
     cut_off, unsealed = sealed(store, tmp_path), sealed(store, tmp_path)
     (cut_off.folder / "artifacts" / "result.json").write_text("{")

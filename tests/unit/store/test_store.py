@@ -93,6 +93,26 @@ def test_a_file_that_is_no_database_is_a_users_mistake(
         connect()
 
 
+@pytest.mark.parametrize("given", [None, "true"])
+def test_looking_at_files_shows_no_bars_unless_asked_for(
+    given: str | None,
+    use: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    variable = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    monkeypatch.setenv(variable, given or "") if given else monkeypatch.delenv(variable, False)
+    use(f"sqlite:///{tmp_path}/mlflow.db")
+    connect()
+    with record.run("a", "cell") as run_id:
+        pass
+    capfd.readouterr()
+    mlflow.artifacts.load_text(f"runs:/{run_id}/packages.txt")
+    assert ("Downloading artifacts" in capfd.readouterr().err) == bool(given)
+    os.environ.pop(variable)
+
+
 def test_a_fresh_sqlite_file_survives_several_processes_that_open_it_at_once(
     tmp_path: Path,
 ) -> None:
