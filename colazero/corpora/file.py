@@ -7,32 +7,25 @@ are.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from colazero.corpora import CORPORA
-from colazero.corpora.chat import Conversation, document, fields_of
+from colazero.corpora.chat import document, fields_of
+from colazero.corpora.splits import assembled, split_of
 from colazero.errors import UserError, first_line
 from colazero.models.files import LFS_POINTER
 from colazero.types import Corpus
 
 log = logging.getLogger(__name__)
 
-TEST_SHARE = 0.1
-NAME = r"(?P<name>train|training|validation|valid|val|dev|test|testing)(?P<more>_[a-z]+)?"
-NUMBER = r"\d+([-_]of[-_]\d+)?([-_][0-9a-f]{6,})?"
-SPLIT = re.compile(rf"{NAME}([-_.]?{NUMBER})?")
-"""The name of a file or folder that holds one split: `test`, `train_sft-00000-of-00002`."""
-SHARD = re.compile(rf".*[-_.]{NAME}[-_.]?{NUMBER}")
-"""The same behind another name, where a number follows: `c4-train.00000-of-01024`."""
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 """Endings of compressed files, and what pyarrow calls them."""
 USUAL = (".txt", ".jsonl", ".parquet")
@@ -72,70 +65,6 @@ def load(argument: str) -> Corpus:
 
     more = [name for name in (split, field) if name]
     return assembled(":".join([f"file:{source.name}", *more]), splits, split, read)
-
-
-def assembled(
-    name: str, splits: Sequence[str], asked: str, read: Callable[[str], Iterator[str]]
-) -> Corpus:
-    """Return the corpus of a data set's splits, each of which `read` gives the documents of.
-
-    A split `asked` for is calibrated on if its name begins with `train`, else evaluated on. Without
-    a second split the last tenth is evaluated on. UserError if a split has no documents.
-    """
-    if len(splits) > 1 and not asked and not any(one.startswith("train") for one in splits):
-        raise UserError(
-            f"corpus {name!r} has the splits {', '.join(splits)}, and none to calibrate on. Name "
-            f"one: {name}:{splits[0]}; its last tenth is then evaluated on."
-        )
-    train, test = roles(splits, asked)
-    documents = _texts(read(train))
-    if not test:
-        if len(documents) < 2:
-            raise UserError(
-                f"corpus {name!r} holds {len(documents)} documents; at least 2 are needed, one to "
-                "calibrate on and one to evaluate on."
-            )
-        held_out = max(1, round(len(documents) * TEST_SHARE))
-        parts = documents[:-held_out], documents[-held_out:]
-        return Corpus(name, digest(documents), *parts)
-    tests = _texts(read(test))
-    for split, texts in ((train, documents), (test, tests)):
-        if not texts:
-            raise UserError(f"corpus {name!r} has no text in its split {split!r}.")
-    unused = [split for split in splits if split not in (train, test)]
-    log.info(
-        "%s: calibrating on split %s, evaluating on split %s%s.",
-        *(name, train, test, f"; not used: {', '.join(unused)}" if unused else ""),
-    )
-    return Corpus(name, f"{digest(documents)}-{digest(tests)}", documents, tests)
-
-
-def roles(splits: Sequence[str], asked: str) -> tuple[str, str]:
-    """Return the splits to calibrate and to evaluate on; the second is '' if there is only one."""
-    trains = [name for name in splits if name.startswith("train")]
-    train = asked if asked in trains or not trains else trains[0]
-    if not trains and not asked:
-        train = splits[0]
-    if asked and asked != train:
-        return train, asked
-    more = train.removeprefix("training").removeprefix("train")
-    order = [f"test{more}", f"validation{more}", "test", "validation"]
-    order += [name for name in splits if name not in trains]
-    return train, next((name for name in order if name in splits and trains), "")
-
-
-def _texts(documents: Iterator[str]) -> list[str]:
-    return [text for text in documents if text.strip()]
-
-
-def digest(documents: Sequence[str]) -> str:
-    """Return 16 hex digits over the documents as a JSON list, which keeps their borders apart."""
-    whole = hashlib.sha256()
-    for number, text in enumerate(documents):
-        content = text.as_json if isinstance(text, Conversation) else json.dumps(text)
-        whole.update((("[", ", ")[number > 0] + content).encode())
-    whole.update(b"]")
-    return whole.hexdigest()[:16]
 
 
 def _parsed(argument: str) -> tuple[Path, list[str]]:
@@ -189,7 +118,8 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
         return {"": [source]}
     found: dict[str, list[Path]] = {}
     for file in _files(source):
-        found.setdefault(_split_of(file.relative_to(source)), []).append(file)
+        folders = file.relative_to(source).parts[:-1]
+        found.setdefault(split_of(folders, _stem(file)), []).append(file)
     names = set(found) - {""}
     if not names - {"train"}:  # one split, or none
         return {"": [file for files in found.values() for file in files]}
@@ -200,15 +130,6 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
             "the file that you mean."
         )
     return found
-
-
-def _split_of(path: Path) -> str:
-    """Return the split that a path's names tell, `train`, `test` or `validation`; '' if none."""
-    for part in (*path.parts[:-1], _stem(path)):
-        if found := SPLIT.fullmatch(part) or SHARD.fullmatch(part):
-            usual = {"training": "train", "testing": "test", "train": "train", "test": "test"}
-            return usual.get(found["name"], "validation") + (found["more"] or "")
-    return ""
 
 
 def _stem(path: Path) -> str:

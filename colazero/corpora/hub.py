@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from colazero.corpora import CORPORA
-from colazero.corpora.file import assembled, documents_of, enumerate_rows
+from colazero.corpora.file import documents_of, enumerate_rows
+from colazero.corpora.splits import assembled
 from colazero.errors import UserError, first_line
 from colazero.models.source import is_lost_connection
 from colazero.types import Corpus
