@@ -1,4 +1,4 @@
-"""Measure how often verdicts are wrong: `python benchmarks/error_rates.py [--json] [--until=…]`.
+"""Measure how often verdicts are wrong: `python benchmarks/error_rates.py [--json] [--of=…]`.
 
 Simulated suites with a known truth, judged by the functions that judge real ones: how often a
 family says "different" where nothing differs, "equivalent" where every difference is as large as
@@ -6,7 +6,9 @@ the margin, and how often each interval holds the truth. The text is a process o
 documents, as long as the held-out speeches; a suite evaluates 16, 64, 166 or all of them, evenly
 spread.
 
---until=settled  instead: looks at 5, 10, ..., 30 seeds of 30, and the seeds that they save
+--of=settled     instead: looks at 5, 10, ..., 30 seeds of 30, and the seeds that they save
+--of=few         instead: groups of two or three seeds, of unequal spread
+--of=best        instead: how often the bounds of all methods on the best one hold
 --suites=N       simulated suites per line (2,000: a rate of 5 % is known to 1 point)
 --json           one JSON object per line
 """
@@ -27,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from analysis.stats import Estimate, Look, compare_on_text, judge, judge_looks
+from analysis.stats import Estimate, Look, compare_on_text, judge, judge_looks, standings
 from analysis.stats.text import Question
 
 Array = NDArray[np.float64]
@@ -242,16 +244,110 @@ def settled_lines(suites: int) -> Iterator[dict[str, Any]]:
             yield settled(2, d, 1.0, margin, noise, suites)
 
 
+def few(n_a: int, n_b: int, ratio: float, windows: int, suites: int) -> dict[str, Any]:
+    """Return how often intervals hold for few seeds; ratio: of the first spread to the second."""
+    rng = np.random.default_rng([n_a, n_b, windows])
+    draw, truth = noises(rng)["normal"], TRUTHS["fixed eras and documents"]
+    at = np.arange(windows) * WINDOWS // windows
+    documents = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]
+    tokens, held, narrower = np.full(windows, float(TOKENS)), 0, 0
+    for _ in range(suites):
+        text = profiles(truth, draw, 2)[:, at]
+        rows = [
+            3.6 + text[k] + sd * draw(n, 1) + SEED_WINDOW * draw(n, windows)
+            for k, n, sd in ((0, n_a, ratio * SEED), (1, n_b, SEED))
+        ]
+        found = compare_on_text(rows[0] * TOKENS, rows[1] * TOKENS, tokens, documents=documents)
+        assert found.ci is not None
+        held += found.ci[0] <= 0 <= found.ci[1]
+        alone = welch(rows[0].mean(axis=1), rows[1].mean(axis=1)).interval(0.05)
+        narrower += found.ci[1] - found.ci[0] < (alone[1] - alone[0]) * (1 - 1e-9)
+    return {
+        "seeds": f"{n_a} + {n_b}",
+        "spreads": f"{ratio:g} : 1",
+        "windows": windows,
+        "mix_coverage": 100 * held / suites,
+        "narrower_than_seeds_alone": 100 * narrower / suites,
+    }
+
+
+def best(
+    name: str, levels: tuple[float, ...], windows: int, seeds: int, suites: int
+) -> dict[str, Any]:
+    """Return how often the bounds on the best method hold for all methods; levels: true, nats."""
+    truth, methods = TRUTHS[name], len(levels)
+    rng = np.random.default_rng(
+        [list(TRUTHS).index(name), methods, windows, int(1e4 * sum(levels))]
+    )
+    draw, tokens = noises(rng)[truth.noise], np.full(windows, float(TOKENS))
+    at = np.arange(windows) * WINDOWS // windows
+    documents = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]
+    most = least = 0
+    bounds: list[float] = []
+    for _ in range(suites):
+        rows = nll(truth, draw, methods, seeds, windows, tokens)
+        rows += np.array(levels)[:, None, None] * tokens
+        known = {
+            (i, j): compare_on_text(rows[i], rows[j], tokens, documents=documents).estimate
+            for i in range(methods)
+            for j in range(i)
+        }
+
+        def limits(
+            a: str, b: str, level: float, known: dict[Any, Any] = known
+        ) -> tuple[float, float]:
+            i, j = int(a), int(b)
+            low, high = known[max(i, j), min(i, j)].interval(level)
+            return (low, high) if i > j else (-high, -low)
+
+        found = standings([str(k) for k in range(methods)], limits)
+        gaps = [level - min(levels) for level in levels]
+        most += all(
+            s.at_most is not None and g <= s.at_most for s, g in zip(found, gaps, strict=True)
+        )
+        least += all(
+            s.at_least is not None and g >= s.at_least for s, g in zip(found, gaps, strict=True)
+        )
+        bounds.append(min(s.at_most or 0.0 for s in found))
+    return {
+        "truth": name,
+        "levels": ", ".join(f"{100 * level:g}" for level in levels),
+        "windows": windows,
+        "seeds": seeds,
+        "at_most_holds": 100 * most / suites,
+        "at_least_holds": 100 * least / suites,
+        "median_bound_of_the_first_percent": 100 * math.expm1(float(np.median(bounds))),
+    }
+
+
+def few_lines(suites: int) -> Iterator[dict[str, Any]]:
+    for n_a, n_b, ratio in ((2, 2, 1.0), (3, 3, 1.0), (2, 10, 1.0), (2, 10, 2.0), (3, 30, 4.0)):
+        for windows in (16, 64, 166):
+            yield few(n_a, n_b, ratio, windows, suites)
+
+
+def best_lines(suites: int) -> Iterator[dict[str, Any]]:
+    for name in ("fixed eras and documents", "t3"):
+        for levels in ((0.0, 0.0, 0.0), (0.0, 0.01, 0.07), (0.0, 0.05, 0.05), (0.0, *[0.05] * 5)):
+            for windows, seeds in ((16, 5), (64, 10)):
+                yield best(name, levels, windows, seeds, suites)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--until", choices=("seeds", "settled"), default="seeds")
+    lines_of = {
+        "seeds": fixed_lines,
+        "settled": settled_lines,
+        "few": few_lines,
+        "best": best_lines,
+    }
+    parser.add_argument("--of", choices=tuple(lines_of), default="seeds")
     parser.add_argument("--suites", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    lines = (settled_lines if options.until == "settled" else fixed_lines)(options.suites)
-    for number, line in enumerate(lines):
+    for number, line in enumerate(lines_of[options.of](options.suites)):
         if options.json:
             print(json.dumps(line), flush=True)
             continue

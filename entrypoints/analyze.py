@@ -37,6 +37,7 @@ PARAMETERS = {
 
 
 def run(given: dict[str, str]) -> int:
+    from analysis.reading.looks import course_of
     from analysis.reading.runs import latest_suite, load_experiment
     from analysis.report.write import analyze, as_named, make_folder, report
     from analysis.summary import Options
@@ -82,7 +83,8 @@ def run(given: dict[str, str]) -> int:
             cells = load_experiment(found, condition)
             origin = f"Experiment {', '.join(found)}{f', {condition}' if condition else ''}"
             options = as_named(options, cells)
-            table = report(cells, options, origin, into=run_id, out=out, tell=tell)
+            course = course_of(cells)
+            table = report(cells, options, origin, course=course, into=run_id, out=out, tell=tell)
         else:
             suites = chosen.get("suites") or chosen.get("suite") or latest_suite(homes)
             record.log_params({"suite" if "," not in suites else "suites": suites})

@@ -39,6 +39,7 @@ def run(given: dict[str, str]) -> int:
     if config.plan:
         with record.run(client.run_name("plan", name), "plan"):
             suite.plan_suite(config, _expect, print)
+            print(_can_find(config), end="")
         return 0
     with record.run(name, "suite") as run_id:
         # This import takes seconds: it is done while the workers start.
@@ -78,6 +79,23 @@ def _judge(suite_run: str, seeds: int) -> list[Finding]:
     from analysis.report.facts import judge
 
     return judge(suite_run, seeds)
+
+
+def _can_find(config: SuiteConfig) -> str:
+    """Say what the suite can find, with the documented noise."""
+    from analysis.stats import prospect
+    from analysis.stats.text import FEWEST_WINDOWS
+
+    if len(config.methods) < 2 or len(config.seeds) < 2 or config.eval_windows == "all":
+        return ""
+    if int(config.eval_windows) < FEWEST_WINDOWS:
+        return f"With fewer than {FEWEST_WINDOWS} windows no verdict speaks about other text.\n"
+    found = prospect(len(config.methods), len(config.seeds), int(config.eval_windows))
+    return (
+        f"If noise is as documented ({found.noise.source}), a difference of "
+        f"{found.difference:.1f} % is shown with a chance of 80 %. Equal methods: each is shown to "
+        f"be at most about {found.bound:.1f} % worse than the best.\n"
+    )
 
 
 def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:

@@ -71,6 +71,12 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
     )
 
 
+def course_of(cells: pd.DataFrame) -> Course | None:
+    """Read the looks at cells of whatever suites, as `read_course`; None if some have no suite."""
+    suites = set(cells.loc[(cells["kind"] == "cell") & (cells["error"] == ""), "suite"])
+    return read_course(sorted(suites), cells) if suites and "" not in suites else None
+
+
 def _holds(seen: Collection[Cell], model: object) -> bool:
     return any(cell[0] == model for cell in seen)
 

@@ -81,7 +81,7 @@ class Tracked:
         """The median-unbiased difference where the test ended before its maximum, % of b.
 
         None where nothing was settled early. The plain estimate is too large then: simulated with
-        looks at 5, 10, ... 30 seeds, 1.6 to 2.3 times for those that end at the first look.
+        looks at 5, 10, ... 30 seeds, 1.5 to 2.5 times for tests that end at the first look.
         """
         j, pair = self.judgement, self.pairs[self.decided]
         estimate, early = pair.estimate, isinstance(j, LookJudgement) and j.verdict == "different"

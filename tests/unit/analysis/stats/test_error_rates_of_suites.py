@@ -62,3 +62,14 @@ def test_seeds_are_saved_where_methods_differ(rates):
     got = rates.settled(1, 1.5, 1.0, 0.01, "normal", SUITES)
     assert got["power_percent"] > 97
     assert got["mean_seeds"] == pytest.approx(12.3, abs=1)
+
+
+def test_the_bounds_on_the_best_method_hold(rates):
+    got = rates.best("fixed eras and documents", (0.0, 0.05, 0.05), 16, 5, 200)
+    assert got["at_most_holds"] >= 95 - room(95, 200)
+    assert got["at_least_holds"] >= 95 - room(95, 200)
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "ratio"), [(2, 2, 1.0), (3, 30, 4.0)])
+def test_intervals_from_few_seeds_hold(rates, n_a, n_b, ratio):
+    assert rates.few(n_a, n_b, ratio, 64, SUITES)["mix_coverage"] >= 95 - room(95)

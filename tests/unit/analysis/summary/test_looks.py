@@ -5,9 +5,16 @@ import re
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite
 from analysis.report.facts import CODES, judge
+=======
+from analysis.reading.looks import Course, course_of, read_course
+from analysis.reading.runs import load_experiment, load_suite
+from analysis.report.looks import CODES, judge, look_lines, looks_table
+from analysis.report.paragraphs import paragraphs
+>>>>>>> 40a2bb2 (error_rates.py: few seeds and bounds on the best; its tables; experiments and filters keep the looks; a plan says what it can find)
 from analysis.report.plots import figures
 from analysis.report.sentences import key_lines, look_lines, paragraphs
 from analysis.report.tables import looks_table
@@ -285,3 +292,14 @@ def test_an_estimate_that_ended_the_looks_early_has_an_unbiased_one_beside_it(su
     assert 0 < one.unbiased / one.pair.percent < 1
     (plain,) = track(cells, Options(), Course(read_course(suite, cells).looks, 20))
     assert (plain.unbiased is None) == (plain.ns[plain.decided] == 20)
+
+
+def test_an_experiment_and_a_filter_keep_the_looks(suites):
+    """The same cells, found another way: no ordinary p-value for the second look."""
+    _, summary = extended(suites, ALIKE, list(ALIKE), windows=False)
+    for condition in ("", "params.method != 'gptq_default'"):
+        cells = load_experiment(suites.name, condition, allow_failed=True)
+        again = summarize(cells, Options(), course_of(cells))
+        assert [one.ns for one in again.looks] == [(5, 10)]
+        assert again.pairs[0].decided_by == "seeds at any time"
+        assert again.pairs[0].judgement == summary.pairs[0].judgement
