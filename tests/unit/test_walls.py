@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
     "entrypoints": {"suite", "cell", "pipeline", "preconditions", "store", "calibration"}
     | {"quantizers", "models", "selection", "corpora"}
-    | {"analysis.reading", "analysis.summary", "analysis.report"},
+    | {"analysis.reading", "analysis.stats", "analysis.summary", "analysis.report"},
     "suite": {"cell", "store", "pipeline", "preconditions", "selection", "quantizers"}
     | {"corpora", "models", "blocks"},
     "cell": {"pipeline", "context", "store", "calibration", "quantizers", "corpora", "blocks"},

@@ -5,16 +5,9 @@ import re
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from analysis.reading.looks import Course, read_course
-from analysis.reading.runs import load_suite
-from analysis.report.facts import CODES, judge
-=======
 from analysis.reading.looks import Course, course_of, read_course
 from analysis.reading.runs import load_experiment, load_suite
-from analysis.report.looks import CODES, judge, look_lines, looks_table
-from analysis.report.paragraphs import paragraphs
->>>>>>> 40a2bb2 (error_rates.py: few seeds and bounds on the best; its tables; experiments and filters keep the looks; a plan says what it can find)
+from analysis.report.facts import CODES, judge
 from analysis.report.plots import figures
 from analysis.report.sentences import key_lines, look_lines, paragraphs
 from analysis.report.tables import looks_table
