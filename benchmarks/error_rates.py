@@ -194,7 +194,7 @@ def run_until_settled(values: Array, margin: float) -> tuple[list[str], list[int
 def settled(
     comparisons: int, d: float, ratio: float, margin: float, noise: str, suites: int
 ) -> dict[str, Any]:
-    """Rates and seeds of suites that stop when nothing is open.
+    """Return rates and seeds of suites that stop when nothing is open.
 
     d, margin: in standard deviations of a seed, pooled over the two of a pair; d is that of every
     pair. ratio: of the others' standard deviation to the first one's.

@@ -1,8 +1,8 @@
-"""The statistics of the analysis, in one place: pure functions from arrays to numbers.
+"""The statistics of the analysis: pure functions from arrays to numbers.
 
 Results are frozen dataclasses of plain numbers; `dataclasses.asdict` turns one into valid JSON,
-with null for whatever is undefined and a `reason` beside it. Everywhere `a - b` is the direction
-of a difference, so for perplexity a negative one favours a.
+with null for undefined numbers and a `reason`. Every difference is `a - b`, so for perplexity a
+negative one favours a.
 """
 
 from __future__ import annotations

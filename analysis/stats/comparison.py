@@ -115,16 +115,16 @@ def compare(
 ) -> Comparison:
     """Test whether two groups of runs differ, and whether they are equal within `margin`.
 
-    a, b: shapes [n_a], [n_b], one value an independent observation: a seed (replicates averaged),
-    or a replicate of a method's one set, and the result then speaks about that set. What is one
-    observation the caller says; equal values are so many draws. NaN or None is dropped.
+    a, b: shapes [n_a], [n_b], one value per independent observation: a seed (replicates averaged),
+    or a replicate of a method's one set; the result then holds for that set. The caller decides
+    what an observation is; equal values count as separate draws. NaN or None is dropped.
     margin: the largest difference that does not matter, > 0, in the units of the data.
     alpha: two-sided level of the test, of the equivalence test and of mde80.
     noise: variance of one draw in the same units, from `pooled_variance`.
 
-    Welch's test (1947), Student's beside it. A group of one draw has no variance of its own: with
-    `noise` it is lent that one, without it there is no test. Two groups without any spread: no
-    test either.
+    Welch's test (1947); Student's is reported as well. A group of one draw has no variance of its
+    own: `noise` gives it one, and without `noise` there is no test. Nor is there one for two groups
+    without any spread.
 
     Equivalence: two one-sided tests (Schuirmann 1987). Limits of d: noncentral t (Steiger &
     Fouladi 1997). Hedges' g: the exact gamma factor (Hedges 1981).
@@ -155,7 +155,7 @@ def compare(
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one family, judged together by `judge`, undefined ones left out.
+    """Judge the comparisons of one family together by `judge`; undefined ones are left out.
 
     Adjusting can turn 'different' into 'equivalent' or 'inconclusive', and 'equivalent' into
     'inconclusive'. Raises ValueError for comparisons at different alpha.
@@ -314,7 +314,7 @@ def compare_spread(a: Values, b: Values, *, alpha: float = 0.05) -> SpreadCompar
 
 
 def seeds_to_find_halving(alpha: float = 0.05) -> int:
-    """Seeds a group with which the test finds one standard deviation half the other, power 80 %.
+    """Return the seeds per group that find one standard deviation half the other, power 80 %.
 
     Normal theory for the distances from a known centre: they are half-normal with mean
     sigma sqrt(2/pi) and variance sigma**2 (1 - 2/pi), and the test is a t-test between them. In
@@ -353,7 +353,7 @@ def _brown_forsythe(x: FloatArray, y: FloatArray) -> float | None:
 
 
 def _ratio_interval(x: FloatArray, y: FloatArray, alpha: float = 0.05) -> Interval | None:
-    """Limits of sd(x) / sd(y) for any shape that both share (Bonett 2006); None under 5 runs.
+    """Return limits of sd(x) / sd(y) for a shape that both share (Bonett 2006); None under 5 runs.
 
     log(variance ratio) +- z * error, with the error from a kurtosis pooled about trimmed means. The
     groups are brought to one scale by the ratio in question, each limit by itself.

@@ -41,7 +41,7 @@ class PooledModels:
 
 
 def log_difference(a: Values, b: Values) -> tuple[float, float] | None:
-    """mean(log a) - mean(log b) and its standard error (unequal variances), for `pool_models`.
+    """Return mean(log a) - mean(log b) and its standard error (unequal variances).
 
     a, b: shapes [n_a], [n_b], positive; NaN or None is dropped. A constant group is a known value
     and adds no error. None with fewer than 2 runs in a group, or with two constant groups.

@@ -18,7 +18,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
 def noncentral_t_cdf(t: float, df: float, nc: float) -> float:
-    """P(T <= t) for T = (Z + nc) / S with Z standard normal and df * S**2 chi-squared.
+    """Return P(T <= t) for T = (Z + nc) / S, Z standard normal, df * S**2 chi-squared.
 
     Gauss–Legendre quadrature for df >= 1, absolute error under 1e-13 against 25-digit integration.
     scipy 1.17 will not do for near-deterministic methods, whose t is large: `nctdtr(8, 40, 2.3)`
@@ -68,7 +68,7 @@ def noncentrality_interval(t: float, df: float, level: float = 0.95) -> Interval
 
 
 def t_power(d: float, df: float, scale: float, alpha: float = 0.05) -> float:
-    """Chance that a two-sided t-test at `alpha` finds a true effect of d (see the module)."""
+    """Return the chance that a two-sided t-test at `alpha` finds a true effect of d."""
     check_alpha(alpha)
     critical = t_quantile(1 - alpha / 2, df)
     nc = d / scale
@@ -76,7 +76,7 @@ def t_power(d: float, df: float, scale: float, alpha: float = 0.05) -> float:
 
 
 def equivalence_power(margin: float, df: float, alpha: float = 0.05) -> float:
-    """Chance that two one-sided t-tests at `alpha` show |difference| < margin, when it is 0.
+    """Return the chance that two one-sided t-tests show |difference| < margin, if it is 0.
 
     margin: in standard errors of the difference. Exact for an error of df degrees of freedom.
     """
@@ -87,7 +87,7 @@ def equivalence_power(margin: float, df: float, alpha: float = 0.05) -> float:
 
 @lru_cache(maxsize=1024)
 def detectable(df: float, alpha: float = 0.05) -> float:
-    """Difference, in its standard errors, that a two-sided t-test finds with 80 % power."""
+    """Return the difference, in standard errors, that a two-sided t-test finds with 80 % power."""
     top = 3 * t_quantile(1 - alpha / 2, df) + 5
     return float(optimize.brentq(lambda nc: t_power(nc, df, 1.0, alpha) - POWER, 0, top))
 
@@ -126,7 +126,7 @@ class Design:
         return self.alpha / self.family
 
     def error(self, n: int) -> tuple[float, float]:
-        """Standard error of the difference with n seeds a method, and its degrees of freedom."""
+        """Return the standard error of the difference with n seeds per method, and its df."""
         terms = [
             (self.sd_a**2 / n, n - 1),
             (self.sd_b**2 / n, n - 1),
@@ -136,10 +136,10 @@ class Design:
 
 
 def seeds_for_difference(difference: float, design: Design) -> int | None:
-    """Seeds a method that find a true `difference` with 80 % power, by Welch's test.
+    """Return the seeds per method that find a true `difference` with 80 % power, by Welch's test.
 
-    difference: > 0, in the unit of the design. At least 2. None when 100,000 would not do, as when
-    the text alone hides it. Raises ValueError.
+    difference: > 0, in the unit of the design. At least 2. None when 100,000 are not
+    enough, as where the text alone hides it. Raises ValueError.
     """
     _check(difference, "difference")
 
@@ -151,10 +151,10 @@ def seeds_for_difference(difference: float, design: Design) -> int | None:
 
 
 def seeds_for_equivalence(margin: float, design: Design) -> int | None:
-    """Seeds a method that show |difference| < margin with 80 % power, if there is none.
+    """Return the seeds per method that show |difference| < margin with 80 % power, if it is 0.
 
     Two one-sided tests (Schuirmann 1987). margin: > 0, in the unit of the design. At least 2. None
-    when 100,000 would not do. Raises ValueError.
+    when 100,000 are not enough. Raises ValueError.
     """
     _check(margin, "margin")
 
@@ -171,7 +171,7 @@ def _check(size: float, name: str) -> None:
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest n >= 2 for which `enough` holds, as it does for all above it."""
+    """Return the smallest n >= 2 for which `enough` holds; it holds for all above it."""
     high = 2
     while not enough(high):
         if high >= MOST_SEEDS:

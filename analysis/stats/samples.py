@@ -68,7 +68,7 @@ class Description:
 
 
 def clean(x: Values, name: str = "x") -> Sample:
-    """The usable values of `x` [n]: None and NaN mean a missing run and are dropped and counted.
+    """Return the usable values of `x` [n]; None and NaN mean a missing run and are dropped.
 
     Raises ValueError for anything that is not a one-dimensional list of numbers, and for infinite
     or absurdly large values: a diverged run is a result to report, not one to average.
@@ -90,7 +90,7 @@ def clean(x: Values, name: str = "x") -> Sample:
 
 
 def describe(x: Values) -> Description:
-    """Size, centre and spread of a group of results.
+    """Describe a group of results: size, centre and spread.
 
     x: shape [n], any unit; NaN or None marks a missing run. With n < 2 the spread is None, with
     n = 0 everything is. Raises ValueError for infinite values.
@@ -185,11 +185,10 @@ class PooledVariance:
 
 
 def pooled_variance(replicates: Iterable[Values]) -> PooledVariance | None:
-    """Arithmetic variance from sets that were quantized several times, each around its own mean.
+    """Pool the arithmetic variance of sets that were quantized several times, each around its mean.
 
-    replicates: an array [R] a set, in any unit; sets drawn once are passed over. None when none was
-    drawn twice, or when the replicates of every set are equal. That one variance holds for all sets
-    is an assumption; who lends it to a set drawn once says so.
+    replicates: an array [R] per set, in any unit; sets drawn once are skipped. None when no set was
+    drawn twice, or when the replicates of every set are equal. One variance holds for all sets.
     """
     samples = [clean(values, "replicates") for values in replicates]
     known = [sample for sample in samples if sample.n > 1]
@@ -199,7 +198,7 @@ def pooled_variance(replicates: Iterable[Values]) -> PooledVariance | None:
 
 
 def satterthwaite(terms: Iterable[tuple[float, float]]) -> float:
-    """Degrees of freedom of a sum of variances (term, df), at most one sign of them negative.
+    """Return the degrees of freedom of a sum of variances (term, df), some of them negative.
 
     Written with shares of the sum, so that fourth powers of tiny numbers cannot underflow.
     """

@@ -42,10 +42,10 @@ def nominal_levels(
     sides: int = 2,
     spending: Spending = hwang_shih_decani,
 ) -> list[float]:
-    """The level at which to test at each look, so that all looks together err in alpha.
+    """Return the level at which to test at each look, so that all looks together err in alpha.
 
-    looks: seeds at each look, rising, the last at most `maximum`, the declared one; looks that were
-    not planned may be among them, so long as the results did not call for them. Information is
+    looks: seeds at each look, rising, the last at most `maximum`, the declared one; unplanned looks
+    may be among them, if the results did not call for them. Information is
     n / maximum. sides: 2 for a two-sided p-value at alpha in all, 1 for a one-sided one at alpha,
     such as each half of two one-sided tests.
 
@@ -207,7 +207,7 @@ def judge_looks(
 def sequential_p(
     p_values: Sequence[float], looks: Sequence[int], maximum: int, *, sides: int = 2
 ) -> float | None:
-    """The smallest alpha at which the looks so far would have rejected; None without a look.
+    """Return the smallest alpha at which the looks so far would have rejected; None without a look.
 
     p_values: shape [looks], the p-value of each look by itself. It is a p-value whatever the number
     of looks. By interpolation of `nominal_levels` in alpha, exact to about 6 digits, at least 1e-9.
@@ -304,7 +304,7 @@ DRAWS = 4000
 def expected_share(
     methods: int, looks: Sequence[int], effect: float, *, alpha: float = 0.05
 ) -> float:
-    """The mean share of its cells that such a suite does: about, for planning.
+    """Estimate the mean share of its cells that a suite with until=settled does.
 
     One method is held against each other one and differs from all of them by `effect` standard
     deviations of a seed. looks: numbers of seeds, the last the declared maximum. By simulation with

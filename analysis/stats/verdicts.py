@@ -11,7 +11,7 @@ from analysis.stats.samples import Estimate, Interval, check_alpha
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted so that the family-wise error rate is held (Holm 1979), in input order.
+    """Adjust p-values so that the family-wise error rate is held (Holm 1979), in input order.
 
     None or NaN marks an undefined test: it does not count towards the family and comes back as
     None. Raises ValueError for a p-value outside [0, 1].
@@ -30,7 +30,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def holm_levels(p_values: Sequence[float | None], alpha: float) -> list[float | None]:
-    """The level at which `holm` decided each test: alpha / (tests not yet rejected), input order.
+    """Return the level at which `holm` decided each test: alpha / (tests not yet rejected).
 
     A test is rejected when its p is under its level. Those not rejected share the level at which
     the procedure stopped, so that an interval at 1 - level leaves 0 out exactly where Holm rejects.
@@ -85,7 +85,7 @@ class Judgement:
 
 
 def verdict(p_value: float | None, tost_p_value: float | None, alpha: float = 0.05) -> Verdict:
-    """The word for a comparison, from its two p-values at level `alpha`.
+    """Return the word for a comparison, from its two p-values at level `alpha`.
 
     'different' if p_value < alpha; else 'equivalent' if tost_p_value < alpha; else
     'inconclusive'; 'undefined' if either is None. Both can hold at once, for a difference that is

@@ -29,7 +29,7 @@ class Draws:
 
     @property
     def rows(self) -> FloatArray:
-        """Shape [n, windows]: a seed, its replicates averaged, or a replicate of the one set."""
+        """Rows [n, windows]: a seed (its replicates averaged), or a replicate of the one set."""
         if self.one_set:
             return self.sets[0]
         return np.stack([draws.mean(axis=0) for draws in self.sets])
@@ -155,7 +155,7 @@ def overlaps(cells: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def mean_overlap(sets: list[Pieces]) -> float:
-    """Tokens that two sets share, on average over all pairs, as a share of a set's mean size.
+    """Return the tokens that two sets share, averaged over all pairs, as a share of a set's size.
 
     sets: two or more arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts
     once a set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).
@@ -212,7 +212,7 @@ class Method:
 
     @property
     def cv_ci95(self) -> Interval | None:
-        """95 % limits of the CV in %: the χ² interval of the standard deviation, over the mean.
+        """Return 95 % limits of the CV in %: the χ² interval of the deviation, over the mean.
 
         It takes the observations as normally distributed.
         """

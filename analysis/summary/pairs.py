@@ -45,10 +45,10 @@ Family = Literal["primary", "exploratory"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Draws a method (seeds; replicates of a method that is one set), 80 % power; None: no number.
+    """Draws per method (seeds, or replicates of one set) for 80 % power; None: no number.
 
-    difference: that find one as large as the margin. equivalence: that show one smaller, if there
-    is none. tests: of the family, at whose first step by Holm this holds.
+    difference: to find one as large as the margin. equivalence: to show that it is smaller, if
+    there is none. tests: of the family, at whose first step by Holm this holds.
     text_error_percent: standard error, % of b, that more seeds leave; 0 where seeds alone decide.
     """
 

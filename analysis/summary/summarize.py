@@ -155,7 +155,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """All that the report says, as numbers. `cells` is the table it was computed from.
+    """All numbers of the report. `cells` is the table they were computed from.
 
     Where its runs differ in settings, a model is a model in one of them (`place` tells them apart).
 

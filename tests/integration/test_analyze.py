@@ -85,7 +85,7 @@ def test_the_entry_point_finds_the_latest_suite_and_logs_into_its_own_run(store,
     assert found.info.status == "FINISHED"
     facts = json.loads(mlflow.artifacts.load_text(f"runs:/{own}/analysis/suite.json"))
     assert facts["options"]["margin"] == 5
-    assert facts["options"]["margin_is_post_hoc"]
+    assert facts["options"]["post_hoc"] == ["margin 5 %"]
     assert (store[0] / "copy/report.html").exists()
     assert (store[0] / "copy/figures/seeds.svg").exists()
 
