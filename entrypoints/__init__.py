@@ -11,7 +11,7 @@ from pathlib import Path
 
 from entrypoints import _interrupts
 
-NAMES = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
+NAMES = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean", "export")
 OPTIONAL = ("pip", "nvidia-ml-py", "optimum")
 """Dependencies without which a program starts: the error comes where they are used."""
 

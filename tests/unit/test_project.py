@@ -33,13 +33,14 @@ EXTRAS = {
     "quantize": {"calibration"},
     "single": {"force"},
     "clean": {"what", "suite", "do"},
+    "export": {"run", "out"},
     "analyze": {
         *("suite", "suites", "experiment", "filter", "primary", "baseline", "metric", "direction"),
         *("margin", "alpha", "out"),
     },
 }
 """Parameters that are no settings of a run, by entry point; each has its help text there."""
-WITHOUT_PRESET = ("analyze", "clean")
+WITHOUT_PRESET = ("analyze", "clean", "export")
 
 
 def modules() -> set[str]:
@@ -66,7 +67,7 @@ def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_module_is_an_entry_point_and_the_other_way_round() -> None:
-    expected = {"select", "quantize", "evaluate", "single", "suite", "analyze", "clean"}
+    expected = {"select", "quantize", "evaluate", "single", "suite", "analyze", "clean", "export"}
     assert set(ENTRY_POINTS) == modules() == expected
 
 
