@@ -1,23 +1,6 @@
-"""MLflow's search API → one tidy, typed table; holes and duplicates refused."""
+"""MLflow's search API → one tidy, typed table; holes and duplicates are refused."""
 
-from __future__ import annotations
+from analysis.reading.runs import load_experiment, load_folder, load_suite, load_suites
+from analysis.reading.table import observations
 
-from analysis.reading.checks import UNQUANTIZED, RunsError, observations
-from analysis.reading.runs import (
-    latest_suite,
-    load_experiment,
-    load_folder,
-    load_suite,
-    load_suites,
-)
-
-__all__ = [
-    "UNQUANTIZED",
-    "RunsError",
-    "latest_suite",
-    "load_experiment",
-    "load_folder",
-    "load_suite",
-    "load_suites",
-    "observations",
-]
+__all__ = ["load_experiment", "load_folder", "load_suite", "load_suites", "observations"]

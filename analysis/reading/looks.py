@@ -9,8 +9,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from analysis.reading.runs import STOPPED
-from analysis.reading.tidy import param
+from analysis.reading.runs import param
 
 Cell = tuple[str, str, int]
 """Model, method, seed."""
@@ -18,8 +17,6 @@ Seen = frozenset[Cell]
 KEY = "colazero.key"
 LOOKS = "colazero.looks"
 """The tag of a suite with the numbers of seeds at which it was looked at so far."""
-
-__all__ = ["STOPPED", "Course", "Seen", "read_course"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def _held(
             found.setdefault(parent, set()).add(ours[key])
     suites = [(client.get_run(run_id), cells) for run_id, cells in found.items()]
     last = {
-        str(model): max(run.info.start_time for run in given if run.info.run_id in set(own))
+        str(model): max((r.info.start_time for r in given if r.info.run_id in set(own)), default=0)
         for model, own in good.groupby("model")["suite"]
     }
     began = [

@@ -1,9 +1,11 @@
-"""Finished runs as one tidy table: a row a cell, typed, and complete or not at all."""
+"""Finished runs as one tidy table: a row per cell, typed, and complete or not at all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,29 +15,180 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.reading.checks import (
+from analysis.reading.table import (
     CELL,
+    COLUMNS,
+    TEXT,
+    UNQUANTIZED,
     Key,
     RunsError,
     blank_non_finite,
+    by_setting,
     complete,
+    completed,
+    differing,
     drop_repeats,
+    facets,
+    filled,
     mark_observations,
+    newest,
     refuse_duplicates,
     refuse_mixed_settings,
     refuse_unfinished,
-)
-from analysis.reading.settings import (
-    SETTINGS,
-    by_setting,
-    completed,
-    differing,
-    facets,
-    filled,
-    newest,
     with_baselines,
 )
-from analysis.reading.tidy import PAGE, param, result_row, row_of, search, tidy
+from colazero.settings import SETTINGS
+
+PAGE = 1000
+KINDS = ("cell", "baseline", "control")
+SIZES = ("n_calibration_samples", "seq_len", "quant_bits", "group_size")
+"""The settings that a result file must name."""
+
+
+def _of_type(kind: type) -> tuple[str, ...]:
+    """Return the settings whose values are of a type."""
+    return tuple(n for n, one in SETTINGS.items() if one.type is kind and n not in CELL)
+
+
+COUNTS = tuple(dict.fromkeys(("seed", "replicate", *SIZES, *_of_type(int))))
+FLAGS, NUMBERS, WORDS = _of_type(bool), _of_type(float), _of_type(str)
+ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
+TAGS = {
+    "suite": "mlflow.parentRunId",
+    "source_run": "colazero.source_run",
+    "key": "colazero.key",
+    "calibration_digest": "colazero.calibration_digest",
+    "order_digest": "colazero.order_digest",
+    "model_revision": "colazero.model_revision",
+    "version.torch": "version.torch",
+    "version.transformers": "version.transformers",
+    "version.gptqmodel": "version.gptqmodel",
+    "device_name": "colazero.device",
+    "git_commit": "colazero.git_commit",
+    "git_dirty": "colazero.git_dirty",
+    "higher_is_better": "colazero.higher_is_better",
+}
+
+
+BESIDE = "tags.`colazero.kind` != 'cell'"
+"""The condition of runs that are no cells: unquantized models and controls."""
+
+
+def search(experiments: Sequence[str], filter: str, page_size: int) -> Iterable[Run]:
+    client, token = MlflowClient(), None
+    while True:
+        try:
+            page = client.search_runs(
+                list(experiments),
+                filter,
+                max_results=page_size,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+        except MlflowException as error:
+            raise RunsError(f"filter {filter!r}: {str(error).splitlines()[0]}") from error
+        yield from (r for r in page if r.data.tags.get("colazero.kind") in KINDS)
+        token = page.token
+        if not token:
+            return
+
+
+def param(params: Mapping[str, str], name: str) -> str | None:
+    """Return a run's parameter: what `name` was resolved to, where that is written beside it."""
+    return params.get(f"resolved.{name}", params.get(name))
+
+
+def metric(stored: str) -> str:
+    """Return a metric's own name: the store groups some by a slash, as in `perplexity/sotu`."""
+    return stored.removeprefix("work/").replace("/", ".", 1)
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    data, info = run.data, run.info
+    started = datetime.fromtimestamp(info.start_time / 1000, UTC)
+    row: dict[str, Any] = {
+        name: param(data.params, name) for name in ("model", "method", *COUNTS, *FLAGS, *NUMBERS)
+    }
+    row |= {name: param(data.params, name) for name in WORDS}
+    row |= {column: data.tags.get(tag) for column, tag in TAGS.items()}
+    row[TEXT] = _text(run)
+    row |= {
+        "kind": data.tags["colazero.kind"],
+        "status": info.status,
+        "run_id": info.run_id,
+        "experiment_id": info.experiment_id,
+        "date": started.date().isoformat(),
+        "started": started.isoformat(timespec="milliseconds"),
+        "error": "",
+    }
+    if info.status != "FINISHED":
+        row["error"] = data.tags.get("colazero.error") or f"the run is {info.status}"
+        return row
+    return row | {metric(name): value for name, value in data.metrics.items()}
+
+
+def _text(run: Run) -> str | None:
+    """Return the digests of what a run was evaluated on, or of the run whose results it has."""
+    source = run.data.tags.get("colazero.source_run")
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    found = {
+        one.dataset.name: one.dataset.digest
+        for one in inputs
+        if any(t.key == "mlflow.data.context" and t.value == "evaluation" for t in one.tags)
+    }
+    if not found and source:
+        return _text_of(source)
+    return ",".join(found[name] for name in sorted(found)) or None
+
+
+@cache
+def _text_of(run_id: str) -> str | None:
+    try:
+        return _text(MlflowClient().get_run(run_id))
+    except MlflowException:  # deleted since
+        return None
+
+
+def result_row(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        row = {name: values[name] for name in ("model", "method", "seed", *SIZES)}
+        row["replicate"] = values.get("replicate", 1)
+        row |= {name: float(values[name]) for name in ALWAYS}
+        downstream = values.get("downstream") or {}
+        row |= {f"downstream.{key}": float(value) for key, value in downstream.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunsError(
+            f"{file} is no result file: {type(error).__name__}: {error}. It must be an object with "
+            f"model, method, {', '.join(('seed', *SIZES, *ALWAYS))} and downstream. "
+            "`replicate` may be left out for 1."
+        ) from error
+    kind = "baseline" if row["method"] == UNQUANTIZED else "cell"
+    known = {"kind": kind, "status": "FINISHED", "run_id": str(file), "error": ""}
+    return row | known | {"source_run": values.get("source_run")}
+
+
+def tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
+    about = ("kind", "status", "error", "run_id", "experiment_id", "date", "started")
+    first = ("model", "method", *COUNTS, *about)
+    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS, TEXT)
+    table = pd.DataFrame(list(rows))
+    known = {*first, *words, *FLAGS, *NUMBERS}
+    metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - known)
+    table = table.reindex(columns=[*dict.fromkeys((*first, *words, *FLAGS, *NUMBERS)), *metrics])
+    for name in COUNTS:
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype("Int64")
+    table["replicate"] = table["replicate"].fillna(1)  # of a run that knew of no other
+    for name in (*NUMBERS, *metrics):
+        table[name] = pd.to_numeric(table[name], errors="coerce").astype("float64")
+    for name in FLAGS:
+        flag = table[name].astype("str").str.lower()
+        table[name] = flag.map({"true": True, "false": False}).astype("boolean")
+    for name in words:
+        table[name] = table[name].astype("str").where(table[name].notna(), "")
+    return table
+
 
 STOPPED = "colazero.stopped"
 """The tag of a suite with the number of seeds, by model and method, after which all was settled."""
@@ -91,10 +244,9 @@ def load_suites(
 def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
     """Read the rows of a suite, holes among them, settings in columns of their own alone."""
     condition = f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
-    condition += f" and {filter}" if filter else ""
-    table = tidy(map(row_of, search([suite.info.experiment_id], condition, page_size)))
+    table = _rows_of([suite.info.experiment_id], condition, filter, page_size)
     sweep = _sweep(suite)
-    asked = {name: param(suite.data.params, name) or "auto" for name in SETTINGS}
+    asked = {name: param(suite.data.params, name) or "auto" for name in COLUMNS}
     cells = filled(table[table["kind"] == "cell"], asked, sweep)
     parts = [table[table["kind"] != "cell"]]
     for values in product(*sweep.values()):
@@ -106,6 +258,25 @@ def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
         parts.append(filled(whole.assign(suite=suite.info.run_id), asked, sweep))
     found = pd.concat(parts, ignore_index=True).astype(table.dtypes.to_dict())
     return _as_named(found, suite).assign(suite=suite.info.run_id)
+
+
+def _rows_of(
+    experiments: Sequence[str], condition: str, filter: str, page_size: int
+) -> pd.DataFrame:
+    """Read runs that meet both conditions; `filter` selects cells alone.
+
+    Unquantized models and controls lack the settings that a filter names. They come with the cells
+    of their suite and model.
+    """
+    both = " and ".join(part for part in (condition, filter) if part)
+    rows = [row_of(run) for run in search(experiments, both, page_size)]
+    if filter:
+        rows = [row for row in rows if row["kind"] == "cell"]
+        own = {(row["suite"], row["model"]) for row in rows}
+        others = " and ".join(part for part in (condition, BESIDE) if part)
+        more = map(row_of, search(experiments, others, page_size))
+        rows += [row for row in more if (row["suite"], row["model"]) in own]
+    return tidy(rows)
 
 
 def _as_named(table: pd.DataFrame, suite: Run) -> pd.DataFrame:
@@ -181,7 +352,7 @@ def load_experiment(
     RunsError if nothing is found, or, unless `allow_failed`, a cell has an `error`.
     """
     names = [name] if isinstance(name, str) else list(name)
-    table = tidy(map(row_of, search([_experiment(one) for one in names], filter, page_size)))
+    table = _rows_of([_experiment(one) for one in names], "", filter, page_size)
     where = f"experiment {', '.join(map(repr, names))}"
     where += f" with filter {filter!r}" if filter else ""
     if table.empty:

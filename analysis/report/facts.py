@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.reading.checks import CELL, UNQUANTIZED, VERSIONS, keys, observations
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
+from analysis.reading.table import CELL, UNQUANTIZED, VERSIONS, keys, observations
 from analysis.report.tables import (
     deciding,
     own_numbers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from statistics import median_low
 
 from analysis.report.tables import unit
 from analysis.summary import Pair, Summary
@@ -27,9 +28,9 @@ def escape(text: str) -> str:
 
 
 def digits_of(widths: Iterable[float | None]) -> int:
-    """Return the decimals that give the smallest of these widths two digits."""
+    """Return the decimals that give the median of these widths two digits."""
     known = [w for w in widths if w is not None and math.isfinite(w) and w > 0]
-    return min(6, max(0, 1 - math.floor(math.log10(min(known))))) if known else 2
+    return min(6, max(0, 1 - math.floor(math.log10(median_low(known))))) if known else 2
 
 
 def latex_table(summary: Summary) -> str:
@@ -56,7 +57,7 @@ def latex_table(summary: Summary) -> str:
             r"% Needs \usepackage{booktabs}.",
             rf"\begin{{table{star}}}",
             rf"\centering\{'scriptsize' if parts[1] else 'footnotesize'}"
-            r"\setlength{\tabcolsep}{3pt}",
+            r"\setlength{\tabcolsep}{2pt}",
             rf"\caption{{{_caption(summary)}}}",
             *body[:-1],
             rf"\end{{table{star}}}",
@@ -82,7 +83,7 @@ def _latex_rows(summary: Summary, model: str) -> list[str]:
         d = m.description
         value = f"{d.mean:.{digits}f}"
         if d.std is not None:
-            value += rf" \pm {d.std:.{digits}f}" + r"^{\dagger}" * m.one_set
+            value += rf" {{\pm}} {d.std:.{digits}f}" + r"^{\dagger}" * m.one_set
         pair = next((p for p in pairs if m.name in (p.a, p.b) and m.name != first), None)
         rows.append(rf"{escape(label(m.name))} & ${value}$ & {_latex_pair(pair, first)} \\")
     return rows
@@ -96,7 +97,7 @@ def _latex_pair(pair: Pair | None, first: str) -> str:
         return rf"${pair.percent:+.1f}$ & no test"
     (low, high), _ = pair.decided
     digits = min(3, digits_of([(high - low) / 2]))
-    what = f"{pair.percent:+.{digits}f}$ $[{low:+.{digits}f}, {high:+.{digits}f}]"
+    what = f"{pair.percent:+.{digits}f}$ $[{low:.{digits}f}, {high:.{digits}f}]"
     return f"${what}$ & {pair.verdict}" + ("" if pair.a == first else " (of the first)")
 
 

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from analysis.reading.checks import mixed_devices, names_of
-from analysis.reading.settings import setting_of
+from analysis.reading.table import mixed_devices, names_of, setting_of
 from analysis.report.tables import (
     SOURCES,
     deciding,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.custom import all_statistics, evaluate
-from analysis.reading.checks import observations
+from analysis.reading.table import observations
 from analysis.stats import Source, stars
 from analysis.stats.samples import Interval
 from analysis.summary import Method, Pair, Summary, controls_of

@@ -19,9 +19,10 @@ from jinja2 import Environment, Template
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from analysis.reading import RunsError, artifacts
+from analysis.reading import artifacts
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
+from analysis.reading.table import RunsError
 from analysis.report import sentences, tables
 from analysis.report.facts import Headline, headlines, plain, suite_facts, summary_stats
 from analysis.report.latex import latex_table

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import pandas as pd
 
-from analysis.reading.checks import UNQUANTIZED
-from analysis.reading.items import read_items
+from analysis.reading.artifacts import read_items
+from analysis.reading.table import UNQUANTIZED
 from analysis.stats import PairedItems, holm, mcnemar
 from analysis.summary import Summary
 

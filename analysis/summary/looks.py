@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import special
 
-from analysis.reading.checks import mark_observations, observations
 from analysis.reading.looks import Course, Seen
+from analysis.reading.table import mark_observations, observations
 from analysis.stats import (
     Anytime,
     Estimate,

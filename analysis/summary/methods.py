@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis.reading.selections import read_pieces
-from analysis.reading.windows import read_windows
+from analysis.reading.artifacts import read_pieces, read_windows
 from analysis.stats import Description, PooledVariance, describe, pooled_variance
 from analysis.stats.samples import FloatArray, Interval
 

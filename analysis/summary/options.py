@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.reading.checks import RunsError
+from analysis.reading.table import RunsError
 
 OURS = "cola_zero"
 DEFAULT_BASELINE = "gptq_default"

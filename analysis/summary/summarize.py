@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.reading.checks import UNQUANTIZED, observations
 from analysis.reading.looks import Course
-from analysis.reading.settings import BASE, facets, setting, setting_of
+from analysis.reading.table import BASE, UNQUANTIZED, facets, observations, setting, setting_of
 from analysis.stats import (
     Comparison,
     Design,

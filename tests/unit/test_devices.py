@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from analysis.reading import checks
+from analysis.reading import table as checks
 from colazero import cell, devices
 from colazero.blocks.weights import eval_dtype
 from colazero.context import differences

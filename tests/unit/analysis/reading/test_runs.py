@@ -5,8 +5,8 @@ import json
 import pytest
 from synthetic_suites import METHODS, SETTINGS
 
-from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import latest_suite, load_experiment, load_folder, load_suite
+from analysis.reading.table import RunsError, observations
 from colazero.store.client import experiment_of
 
 MODEL = "smollm2-135m"

@@ -3,9 +3,9 @@
 import pytest
 from other_values import OTHER
 
-from analysis.reading.checks import RunsError, observations
-from analysis.reading.looks import read_course
+from analysis.reading.looks import course_of, read_course
 from analysis.reading.runs import load_experiment, load_suite, load_suites
+from analysis.reading.table import RunsError, observations
 from analysis.summary import Options, summarize
 from colazero.settings import CELL, SETTINGS, RunConfig
 from colazero.suite_settings import SuiteConfig
@@ -121,7 +121,8 @@ def test_a_filter_takes_some_cells_and_misses_no_others(suites):
     table = load_suites([suite], "params.quant_bits = '3'")
     assert set(cells(table)["quant_bits"]) == {3}
     assert len(cells(table)) == 2 * 15
-    assert (cells(table)["error"] == "").all()
+    assert (table["error"] == "").all(), "a filter selects cells; the unquantized model stays"
+    assert table.loc[table["method"] == "unquantized", "perplexity"].tolist() == [20.0] * 2
     found = load_experiment(suites.name, "params.quant_bits = '3'")
     assert set(found["model"]) == {f"{MODEL} [n_calibration_samples={n}]" for n in (8, 16)}
     with pytest.raises(RunsError, match="no cell is found"):
@@ -242,6 +243,17 @@ def test_seeds_of_two_suites_put_together_are_a_further_look(suites):
     assert [len(seen) for seen in course.looks] == [10, 10, 20]
     assert course.maximum is None
     assert summarize(table, Options(), course).looks
+
+
+def test_a_filter_and_a_whole_experiment_count_the_looks_of_their_suites(suites):
+    first = suites.suite(methods=FEW, windows=False, **keyed())
+    second = suites.suite(methods=FEW, first_seed=47, windows=False, **keyed(seeds=range(47, 52)))
+    finish(suites, first, second)
+    whole = load_experiment(suites.name, "params.quant_bits = '4'")
+    course = course_of(whole)
+    assert [len(seen) for seen in course.looks] == [10, 10, 20]
+    (pair,) = summarize(whole, Options(), course).pairs
+    assert pair.decided_by == "seeds at any time"
 
 
 def test_suites_of_different_settings_are_one_look_each(suites):

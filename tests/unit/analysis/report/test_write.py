@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.reading.checks import RunsError
 from analysis.reading.runs import load_suite
+from analysis.reading.table import RunsError
 from analysis.report.latex import latex_table
 from analysis.report.sentences import answer, key_lines, results_markdown, sections
 from analysis.report.tables import (

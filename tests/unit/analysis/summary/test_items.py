@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.reading.items import read_items
+from analysis.reading.artifacts import read_items
 from analysis.reading.runs import load_suite
 from analysis.report.tables import item_table
 from analysis.report.write import contents

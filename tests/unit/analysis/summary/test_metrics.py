@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from analysis.reading.artifacts import read
-from analysis.reading.checks import RunsError, observations
 from analysis.reading.runs import load_suite
+from analysis.reading.table import RunsError, observations
 from analysis.report.facts import plain, summary_stats
 from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.summary import Options, summarize

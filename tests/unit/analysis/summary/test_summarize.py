@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from analysis.reading.checks import RunsError
 from analysis.reading.runs import load_suite
+from analysis.reading.table import RunsError
 from analysis.report.facts import plain, suite_facts, summary_stats
 from analysis.stats import compare_on_text
 from analysis.summary import Options, pairs_of, summarize
