@@ -384,7 +384,7 @@ def list_address(run_page: str) -> str:
 
 
 def where(run_id: str) -> str:
-    """Return the lines that tell where a run and its neighbours are shown."""
+    """Return two lines: the page of a run, and that of all runs."""
     page = page_of(run_id)
     running = " (while mlflow ui runs)" if page.startswith(LOCAL_PAGES) else ""
     return f"page: {page}{running}\nall runs: {list_address(page)}"

@@ -102,9 +102,9 @@ def _warn_of_missing_files(experiment: Experiment) -> None:
     done = client.search([experiment.experiment_id], status="FINISHED")
     if any(client.MANIFEST in run.data.tags for run in done):
         log.warning(
-            "the files of experiment %s are looked for in %s, and there is no such folder. If the "
-            "store was moved, put them back there, or leave a link to where they are now: without "
-            "them no finished run can be reused.",
+            "the files of experiment %s should be in %s, which does not exist. If the store was "
+            "moved, move them back, or make a link to where they are now. Without them no "
+            "finished run can be reused.",
             *(experiment.name, folder),
         )
 
@@ -155,7 +155,7 @@ def refuse_missing(uri: str) -> None:
     file = client.sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(
-            f"there is no tracking store: looked for {file.absolute()}. Name the one to read in "
+            f"the tracking store {file.absolute()} does not exist. Name the one to read in "
             "MLFLOW_TRACKING_URI, or go to the folder in which the runs were made."
         )
 

@@ -46,9 +46,9 @@ def git_state() -> dict[str, str]:
     file. A suite on another machine passes its own in COLAZERO_CODE. Reuse does not depend on
     this, but on the files that a run imports.
     """
-    told = code_of_suite()
-    if told is not None:
-        return told
+    of_suite = code_of_suite()
+    if of_suite is not None:
+        return of_suite
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(ROOT), *arguments]

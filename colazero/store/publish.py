@@ -338,7 +338,7 @@ def _damaged(run: Run) -> list[str]:
             path = folder.removeprefix("model").lstrip("/") or None
             listed = service.list_logged_model_artifacts(output.model_id, path)
             there |= {f"model/{file.path}": file.file_size for file in listed}
-    if client.FREED in run.data.tags:  # its model was given up, its numbers are good
+    if client.FREED in run.data.tags:  # its numbers are good
         manifest = {name: v for name, v in manifest.items() if not name.startswith("model/")}
     return sorted(name for name, (size, _) in manifest.items() if there.get(name) != size)
 

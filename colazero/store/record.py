@@ -116,10 +116,10 @@ def _line(record: publish.Record) -> str:
         for name, words in (("perplexity", "perplexity"), ("kl_divergence", "KL divergence"))
         if name in values
     ]
-    told = record.params
-    bits = f"{told['quant_bits']} bits" if "quant_bits" in told else ""
-    seed = f"seed {told['seed']}" if "seed" in told else ""
-    about = [told.get("method", ""), seed, label(told.get("model", "")), bits]
+    params = record.params
+    bits = f"{params['quant_bits']} bits" if "quant_bits" in params else ""
+    seed = f"seed {params['seed']}" if "seed" in params else ""
+    about = [params.get("method", ""), seed, label(params.get("model", "")), bits]
     return ": ".join(filter(None, [", ".join(numbers), ", ".join(filter(None, about))]))
 
 

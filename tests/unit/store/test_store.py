@@ -247,7 +247,7 @@ def test_a_store_is_made_in_a_folder_with_a_space_and_an_umlaut_and_read_from_an
     monkeypatch.chdir(folder)
     # as MLflow names the store if nobody does
     use(f"sqlite:///{tmp_path}/my%20projects/Pr%C3%BCfung/mlflow.db?timeout=60")
-    with pytest.raises(UserError, match=r"no tracking store: looked for .*Prüfung/mlflow\.db"):
+    with pytest.raises(UserError, match=r"Prüfung/mlflow\.db"):
         connect(reading=True)
     assert list(folder.iterdir()) == []
     connect()
