@@ -264,7 +264,7 @@ def test_a_store_is_made_in_a_folder_with_a_space_and_an_umlaut_and_read_from_an
     assert caplog.text == ""
     (folder / "mlruns").rename(tmp_path / "moved")
     connect()
-    assert f"looked for in {folder}/mlruns" in caplog.text
+    assert f"{folder}/mlruns" in caplog.text
     assert "was moved" in caplog.text
 
 
