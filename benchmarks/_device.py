@@ -214,11 +214,11 @@ def count(folder: Path, samples: int, seq_len: int, windows: int) -> dict[str, d
     import make_believe
 
     from colazero.blocks.probe import open_sequence
-    from colazero.gptq import columns, columns_numba
+    from colazero.gptq import columns
 
     def launched(*given: Any) -> None:
         traffic.operations += 1
-        columns_numba.columns(*(getattr(value, "numbers", value) for value in given))
+        columns.by_numba(*(getattr(value, "numbers", value) for value in given))
 
     chosen = columns.for_device
     columns.for_device = lambda *_: (launched, "")  # type: ignore[assignment]

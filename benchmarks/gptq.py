@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from colazero.gptq import Hessian, grid, prepare, solve
+from colazero.gptq import Hessian, columns, prepare, solve
 from colazero.types import QuantizationSettings
 
 HIDDEN, MLP, KEYS, TOKENS = 576, 1536, 192, 8 * 512
@@ -56,8 +56,8 @@ def plain_columns(weight: Tensor, upper: Tensor) -> None:
     work, size = weight.float(), SETTINGS.group_size
     for i in range(work.shape[1]):
         if i % size == 0:
-            scale, zero = grid.fit(work[:, i : i + size].T, SETTINGS.quant_bits, SETTINGS.sym)
-        code = grid.nearest(work[:, i], scale, zero, 2**SETTINGS.quant_bits - 1)
+            scale, zero = columns.fit(work[:, i : i + size].T, SETTINGS.quant_bits, SETTINGS.sym)
+        code = columns.nearest(work[:, i], scale, zero, 2**SETTINGS.quant_bits - 1)
         error = (work[:, i] - (code - zero) * scale) / upper[i, i]
         work[:, i:] -= error[:, None] * upper[i, i:]
 

@@ -7,10 +7,8 @@ Face GPTQ format and `dequantize` reads it back. Nothing here knows of models, f
 
 from __future__ import annotations
 
-from colazero.gptq.factor import Prepared, prepare
-from colazero.gptq.hessian import Hessian
+from colazero.gptq.hessian import Hessian, Prepared, prepare
 from colazero.gptq.packing import dequantize, pack
-from colazero.gptq.solved import Solved
-from colazero.gptq.solving import solve
+from colazero.gptq.solving import Solved, solve
 
 __all__ = ["Hessian", "Prepared", "Solved", "dequantize", "pack", "prepare", "solve"]

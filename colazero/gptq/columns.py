@@ -1,8 +1,8 @@
-"""The loop over the columns of one block, in plain torch, and the choice of what runs it.
+"""The grid of a group, the loop over the columns of a block, and the choice of what runs it.
 
-There are three implementations of one function: the one here, which the others are held against,
-`columns_numba` for CPUs and `columns_triton` for CUDA. They do the same operations in the same
-order and agree bit for bit.
+One function has three implementations: plain torch (`reference`), which the others are compared
+with, numba for CPUs and `columns_triton` for CUDA. They do the same operations in the same order
+and agree bit for bit.
 """
 
 from __future__ import annotations
@@ -11,21 +11,57 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
-from colazero.gptq import grid
-from colazero.gptq.factor import WIDEST, prepare
-from colazero.gptq.hessian import Hessian
+from colazero.gptq.hessian import WIDEST, Hessian, prepare
 from colazero.types import QuantizationSettings
 
 log = logging.getLogger(__name__)
 
+HALF_MIN, HALF_MAX = 2.0**-24, 65504.0
+"""The smallest and the largest positive number in float16."""
+
+Grid = tuple[Tensor, Tensor]
+"""Scales and zero points of a group: both float32 [rows]."""
 Block = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int], None]
 """(values, weights, factor, scale, zero, codes, top) → None, see `reference`."""
 
 KERNELS = {"cpu": "numba", "cuda": "triton"}
-"""What is tried first on a kind of device; elsewhere it is the reference."""
+"""The kernel per kind of device; other kinds get the reference."""
+ROWS = 512
+"""Rows per pass over the columns: they stay in a core's second-level cache."""
+
+
+def fit(values: Tensor, bits: int, sym: bool) -> Grid:
+    """Return the grid for a group's `values` [columns, rows]; rows may have several dimensions.
+
+    The grid spans from the least to the largest value of a row, zero included; if symmetric, as far
+    down as up. Scales are rounded to float16 first, so a checkpoint holds the scales that columns
+    are rounded with. A row of zeros gets any grid.
+    """
+    top = 2**bits - 1
+    low, high = values.amin(0), values.amax(0)
+    if sym:
+        reach = torch.maximum(high, low.neg_())
+        reach.masked_fill_(reach == 0, 1)
+        scale = reach.mul_(2).div_(top)
+        zero = torch.full_like(scale, 2 ** (bits - 1))
+    else:
+        low.clamp_(max=0)
+        high.clamp_(min=0)
+        blank = low == high
+        low.masked_fill_(blank, -1)
+        scale = high.masked_fill_(blank, 1).sub_(low).div_(top)
+        zero = low.neg_().div_(scale).round_()
+    return scale.clamp_(HALF_MIN, HALF_MAX).half().float(), zero
+
+
+def nearest(values: Tensor, scale: Tensor, zero: Tensor, top: int) -> Tensor:
+    """Return the codes, as floats, that are nearest to `values`; halves go to the even step."""
+    return (torch.round(values / scale) + zero).clamp_(0, top)
 
 
 def reference(
@@ -39,19 +75,83 @@ def reference(
 ) -> None:
     """Quantize the columns of a block from last to first, passing each one's error on.
 
-    All but `codes` are float32, all but `factor` contiguous. `values` [columns, rows]: what is to
-    be rounded, with the errors from outside the block; leaves as the errors of rounding. `weights`
-    [columns, rows]: leaves less what they became. `factor` [columns, columns], read below the
-    diagonal: an error times row i corrects the columns below i. `scale`, `zero` [rows]: the grid.
-    `codes` uint8 [columns, rows], at most `top`, are written.
+    All but `codes` are float32, all but `factor` contiguous. `values` [columns, rows], in: weights
+    with the errors from outside the block; out: rounding errors. `weights` [columns, rows], out:
+    weights − dequantized. `factor` [columns, columns], read below the diagonal: an error times row
+    i corrects the columns below i. `scale`, `zero` [rows]: the grid. `codes` uint8 [columns, rows],
+    at most `top`, are written.
     """
     for i in reversed(range(len(values))):
-        code = grid.nearest(values[i], scale, zero, top)
+        code = nearest(values[i], scale, zero, top)
         became = (code - zero) * scale
         codes[i] = code
         weights[i] -= became
         values[i] -= became
         values[:i] -= factor[i, :i, None] * values[i]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _round(values, weights, codes, scale, zero, top):  # type: ignore[no-untyped-def]
+    """Round one column, all [rows]."""
+    for r in range(len(values)):
+        code = np.rint(values[r] / scale[r]) + zero[r]
+        code = min(max(code, np.float32(0)), top)
+        became = (code - zero[r]) * scale[r]
+        codes[r] = np.uint8(code)
+        weights[r] -= became
+        values[r] -= became
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _correct(values, a, first):  # type: ignore[no-untyped-def]
+    """Correct one column by the error of another."""
+    for r in range(len(values)):
+        values[r] -= a * first[r]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _correct_by_four(values, a, b, c, d, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """Correct one column by the errors of four, one after another, while it is in registers."""
+    for r in range(len(values)):
+        value = values[r] - a * first[r]
+        value -= b * second[r]
+        value -= c * third[r]
+        values[r] = value - d * fourth[r]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _columns(values, weights, factor, scale, zero, codes, top):  # type: ignore[no-untyped-def]
+    columns, rows = values.shape
+    for start in range(0, rows, ROWS):
+        here = slice(start, min(start + ROWS, rows))
+        for stop in range(columns, 0, -4):
+            low = max(stop - 4, 0)
+            for i in range(stop - 1, low - 1, -1):
+                errors = values[i, here]
+                _round(errors, weights[i, here], codes[i, here], scale[here], zero[here], top)
+                for j in range(low, i):
+                    _correct(values[j, here], factor[i, j], errors)
+            a, b, c, d = stop - 1, stop - 2, stop - 3, stop - 4
+            for j in range(low):  # where columns are left, four were rounded
+                _correct_by_four(
+                    values[j, here],
+                    factor[a, j], factor[b, j], factor[c, j], factor[d, j],
+                    values[a, here], values[b, here], values[c, here], values[d, here],
+                )  # fmt: skip
+
+
+def by_numba(
+    values: Tensor,
+    weights: Tensor,
+    factor: Tensor,
+    scale: Tensor,
+    zero: Tensor,
+    codes: Tensor,
+    top: int,
+) -> None:
+    """Do what `reference` does, in one thread and without Python's lock."""
+    tensors = (values, weights, factor, scale, zero, codes)
+    _columns(*(tensor.numpy() for tensor in tensors), np.float32(top))
 
 
 @lru_cache
@@ -79,11 +179,11 @@ def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
 
 
 def _compiled(kind: str) -> Block:
-    """Import what is compiled for a kind of device; by its name, so that its source is known."""
+    """Return what is compiled for a kind of device; Triton is imported where there is a GPU."""
     if kind == "cpu":
-        from colazero.gptq.columns_numba import columns
-    else:
-        from colazero.gptq.columns_triton import columns
+        return by_numba
+    from colazero.gptq.columns_triton import columns
+
     return columns
 
 
@@ -108,7 +208,7 @@ def _agrees(kernel: Block, device: torch.device, columns: int, rows: int) -> boo
     prepared = prepare(hessian, QuantizationSettings(4, columns, False, False, 0.05, False))
     values, weights = torch.randn(2, columns, rows, generator=generator).to(device)
     codes = torch.zeros(columns, rows, dtype=torch.uint8, device=device)
-    scale, zero = grid.fit(values, 4, sym=False)
+    scale, zero = fit(values, 4, sym=False)
 
     def after(block: Block) -> list[Tensor]:
         changed = [tensor.clone() for tensor in (values, weights, codes)]

@@ -7,9 +7,9 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS = 32
-"""Rows a program: with one warp a thread holds a row's whole block in its registers."""
+"""Rows per program, whose one warp holds a block of 128 columns in registers without spilling."""
 OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
-"""No product is fused with a sum, so that codes are the reference's."""
+"""Fusing a product with a sum would round otherwise than the reference does."""
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

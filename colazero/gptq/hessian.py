@@ -1,31 +1,47 @@
-"""What a layer's inputs say about the worth of its weights: H = Σ x xᵀ."""
+"""A layer's Hessian H = Σ x xᵀ over its inputs, and its factor, which solving needs."""
 
 from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from colazero.types import QuantizationSettings
+
+log = logging.getLogger(__name__)
+
 ROWS = 4096
 """Rows that are converted to float32 and multiplied at once: bounds the memory of the copy."""
+WIDEST = 128
+"""The most columns that a block has; a wider group is solved in several blocks."""
+DAMP_STEP = 0.01
+"""Damp is raised by this each time that Cholesky fails, as in GPTQModel."""
+THIN = 0.005
+"""Layers that get less than this share of the calibration tokens are rounded, as in GPTQModel."""
+
+
+Block = tuple[int, int]
 
 
 class Hessian:
     """The sum of x xᵀ over all inputs x of a layer that were added, in float32.
 
-    Only the blocks on and below the diagonal are computed: a third or more of the products saved.
-    On CUDA half-precision inputs are multiplied as they are and summed in float32, which is exact
-    but for the sums' rounding; everywhere else they are converted to float32 first.
+    Only blocks on and below the diagonal are computed, which saves a third of the products or more.
+    On CUDA half-precision inputs are multiplied as they are and summed in float32: exact but for
+    the sums' rounding. Elsewhere they are converted to float32 first.
     """
 
     def __init__(self, inputs: int, device: torch.device | str) -> None:
         self.tokens = 0
         self._sum = torch.zeros(inputs, inputs, device=device)
-        # Blocks are as small as still keeps the device busy with one of them.
+        # As small as one block can be and still keep the device busy.
         self._block = 1024 if self._sum.is_cuda else 256
 
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
-        """Add inputs [..., inputs] of any float dtype, one token a row."""
+        """Add inputs [..., inputs] of any float dtype, one token per row."""
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
         as_they_are = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
@@ -47,8 +63,8 @@ class Hessian:
     def value(self) -> Tensor:
         """Return Σ x xᵀ, float32 [inputs, inputs] on the device: no copy, later adds change it.
 
-        It is the plain sum. What is solved with it depends on its scale in no way: damp is a share
-        of its mean diagonal.
+        It is the plain sum. The solution does not depend on its scale: damp is a share of its mean
+        diagonal.
         """
         for first in range(0, len(self._sum), self._block):
             last = first + self._block
@@ -57,3 +73,133 @@ class Hessian:
             # The two halves of a symmetric product may differ in their last bit.
             corner.copy_(corner.tril() + corner.tril(-1).T)
         return self._sum
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What layers with one input share. H is the damped Hessian per token, in this order.
+
+    `order`: int64 [inputs], the inputs in reverse: the last is solved first.
+    `groups`: int64 [groups], the group that each run of `group_size` columns makes up, from the
+    first solved on, in the checkpoint's numbering. `dead`: int64, the places in `order` of inputs
+    that were always zero.
+    `factor`: float32 [inputs, inputs], read below its diagonal blocks, in the strides that LAPACK
+    gives. `corners`: those blocks in the order of `blocks()`, float32 and contiguous, as kernels
+    compute addresses in them. `_by_blocks` says what both hold. `pivots` [inputs]: rounding a
+    column with an error e costs (pivot · e)². Without a factor layers are rounded to nearest.
+    """
+
+    order: Tensor
+    groups: Tensor
+    group_size: int
+    dead: Tensor
+    factor: Tensor | None
+    corners: tuple[Tensor, ...]
+    pivots: Tensor | None
+    damp: float
+    tokens: int
+
+    def blocks(self) -> list[list[Block]]:
+        """Return the blocks [low, high) of each group, in the order in which they are solved."""
+        inputs, size = len(self.order), self.group_size
+        return [_split(stop - size, stop) for stop in range(inputs, 0, -size)]
+
+
+def _split(start: int, stop: int) -> list[Block]:
+    """Return blocks [low, high) of at most WIDEST columns from the last to the first."""
+    return [(max(high - WIDEST, start), high) for high in range(stop, start, -WIDEST)]
+
+
+@torch.no_grad()
+def prepare(
+    hessian: Hessian, settings: QuantizationSettings, expected_tokens: int | None = None
+) -> Prepared:
+    """Order and factor a Hessian, once for all layers with its input.
+
+    `expected_tokens`: the calibration set's tokens, where some may not reach the layer. Layers
+    that too few reached, or whose Hessian cannot be factored, get no factor.
+    """
+    value = hessian.value()
+    diagonal = value.diagonal().clone()
+    dead = diagonal == 0
+    size = settings.group_size if settings.group_size != -1 else len(value)
+    thin = hessian.tokens < max(1, THIN * (expected_tokens or 0)) or bool(dead.all())
+    if thin or not bool(torch.isfinite(diagonal).all()):
+        reason = "too few tokens" if thin else "values that are not finite"
+        log.warning("a layer is rounded to nearest: its inputs have %s", reason)
+        return _unfactored(dead, size, hessian.tokens)
+    order, groups = _order(diagonal, size, settings)
+    backwards = order.flip(0)
+    ordered = value.index_select(0, backwards).index_select(1, backwards)
+    lower, damp = _cholesky(ordered, settings.damp_percent)
+    if lower is None:
+        log.warning("a layer is rounded to nearest: no damp makes its Hessian positive definite")
+        return _unfactored(dead, size, hessian.tokens)
+    pivots = lower.diagonal() / hessian.tokens**0.5
+    corners = _by_blocks(lower, size)
+    places = dead[backwards].nonzero().flatten()
+    return Prepared(backwards, groups, size, places, lower, corners, pivots, damp, hessian.tokens)
+
+
+def _unfactored(dead: Tensor, size: int, tokens: int) -> Prepared:
+    order = torch.arange(len(dead), device=dead.device)
+    return Prepared(
+        order.flip(0), order[: len(dead) // size], size, order[:0], None, (), None, 0, tokens
+    )
+
+
+def _order(diagonal: Tensor, size: int, settings: QuantizationSettings) -> tuple[Tensor, Tensor]:
+    """Return the inputs in the order in which they are solved, and the group of each run of them.
+
+    desc_act: by falling diagonal, groups made up anew. act_group_aware (Gafni et al. 2025,
+    arXiv 2505.14638): by falling diagonal within each group, and groups by their largest.
+    """
+    count = len(diagonal) // size
+    natural = torch.arange(count, device=diagonal.device)
+    if settings.desc_act:
+        return torch.argsort(diagonal, descending=True, stable=True), natural
+    if not settings.act_group_aware:
+        return torch.arange(len(diagonal), device=diagonal.device), natural
+    largest, within = diagonal.view(count, size).sort(dim=1, descending=True, stable=True)
+    groups = torch.argsort(largest[:, 0], descending=True, stable=True)
+    return (within + natural[:, None] * size)[groups].flatten(), groups
+
+
+def _cholesky(matrix: Tensor, damp: float) -> tuple[Tensor | None, float]:
+    """Return the lower Cholesky factor of a damped matrix and the damp; None if no damp does.
+
+    Dead inputs, whose rows and columns are zero, get the mean of the others on the diagonal.
+    """
+    diagonal = matrix.diagonal()
+    mean = diagonal.sum() / diagonal.count_nonzero()
+    bare = torch.where(diagonal == 0, mean, diagonal)
+    while damp < 1:
+        diagonal.copy_(bare + damp * mean)
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        if not info:
+            return lower, damp
+        del lower
+        damp += DAMP_STEP
+    return None, 0.0
+
+
+def _by_blocks(lower: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Turn the factor L of H = L Lᵀ into what solving multiplies with, in place.
+
+    Return the inverses of its diagonal blocks, each row divided by its diagonal, contiguous.
+
+    GPTQ corrects later columns by the error of each, with rows of L⁻¹, the factor of H⁻¹. That
+    needs the inverse of the diagonal blocks D of L alone, which are the blocks of L⁻¹. A whole
+    block is corrected by all changes of weights before it, times L D⁻¹ below the diagonal: the
+    factor of H in blocks (that both are the same: Chee et al. 2023, arXiv 2307.13304, theorem 6).
+    So a third of the work of factor and inverse is enough.
+    """
+    corners = []
+    for stop in range(len(lower), 0, -size):
+        for low, high in _split(stop - size, stop):
+            block = lower[low:high, low:high]
+            eye = torch.eye(high - low, device=lower.device)
+            inverse = torch.linalg.solve_triangular(block, eye, upper=False)
+            lower[high:, low:high] = lower[high:, low:high] @ inverse
+            corners.append((inverse / inverse.diagonal()[:, None]).contiguous())
+    return tuple(corners)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from colazero.errors import UserError
-from colazero.gptq.solved import Solved, values
+from colazero.gptq.solving import Solved, values
 
 PERIOD = {2: (4, 1), 3: (8, 3), 4: (2, 1), 8: (1, 1)}
 """Bits a code → how many codes fill how many octets."""

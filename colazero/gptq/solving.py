@@ -5,25 +5,58 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from colazero.gptq import columns, grid
-from colazero.gptq.factor import Block, Prepared
-from colazero.gptq.solved import Solved
+from colazero.gptq import columns
+from colazero.gptq.hessian import Block, Prepared
 from colazero.types import QuantizationSettings
 
 FEWEST = 32
-"""Rows that are worth a thread of their own."""
+"""The fewest rows that are worth a thread."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A quantized layer, its inputs in the checkpoint's order.
+
+    `codes`: uint8 [outputs, inputs]; `scales`: float16 [groups, outputs]; `zeros`: int16 [groups,
+    outputs], the true zero points; `g_idx`: int32 [inputs], each input's group.
+    `loss`: tr(ΔW H ΔWᵀ) per token, with H damped, divided by the number of tokens again, as
+    GPTQModel logs it; None where weights were rounded to nearest.
+    `damp`: the share of H's mean diagonal that was added to it. `kernel`: what ran the columns:
+    numba, triton or torch.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    g_idx: Tensor
+    loss: float | None
+    damp: float
+    kernel: str
+    rtn_fallback: bool
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the dense weight [outputs, inputs]: to the bit what the packed tensors give."""
+        dense = values(self.codes.T, self.zeros, self.scales, self.g_idx)
+        return dense.to(dtype).T.contiguous()
+
+
+def values(codes: Tensor, zeros: Tensor, scales: Tensor, g_idx: Tensor) -> Tensor:
+    """Return (code − zero point) · scale in float32, all by input first: [inputs, outputs]."""
+    steps = codes.short() - zeros.short().index_select(0, g_idx)
+    return steps.float().mul_(scales.float().index_select(0, g_idx))
 
 
 def solve(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) -> Solved:
-    """Quantize a weight [outputs, inputs] of any float dtype; it is left as it is.
+    """Quantize a weight [outputs, inputs] of any float dtype, which is not changed.
 
-    Rows are independent of each other: on a CPU each of torch's threads takes some of them from
-    the first column to the last, and computes alone.
+    Rows are independent of each other. On a CPU each of torch's threads takes some of them from the
+    first column to the last, and computes alone.
     """
     weight = weight.detach()
     if prepared.factor is None or prepared.pivots is None:
@@ -56,16 +89,16 @@ def _nearest(
     """Round to nearest; return codes [inputs, outputs], scales and zero points."""
     bits, (outputs, inputs) = settings.quant_bits, weight.shape
     values = weight.T.float().reshape(-1, size, outputs).transpose(0, 1)
-    scales, zeros = grid.fit(values, bits, settings.sym)
-    codes = grid.nearest(values, scales, zeros, 2**bits - 1).transpose(0, 1)
+    scales, zeros = columns.fit(values, bits, settings.sym)
+    codes = columns.nearest(values, scales, zeros, 2**bits - 1).transpose(0, 1)
     return codes.reshape(inputs, outputs).to(torch.uint8), scales.half(), zeros.short()
 
 
 @lru_cache(maxsize=1)
 def _alone(threads: int, pid: int) -> ThreadPoolExecutor:
-    """Return a pool of threads in each of which torch computes in that thread alone.
+    """Return a pool of threads in each of which torch uses one thread.
 
-    `pid` is this process's: threads do not outlive a fork.
+    `pid`: this process's, because threads do not survive a fork.
     """
     here = threading.Barrier(threads)
 
@@ -81,7 +114,7 @@ def _alone(threads: int, pid: int) -> ThreadPoolExecutor:
 
 
 class _Work:
-    """A layer while it is solved. Tensors here are by input first: `codes` [inputs, outputs]."""
+    """A layer while it is solved. Its tensors have inputs first: `codes` [inputs, outputs]."""
 
     def __init__(
         self, weight: Tensor, factor: Tensor, prepared: Prepared, settings: QuantizationSettings
@@ -107,7 +140,7 @@ class _Work:
             for blocks in prepared.blocks():
                 corrected = self._corrected(todo, *blocks[0])
                 whole = corrected if len(blocks) == 1 else self._whole(todo, blocks)
-                grids.append(grid.fit(whole, self._bits, self._sym))
+                grids.append(columns.fit(whole, self._bits, self._sym))
                 for low, high in blocks:
                     if (low, high) != blocks[0]:
                         corrected = self._corrected(todo, low, high)
@@ -127,14 +160,14 @@ class _Work:
             return squares
 
     def _corrected(self, todo: Tensor, low: int, high: int) -> Tensor:
-        """Return the columns [low, high) as the errors of all columns from `high` on leave them.
+        """Return the columns [low, high), corrected by the errors of all columns from `high` on.
 
-        `todo` [inputs, rows] holds weights below `high`, and what they were changed by from there.
+        `todo` [inputs, rows] holds weights below `high`, and changes of weights from there.
         """
         return torch.addmm(todo[low:high], self._factor[high:, low:high].T, todo[high:])
 
     def _whole(self, todo: Tensor, blocks: list[Block]) -> Tensor:
-        """Return a group of several blocks as the errors of all groups before leave it."""
+        """Return a group of several blocks, corrected by the errors of all groups before it."""
         here = slice(blocks[-1][0], blocks[0][1])
         weights = todo[here].clone()
         if here.stop == len(todo):

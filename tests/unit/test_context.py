@@ -42,7 +42,7 @@ def _forget() -> None:
     "file",
     [
         *("pipeline.py", "quantizers/onepass.py", "evaluation/perplexity.py", "corpora/sotu.py"),
-        *("gptq/columns_numba.py", "blocks/lockstep.py"),
+        *("gptq/columns.py", "blocks/lockstep.py"),
         *("corpora/tokens.py", "models/source.py", "calibration/sets.py", "selection/features.py"),
         *("cache.py", "selection/__init__.py", "evaluation/downstream.py"),
     ],

@@ -15,7 +15,7 @@ import pytest
 import torch
 from layers import ORDERS, correlated, hessian, settings, weights
 
-from colazero.gptq import Prepared, Solved, columns, columns_numba, grid, prepare, solve
+from colazero.gptq import Prepared, Solved, columns, prepare, solve
 from colazero.types import QuantizationSettings
 
 Tensors = tuple[torch.Tensor, ...]
@@ -26,7 +26,7 @@ def block(bits: int, sym: bool, size: int, rows: int) -> Tensors:
     draw = torch.Generator().manual_seed(bits * size + rows)
     values, weights = torch.randn(2, size, rows, generator=draw)
     factor = (torch.randn(size, size, generator=draw) / 8).tril(-1) + torch.eye(size)
-    return values, weights, factor, *grid.fit(values, bits, sym)
+    return values, weights, factor, *columns.fit(values, bits, sym)
 
 
 def after(kernel: columns.Block, given: Tensors, bits: int) -> Tensors:
@@ -43,7 +43,7 @@ def after(kernel: columns.Block, given: Tensors, bits: int) -> Tensors:
 def test_numba_gives_the_reference_to_the_bit(bits: int, sym: bool, size: int, rows: int) -> None:
     given = block(bits, sym, size, rows)
     expected = after(columns.reference, given, bits)
-    for ours, theirs in zip(after(columns_numba.columns, given, bits), expected, strict=True):
+    for ours, theirs in zip(after(columns.by_numba, given, bits), expected, strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -138,7 +138,7 @@ def test_a_layer_solved_by_triton_is_the_same_as_by_numba(tmp_path: Path) -> Non
     theirs = in_the_interpreter(program, tmp_path, cases)
     assert len(theirs) == 74
     for case, triton in zip(cases, theirs, strict=True):
-        numba = by(columns_numba.columns, *case)
+        numba = by(columns.by_numba, *case)
         assert torch.equal(numba.codes, triton.codes), case[-1]
         assert torch.equal(numba.scales, triton.scales), case[-1]
         assert torch.equal(numba.zeros, triton.zeros), case[-1]
@@ -178,7 +178,7 @@ FAR = (
 )
 
 
-@pytest.mark.parametrize("kernel", [columns.reference, columns_numba.columns])
+@pytest.mark.parametrize("kernel", [columns.reference, columns.by_numba])
 def test_halves_are_rounded_to_even_and_far_values_clamped(kernel: columns.Block) -> None:
     _, _, codes = after(kernel, FAR, 4)
     assert codes.tolist() == [[8, 10, 8, 10, 15, 0, 8, 15]]
@@ -213,7 +213,7 @@ def fresh() -> Iterator[None]:
 def test_a_cpu_gets_numba_and_an_unknown_device_the_reference_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert columns.for_device("cpu") == (columns_numba.columns, "numba")
+    assert columns.for_device("cpu") == (columns.by_numba, "numba")
     assert not caplog.records
     assert columns.for_device("xpu") == (columns.reference, "torch")
     assert "plain torch: no kernel is for 'xpu'" in caplog.text
@@ -230,18 +230,19 @@ def test_where_a_kernel_fails_the_reference_is_used_and_the_log_says_so(
         columns.reference(*args)  # type: ignore[arg-type]
         args[5][3, 4] ^= 1  # type: ignore[index]
 
+    kind = "cuda" if fault == "not installed" else "cpu"
     if fault == "not installed":
-        monkeypatch.setitem(sys.modules, "colazero.gptq.columns_numba", None)
+        monkeypatch.setitem(sys.modules, "colazero.gptq.columns_triton", None)
     else:
-        monkeypatch.setattr(columns_numba, "columns", wrong)
+        monkeypatch.setattr(columns, "by_numba", wrong)
     with caplog.at_level(logging.WARNING):
-        assert columns.for_device("cpu") == (columns.reference, "torch")
-        columns.for_device("cpu")
+        assert columns.for_device(kind) == (columns.reference, "torch")
+        columns.for_device(kind)
     (record,) = caplog.records
     reason = {
         "other codes": "does not give the reference's codes",
         "cannot compile": "ptxas is not here",
-        "not installed": "colazero.gptq.columns_numba",
+        "not installed": "colazero.gptq.columns_triton",
     }
     assert reason[fault] in record.message
 
