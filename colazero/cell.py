@@ -15,18 +15,9 @@ from mlflow.entities import Run
 from colazero import corpora, devices, pipeline
 from colazero.calibration import picture as selection_picture
 from colazero.calibration.sets import save_calibration
-from colazero.context import code_context, data_context, differences, method_context
-from colazero.devices import cpu_dtype
 from colazero.quantizers import UNQUANTIZED, supported
-from colazero.settings import (
-    SELECTION,
-    SETTINGS,
-    Resolved,
-    RunConfig,
-    Settings,
-    canonical_key,
-    taken_by,
-)
+from colazero.reuse import CONTEXT, facts, key_of, work_context, work_key
+from colazero.settings import Resolved, RunConfig, Settings, canonical_key, taken_by
 from colazero.store import claims, client, fetch, record
 from colazero.types import CalibrationSet, Model, Progress, label
 
@@ -41,15 +32,9 @@ RESULT = (
 )
 """The keys of `result.json`, in the mission's order."""
 
-CHOOSING = ("model", *(name for name, one in SETTINGS.items() if one.stages == SELECTION))
-"""Parameters that decide which calibration set there is, and nothing that is done with it."""
-
 EVALUATING = tuple(n for n in taken_by("evaluation") if n not in ("model", "seq_len", "device"))
 """Parameters that decide how a model is evaluated."""
 
-
-CONTEXT = "context.json"
-"""The artifact that holds what decided a cell's result beside its parameters."""
 
 WIDER = "colazero.work_key_without_downstream"
 """The tag of a cell with downstream tasks: the work key of the same cell without."""
@@ -83,50 +68,12 @@ def setting_of(config: Settings, sweep: Collection[str]) -> list[str]:
     return [f"{name}{client.corpus_name(str(getattr(config, name)))}" for name in sweep]
 
 
-def work_context(config: Settings, model: Model) -> dict[str, str]:
-    """Return all that decides a result beside the parameters."""
-    device = devices.facts(config.device) | {"dtype": cpu_dtype(config.device)}
-    return data_context(config, model) | code_context(config) | device
-
-
-def key_of(config: RunConfig, model: Model) -> str:
-    """Return the key that cells share which are the same from selection to evaluation."""
-    return canonical_key(config, **_facts(config, model))
-
-
-def _facts(config: RunConfig, model: Model) -> dict[str, str]:
-    return work_context(config, model) | method_context(config)
-
-
-def why_not_reused(config: Resolved, model: Model, finished: Run) -> str:
-    """Say why a finished run of the same parameters is not reused: what differs from it."""
-    if "colazero.halved" in finished.data.tags:
-        return "memory ran out in it"
-    facts = fetch.read_json(finished, CONTEXT)
-    different = differences(facts, _facts(config, model)) if facts is not None else ""
-    return different or "its files are gone or damaged"
-
-
-def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
-    """Return the key that cells share whose quantization and evaluation are the same work.
-
-    It holds the calibration set itself, in its order, in the place of what led to it.
-    """
-    same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
-    facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
-    facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
-    return canonical_key(
-        config.model_copy(update=same), **facts, calibration=calibration.order_digest
-    )
-
-
-def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Outcome:
+def run_cell(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outcome:
     """Do one cell inside the open run: select, quantize, evaluate, log all of it.
 
     With `reuse`, a finished run of the same configuration, or one that did the same work on the
     same calibration set, is not repeated: this run takes over its results and names it as
-    `colazero.source_run`; Claimed if another run is doing that work at the moment. `config` must
-    be resolved.
+    `colazero.source_run`; Claimed if another run is doing that work at the moment.
     """
     begin = time.perf_counter()
     record.log_config(config)  # first: a cell that fails at anything below still has its name
@@ -134,7 +81,7 @@ def run_cell(config: RunConfig, model: Model, show: Show, *, reuse: bool) -> Out
     context, key = work_context(config, model), key_of(config, model)
     record.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
     record.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
-    record.log_json(_facts(config, model), CONTEXT)
+    record.log_json(facts(config, model), CONTEXT)
     source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
         return _take_over(config, source, client.metrics_of(source))
@@ -166,7 +113,7 @@ def _claim(key: str, more: Mapping[str, str]) -> Run | None:
     return found or fetch.find_finished(WIDER, key)
 
 
-def _select(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
+def _select(config: Resolved, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
     calibration, times = pipeline.calibrate(config, model)
     if len(calibration.windows):
         return calibration, log_calibration(config, model, calibration, times)
@@ -209,7 +156,7 @@ def tag_calibration(calibration: CalibrationSet) -> None:
 
 
 def _quantize_and_evaluate(
-    config: RunConfig, model: Model, calibration: CalibrationSet, show: Show
+    config: Resolved, model: Model, calibration: CalibrationSet, show: Show
 ) -> dict[str, float]:
     if config.quantizer == UNQUANTIZED:
         return _evaluate_unquantized(config, model, show)
@@ -247,7 +194,7 @@ def _quantize_and_evaluate(
     }
 
 
-def _evaluate_unquantized(config: RunConfig, model: Model, show: Show) -> dict[str, float]:
+def _evaluate_unquantized(config: Resolved, model: Model, show: Show) -> dict[str, float]:
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate"))
     nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
     record.log_metrics(nothing)
@@ -274,7 +221,7 @@ def mark_halved(**stages: bool) -> None:
         record.set_tags({"colazero.halved": where, **dict.fromkeys(keys, "halved")})
 
 
-def _take_over(config: RunConfig, source: Run, metrics: dict[str, float]) -> Outcome:
+def _take_over(config: Resolved, source: Run, metrics: dict[str, float]) -> Outcome:
     tags = {"colazero.source_run": source.info.run_id}
     for name in ("calibration_digest", "order_digest", "checkpoint_digest"):
         tags[f"colazero.{name}"] = source.data.tags[f"colazero.{name}"]
@@ -297,7 +244,7 @@ def _log_result(config: RunConfig, metrics: Mapping[str, float], **more: str) ->
     record.log_json({name: values[name] for name in RESULT} | more, "result.json")
 
 
-def run_baseline(config: Settings, model: Model, show: Show, *, reuse: bool) -> Outcome:
+def run_baseline(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outcome:
     """Evaluate the unquantized model inside the open run, as `run_cell` does a cell."""
     same = {name: Settings.model_fields[name].default for name in Settings.model_fields}
     same |= {name: getattr(config, name) for name in EVALUATING}

@@ -1,4 +1,4 @@
-"""One run: select → quantize → evaluate. Knows neither MLflow nor command lines."""
+"""One run: select → quantize → evaluate, without MLflow or command lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from colazero.evaluation.perplexity import evaluation_texts as evaluation_texts
 from colazero.evaluation.perplexity import test_tokens
 from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
 from colazero.selection import features
-from colazero.settings import RunConfig, Settings
+from colazero.settings import Resolved, RunConfig, Settings
 from colazero.types import (
     CalibrationSet,
     Downstream,
@@ -116,41 +116,41 @@ def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str
 
 
 def quantize(
-    config: Settings,
+    config: Resolved,
     model: Model,
     calibration: CalibrationSet,
     out_dir: Path,
     progress: Progress,
     rider: Rider | None = None,
 ) -> QuantizationReport:
-    """Quantize `model` on `calibration` into the directory `out_dir`; `config` must be resolved.
+    """Quantize `model` on `calibration` into the directory `out_dir`.
 
-    A quantizer that goes a block at a time takes the `rider` along. RuntimeError if the quantizer
-    looked at fewer tokens than it was given.
+    A quantizer that computes one block after another lets the `rider` evaluate on the way.
+    RuntimeError if the quantizer used fewer tokens than the calibration set has.
     """
     calibration = with_bos(config, model, calibration)
     preconditions.check_set(model, calibration)
     settings = QuantizationSettings(
         config.quant_bits,
-        int(config.group_size),
+        config.group_size,
         config.desc_act,
         config.sym,
         config.damp_percent,
-        bool(config.act_group_aware),
+        config.act_group_aware,
     )
     work = Work(model.path, calibration, settings, out_dir, config.device, progress, rider)
     report = QUANTIZERS.get(config.quantizer)(work)
     used = report.tokens_used
     if used is not None and used < calibration.windows.size:
         raise RuntimeError(
-            f"{config.quantizer} looked at {used:,} of the {calibration.windows.size:,} tokens of "
-            "the calibration set: what it made is not what was asked for."
+            f"{config.quantizer} used {used:,} of the {calibration.windows.size:,} tokens of the "
+            "calibration set: its result is not of this set."
         )
     outside = supported.refuse_lost_scales(model.name, out_dir)
     dense = supported.left_dense(model.path, out_dir)
     if dense:
         log.warning(
-            "%s left %d matrices in the blocks of %s as they were, %s among them.",
+            "%s left %d matrices in the blocks of %s unquantized, such as %s.",
             *(config.quantizer, len(dense), model.name, dense[0]),
         )
     return replace(report, unquantized=dense, scales_outside_float16=outside)
@@ -172,9 +172,9 @@ def evaluate(
     progress: Progress,
     done: Evaluator | None = None,
 ) -> Evaluation:
-    """Evaluate the weights in `model_dir` with the tokenizer of `model`; `config` is resolved.
+    """Evaluate the weights in `model_dir` with the tokenizer of `model`.
 
-    `done`: what rode along while they were quantized; what it found is not computed again.
+    done: the evaluator that ran while they were quantized; its results are not computed again.
     """
     from colazero.evaluation import through_blocks
     from colazero.evaluation.perplexity import load_dense

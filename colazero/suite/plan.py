@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import cell, corpora, devices, models, preconditions
+from colazero import cell, corpora, devices, models, preconditions, reuse
 from colazero.cache import cache_dir
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
@@ -68,13 +68,13 @@ class Finished:
     def divide(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
         """Divide all but baselines into those to run and those that a finished run has done."""
         run: list[Job] = []
-        reuse: list[Job] = []
+        done: list[Job] = []
         for job in jobs:
             if job.kind != "baseline":
-                key = cell.key_of(job.config, job.model)
-                done = any(publish.intact(one) for one in self._by_key.get(key, ()))
-                (reuse if done else run).append(job)
-        return run, reuse
+                key = reuse.key_of(job.config, job.model)
+                finished = any(publish.intact(one) for one in self._by_key.get(key, ()))
+                (done if finished else run).append(job)
+        return run, done
 
     def why_new(self, run: Sequence[Job]) -> dict[str, list[str]]:
         """Return why cells of `run` are not reused: reason → names of cells.
@@ -85,7 +85,7 @@ class Finished:
         for job in run:
             before = self._newest.get(canonical_key(job.config))
             if before:
-                reason = cell.why_not_reused(job.config, job.model, before)
+                reason = _why_not_reused(job, before)
             else:
                 reason = fetch.older_version(record.params_of(job.config), self._runs)
             if reason:
@@ -123,6 +123,16 @@ class Finished:
                 by_kind[kind] = self.seconds(job)
             found[job.name] = by_kind[kind]
         return found
+
+
+def _why_not_reused(job: Job, finished: Run) -> str:
+    """Say why a finished run of the same parameters is not reused: what differs from it."""
+    if "colazero.halved" in finished.data.tags:
+        return "memory ran out in it"
+    before = fetch.read_json(finished, reuse.CONTEXT)
+    now = reuse.facts(job.config, job.model)
+    different = reuse.differences(before, now) if before is not None else ""
+    return different or "its files are gone or damaged"
 
 
 def _finished(experiments: list[str], revision: str) -> list[Run]:
@@ -204,14 +214,14 @@ def make(config: SuiteConfig, place: Place, jobs: Sequence[Job], expect: Expect)
         shares = expect(len(config.methods), config.schedule)
         expected = {what: share * most for what, share in shares.items()}
     finished = Finished(jobs)
-    run, reuse = finished.divide(jobs)
+    run, done = finished.divide(jobs)
     left_out = memory.too_large(place, run)
     run = [job for job in run if job.model.name not in left_out]
     times = finished.times(run).values()
     known = [seconds for seconds in times if seconds is not None]
     return Plan(
         run=[job.name for job in run if job.kind == "cell"],
-        reuse=[job.name for job in reuse if job.kind == "cell"],
+        reuse=[job.name for job in done if job.kind == "cell"],
         needs=needs(config, place, jobs, run),
         seconds=sum(known) / place.workers if len(known) == len(times) else None,
         why=finished.why_new(run),

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from analysis.reading import table as checks
-from colazero import cell, devices
+from colazero import devices, reuse
 from colazero.blocks.weights import eval_dtype
-from colazero.context import differences
 from colazero.devices import Card, Seen
 from colazero.errors import UserError
+from colazero.reuse import differences
 from colazero.settings import RunConfig
 from colazero.suite import ray as on_ray
 from colazero.types import Model
@@ -146,13 +146,13 @@ def test_a_gpu_that_the_wheel_has_no_kernels_for_is_refused(machine: Any) -> Non
 def test_cells_on_other_cards_or_drivers_have_keys_of_their_own(
     machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell, "data_context", lambda *_: {})
-    monkeypatch.setattr(cell, "code_context", lambda *_: {})
+    monkeypatch.setattr(reuse, "data_context", lambda *_: {})
+    monkeypatch.setattr(reuse, "code_context", lambda *_: {})
     model = Model("m", Path("m"), "1")
 
     def key(card: Card, device: str = "cuda:0") -> str:
         machine(card, card)
-        return cell.key_of(RunConfig(device=device), model)
+        return reuse.key_of(RunConfig(device=device), model)
 
     assert key(H100) == key(H100, "cuda:1")
     assert key(H100) == key(replace(H100, free=1)), "memory changes no result"

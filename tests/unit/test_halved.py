@@ -13,6 +13,8 @@ from colazero import cell, models
 from colazero.blocks.sequence import Sequence
 from colazero.settings import RunConfig
 from colazero.store import record
+from colazero.suite import plan
+from colazero.suite.worker import Job
 
 
 def test_it_is_computed_again_and_then_reused(
@@ -22,7 +24,7 @@ def test_it_is_computed_again_and_then_reused(
     given = {"model": str(tiny_llama), "corpus": name, "eval_corpora": name, "method": "random"}
     shape = {"n_calibration_samples": 4, "seq_len": 64, "eval_windows": 4, "group_size": 32}
     more = {"device": "cpu", "save_model": "none", "act_group_aware": True}
-    config = RunConfig.model_validate(given | shape | more)
+    config: Any = RunConfig.model_validate(given | shape | more)
     model = models.fetch(str(tiny_llama))
 
     def run() -> cell.Outcome:
@@ -43,7 +45,8 @@ def test_it_is_computed_again_and_then_reused(
     tags = shared_store.get_run(first.run_id).data.tags
     assert tags["colazero.halved"] == "quantization"
     with record.run("plan", "cell"):
-        assert "memory ran out" in cell.why_new(config, model)
+        job = Job("cell", "cell", config, model)
+        assert "memory ran out" in next(iter(plan.Finished([job]).why_new([job])))
     second = run()
     assert second.source_run is None, "computed anew"
     assert "colazero.halved" not in shared_store.get_run(second.run_id).data.tags

@@ -18,11 +18,11 @@ ROOMS: dict[str, set[str]] = {
     "entrypoints": {"suite", "cell", "pipeline", "preconditions", "store", "calibration"}
     | {"quantizers", "models", "selection", "corpora"}
     | {"analysis.reading", "analysis.stats", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "store", "pipeline", "preconditions", "selection", "quantizers"}
+    "suite": {"cell", "reuse", "store", "pipeline", "preconditions", "selection", "quantizers"}
     | {"corpora", "models", "blocks"},
-    "cell": {"pipeline", "context", "store", "calibration", "quantizers", "corpora", "blocks"},
+    "cell": {"pipeline", "reuse", "store", "calibration", "quantizers", "corpora", "blocks"},
     "store": set(),
-    "context": {"selection", "quantizers", "evaluation", "corpora", "models"},
+    "reuse": {"selection", "quantizers", "evaluation", "corpora", "models"},
     "pipeline": {"preconditions", "calibration", "selection", "quantizers", "evaluation"}
     | {"corpora", "models", "blocks"},
     "preconditions": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},

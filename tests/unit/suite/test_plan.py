@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from colazero import cell, devices, selection
+from colazero import devices, reuse, selection
 from colazero.errors import UserError
 from colazero.settings import canonical_key
 from colazero.store import claims, client, record
@@ -59,7 +59,7 @@ class Suite:
     def finish(self, *names: str, **more: str) -> None:
         for job in self.jobs:
             if short(job) in names:
-                tags = {"colazero.key": cell.key_of(job.config, job.model)}
+                tags = {"colazero.key": reuse.key_of(job.config, job.model)}
                 tags |= {"colazero.config": canonical_key(job.config), "colazero.kind": "cell"}
                 tags |= {plan.REVISION: job.model.revision} | more
                 params = {name: record.as_text(value) for name, value in job.config}

@@ -14,7 +14,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from colazero import cell, models
+from colazero import cell, models, reuse
 from colazero.settings import RunConfig
 from colazero.store import claims, publish, record
 from colazero.store.publish import Record
@@ -196,7 +196,8 @@ def test_a_cell_waits_for_one_that_does_the_same_work_and_downstream_tasks(
 ) -> None:
     chosen = CalibrationSet(np.zeros((1, 8), dtype=np.int32), (), {})
     monkeypatch.setattr(cell, "work_context", lambda *_: {})
-    monkeypatch.setattr(cell, "method_context", lambda _: {})
+    monkeypatch.setattr(reuse, "work_context", lambda *_: {})
+    monkeypatch.setattr(reuse, "method_context", lambda _: {})
     monkeypatch.setattr(cell, "_select", lambda *_: (chosen, {"selection_time_sec": 1.0}))
     monkeypatch.setattr(cell, "work_key", lambda config, *_: f"downstream {config.do_downstream}")
     monkeypatch.setattr(cell.supported, "try_model", lambda *_: None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from colazero import context
+from colazero import reuse
 from colazero.settings import RunConfig, canonical_key
 
 Keys = Callable[..., str]
@@ -19,8 +19,8 @@ Keys = Callable[..., str]
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package, under git, whose files are taken for those that are imported."""
     copy = tmp_path / "colazero"
-    shutil.copytree(context.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(context, "PACKAGE", copy)
+    shutil.copytree(reuse.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(reuse, "PACKAGE", copy)
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *who, *command], check=True)
@@ -28,14 +28,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def key(**given: object) -> str:
-    context.contents.cache_clear()
+    reuse.contents.cache_clear()
     config = RunConfig.model_validate(given)
-    return canonical_key(config, **context.code_context(config))
+    return canonical_key(config, **reuse.code_context(config))
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    context.contents.cache_clear()
+    reuse.contents.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_what_is_edited_while_a_process_runs_changes_nothing_in_it(project: Path
     key(quantizer="none")
     file = project / "colazero/quantizers/gptqmodel.py"
     before, now = file.read_text(), RunConfig.model_validate({"quantizer": "gptqmodel"})
-    wanted = context.code_context(now)
+    wanted = reuse.code_context(now)
     file.write_text(before + "\nCHANGED = 1\n")
-    assert context.code_context(now) == wanted
+    assert reuse.code_context(now) == wanted
     file.write_text(before)
 
 
@@ -99,8 +99,8 @@ def test_what_differs_is_named() -> None:
     before = {"torch": "2.13.0", "model": "a", "source colazero/pipeline.py": "1", "numpy": "2"}
     now = {**before, "torch": "2.14.0", "model": "b", "source colazero/pipeline.py": "2"}
     now["source colazero/new.py"] = "3"
-    assert context.differences(before, now) == (
+    assert reuse.differences(before, now) == (
         "the source of colazero/new.py, colazero/pipeline.py differs; model differs; "
         "torch was 2.13.0 and is 2.14.0"
     )
-    assert context.differences(now, dict(now)) == ""
+    assert reuse.differences(now, dict(now)) == ""

@@ -1,25 +1,32 @@
-"""What decides a result beside the parameters: data, libraries, and the code that a run imports."""
+"""What decides that two runs give the same result: parameters, data, libraries, code, device."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from colazero import corpora, models, selection
+from colazero import corpora, devices, models, selection
 from colazero.cache import file_digest, files_digest
 from colazero.corpora import parts_of
 from colazero.corpora.tokens import vocabulary
+from colazero.devices import cpu_dtype
 from colazero.quantizers import COMPILERS, QUANTIZERS, UNQUANTIZED, WITHOUT_CALIBRATION
-from colazero.settings import RunConfig, Settings
-from colazero.types import Model
+from colazero.settings import SELECTION, SETTINGS, RunConfig, Settings, canonical_key
+from colazero.types import CalibrationSet, Model
 
 PACKAGE = Path(__file__).resolve().parent
 PIPELINE = "colazero.pipeline"
 """Where the imports of a run begin. What only records, plans or draws is not among them."""
 LIBRARIES = ("torch", "transformers", "gptqmodel", *COMPILERS)
 SELECTING = ("numpy", "scipy", "scikit-learn")
+CHOOSING = ("model", *(name for name, one in SETTINGS.items() if one.stages == SELECTION))
+"""Parameters that decide which calibration set there is, and nothing that is done with it."""
+CONTEXT = "context.json"
+"""The artifact with all that decided a cell's result, its parameters apart."""
 DEVICE = ("device", "driver", "compute capability")
 
 
@@ -133,3 +140,32 @@ def differences(before: dict[str, str], now: dict[str, str]) -> str:
         elif not name.startswith("source "):
             said.append(f"{name} differs")
     return "; ".join(said)
+
+
+def work_context(config: Settings, model: Model) -> dict[str, str]:
+    """Return all that decides a result beside the parameters."""
+    device = devices.facts(config.device) | {"dtype": cpu_dtype(config.device)}
+    return data_context(config, model) | code_context(config) | device
+
+
+def key_of(config: RunConfig, model: Model) -> str:
+    """Return the key that cells share which are the same from selection to evaluation."""
+    return canonical_key(config, **facts(config, model))
+
+
+def facts(config: RunConfig, model: Model) -> dict[str, str]:
+    """Return all that decides a cell's result, its selection too, other than parameters."""
+    return work_context(config, model) | method_context(config)
+
+
+def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
+    """Return the key that cells share whose quantization and evaluation are the same work.
+
+    It holds the calibration set itself, in its order, in the place of what led to it.
+    """
+    same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
+    facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}
+    facts |= {f"eval {name}": context[f"corpus {name}"] for name in config.eval_corpora}
+    return canonical_key(
+        config.model_copy(update=same), **facts, calibration=calibration.order_digest
+    )
