@@ -250,7 +250,9 @@ def save_calibration(
         "order_digest": calibration.order_digest,
         "corpus_revision": corpus.revision,
         "tokenizer_digest": vocabulary(model).digest,
-        "template_tokens": np.intersect1d(windows, list(vocabulary(model).special)).tolist(),
+        "template_tokens": np.intersect1d(
+            calibration.windows, list(vocabulary(model).special)
+        ).tolist(),
         "notes": dict(calibration.notes),
         "documents": len({span.document for spans in calibration.spans for span in spans}),
         "spans": [[list(asdict(s).values()) for s in spans] for spans in calibration.spans],
