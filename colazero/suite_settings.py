@@ -74,7 +74,10 @@ class SuiteConfig(Common):
     )
     executor: Literal["local", "ray"] = Field("local", description="where cells run")
     workers: int = Field(
-        1, ge=1, description="cells at once, each in a process of its own; Ray decides by itself"
+        0,
+        ge=0,
+        description="cells at once, each in a process of its own; 0: one per GPU that `device` "
+        "allows, or one. Ray decides by itself",
     )
     ray_address: Name = Field(
         "local", description="HOST:PORT of a Ray cluster; local: start one on this machine"

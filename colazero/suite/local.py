@@ -62,13 +62,10 @@ class LocalExecutor:
 
     @staticmethod
     def place(config: SuiteConfig) -> Place:
-        """Return the device of this machine, and its GPUs unless one is named."""
-        device = devices.resolve(config.device)
-        if device == "cpu":
-            return Place(device, config.workers)
-        several = config.device in ("auto", "cuda")
-        numbers = range(len(devices.cards())) if several else [int(device.partition(":")[2])]
-        return Place(device, config.workers, tuple(numbers))
+        """Return the device of this machine, its GPUs unless one is named, and the workers."""
+        gpus = tuple(devices.shared_by(config.device))
+        workers = config.workers or max(1, len(gpus))
+        return Place(devices.resolve(config.device), workers, gpus)
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
         """Return the first job of the model that a free worker has loaded, else the first."""

@@ -1,8 +1,10 @@
-"""What a cell needs of memory, from the heads of its model's files, and which models have none."""
+"""Estimates of the memory that a cell takes, from the headers of its model's files."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,48 +20,75 @@ from colazero.types import Model
 
 GB = 1e9
 LIBRARIES = 0.6 * GB
-"""Main memory that a worker takes before it computes: torch, transformers and MLflow, imported."""
+"""Main memory of a worker before it computes: torch, transformers and MLflow, imported."""
+LIBRARIES_CUDA = 2.5 * GB
+"""The same where CUDA's libraries are loaded too (estimated)."""
+CONTEXT = 0.8 * GB
+"""GPU memory outside PyTorch's tensors (estimated): CUDA's context and cuBLAS's workspaces. On a
+Hopper GPU, 32 micro-batches may take 0.8 GB more."""
+HESSIANS = 3.1
+"""Matrices of a Hessian's size at once: the sum, the ordered copy and the factor (counted)."""
+SOLVING = 16.0
+"""Bytes per weight of the layer that is solved: stored, in float32, corrected, codes (counted)."""
+WHOLE_MODEL = ("cola", "self")
+"""Methods that run the whole unquantized model to choose a set."""
+BATCH = 4096
+"""Tokens that pass a block at once in evaluation, if that is more than one window."""
 BLOCK = re.compile(r".*?\.\d+(?=\.)|\d+(?=\.)")
-"""What the names of a decoder block's tensors begin with: `model.layers.0`."""
+"""The start of the names of a decoder block's tensors: `model.layers.0`."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Numbers of weights: in the layers to be quantized, the others; in the largest block, in none.
+    """Weight counts: quantizable, other, largest block, outside the blocks.
 
-    `widest`: the most inputs of a layer. `matrix`: the weights of the largest. `hidden`: the fewest
-    inputs of a layer, for hidden states are no narrower.
+    `hidden`: the fewest inputs of a layer, which is the width of hidden states; `widest`: the most.
+    `attention`: outputs of the largest block's layers that are neither from nor to the widest.
+    `matrix`: weights of the largest layer.
     """
 
     layers: int
     others: int
     block: int
     outside: int
-    widest: int
-    matrix: int
     hidden: int
+    widest: int
+    attention: int
+    matrix: int
 
     @classmethod
     def of(cls, model: Model) -> Weights:
         """Read the headers; UserError if a file is missing, damaged or cut off."""
         layers = others = outside = 0
-        blocks: dict[str, int] = {}
-        inputs, sizes = [0], [0]
+        sizes: defaultdict[str, int] = defaultdict(int)
+        shapes: defaultdict[str, list[tuple[int, ...]]] = defaultdict(list)
         for name, tensor in stored(weight_files(model.path)).items():
-            begin = BLOCK.match(name)
-            if begin:
-                blocks[begin[0]] = blocks.get(begin[0], 0) + tensor.count
+            start = BLOCK.match(name)
+            if start:
+                sizes[start[0]] += tensor.count
             else:
                 outside += tensor.count
-            if begin and len(tensor.shape) == 2:
+            if start and len(tensor.shape) == 2:
                 layers += tensor.count
-                inputs.append(tensor.shape[1])
-                sizes.append(tensor.count)
+                shapes[start[0]].append(tensor.shape)
             else:
                 others += tensor.count
-        largest = max(blocks.values(), default=0)
-        fewest = min(inputs[1:], default=0)
-        return cls(layers, others, largest, outside, max(inputs), max(sizes), fewest)
+        largest = max(sizes, key=lambda name: sizes[name], default="")
+        every = [shape for block in shapes.values() for shape in block]
+        widest = max((inputs for _, inputs in every), default=0)
+        attention = [
+            outputs for outputs, inputs in shapes[largest] if outputs % widest and inputs != widest
+        ]
+        return cls(
+            layers,
+            others,
+            sizes[largest],
+            outside,
+            hidden=min((inputs for _, inputs in every), default=0),
+            widest=widest,
+            attention=sum(attention),
+            matrix=max((outputs * inputs for outputs, inputs in every), default=0),
+        )
 
     @property
     def dense(self) -> float:
@@ -67,39 +96,75 @@ class Weights:
         return 2.0 * (self.layers + self.others)
 
     def quantized(self, bits: int) -> float:
-        """Return the bytes of a checkpoint; scales and zeros of groups of 32 at most added."""
+        """Return the bytes of a checkpoint, with scales and zero points of groups of 32 at most."""
         return self.layers * (bits + 1) / 8 + 2.0 * self.others
+
+    def waiting(self, tokens: float, number: float) -> float:
+        """Return the bytes that micro-batches hold where they hold most, in a block.
+
+        Counted: at the attention's output queries, keys, values, output and normed input; at the
+        last layer hidden states, normed ones, and one as wide as its input.
+        """
+        return number * tokens * max(self.attention + self.hidden, 2 * self.hidden + self.widest)
+
+    def solved(self, tokens: float, number: float) -> float:
+        """Return the bytes of micro-batches that wait while one of a block's layers is solved."""
+
+        def solving(inputs: int) -> float:
+            return max(4 * HESSIANS * inputs**2, 4.0 * inputs**2 + SOLVING * self.matrix)
+
+        attention = number * tokens * (self.attention + self.hidden) + solving(self.hidden)
+        last = number * tokens * (2 * self.hidden + self.widest) + solving(self.widest)
+        return max(attention, last)
 
 
 @dataclass(frozen=True)
 class Room:
-    """The least bytes that a cell needs on its GPU (none on a CPU), and in main memory."""
+    """Bytes that a cell takes: the least on its GPU, there at full speed, and of main memory.
 
-    gpu: float
+    Both are 0 on a CPU.
+    """
+
+    least: float
+    full: float
     main: float
 
 
 def of_cell(config: Resolved, model: Model, free: float) -> Room:
-    """Return what a cell needs where `free` bytes are free on its GPU.
+    """Return what a cell takes where `free` bytes are free on its GPU.
 
-    A block at a time: one block's weights and what is outside the blocks, the Hessian of the widest
-    layer and its factor, the largest layer in float32 twice, and hidden states of all windows,
-    which stay in main memory where they would fill more than half of a GPU. GPTQModel keeps the
-    model in main memory, and downstream tasks have it whole on the device.
+    Block by block: one block's weights and what is outside the blocks, hidden states of all windows
+    (in main memory where they would fill more than half of a GPU), what micro-batches hold while
+    they wait in a block, and a layer's Hessian and factor. At the least three micro-batches of one
+    window wait, the others leave and are run again. GPTQModel keeps the model in main memory.
+    Downstream tasks, and methods that look at what the model computes, have it whole on the device.
     """
     weights = Weights.of(model)
     solves = config.quantizer not in WITHOUT_CALIBRATION
-    working = 8.0 * (weights.widest**2 + weights.matrix) if solves else 0.0
     number = 4.0 if cpu_dtype(config.device) == "float32" else 2.0
-    computing = number * (weights.block + weights.outside) + working
-    if config.do_downstream:
-        computing = max(computing, weights.dense)
     hidden = number * weights.hidden * tokens(config, model)
+    fixed = number * (weights.block + weights.outside)
+    window = config.evaluated_len
+    least = fixed + weights.waiting(window, number)
+    full = fixed + hidden + weights.waiting(max(BATCH, window), number)
+    if solves:
+        calibration = config.n_calibration_samples * config.seq_len
+        least = fixed + weights.solved(3 * config.seq_len, number)
+        full = max(full, fixed + hidden + weights.solved(calibration, number))
+    if config.do_downstream or (solves and config.method in WHOLE_MODEL):
+        least, full = max(least, weights.dense), max(full, weights.dense)
     kept = 0.0 if config.quantizer in ("onepass", UNQUANTIZED) else weights.dense
     if config.device == "cpu":
-        return Room(0.0, LIBRARIES + max(computing + hidden, kept))
-    on_host = hidden if hidden > SHARE_OF_DEVICE * free else 0.0
-    return Room(computing, LIBRARIES + kept + on_host)
+        return Room(0.0, 0.0, LIBRARIES + max(least + hidden, kept))
+    on_host = page_locked(hidden) if hidden > SHARE_OF_DEVICE * free else 0.0
+    buffers = 2 * page_locked(number * weights.block)
+    main = LIBRARIES_CUDA + kept + on_host + buffers
+    return Room(CONTEXT + least, CONTEXT + full, main)
+
+
+def page_locked(size: float) -> float:
+    """Return the page-locked bytes that PyTorch takes for so many: the next power of two."""
+    return 2.0 ** math.ceil(math.log2(size)) if size else 0.0
 
 
 def tokens(config: Resolved, model: Model) -> int:
@@ -132,9 +197,11 @@ def rooms(place: Place, jobs: Sequence[Job]) -> dict[str, Room]:
         return found
     card = free_on_card(place)
     for job in jobs:
-        one, before = of_cell(job.config, job.model, card[1] if card else 0.0), Room(0.0, 0.0)
-        before = found.get(job.model.name, before)
-        found[job.model.name] = Room(max(one.gpu, before.gpu), max(one.main, before.main))
+        one = of_cell(job.config, job.model, card[1] if card else 0.0)
+        other = found.get(job.model.name, one)
+        found[job.model.name] = Room(
+            max(one.least, other.least), max(one.full, other.full), max(one.main, other.main)
+        )
     return found
 
 
@@ -144,9 +211,9 @@ def too_large(place: Place, jobs: Sequence[Job]) -> dict[str, str]:
     card = free_on_card(place)
     main = devices.main_memory()
     for name, room in rooms(place, jobs).items():
-        if card and room.gpu > card[1]:
+        if card and room.least > card[1]:
             where = f"on {card[0]}, which has {card[1] / GB:,.1f} GB free"
-            found[name] = f"a cell needs at least {room.gpu / GB:,.1f} GB {where}"
+            found[name] = f"a cell needs at least {room.least / GB:,.1f} GB {where}"
         elif room.main > main:
             where = f"of main memory, of which {main / GB:,.1f} GB are free"
             found[name] = f"a cell needs at least {room.main / GB:,.1f} GB {where}"

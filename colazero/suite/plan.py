@@ -163,7 +163,8 @@ class Plan:
     seconds: None if there is no finished run of these settings. why: why cells run although others
     of their parameters are finished, as reason → names. expected: with until=settled the number of
     cells expected, under which assumption, of `most`. cells: bytes that a cell needs, per model.
-    left_out: models that do not fit this machine → why. notes: what the suite cannot find.
+    left_out: models that do not fit this machine → why. notes: what the suite cannot find. at_once: how
+    many cells run at once, and on which GPUs of this machine.
     """
 
     run: list[str]
@@ -176,6 +177,7 @@ class Plan:
     cells: dict[str, memory.Room] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    at_once: str = ""
 
     def text(self) -> str:
         """Return the plan in lines."""
@@ -187,8 +189,10 @@ class Plan:
             lines.append(f"about {cells:.0f} of these cells, {self.most} at most, {what}")
         lines += said(self.why)
         for name, room in self.cells.items():
-            gpu = f"{room.gpu / GB:,.1f} GB on the GPU and " if room.gpu else ""
-            lines.append(f"a cell of {name} needs {gpu}{room.main / GB:,.1f} GB of main memory")
+            least, full, main = (f"{b / GB:,.1f} GB" for b in (room.least, room.full, room.main))
+            gpu = f"{least} on the GPU ({full} at full speed) and " if room.full else ""
+            lines.append(f"a cell of {name} needs at least {gpu}{main} of main memory")
+        lines += [self.at_once] if self.at_once else []
         lines += [f"model {name} is left out: {why}" for name, why in self.left_out.items()]
         lines += [need.sentence() for need in self.needs]
         lines += self.notes
@@ -230,6 +234,7 @@ def make(config: SuiteConfig, place: Place, jobs: Sequence[Job], expect: Expect)
         cells=memory.rooms(place, run),
         left_out=left_out,
         notes=notes(config),
+        at_once=cells_at_once(place),
     )
 
 
@@ -248,6 +253,19 @@ def notes(config: SuiteConfig) -> list[str]:
             "eval_windows=1: one evaluation window shows nothing about other text; 16 or more do"
         )
     return lines
+
+
+def cells_at_once(place: Place) -> str:
+    """Say how many cells run at once on this machine; '' if they run elsewhere."""
+    if not place.here:
+        return ""
+    workers, cards = place.workers, len(place.gpus)
+    said = f"{counted(workers, 'cell')} at once"
+    if cards:
+        said += f" on {counted(min(workers, cards), 'GPU')}"
+    if cards > workers:
+        said += f"; {cards - workers} of {cards} GPUs stay idle, as workers={workers} was asked for"
+    return said
 
 
 def refuse_all_left_out(left_out: Mapping[str, str], left: Collection[object]) -> None:
@@ -299,7 +317,7 @@ def _memory(place: Place, run: Sequence[Job], workers: int) -> list[Need]:
     card = memory.free_on_card(place)
     if card:
         on_one = math.ceil(workers / len(place.gpus))
-        gpu = on_one * max(room.gpu for room in rooms)
+        gpu = on_one * max(room.least for room in rooms)
         found.append(Need(f"CUDA memory of {card[0]}", gpu / GB, card[1] / GB, "GB"))
     return found
 

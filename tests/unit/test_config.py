@@ -210,7 +210,7 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (RunConfig, "seed", "-1", ["'-1'", "greater than or equal to 0"]),
     (RunConfig, "seed", str(2**32), [f"'{2**32}'", f"less than {2**32}"]),
     (SuiteConfig, "executor", "slurm", ["'slurm'", "local, ray"]),
-    (SuiteConfig, "workers", "0", ["'0'", "greater than or equal to 1"]),
+    (SuiteConfig, "workers", "-1", ["'-1'", "greater than or equal to 0"]),
     (SuiteConfig, "ray_address", "", ["''", "at least 1 character"]),
     (SuiteConfig, "cpus_per_cell", "0", ["'0'", "greater than 0"]),
     (SuiteConfig, "cell_time_limit", "0", ["'0'", "greater than 0"]),

@@ -269,10 +269,30 @@ def test_gpu_memory_is_for_the_workers_that_share_one(
     new = a_suite(workers=4, device=device)
     job = new.jobs[-1]
     room = memory.of_cell(job.config, job.model, free=10**12)
-    assert room.gpu > memory.Weights.of(job.model).block * 2
-    assert new.needs("CUDA memory") == pytest.approx(on_one * room.gpu)
-    assert room.main == memory.LIBRARIES
+    assert room.full > room.least > memory.CONTEXT + memory.Weights.of(job.model).block * 2
+    assert new.needs("CUDA memory") == pytest.approx(on_one * room.least)
+    assert room.main > memory.LIBRARIES_CUDA
     assert new.needs("memory") == 4 * room.main
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("device", "workers", "at_once", "said"),
+    [
+        ("auto", None, 4, "4 cells at once on 4 GPUs"),
+        ("cuda", None, 4, "4 cells at once on 4 GPUs"),
+        ("cuda:2", None, 1, "1 cell at once on 1 GPU"),
+        ("cpu", None, 1, "1 cell at once"),
+        ("auto", 1, 1, "3 of 4 GPUs stay idle, as workers=1"),
+        ("auto", 8, 8, "8 cells at once on 4 GPUs"),
+    ],
+)
+def test_every_gpu_is_used_unless_workers_says_otherwise(
+    a_suite: Any, device: str, workers: int | None, at_once: int, said: str
+) -> None:
+    new = a_suite(device=device, **({"workers": workers} if workers else {}))
+    assert new.place.workers == at_once
+    assert said in plan.cells_at_once(new.place)
 
 
 @pytest.mark.usefixtures("four_gpus")
@@ -328,7 +348,7 @@ def test_every_worker_counts_in_main_memory(a_suite: Any) -> None:
     job = new.jobs[-1]
     room = memory.of_cell(job.config, job.model, free=0.0)
     hidden = 2 * 128 * (4 + 4) * 64
-    assert room.gpu == 0
+    assert room.least == room.full == 0
     assert room.main > memory.Weights.of(job.model).block * 2 + hidden
     assert new.needs("memory") == pytest.approx(3 * room.main)
 
@@ -341,13 +361,19 @@ def test_what_a_cell_needs_depends_on_what_it_does(a_suite: Any) -> None:
         return memory.of_cell(job.config.model_copy(update=more), job.model, free)
 
     weights, one = memory.Weights.of(job.model), room()
-    idle = memory.LIBRARIES
+    idle = memory.LIBRARIES_CUDA + 2 * memory.page_locked(2.0 * weights.block)
     assert one.main == idle, "hidden states are on the GPU"
     hidden = 2 * 128 * (4 + 4) * 64
-    assert room(free=0).main == idle + hidden, "and in main memory where they do not fit"
+    assert room(free=0).main == idle + memory.page_locked(hidden), "else in main memory"
     assert room(quantizer="gptqmodel").main == idle + weights.dense
-    assert room(do_downstream=True).gpu == max(weights.dense, one.gpu)
-    assert room(quantizer="none").gpu < one.gpu
+    many = {"n_calibration_samples": 10**6}
+    assert room(**many).least == one.least
+    assert room(**many).full > one.full + 10**10
+    assert room(quantizer="none").least < one.least
+    for whole in ({"do_downstream": True}, {"method": "cola"}):
+        assert room(**whole).least == memory.CONTEXT + max(
+            weights.dense, one.least - memory.CONTEXT
+        )
     assert weights.outside + 2 * weights.block == weights.layers + weights.others
 
 
@@ -363,7 +389,7 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
 
     def of_cell(config: Any, model: Any, free: float) -> memory.Room:
         room = own(config, model, free)
-        return memory.Room(2e12, 1.0) if model.name == large else room
+        return memory.Room(2e12, 2e12, 1.0) if model.name == large else room
 
     monkeypatch.setattr(memory, "of_cell", of_cell)
     failed: dict[str, str] = {}
@@ -380,6 +406,6 @@ def test_models_that_do_not_fit_are_left_out_by_name_and_the_others_run(
     assert "at least 2,000.0 GB on H, which has 1,000.0 GB free" in failed[large]
     said = plan.make(new.config, new.place, jobs, lambda *_: {}).text()
     assert f"model {large} is left out: a cell needs at least 2,000.0 GB on H" in said
-    assert f"a cell of {new.jobs[0].model.name} needs 0.0 GB on the GPU" in said
+    assert f"a cell of {new.jobs[0].model.name} needs at least 0.8 GB on the GPU" in said
     with pytest.raises(UserError, match="no model of the suite has room here"):
         suite._with_room(new.config, new.place, jobs[-7:], run[-6:], "suite", suite.Report())
