@@ -163,8 +163,8 @@ class Plan:
     seconds: None if there is no finished run of these settings. why: why cells run although others
     of their parameters are finished, as reason → names. expected: with until=settled the number of
     cells expected, under which assumption, of `most`. cells: bytes that a cell needs, per model.
-    left_out: models that do not fit this machine → why. notes: what the suite cannot find. at_once: how
-    many cells run at once, and on which GPUs of this machine.
+    left_out: models that do not fit this machine → why. notes: what the suite cannot find.
+    at_once: how many cells run at once, and on how many GPUs of this machine.
     """
 
     run: list[str]
