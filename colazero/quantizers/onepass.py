@@ -167,7 +167,11 @@ class Solver:
 
         self._input.prepare(self._settings)
         known = self._sequence.at(self._index, f"{name}.weight")
-        weight = self._sequence.weights.stored(known).to(self._sequence.device).float()
+        weight = (
+            self._sequence.weights.stored(known)
+            .to(self._sequence.device, non_blocking=True)
+            .float()
+        )
         solved = gptq.solve(weight, self._input.prepared, self._settings)
         layer = self._layers[name]
         layer.weight = nn.Parameter(solved.weight(layer.weight.dtype), requires_grad=False)

@@ -22,7 +22,7 @@ from colazero.evaluation import perplexity
 from colazero.evaluation.through_blocks import Evaluator
 from colazero.quantizers.onepass import quantize
 from colazero.suite import memory
-from colazero.types import CalibrationSet, Model, QuantizationSettings, Text
+from colazero.types import CalibrationSet, Model, QuantizationSettings, Text, Work
 
 SCALE = 32
 """Widths and tokens are a 32nd, so that hidden states stay in proportion to Hessians."""
@@ -107,10 +107,10 @@ def test_the_plan_is_within_a_quarter_of_what_a_cell_takes(
         open_sequence(tmp_path / "model", DEVICE, to_quantize=True)
         live.most = live.now
         folder, out = tmp_path / "model", tmp_path / "out"
-        monkeypatch.setattr("colazero.quantizers.onepass.TOKENS_A_BATCH", 4 * 64)
+        monkeypatch.setattr("colazero.quantizers.onepass.TOKENS_PER_BATCH", 4 * 64)
         monkeypatch.setattr("colazero.evaluation.through_blocks.TOKENS_A_BATCH", 2 * 64)
         monkeypatch.setattr("colazero.evaluation.perplexity.LOGITS_A_SLICE", 512 * 16)
-        quantize(folder, calibration, SETTINGS, out, DEVICE, lambda *_: None, Evaluator([text]))
+        quantize(Work(folder, calibration, SETTINGS, out, DEVICE, rider=Evaluator([text])))
     assert memory.BATCH == perplexity.TOKENS_A_BATCH
     weights = memory.Weights.of(Model(name, folder, "1"))
     windows = 128 + 166
