@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from analysis.reading import tidy
+from analysis.reading.runs import row_of
 from colazero import environment
 from colazero.errors import UserError, without_credentials
 from colazero.store import client, fetch, provenance, publish, record
@@ -44,7 +44,7 @@ def test_metrics_are_grouped_and_read_back_by_their_own_names(
     )
     assert not [name for name in run.data.metrics if "." in name.partition("/")[0]]
     assert client.metrics_of(run) == ALL
-    row = tidy.row_of(run)
+    row = row_of(run)
     assert {name: row[name] for name in ALL} == ALL, "the analysis reads the same names"
 
 
@@ -55,7 +55,7 @@ def test_runs_of_an_older_version_are_read_as_they_are(shared_store: MlflowClien
     shared_store.set_terminated(run_id)
     run = shared_store.get_run(run_id)
     assert client.metrics_of(run) == ALL
-    row = tidy.row_of(run)
+    row = row_of(run)
     assert {name: row[name] for name in ALL} == ALL
 
 
