@@ -136,7 +136,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     except Exception:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, a closed terminal
-        log.warning("interrupted; the same command continues: finished cells are not run again")
+        log.warning("interrupted; the same command goes on: finished cells are not run again")
         raise
     finally:
         executor.close()
