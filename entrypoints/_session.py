@@ -87,13 +87,15 @@ def start(
     source: str = "",
     inherited: Iterable[str] = (),
     selects: bool = False,
+    fetched: Callable[[RunConfig], object] = lambda _: None,
     check: Callable[[RunConfig], object] = lambda _: None,
 ) -> RunConfig:
     """Return the configuration of a run, checked and its device taken; the store is connected.
 
     source: `runs:/ID` or `models:/NAME@ALIAS`, whose run's settings `inherited` hold where nothing
-    is given. check: what else must hold, before the store is connected. Heavy libraries are
-    imported here, after the device is taken.
+    is given; an explicit preset inherits nothing. fetched: fetches the source's files, before the
+    settings are checked. check: what else must hold, before the store is connected. Heavy libraries
+    are imported here, after the device is taken.
     """
     config = parse(RunConfig, given)
     from colazero import devices
@@ -105,10 +107,11 @@ def start(
 
     if source.startswith(KEPT):
         connect()
-        if given.get("preset", "auto") == "auto":  # with an explicit preset nothing is inherited
+        of_run = fetch.settings(source, inherited)  # refuses a run that is not there
+        if given.get("preset", "auto") == "auto":
             named = {name: value for name, value in given.items() if value != "auto"}
-            of_run = fetch.settings(source, inherited)
             config = parse(RunConfig, {**given, **of_run, **named})
+        fetched(config)
     config = config.model_copy(update={"device": device})
     names = [] if config.model.startswith(KEPT) else [config.model]
     preconditions.check(config, [config.method] if selects else [], names)

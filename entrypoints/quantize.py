@@ -10,7 +10,7 @@ from pathlib import Path
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import SETTINGS, RunConfig, taken_by
-from entrypoints._session import KEPT, fields, main, stage_bar, start
+from entrypoints._session import fields, main, stage_bar, start
 
 PARAMETERS = taken_by("quantization")
 CALIBRATION = (
@@ -38,20 +38,25 @@ def run(given: dict[str, str]) -> int:
         if source == "auto" and config.quantizer not in WITHOUT_CALIBRATION:
             raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
 
-    asked = start(given, source=source, inherited=inherited, check=check)
+    folders = [Path(source)]
+
+    def fetched(config: RunConfig) -> None:
+        from colazero.store import fetch
+
+        if config.quantizer not in WITHOUT_CALIBRATION:
+            folders.append(fetch.fetch_artifacts(source, "calibration"))
+
+    asked = start(given, source=source, inherited=inherited, fetched=fetched, check=check)
     from colazero import cell, devices, models, pipeline, preconditions
     from colazero.calibration.sets import load_calibration
-    from colazero.store import client, fetch, record
+    from colazero.store import client, record
 
-    free, folder = asked.quantizer in WITHOUT_CALIBRATION, Path(source)
-    if source.startswith(KEPT) and not free:  # before the model, which may be gigabytes away
-        folder = fetch.fetch_artifacts(source, "calibration")
     model = models.fetch(asked.model)
     config = preconditions.resolve(asked, model)
-    if free:
+    if config.quantizer in WITHOUT_CALIBRATION:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
-        calibration, about = load_calibration(folder, model)
+        calibration, about = load_calibration(folders[-1], model)
     preconditions.check_set(model, pipeline.with_bos(config, model, calibration))
     name = client.run_name("quantize", about["method"], model.label)
     with record.run(name, "quantize") as run_id, record.workspace() as work:

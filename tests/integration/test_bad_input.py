@@ -64,7 +64,7 @@ CASES = {
     "empty file": ("single", ["--corpus=file:empty.txt"], "holds 0 documents"),
     "not UTF-8": ("single", ["--corpus=file:latin.txt"], "is not UTF-8"),
     "no text": ("single", ["--corpus=file:rows.jsonl"], "no text in the field 'text'"),
-    "no model": ("single", ["--preset=demo", "--model=./folder"], "is no model"),
+    "no model": ("single", ["--preset=demo", "--model=./folder"], "not a model"),
     "too small": ("single", ["--corpus=file:small.txt"], "windows of 512 tokens need 4,096"),
     "group size": ("single", ["--group_size=128"], "group_size=128 does not fit"),
     "same label": ("suite", ["--models=a/m,b/m"], "several are called m"),
