@@ -1,7 +1,7 @@
 """What a machine has: GPUs, main memory, and the dtype that its CPU computes in.
 
 `device` means one GPU, which the process that computes sees as `cuda:0`, or none. Libraries take
-the first GPU that they see, and some take all, whatever they are told. So a process that computes
+the first GPU that they see, and some take all, whatever is asked for. So a process that computes
 sees exactly one, or none for `cpu`: that is set before torch is imported. A process that asks a GPU
 for its memory opens a context there, which takes some of it and, in exclusive mode, the whole card.
 So processes that only plan or watch ask in a process that ends.

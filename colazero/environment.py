@@ -45,7 +45,7 @@ def check() -> None:
 def patience() -> float:
     """Return for how many seconds a store that is away is asked again: COLAZERO_PATIENCE minutes.
 
-    UserError if that is no number of minutes.
+    UserError if that is not a number of minutes.
     """
     found = _number("COLAZERO_PATIENCE", float, "minutes, 0 or more", lambda n: n >= 0)
     return 60 * (30.0 if found is None else found)
@@ -80,7 +80,7 @@ def experiment_name() -> str | None:
 
 
 def code_of_suite() -> dict[str, str] | None:
-    """Return what a suite on another machine says of its code; UserError if it is no JSON."""
+    """Return what a suite on another machine says of its code; UserError if it is not JSON."""
     text = os.environ.get("COLAZERO_CODE")
     if not text:
         return None

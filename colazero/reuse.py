@@ -31,7 +31,7 @@ DEVICE = ("device", "driver", "compute capability")
 
 
 def data_context(config: Settings, model: Model) -> dict[str, str]:
-    """Return what decides a result beside the parameters: revisions of model and data."""
+    """Return what decides a result besides the parameters: revisions of model and data."""
     revisions = {
         name: corpora.load(name).revision for name in (config.corpus, *config.eval_corpora)
     }
@@ -118,7 +118,7 @@ def _imported(file: Path) -> set[str]:
 def method_context(config: RunConfig) -> dict[str, str]:
     """Return what decides a selection beside parameters and data: source, libraries, proxy.
 
-    These are no part of what decides the work done on a calibration set that is there already.
+    These do not belong to what decides the work done on a calibration set that is there already.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return {}
@@ -143,7 +143,7 @@ def differences(before: dict[str, str], now: dict[str, str]) -> str:
 
 
 def work_context(config: Settings, model: Model) -> dict[str, str]:
-    """Return all that decides a result beside the parameters."""
+    """Return all that decides a result besides the parameters."""
     device = devices.facts(config.device) | {"dtype": cpu_dtype(config.device)}
     return data_context(config, model) | code_context(config) | device
 

@@ -110,7 +110,7 @@ def _leave_terminal() -> None:
 
 
 def _hung_up(stream: int) -> bool:
-    """Tell whether a stream leads to a terminal that is gone."""
+    """Return True if a stream leads to a terminal that is gone."""
     try:
         os.write(stream, b"")
         return False
@@ -119,7 +119,7 @@ def _hung_up(stream: int) -> bool:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Tell whether a module is being imported: broken off, its lock stays, and the next import,
+    """Return True if a module is being imported: broken off, its lock stays, and the next import,
     in the clean-up, waits for it for ever."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):

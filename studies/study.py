@@ -3,7 +3,7 @@
     python studies/study.py --suites=RUN_ID,RUN_ID [--sweep=RUN_ID,RUN_ID] [--out=docs]
 
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
-kind, and beside them Welch's test over seeds on exactly these windows; n: observations of both
+kind, and next to them Welch's test over seeds on exactly these windows; n: observations of both
 methods at the look that decided), where in the text methods differ, variance budget, and what a
 claim of a difference would need. --out gets `study-perplexity.png`, every value, and
 `study-windows.png`, where in the text methods differ; of the second suite `study-perplexity-2.png`,

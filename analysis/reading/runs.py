@@ -71,7 +71,7 @@ TAGS = {
 
 
 BESIDE = "tags.`colazero.kind` != 'cell'"
-"""The condition of runs that are no cells: unquantized models and controls."""
+"""The condition of runs other than cells: unquantized models and controls."""
 
 
 def search(experiments: Sequence[str], filter: str, page_size: int) -> Iterable[Run]:
@@ -94,7 +94,7 @@ def search(experiments: Sequence[str], filter: str, page_size: int) -> Iterable[
 
 
 def param(params: Mapping[str, str], name: str) -> str | None:
-    """Return a run's parameter: what `name` was resolved to, where that is written beside it."""
+    """Return a run's parameter, resolved if the run logged the resolved value."""
     return params.get(f"resolved.{name}", params.get(name))
 
 
@@ -383,7 +383,7 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     run in the `source_run` of another that is the same work.
 
     Complete means that every model has every method with every seed that occurs. RunsError for a
-    file that is no such object, and as for `load_suite`.
+    file that is not such an object, and as for `load_suite`.
     """
     files = sorted(Path(folder).glob("*.json"))
     table = by_setting(tidy(map(result_row, files)), [])

@@ -225,7 +225,7 @@ def differing(table: pd.DataFrame) -> list[str]:
 def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return the table with the settings `names` in the column `model`.
 
-    What stands beside the grid (the unquantized model, controls) gets a row in each setting of its
+    Runs outside the grid (the unquantized model, controls) gets a row in each setting of its
     suite whose cells it belongs to.
     """
     table = table.assign(base_model=table["model"], facets=", ".join(names))
@@ -275,7 +275,7 @@ def text(value: object) -> str:
 
 
 def _fits(row: Mapping[str, object], place: Mapping[str, object]) -> bool:
-    """Tell whether a run beside the grid has the settings of a cell, as far as it tells them."""
+    """Return True if a run outside the grid has the settings of a cell, where it logged them."""
     names = EVALUATING if row["method"] == UNQUANTIZED else ROUNDING
     return all(text(row[n]) == "?" or text(row[n]) == text(place[n]) for n in names)
 

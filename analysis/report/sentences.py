@@ -163,7 +163,7 @@ def judged_earlier(summary: Summary, pair: Pair) -> str:
 
 
 def reason(pair: Pair) -> str:
-    """Say why there is no test, with the methods' names instead of a and b."""
+    """Return why there is no test, with the methods' names instead of a and b."""
     r = pair.seeds
     if not r.n_a or not r.n_b:
         return "a method has no result."

@@ -297,7 +297,7 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
 
 
 def controls_of(summary: Summary, model: str) -> dict[str, pd.Series[float]]:
-    """Return the rows of what was run beside the grid, such as rounding (`rtn`), by name."""
+    """Return the rows of runs outside the grid, such as rounding (`rtn`), by name."""
     cells = summary.cells
     rows = cells[(cells["model"] == model) & (cells["kind"] == "control") & (cells["error"] == "")]
     rows = rows[rows[summary.metric].notna()]

@@ -38,7 +38,7 @@ def copy_with_older_config(model: Path, folder: Path) -> None:
 def visible(device: str, before: str | None) -> str:
     """Return the CUDA_VISIBLE_DEVICES that leaves of those visible `before` only `cuda:N`.
 
-    AutoGPTQ takes the first device, whatever it is told.
+    AutoGPTQ takes the first device, whatever is asked for.
     """
     index = device.partition(":")[2] or "0"
     return before.split(",")[int(index)] if before else index

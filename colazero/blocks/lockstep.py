@@ -32,14 +32,13 @@ Meeting = Callable[[str], None]
 
 
 class Lockstep:
-    """One thread a micro-batch, of which one runs at a time and hands its turn to the next.
+    """Run micro-batches on one thread each; one thread runs at a time and hands its turn on.
 
-    The last is the calling thread, where `meet` is called: with one micro-batch there is no other
-    thread. What waits holds what its block has computed so far. Where that is too much (`full`
-    says so), a micro-batch between the first and the last leaves once its input was seen, and is
-    run again from the block's beginning, through layers that are solved, when its turn comes: as
-    much time as memory asks for, and the same numbers. The operations on the inputs and their
-    order are the same at every run.
+    The last thread is the calling one, on which `meet` is called: a single micro-batch needs no
+    other. A waiting micro-batch holds everything that its block has computed so far. Where that is
+    too much (`full` says so), a micro-batch between the first and the last leaves once its input
+    was seen. It is run again from the block's beginning, through layers that are solved, when its
+    turn comes. The operations on the inputs and their order are the same at every run.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Lockstep:
             self._stop(error)
 
     def _through(self, member: int) -> bool:
-        """Run a micro-batch until it ends or leaves; tell whether it left at a known input."""
+        """Run a micro-batch until it ends or leaves. Return True if it left at a known input."""
         import torch
 
         try:
@@ -187,7 +186,7 @@ class Headroom:
         self._least = (1 - SHARE_OF_FREE) * free(device)
 
     def full(self) -> bool:
-        """Tell whether no more should wait, even when all that was freed is given back."""
+        """Return True if no more micro-batches may wait, even after freed memory is returned."""
         if free(self._device) >= self._least:
             return False
         give_back_freed()
@@ -220,7 +219,7 @@ def free(device: str) -> float:
 
 
 def run_if_fits(work: Callable[[], object], windows: int) -> bool:
-    """Do `work`, on so many windows at once; tell whether memory was enough for it.
+    """Run `work` on so many windows at once. Return True if memory was enough.
 
     Where it was not, what the work held is given back. torch.OutOfMemoryError if it was one window.
     """

@@ -302,7 +302,7 @@ class Shards:
         return named
 
     def _write(self) -> None:
-        """Hand what waits to the thread, once it has written what it was given before."""
+        """Hand the waiting tensors to the thread once it has written the previous ones."""
         if not self._waiting:
             return
         if self._writing:

@@ -56,9 +56,9 @@ def check(tasks: Sequence[str]) -> None:
 
 
 def context(tasks: Sequence[str]) -> dict[str, str]:
-    """Return what decides the results beside the tasks' names: lm-eval, and the user's own files.
+    """Return what decides the results besides the tasks' names: lm-eval, and the user's own files.
 
-    Those are the task files, the code beside them and the local data that they name.
+    Those are the task files, the code in their folders and the local data that they name.
     """
     files = {f"task {task}": task_digest(task) for task in tasks if is_task_file(task)}
     return {"lm_eval": version("lm_eval"), **files}
@@ -198,7 +198,7 @@ def task_digest(task: str) -> str:
     """Return a digest of all files that decide the task.
 
     Those are its YAML file, the files that it includes, the members of a group below the group's
-    folder, the code beside each, and the data they name: files, patterns, and whole folders. What
+    folder, the code next to each, and the data they name: files, patterns, and whole folders. What
     a task's own Python opens is not known here.
     """
     found: set[Path] = set()
@@ -254,7 +254,7 @@ def _data(configs: list[dict[str, Any]]) -> Iterator[Path]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Return a file itself, of a folder all files in it; hidden ones are no data."""
+    """Return a file itself, of a folder all files in it; hidden ones are not data."""
     if path.is_file():
         yield path
         return

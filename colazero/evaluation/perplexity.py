@@ -297,7 +297,7 @@ def load_dense(model_dir: Path, device: str) -> Any:
 
 
 def is_compressed(model_dir: Path) -> bool:
-    """Tell whether the checkpoint is llm-compressor's (compressed-tensors)."""
+    """Return True if the checkpoint is llm-compressor's (compressed-tensors)."""
     config = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
     return bool(config.get("quant_method") == "compressed-tensors")
 

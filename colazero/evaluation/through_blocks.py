@@ -210,7 +210,7 @@ def references(
 def unquantized(
     model: Model, device: str, texts: Sequence[Text], progress: Progress
 ) -> list[Perplexity]:
-    """Return the perplexity of each text under `model` itself, with what is kept in the cache."""
+    """Return the perplexity of each text under `model` itself, with cached hidden states."""
     known = references(model, device, texts, progress)
     if not known:
         return perplexities(model.path, device, texts, progress)

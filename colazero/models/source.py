@@ -236,7 +236,7 @@ def download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi
 
     try:
-        # One request; listing the files would be tried six times where there is no network.
+        # One request; listing the files would be tried six times without a network.
         found = HfApi().model_info(repository, revision=revision, timeout=10)
         names = [file.rfilename for file in found.siblings or []]
         return _snapshot(repository, revision, allow_patterns=[*TEXTS, *_weights(names)])

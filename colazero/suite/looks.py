@@ -74,7 +74,7 @@ def follow(
 ) -> None:
     """Do the cells look by look until every comparison is settled, or all seeds are done.
 
-    do: does jobs, given how many at most follow them; tells whether it got through all of them.
+    do: does jobs, given how many at most follow them; returns True if it got through all of them.
     What is neither a cell nor settled by a look is done first. A look at cells that another suite
     has finished is made again, and says the same.
     """

@@ -113,7 +113,7 @@ def _knock(address: str) -> None:
 
 
 def several_machines() -> bool:
-    """Tell whether the cluster has nodes on other machines than this one."""
+    """Return True if the cluster has nodes on other machines."""
     import ray
 
     here = ray.util.get_node_ip_address()
