@@ -23,6 +23,7 @@ from colazero.corpora.tokens import (
     pool_of,
     token_pool,
     tokenizer,
+    vocabulary,
 )
 from colazero.evaluation import perplexity as texts
 from colazero.evaluation.perplexity import evaluation_text as evaluation_text
@@ -101,6 +102,9 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         seconds = time.perf_counter() - begin + sum(spared)
     times = {"selection_time_sec": seconds, "selection.features_reused_sec": sum(spared)}
     notes = {**chosen.notes, **checked(config, model, chosen), "pieces": pieces(chosen, pool)}
+    written = np.intersect1d(chosen.windows, list(vocabulary(model).special - pool.forbidden))
+    if written.size:  # special tokens that a chat template put there; elsewhere they are refused
+        notes["template_tokens"] = written.tolist()
     return ordered(replace(chosen, notes=notes), config.seed, config.replicate), times
 
 

@@ -250,9 +250,6 @@ def save_calibration(
         "order_digest": calibration.order_digest,
         "corpus_revision": corpus.revision,
         "tokenizer_digest": vocabulary(model).digest,
-        "template_tokens": np.intersect1d(
-            calibration.windows, list(vocabulary(model).special)
-        ).tolist(),
         "notes": dict(calibration.notes),
         "documents": len({span.document for spans in calibration.spans for span in spans}),
         "spans": [[list(asdict(s).values()) for s in spans] for spans in calibration.spans],
@@ -289,6 +286,6 @@ def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[s
             f"the calibration set in {folder} was made with another tokenizer than that of model "
             f"{model.name!r}. Select again with this model."
         )
-    written = frozenset(about.get("template_tokens", ()))
+    written = frozenset(calibration.notes.get("template_tokens", ()))
     refuse_unusable(windows, vocabulary(model).special - written)
     return calibration, about

@@ -128,7 +128,7 @@ def test_methods_on_other_windows_are_not_compared_and_take_nothing_from_the_oth
         table = pd.read_parquet(file)
         table.assign(start=table["start"] + 7).to_parquet(file)
     after = summarize(cells, Options())
-    kept, lost = after.family(MODEL, "primary")
+    kept, lost = (pair for pair in after.pairs if pair.family == "primary")
     assert (kept.b, lost.b) == ("random", "gptq_default")
     assert kept == next(p for p in before.pairs if p.b == "random")
     assert (lost.verdict, lost.percent, lost.text) == ("undefined", None, None)

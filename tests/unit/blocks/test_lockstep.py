@@ -215,9 +215,8 @@ def test_a_result_whose_batches_were_halved_says_so(
     known = references(model, "cpu", [TEXT])
     now[0] = "evaluation"
     rider = Evaluator([TEXT], known)
-    report = onepass.quantize(
-        tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", "cpu", lambda *_: None, rider
-    )
+    work = Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", "cpu", rider=rider)
+    report = onepass.quantize(work)
     assert report.halved is (where == "quantization")
     assert rider.perplexities[0].halved is (where in ("evaluation", "unquantized"))
     again = references(model, "cpu", [TEXT])[0]

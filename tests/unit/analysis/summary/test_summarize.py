@@ -153,7 +153,7 @@ def test_holm_is_taken_over_a_family_of_a_model(crowded):
 
 def test_models_are_pooled_and_failures_named(three):
     assert set(three.pooled) == {"cola_zero vs random"}
-    facts = as_json(suite_facts(three))
+    facts = as_json(suite_facts(three, ()))
     assert [f["seed"] for f in facts["failed"]] == [44]
     assert facts["pooled_over_models"]["cola_zero vs random"]["n_models"] == 3
 
