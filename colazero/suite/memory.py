@@ -177,6 +177,13 @@ def tokens(config: Resolved, model: Model) -> int:
     return sum(texts) + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)
 
 
+def cached_hidden(config: Resolved, model: Model) -> float:
+    """Return the bytes of the evaluation texts' last hidden states, which stay in the cache."""
+    number = 4.0 if cpu_dtype(config.device) == "float32" else 2.0
+    alone = config.model_copy(update={"quantizer": UNQUANTIZED})  # nothing is calibrated
+    return number * Weights.of(model).hidden * tokens(alone, model)
+
+
 def free_on_card(place: Place) -> tuple[str, float] | None:
     """Return name and free bytes of the GPU that has least, of those that cells get.
 

@@ -306,7 +306,9 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
     workers = min(place.workers, len(run)) if place.here else 0
     if workers:
         found += _memory(place, run, workers)
-    return [*found, *_disk(config, place, sizes, workers)]
+    first = {(job.model.name, job.config.evaluated_len): job for job in run} if place.here else {}
+    hidden = sum(memory.cached_hidden(job.config, job.model) for job in first.values())
+    return [*found, *_disk(config, place, sizes, workers, hidden)]
 
 
 def _memory(place: Place, run: Sequence[Job], workers: int) -> list[Need]:
@@ -322,11 +324,16 @@ def _memory(place: Place, run: Sequence[Job], workers: int) -> list[Need]:
     return found
 
 
-def _disk(config: SuiteConfig, place: Place, sizes: Sequence[float], workers: int) -> list[Need]:
-    """Sum up, by file system, what stays and what is there while cells are computed."""
+def _disk(
+    config: SuiteConfig, place: Place, sizes: Sequence[float], workers: int, hidden: float
+) -> list[Need]:
+    """Sum up, by file system, what stays and what is there while cells are computed.
+
+    hidden: bytes of unquantized models' hidden states, which stay in the cache.
+    """
     each = 2 if config.save_model == "artifact" else 1  # one is sent while the next is computed
     at_work = min(len(sizes), each * workers) * max(sizes, default=0.0)
-    places = [(cache_dir(), at_work)]
+    places = [(cache_dir(), at_work + hidden)]
     if config.save_model == "artifact":
         if kept := record.artifact_folder():
             places.append((kept, sum(sizes)))
