@@ -271,6 +271,13 @@ class Shards:
         self._files: list[tuple[Path, list[str]]] = []
         self._total = 0
 
+    def __enter__(self) -> Shards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread, after an error or an interruption too."""
+        self._thread.shutdown(cancel_futures=True)
+
     def add(self, tensors: dict[str, Any]) -> None:
         """Take tensors by name, and write a file if there are enough."""
         self._waiting |= {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -285,7 +292,6 @@ class Shards:
         """
         self._write()
         digests = [writing.result() for writing in self._writing]
-        self._thread.shutdown()
         count = len(self._files)
         if count == 1:
             self._files[0][0].rename(self._folder / "model.safetensors")

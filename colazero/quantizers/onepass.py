@@ -57,8 +57,7 @@ def quantize(work: Work) -> QuantizationReport:
     saving, warned = 0.0, False
     if rider:
         rider.board(sequence)
-    with new_entry(work.out_dir) as draft:
-        shards = Shards(draft)
+    with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
             solver = Solver(sequence, index, settings)
             with sequence.filled(index, solver.solves) as block:

@@ -172,7 +172,7 @@ def test_micro_batches_that_memory_does_not_hold_are_run_again_to_the_same_bits(
     assert digest(tmp_path / "again") == digest(tmp_path / "held")
     assert again.modules == held.modules
     (said,) = caplog.messages
-    assert "of 6 micro-batches of a block: the others are run again" in said
+    assert "of 6 micro-batches of a block" in said
     if not short:
         assert said.startswith("memory holds 2 of 6"), "the first and the last stay"
 
@@ -261,7 +261,7 @@ def test_what_is_interrupted_leaves_nothing(
     before = threading.active_count()
     with pytest.raises(type(error)):
         quantize(Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "out", "cpu", progress))
-    assert written == [["part-0.safetensors"]], "a finished block is on disk"
+    assert len(written) == 1, "it was interrupted after the first block"
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == before
 
