@@ -133,11 +133,11 @@ def test_a_damaged_checkpoint_is_not_exported(cell: tuple[str, Path], tmp_path: 
     [
         ("org/tiny@main", "org/tiny@main"),
         ("sotu", "sotu"),
-        ("/home/me/models/tiny", "tiny"),
-        ("file:/home/me/my.jsonl", "file:my.jsonl"),
+        ("/data/me/models/tiny", "tiny"),
+        ("file:/data/me/my.jsonl", "file:my.jsonl"),
         ("file:data/my.jsonl", "file:my.jsonl"),
         ("mix:sotu=0.5,wikitext2=0.5", "mix:sotu=0.5,wikitext2=0.5"),
-        ("mix:file:/home/me/a.txt=0.5,file:b/c.txt=0.5", "mix:file:a.txt=0.5,file:c.txt=0.5"),
+        ("mix:file:/data/me/a.txt=0.5,file:b/c.txt=0.5", "mix:file:a.txt=0.5,file:c.txt=0.5"),
     ],
 )
 def test_a_card_names_no_folder_of_the_machine(name: str, shown: str) -> None:
