@@ -197,7 +197,7 @@ def test_a_suite_whose_hours_are_over_starts_nothing_and_the_same_command_goes_o
     assert set(cells(short)) == {(m, s) for m in ("random", "cola_zero") for s in (42, 43)}
     assert all("colazero.source_run" in run.data.tags for run in cells(short).values())
     said = capsys.readouterr().out
-    assert "2 cells" in said
+    assert "budget_hours=1e-09: 2 cells not started" in said
     assert "2 seeds" in said
     assert entry.run({**fixed, "seeds": "42-44", "budget_hours": "1"}) == 0
     whole = suites()[-1]
