@@ -58,12 +58,17 @@ def owner() -> str:
 
 
 def owner_alive(name: str) -> bool | None:
-    """Return True if the process that `owner` named exists; None for one on another machine."""
+    """Return True if the process that `owner` named runs; None for one on another machine.
+
+    A killed process that nobody has waited for, as in a container without an init, does not run.
+    """
     host, process, start = ["", "0", "0", *name.rsplit(" ", 2)][-3:]
     if host != _host():
         return None
     try:
-        return abs(psutil.Process(int(process)).create_time() - float(start)) < 1
+        found = psutil.Process(int(process))
+        same = abs(found.create_time() - float(start)) < 1
+        return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -50,7 +50,8 @@ def test_numba_gives_the_reference_to_the_bit(bits: int, sym: bool, size: int, r
 def in_the_interpreter(program: str, folder: Path, given: object) -> Any:
     """Run a program that makes `result` of `given` where Triton's interpreter compiles kernels.
 
-    It must be asked for before triton is imported, so in a process of its own.
+    It must be asked for before triton is imported, so in a process of its own. In one thread: while
+    a kernel runs, the interpreter replaces functions of triton.language for all threads.
     """
     pytest.importorskip("triton", reason="needs triton, as torch for CUDA does")
     torch.save(given, folder / "given")
@@ -59,6 +60,7 @@ import sys, torch
 sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 from test_columns import *
 from colazero.gptq import columns_triton
+torch.set_num_threads(1)
 given = torch.load({str(folder / "given")!r}, weights_only=False)
 {program}
 torch.save(result, {str(folder / "result")!r})
