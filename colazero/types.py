@@ -60,6 +60,9 @@ class Corpus:
     Empty: each test document stands for itself."""
     parts: Sequence[tuple[int, float]] = ()
     """Number of documents and share of tokens per part of a mix, whose parts follow each other."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Where the documents come from: `uri`, a file or folder; or `path`, `config_name` and
+    `revision` on the Hub. Empty for other corpora."""
 
 
 @dataclass(frozen=True)
@@ -334,6 +337,8 @@ class Perplexity:
     available: int | None = None
     halved: bool = False
     """Whether fewer windows than planned were run together because memory ran out."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """That of the corpus."""
 
     @property
     def nll_per_token(self) -> float:

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def load(argument: str) -> Corpus:
                 yield from _documents(file, field, _whole_text if whole else None)
 
     more = [name for name in (split, field) if name]
-    return assembled(":".join([f"file:{source.name}", *more]), splits, split, read)
+    corpus = assembled(":".join([f"file:{source.name}", *more]), splits, split, read)
+    return replace(corpus, source={"uri": str(source.absolute())})
 
 
 def _parsed(argument: str) -> tuple[Path, list[str]]:

@@ -50,8 +50,14 @@ def wikitext2(_argument: str) -> Corpus:
         for name in ("test", "train")
     }
     train = [text.strip() for text in split["train"] if text.strip()]
-    sources = articles(split["test"])
-    return Corpus("wikitext2", revision, train, split["test"], test_sources=sources)
+    return Corpus(
+        "wikitext2",
+        revision,
+        train,
+        split["test"],
+        test_sources=articles(split["test"]),
+        source=_source(repository, "wikitext-2-raw-v1", revision),
+    )
 
 
 def articles(rows: Sequence[str]) -> list[int]:
@@ -76,6 +82,7 @@ def c4(_argument: str) -> Corpus:
         [row["text"] for row in islice(test, TEST_DOCUMENTS)],
         joined_by=" ",
         test_windows=C4_WINDOWS,
+        source=_source(repository, "en", revision),
     )
 
 
@@ -94,7 +101,14 @@ def mathqa(_argument: str) -> Corpus:
         ]
         for name in ("train", "test")
     }
-    return Corpus("mathqa", revision, split["train"], split["test"])
+    source = _source(repository, "default", revision)
+    return Corpus("mathqa", revision, split["train"], split["test"], source=source)
+
+
+def _source(repository: str, config: str, revision: str) -> dict[str, str]:
+    """Return a corpus's source, as `Corpus` has it, without what is unknown."""
+    named = {"path": repository, "config_name": config, "revision": revision}
+    return {key: value for key, value in named.items() if value}
 
 
 NAMED = re.compile(
@@ -192,7 +206,10 @@ def _corpus(asked: Named, config: str, splits: list[str], rows_of: Any, commit: 
 
     parts = [Path(asked.repository).name, *(p for p in (config, asked.split, asked.field) if p)]
     corpus = assembled(":".join(["hf", *parts]), splits, asked.split, read)
-    return replace(corpus, revision=f"{commit}-{corpus.revision}" if commit else corpus.revision)
+    if asked.local:
+        return replace(corpus, source={"uri": str(Path(asked.repository).absolute())})
+    revision = f"{commit}-{corpus.revision}" if commit else corpus.revision
+    return replace(corpus, revision=revision, source=_source(asked.repository, config, commit))
 
 
 def _config(asked: Named, names: list[str]) -> str:

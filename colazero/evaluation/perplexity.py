@@ -51,7 +51,7 @@ def test_tokens(model: Model, name: str) -> NDArray[np.int32]:
 
 
 def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
-    """Return the result with the document of each window, and how many windows the text has."""
+    """Return the result with each window's document, the text's windows and the corpus's source."""
     known, corpus = vocabulary(model), corpora.load(found.corpus)
     rule = bos_rule.resolve(bos, model, known)
     pool = _test_pool(model, found.corpus)
@@ -63,7 +63,8 @@ def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
     available = (len(pool.tokens) + begin) // length
     if corpus.test_windows is not None:
         available = min(available, corpus.test_windows)
-    return replace(found, documents=sources[np.maximum(document, 0)], available=available)
+    documents = sources[np.maximum(document, 0)]
+    return replace(found, documents=documents, available=available, source=corpus.source)
 
 
 def _test_pool(model: Model, name: str) -> TokenPool:

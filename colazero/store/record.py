@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -22,7 +21,15 @@ from colazero.cache import new_entry
 from colazero.errors import UserError, first_line, without_credentials
 from colazero.settings import Common
 from colazero.store import claims, client, provenance, publish
-from colazero.types import CalibrationSet, Corpus, Evaluation, Model, QuantizationReport, label
+from colazero.types import (
+    CalibrationSet,
+    Corpus,
+    Evaluation,
+    Model,
+    Perplexity,
+    QuantizationReport,
+    label,
+)
 
 _open: list[publish.Record] = []
 """The records of the runs that are open in this process, the innermost last."""
@@ -240,25 +247,26 @@ def log_files(folder: Path, artifact_path: str) -> None:
 
 
 def log_datasets(
-    calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Any
+    calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Perplexity
 ) -> None:
     """Log calibration and evaluation data as dataset inputs, each with its digest."""
     if calibration is not None and corpus is not None:
         profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
-        _log_dataset(corpus.name, calibration.digest, "calibration", profile)
+        _log_dataset(corpus, calibration.digest, "calibration", profile)
     for result in evaluated:
         profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
-        _log_dataset(result.corpus, result.digest, "evaluation", profile)
+        _log_dataset(result, result.digest, "evaluation", profile)
 
 
-def _log_dataset(corpus: str, digest: str, context: str, profile: Mapping[str, int]) -> None:
+def _log_dataset(
+    of: Corpus | Perplexity, digest: str, context: str, profile: Mapping[str, int]
+) -> None:
     """Log a dataset whose source `mlflow.data.get_source` can resolve."""
-    kind, source = "code", json.dumps({"tags": {"corpus": corpus, **provenance.git_state()}})
-    if corpus.startswith("file:"):
-        path = Path(corpus.removeprefix("file:")).expanduser().absolute()
-        kind, source = "local", json.dumps({"uri": str(path)})
+    corpus = of.name if isinstance(of, Corpus) else of.corpus
+    kind = "local" if "uri" in of.source else "hugging_face" if of.source else "code"
+    source = of.source or {"tags": {"corpus": corpus, **provenance.git_state()}}
     about = {"name": client.dataset_name(corpus), "digest": digest, "context": context}
-    about |= {"profile": json.dumps(profile), "source_type": kind, "source": source}
+    about |= {"profile": json.dumps(profile), "source_type": kind, "source": json.dumps(source)}
     open_record().datasets.append(about)
 
 

@@ -225,6 +225,11 @@ def _local_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.disable_progress_bars()
 
 
+def sources(corpus: Any) -> set[str]:
+    """Return repository, configuration and commit; that the last is a commit is tested below."""
+    return {corpus.source[name] for name in ("path", "config_name", "revision")}
+
+
 def make_wikitext(folder: Path, train: list[str], test: list[str]) -> None:
     """Two configurations, as there, so that taking the wrong one would show."""
     configs = ""
@@ -250,6 +255,7 @@ def test_wikitext2_keeps_the_test_rows_as_they_come(
     assert list(corpus.test) == test, "joined by blank lines they are the papers' text"
     assert list(corpus.train) == ["= Valkyria ="], "no empty rows, none that stands in test"
     assert corpus.revision == hub.WIKITEXT2[1]
+    assert sources(corpus) == {*hub.WIKITEXT2, "wikitext-2-raw-v1"}
 
 
 @pytest.mark.usefixtures("_local_datasets")
@@ -281,6 +287,7 @@ def test_c4_takes_the_first_documents_of_its_shards(
     assert list(corpus.train) == ["first", "second", "third"]
     assert list(corpus.test) == ["fifth"]
     assert corpus.revision == f"{hub.C4[1]}-3"
+    assert sources(corpus) == {*hub.C4, "en"}
     assert (corpus.joined_by, corpus.test_windows) == (" ", 256), "as the GPTQ code evaluates it"
 
 
@@ -306,6 +313,7 @@ def test_mathqa_puts_question_rationale_and_answer_together(
     expected = 'Question: how many in {} ?\nRationale: "count them ."\nAnswer: b'
     assert list(corpus.train) == [expected.format("train")]
     assert list(corpus.test) == [expected.format("test")]
+    assert sources(corpus) == {*hub.MATHQA, "default"}
 
 
 @pytest.mark.usefixtures("_local_datasets")

@@ -216,3 +216,5 @@ def test_the_commit_is_part_of_the_revision(
     assert asked == [("org/name", "main")]
     assert corpus.revision.startswith("c0ffee-")
     assert corpus.name == "hf:name:default"
+    place = {"path": "org/name", "config_name": "default", "revision": "c0ffee"}
+    assert corpus.source == place

@@ -11,13 +11,14 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
 from mlflow.tracking import MlflowClient
 
 from analysis.reading.runs import row_of
-from colazero import environment
+from colazero import corpora, environment
 from colazero.errors import UserError, without_credentials
 from colazero.store import client, fetch, provenance, publish, record
-from colazero.types import CalibrationSet, Corpus
+from colazero.types import CalibrationSet, Corpus, Perplexity
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL = {"perplexity": 20.5, "kl_divergence": 0.1, "top1_agreement": 0.9, "nll_per_token": 3.0}
@@ -96,27 +97,57 @@ def test_a_users_description_of_an_experiment_stays(shared_store: MlflowClient) 
     assert shared_store.get_experiment(made).tags[client.NOTE] == "my thesis"
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sotu", "code"), ("mix", "code"), ("file:mine.jsonl", "local")]
-)
-def test_the_source_of_a_dataset_can_be_resolved(
-    name: str, kind: str, shared_store: MlflowClient, tmp_path: Path, monkeypatch: Any
-) -> None:
+ON_HUB = Corpus("c4", "1", ["a"], ["b"], source={"path": "a/b", "config_name": "en"})
+FILES = {
+    "mine.jsonl": "file:FOLDER/mine.jsonl",
+    "rows.csv": "file:FOLDER/rows.csv:body",
+    "set/train/a.csv": "file:FOLDER/set:body",
+    "clone/train.jsonl": "hf:FOLDER/clone",
+}
+
+
+def logged_sources(corpus: Corpus, store: MlflowClient) -> list[Any]:
+    """Return what MLflow makes of the sources of a set from a corpus and of a result on it."""
     mlflow.set_experiment("test")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.jsonl").write_text('{"text": "one"}\n')
-    windows = np.ones((2, 8), np.int32)
-    calibration = CalibrationSet(windows, [], {})
+    calibration = CalibrationSet(np.ones((2, 8), np.int32), [], {})
+    one = np.ones(1)
+    result = Perplexity(corpus.name, one, one, one, "d", source=corpus.source)
     with record.run("42·random·tiny", "cell") as run_id:
-        record.log_datasets(calibration, Corpus(name, "1", [], []))
-    (found,) = shared_store.get_run(run_id).inputs.dataset_inputs
-    source = mlflow.data.get_source(found)
-    assert found.dataset.source_type == kind
-    assert found.dataset.name == name
-    if kind == "local":
-        assert Path(source.load()).read_text() == '{"text": "one"}\n'
-    else:
-        assert source.to_dict()["tags"]["corpus"] == name
+        record.log_datasets(calibration, corpus, result)
+    inputs = store.get_run(run_id).inputs.dataset_inputs
+    assert len(inputs) == 2
+    return [mlflow.data.get_source(each) for each in inputs]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_source_of_ones_own_text_is_where_it_lies(
+    file: str, shared_store: MlflowClient, tmp_path: Path, monkeypatch: Any
+) -> None:
+    rows = '{"text": "one"}\n{"text": "two"}\n' if file.endswith("jsonl") else "id,body\n1,a\n2,b\n"
+    path = tmp_path / "elsewhere" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(rows)
+    monkeypatch.chdir(tmp_path)
+    corpus = corpora.load(FILES[file].replace("FOLDER", "elsewhere"))
+    monkeypatch.chdir("/")
+    for source in logged_sources(corpus, shared_store):
+        there = Path(source.load())
+        assert (there if there.is_file() else next(there.rglob(path.name))).read_text() == rows
+
+
+@pytest.mark.parametrize("name", ["sotu", "mix:sotu=0.5,file:FILE=0.5"])
+def test_a_corpus_of_no_place_is_named(
+    name: str, shared_store: MlflowClient, corpus_file: Path
+) -> None:
+    corpus = corpora.load(name.replace("FILE", str(corpus_file)))
+    for source in logged_sources(corpus, shared_store):
+        assert source.to_dict()["tags"]["corpus"] == corpus.name
+
+
+def test_the_source_of_a_data_set_of_the_hub_is_there(shared_store: MlflowClient) -> None:
+    for source in logged_sources(ON_HUB, shared_store):
+        assert isinstance(source, HuggingFaceDatasetSource)
+        assert (source.path, source.config_name, source.split) == ("a/b", "en", None)
 
 
 def test_a_kept_model_is_found_registered_loaded_and_served_by_mlflow(
