@@ -81,6 +81,7 @@ def run_cell(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outc
     context, key = work_context(config, model), key_of(config, model)
     record.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
     record.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
+    tag_base_model(model)
     record.log_json(facts(config, model), CONTEXT)
     source = fetch.find_finished("colazero.key", key) if reuse else None
     if source is not None:
@@ -153,6 +154,15 @@ def tag_calibration(calibration: CalibrationSet) -> None:
             "colazero.order_digest": calibration.order_digest,
         }
     )
+
+
+def tag_base_model(*models: Model) -> None:
+    """Name the types of the weights of models that come from GGUF files: they were rounded."""
+    named = {model.name: model.stored_as for model in models if model.stored_as}
+    if named:
+        several = [f"{name}: {types}" for name, types in named.items()]
+        text = "; ".join(named.values() if len(models) == 1 else several)
+        record.set_tags({"colazero.base_model": text})
 
 
 def _quantize_and_evaluate(
@@ -255,6 +265,7 @@ def run_baseline(config: Resolved, model: Model, show: Show, *, reuse: bool) -> 
     evaluating = {name: record.as_text(getattr(config, name)) for name in EVALUATING}
     record.log_params({"model": model.name, "method": "unquantized"} | evaluating)
     record.set_tags(devices.tags(config.device))
+    tag_base_model(model)
     if reuse:
         client.patiently(claims.claim, "colazero.key", key, record.active_run_id())
     source = fetch.find_finished("colazero.key", key) if reuse else None

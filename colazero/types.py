@@ -26,6 +26,8 @@ class Model:
     name: str
     path: Path
     revision: str
+    stored_as: str = ""
+    """The types of a GGUF file's linear layers, as in `Q4_1, dequantized`; '' for other models."""
 
     @property
     def label(self) -> str:

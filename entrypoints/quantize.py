@@ -63,6 +63,7 @@ def run(given: dict[str, str]) -> int:
         record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
         cell.tag_calibration(calibration)
         record.set_tags(devices.tags(config.device))
+        cell.tag_base_model(model)
         checkpoint = work / "checkpoint"
         bar = stage_bar(name)("quantize")
         report = pipeline.quantize(config, model, calibration, checkpoint, bar)

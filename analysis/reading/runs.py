@@ -60,6 +60,7 @@ TAGS = {
     "calibration_digest": "colazero.calibration_digest",
     "order_digest": "colazero.order_digest",
     "model_revision": "colazero.model_revision",
+    "stored_as": "colazero.base_model",
     "version.torch": "version.torch",
     "version.transformers": "version.transformers",
     "version.gptqmodel": "version.gptqmodel",

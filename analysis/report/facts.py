@@ -28,7 +28,7 @@ from analysis.summary.items import ItemPair
 from analysis.summary.looks import Tracked, track
 from colazero.settings import SETTINGS
 
-FACTS = (*SETTINGS, "model_revision", "git_commit", "git_dirty", "date", *VERSIONS)
+FACTS = (*SETTINGS, "model_revision", "stored_as", "git_commit", "git_dirty", "date", *VERSIONS)
 """The columns that describe a suite as a whole."""
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from analysis.reading.table import mixed_devices, names_of, setting_of
+from analysis.reading.table import BASE, mixed_devices, names_of, setting_of
 from analysis.report.tables import (
     SOURCES,
     deciding,
@@ -514,7 +514,24 @@ def _scope(summary: Summary) -> list[str]:
         *(facets if summary.facets else []),
         *look_lines(summary),
         *evaluated,
+        *_base_models(summary),
         *filter(None, [mixed_devices(summary.cells)]),
+    ]
+
+
+def _base_models(summary: Summary) -> list[str]:
+    """Name the types of the weights of each model that comes from a GGUF file."""
+    stored = summary.cells[[BASE, "stored_as"]].dropna().drop_duplicates()
+    several = summary.cells[BASE].nunique() > 1
+    return [
+        f"Base model{f' of {model}' * several}: {types}"
+        + (
+            ". Its weights had been rounded before, so levels and KL divergences are of a "
+            "re-quantized model. Comparisons between methods should not depend on that."
+            if "dequantized" in types
+            else "."
+        )
+        for model, types in stored.itertuples(index=False)
     ]
 
 

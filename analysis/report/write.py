@@ -150,7 +150,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
         "items": tables.item_table(items),
     }
     written = "\n\n".join(markdown(table) for table in shown.values() if table.rows) + "\n"
-    settings = [[name, ", ".join(values)] for name, values in facts["settings"].items()]
+    settings = [[name, ", ".join(values)] for name, values in facts["settings"].items() if values]
     shown |= {"own": tables.own_table(summary)}
     page = template("report.html").render(
         title=title(summary),

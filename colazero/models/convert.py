@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from colazero.errors import UserError, first_line
 from colazero.models.fit import refuse_misfit
 
 log = logging.getLogger(__name__)
+
+STORED_AS = ".stored_as"
+"""The file of a conversion that names the types of the GGUF file's weights; hidden files are not
+copied into checkpoints."""
 
 
 def converted(
@@ -52,12 +57,17 @@ def converted(
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     refuse_misfit(named, model, info)
+    types = ""
     if gguf:
-        _refuse_unread(source / gguf, model)
-        model = _fresh_copy(model)
+        from gguf import GGUFReader
+
+        reader = GGUFReader(source / gguf)
+        _refuse_unread(gguf, reader, model)
+        model, types = _fresh_copy(model), _types(reader)
     with new_entry(target) as draft:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        (draft / STORED_AS).write_text(types)
         mode = (draft / "config.json").stat().st_mode
         for file in draft.iterdir():  # safetensors writes files that only their owner may read
             file.chmod(mode)
@@ -70,8 +80,17 @@ def kept_conversion(key: str) -> Path | None:
 
 
 def _target(key: str) -> Path:
-    # Conversions under the older names `models` and `converted` were checked less.
-    return cache_dir() / "conversions" / key
+    # Conversions under the older names `models`, `converted` and `conversions` tell less.
+    return cache_dir() / "safetensors" / key
+
+
+def _types(reader: Any) -> str:
+    """Name the types of a GGUF file's linear layers, the commonest first: `Q4_1, dequantized`."""
+    matrices = [t for t in reader.tensors if t.name.startswith("blk.") and len(t.shape) > 1]
+    counts = Counter(t.tensor_type.name for t in matrices)
+    names = [f"{name} ({n} matrices)" for name, n in counts.most_common()]
+    text = " and ".join(names if len(counts) > 1 else counts)
+    return text + ", dequantized" * any(name[0] not in "BF" for name in counts)
 
 
 def _loaded(source: Path, weights: str, gguf: str) -> tuple[Any, Any, Any]:
@@ -103,23 +122,21 @@ COMPUTES = re.compile(
 """Settings of a GGUF file that change what the model computes, unless they are `none` or 1."""
 
 
-def _refuse_unread(file: Path, model: Any) -> None:
+def _refuse_unread(file: str, reader: Any, model: Any) -> None:
     """Raise UserError if a GGUF file holds weights or settings that transformers left out.
 
     transformers does not report them, so the numbers in the file and in the model are counted.
     """
-    from gguf import GGUFReader
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
     from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
-    reader = GGUFReader(file)
     own = {tensor.data_ptr(): tensor.numel() for tensor in model.parameters()}
     surplus = sum(int(tensor.n_elements) for tensor in reader.tensors) - sum(own.values())
     if surplus > 0:
         known = get_gguf_hf_weights_map(model, TensorProcessor(config={}))
         names = [str(t.name) for t in reader.tensors if t.name not in known]
         raise UserError(
-            f"{file.name} holds {surplus:,} numbers that transformers {version('transformers')} "
+            f"{file} holds {surplus:,} numbers that transformers {version('transformers')} "
             f"leaves out ({', '.join(names[:3]) or 'unknown names'}): without them "
             "it would be another model. Take a copy of the model with safetensors."
         )
@@ -129,7 +146,7 @@ def _refuse_unread(file: Path, model: Any) -> None:
         name, value = key.removeprefix(f"{arch}."), field.contents()
         if COMPUTES.fullmatch(name) and name not in read and value not in ("none", 1.0):
             raise UserError(
-                f"{file.name} says {key}={value}, which transformers {version('transformers')} "
+                f"{file} says {key}={value}, which transformers {version('transformers')} "
                 "does not read: without it, it would be another model. Take a copy of the model in "
                 "safetensors."
             )

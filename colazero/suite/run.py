@@ -116,6 +116,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
             for name in config.models
             for job in drawn_order(_jobs(config, name, place.device, suite, report), source)
         ]
+        cell.tag_base_model(*{job.model.name: job.model for job in jobs}.values())
         finished = Finished(jobs)
         run, reuse = finished.divide(jobs)
         for line in (*plan.notes(config), *plan.said(finished.why_new(run))):

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -342,9 +342,16 @@ def test_a_gguf_file_that_is_broken_behind_its_magic_is_told(tmp_path: Path) -> 
 
 
 def write_gguf(
-    path: Path, tiny_llama: Path, more: Callable[[Any], None] = lambda _: None, blocks: int = 2
+    path: Path,
+    tiny_llama: Path,
+    more: Callable[[Any], None] = lambda _: None,
+    blocks: int = 2,
+    types: Mapping[str, str] = {},
 ) -> None:
-    """Write a tiny Llama in GGUF, its weights in float32, and what `more` adds."""
+    """Write a tiny Llama in GGUF, and what `more` adds.
+
+    types: end of a weight's name → its GGUF type; other weights are in float32.
+    """
     import gguf
 
     state = load_file(tiny_llama / "model.safetensors")
@@ -388,12 +395,19 @@ def write_gguf(
             array = array.reshape(heads, 2, -1, 128).swapaxes(1, 2).reshape(array.shape)
         for theirs, ours in names.items():
             name = name.replace(theirs, ours)
-        writer.add_tensor(name, np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        kind = next((kind for end, kind in types.items() if name.endswith(end)), "F32")
+        stored = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, gguf.quants.quantize(array, stored), raw_dtype=stored)
     more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+LINEAR = ("_q.weight", "_k.weight", "_v.weight", "_output.weight", "ffn_gate.weight")
+LINEAR += ("ffn_up.weight", "ffn_down.weight")
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +431,31 @@ def test_a_gguf_file_is_converted_to_safetensors(gguf_file: Path, tiny_llama: Pa
         theirs(text, add_special_tokens=False).input_ids
         == ours(text, add_special_tokens=False).input_ids
     )
+
+
+@pytest.mark.parametrize(
+    ("types", "named"),
+    [
+        ({}, "F32"),
+        (
+            dict.fromkeys(("_q.weight", "_k.weight"), "F16"),
+            "F32 (10 matrices) and F16 (4 matrices)",
+        ),
+        (dict.fromkeys(LINEAR, "Q4_1") | {"token_embd.weight": "Q8_0"}, "Q4_1, dequantized"),
+        (
+            {"down.weight": "Q8_0"} | dict.fromkeys(LINEAR, "Q4_1"),
+            "Q4_1 (12 matrices) and Q8_0 (2 matrices), dequantized",
+        ),
+    ],
+)
+def test_the_types_of_a_gguf_file_are_those_of_its_linear_layers(
+    tiny_llama: Path, tmp_path: Path, types: dict[str, str], named: str
+) -> None:
+    write_gguf(tmp_path / "a.gguf", tiny_llama, types=types)
+    first = models.fetch(str(tmp_path / "a.gguf"))
+    models.fetch.cache_clear()
+    assert (first.stored_as, models.fetch(str(tmp_path / "a.gguf"))) == (named, first)
+    assert models.fetch(str(tiny_llama)).stored_as == ""
 
 
 ONES = np.ones(16, dtype=np.float32)

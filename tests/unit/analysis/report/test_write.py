@@ -57,6 +57,20 @@ def test_every_file_is_there(files):
     assert set(files) == FILES
 
 
+@pytest.mark.parametrize("types", ["Q4_1, dequantized", "F16", None])
+def test_a_base_model_from_a_gguf_file_is_named_with_its_types(suites, types):
+    tags = {} if types is None else {"tags": {"colazero.base_model": types}}
+    cells = [f"{MODEL}/{method}/{seed}" for method in ("random", "cola_zero") for seed in (42, 43)]
+    methods = {"random": (23.4, 0.35), "cola_zero": (23.1, 0.30)}
+    suite = suites.suite(methods=methods, seeds=2, windows=False, **dict.fromkeys(cells, tags))
+    files = contents(summarize(load_suite(suite), Options()), "A suite")
+    settings = json.loads(files["suite.json"])["settings"]
+    for name in ("results.md", "report.html"):
+        assert (f"Base model: {types}" in files[name]) == (types is not None)
+        assert ("re-quantized" in files[name]) == ("dequantized" in str(types))
+    assert settings.get("stored_as", []) == ([types] if types else [])
+
+
 def test_the_result_table_has_a_row_a_method(demo):
     table = result_table(demo)
     assert [row[0] for row in table.rows] == ["unquantized", "cola_zero", "random", "gptq_default"]
