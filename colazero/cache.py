@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,66 @@ def named_digest(folder: Path, files: Iterable[Path]) -> str:
 def facts_digest(*facts: str) -> str:
     """Return 24 hex digits over facts in this order: the name of the cache entry they decide."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+Source = tuple[str, set[tuple[int, str]]]
+"""The SHA-256 of a Python file, and what it imports: how many dots, and a dotted name."""
+
+
+def read_source(file: Path) -> Source:
+    """Return a file's digest, and what it imports, inside its functions too."""
+    imported = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            imported |= {(0, alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported |= {
+                (node.level, f"{node.module or ''}.{a.name}".strip(".")) for a in node.names
+            }
+    return file_digest(file), imported
+
+
+def sources(
+    begin: Iterable[str], package: str, root: Path, read: Callable[[Path], Source] = read_source
+) -> dict[str, str]:
+    """Return file below `root` → digest of modules and of all in `package` that they import.
+
+    The packages on the way to a module count with it. `root`: the folder that holds the package.
+    """
+    found: dict[str, str] = {}
+    waiting = list(begin)
+    while waiting:
+        module = waiting.pop()
+        place = root.joinpath(*module.split("."))
+        files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+        file = next((file for file in files if file.is_file()), None)
+        if file is None or str(file.relative_to(root)) in found:
+            continue
+        found[str(file.relative_to(root))], imported = read(file)
+        here = [*module.split("."), *(["__init__"] if file.name == "__init__.py" else [])]
+        for dots, name in imported:
+            parts = [*here[:-dots], *name.split(".")] if dots else name.split(".")
+            paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+            waiting += [path for path in paths if f"{path}.".startswith(f"{package}.")]
+    return dict(sorted(found.items()))
+
+
+def code_digest(module: str) -> str:
+    """Return 24 hex digits over the source of a module and all of its package that it imports.
+
+    '' for a module without a file, such as a notebook.
+    """
+    loaded = sys.modules[module]
+    if not getattr(loaded, "__file__", None):
+        return ""
+    package = module if hasattr(loaded, "__path__") else module.rpartition(".")[0] or module
+    file = Path(str(loaded.__file__))
+    root = file.parents[module.count(".") + (file.name == "__init__.py")]
+    return facts_digest(*sources([module], package, root).values())
+
+
+own_code = lru_cache(code_digest)
+"""`code_digest` of a module of ours: an edit does not change what this process has imported."""
 
 
 @contextmanager

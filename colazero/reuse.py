@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from colazero import corpora, devices, models, selection
-from colazero.cache import file_digest, files_digest
+from colazero import cache, corpora, devices, models, selection
 from colazero.corpora import parts_of
 from colazero.corpora.tokens import vocabulary
 from colazero.devices import cpu_dtype
@@ -62,7 +60,7 @@ def code_context(config: Settings) -> dict[str, str]:
     facts = {name: version(name) for name in LIBRARIES}
     backend = PACKAGE.parent / "backends" / config.quantizer.replace("-", "_")
     if backend.is_dir():  # a quantizer in an environment of its own
-        facts["backend"] = files_digest(
+        facts["backend"] = cache.files_digest(
             sorted(file for file in backend.iterdir() if file.is_file())
         )
     return facts | sources(frozenset(begin))
@@ -73,46 +71,15 @@ def sources(begin: frozenset[str]) -> dict[str, str]:
 
     As all files were at the first call: what was imported does not change when a file does.
     """
-    files = contents()
-    found: dict[str, str] = {}
-    waiting = list(begin)
-    while waiting:
-        file = _file_of(waiting.pop())
-        name = f"source {file.relative_to(PACKAGE.parent)}" if file else ""
-        if file not in files or name in found:
-            continue
-        found[name], imported = files[file]
-        waiting += imported
-    return dict(sorted(found.items()))
+    found = cache.sources(begin, PACKAGE.name, PACKAGE.parent, contents().__getitem__)
+    found.pop(f"{PACKAGE.name}/__init__.py", None)  # the version, and settings of the process
+    return {f"source {file}": digest[:16] for file, digest in found.items()}
 
 
 @lru_cache
-def contents() -> dict[Path | None, tuple[str, set[str]]]:
-    """Return file → (16 hex digits, what it imports) for every file of this package."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return {file: (file_digest(file)[:16], _imported(file)) for file in files}
-
-
-def _file_of(module: str) -> Path | None:
-    """Return the file of a module of this package; None for a name in a module, or elsewhere."""
-    package, *rest = module.split(".")
-    if package != PACKAGE.name:
-        return None
-    place = PACKAGE.joinpath(*rest)
-    files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
-    return next((file for file in files if rest and file.is_file()), None)
-
-
-def _imported(file: Path) -> set[str]:
-    """Return what a file imports, inside its functions too, with the packages on the way there."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = [name.split(".") for name in names if name.startswith(f"{PACKAGE.name}.")]
-    return {".".join(path[:length]) for path in parts for length in range(2, len(path) + 1)}
+def contents() -> dict[Path, cache.Source]:
+    """Return file → digest and what it imports, of every file of this package."""
+    return {file: cache.read_source(file) for file in sorted(PACKAGE.rglob("*.py"))}
 
 
 def method_context(config: RunConfig) -> dict[str, str]:

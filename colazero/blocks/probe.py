@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from colazero.blocks.lockstep import out_of_memory
 from colazero.blocks.sequence import Sequence
 from colazero.blocks.skeleton import own, run
 from colazero.blocks.weights import Refused, eval_dtype
-from colazero.cache import facts_digest, files_digest, kept_json
+from colazero.cache import facts_digest, kept_json, own_code
 from colazero.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,18 +69,12 @@ def refusing(how: str) -> Iterator[None]:
         raise Refused(reason.rstrip(": ")) from error
 
 
-@lru_cache
-def source_digest() -> str:
-    """Return 16 hex digits over the source of this package."""
-    return files_digest(sorted(Path(__file__).parent.glob("*.py")))
-
-
 def kept(sequence: Sequence) -> dict[str, str]:
     """Return `probed`, from the cache where this model was tried with these versions before."""
     config = sequence.model.config.to_dict() | {"_name_or_path": ""}
     facts = [json.dumps(config, sort_keys=True, default=str), str(sequence.dtype)]
     facts += [devices.identity(sequence.device), version("transformers"), version("torch")]
-    key = facts_digest(*facts, source_digest())
+    key = facts_digest(*facts, own_code(__name__))
     found: dict[str, str] = kept_json(f"blocks/{key}.json", lambda: probed(sequence))
     return found
 

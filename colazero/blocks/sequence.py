@@ -19,7 +19,6 @@ from colazero.blocks.skeleton import (
     Call,
     Form,
     build,
-    decoder_blocks,
     embed,
     fill_rest,
     first,
@@ -31,6 +30,7 @@ from colazero.blocks.skeleton import (
     run_to_head,
 )
 from colazero.blocks.weights import Refused, Weights
+from colazero.models.fit import decoder_blocks
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,10 @@ class Sequence:
 
         self.device, self.dtype = device, dtype
         self.model = build(model_dir, dtype)
-        self.name, self.blocks = decoder_blocks(self.model)
+        self.name = decoder_blocks(self.model)
+        if not self.name:
+            raise Refused("it has no list of decoder blocks")
+        self.blocks = list(self.model.get_submodule(self.name))
         self.weights = Weights(model_dir, self.model)
         fill_rest(self.model, self.name, self.weights, device)
         for index, block in enumerate(self.blocks):

@@ -44,28 +44,6 @@ def build(model_dir: Path, dtype: Any) -> Any:
     return model.eval()
 
 
-def decoder_blocks(model: Any) -> tuple[str, list[Any]]:
-    """Return the name of the list of decoder blocks, and the blocks.
-
-    It is the list of modules, in no other list, that holds most of the model's parameters.
-    """
-    from torch import nn
-
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) and not inside:
-            found[name] = module
-    if not found:
-        raise Refused("it has no list of decoder blocks")
-
-    def size(name: str) -> int:
-        return sum(parameter.numel() for parameter in found[name].parameters())
-
-    largest = max(found, key=size)
-    return largest, list(found[largest])
-
-
 def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
     """Give all that is outside the blocks its weights, on `device`; Refused if some are missing.
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from colazero import devices
-from colazero.blocks.probe import open_sequence, source_digest
+from colazero.blocks.probe import open_sequence
 from colazero.blocks.sequence import Sequence as Blocks
 from colazero.blocks.weights import Refused
-from colazero.cache import cache_dir, facts_digest, kept_arrays
+from colazero.cache import cache_dir, facts_digest, kept_arrays, own_code
 from colazero.evaluation.perplexity import (
     TOKENS_A_BATCH,
     Likelihoods,
@@ -54,7 +54,7 @@ class Reference:
         self.sequence, self.halved = sequence, False
         dtype = str(sequence.dtype)
         facts = (model.revision, digest(text), dtype, devices.identity(sequence.device))
-        libraries = (version("torch"), version("transformers"), source_digest())
+        libraries = (version("torch"), version("transformers"), own_code(open_sequence.__module__))
         entry = cache_dir() / "last_hidden" / facts_digest(*facts, *libraries)
 
         def build(draft: Path) -> None:

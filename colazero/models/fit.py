@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from colazero.cache import facts_digest, file_digest, kept_json
+from colazero.cache import facts_digest, file_digest, kept_json, own_code
 from colazero.errors import UserError, first_line
 from colazero.models import files
 from colazero.models.files import NEEDED, PACKED, Stored, some, stored, weight_files
@@ -81,8 +81,9 @@ def examine(folder: Path) -> Anatomy:
     files.refuse_unmerged(folder, heads)
     both = [f for f in (folder / "config.json", folder / "quantize_config.json") if f.is_file()]
     shapes = sorted((name, one.dtype, *one.shape) for name, one in heads.items())
-    code = [file_digest(Path(file)) for file in (__file__, files.__file__)]
-    key = facts_digest(*map(file_digest, both), json.dumps(shapes), version("transformers"), *code)
+    key = facts_digest(
+        *map(file_digest, both), json.dumps(shapes), version("transformers"), own_code(__name__)
+    )
     found = kept_json(f"anatomy/{key}.json", lambda: asdict(_examined(folder, heads)))
     layers = tuple(Layer(**layer) for layer in found["layers"])
     return Anatomy(found["positions"], found["rows"], layers, tuple(found["unused"]))

@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 
-from colazero.cache import facts_digest, file_digest, kept_json
+from colazero.cache import facts_digest, file_digest, kept_json, own_code
 from colazero.errors import UserError
 from colazero.models.fit import examine
 
@@ -40,7 +40,7 @@ def layer_inputs(model_dir: Path, quantizer: str = "onepass") -> set[int]:
 def _module_tree(model_dir: Path) -> list[str]:
     """Return the last names of the modules that GPTQModel quantizes; [] if it cannot say."""
     config = model_dir / "config.json"
-    key = facts_digest(file_digest(config), version("gptqmodel"), file_digest(Path(__file__)))
+    key = facts_digest(file_digest(config), version("gptqmodel"), own_code(__name__))
 
     def asked() -> list[str]:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner

@@ -9,15 +9,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.cache import code_digest, facts_digest
 from colazero.errors import UserError, unknown
 from colazero.registry import Registry
 from colazero.types import Selector, Span, TokenPool
@@ -54,40 +52,14 @@ def uses_proxy(method: str) -> bool:
 
 
 def source_digest(method: str) -> str:
-    """Return 16 hex digits over a method's source, so that an edited method is another method.
+    """Return a digest of a method's source, so that an edited method is another method.
 
     The source is the module of the function and every module of its package that it imports.
     """
-    function = inspect.unwrap(find(method))
-    return sources_digest(inspect.getmodule(function), sys.modules.get(method.partition(":")[0]))
-
-
-def sources_digest(*modules: ModuleType | None) -> str:
-    """Return 16 hex digits over the source of modules and what they import from their package."""
-    files: set[str] = set()
-    for module in modules:
-        _collect_sources(module, files)
-    digest = hashlib.sha256()
-    for content in sorted(Path(file).read_bytes() for file in files):
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()[:16]
-
-
-def _collect_sources(module: ModuleType | None, files: set[str]) -> None:
-    """Add a module's file to `files`, and those of its package's modules that its names lead to."""
-    file = getattr(module, "__file__", None)
-    if module is None or file is None or file in files:
-        return
-    files.add(file)
-    package = module.__name__ if hasattr(module, "__path__") else module.__name__.rpartition(".")[0]
-    for value in vars(module).values():
-        # Every imported module of a package is an attribute of it, whoever imported it.
-        if inspect.ismodule(value):
-            other = None if hasattr(module, "__path__") else value
-        else:
-            other = sys.modules.get(getattr(value, "__module__", None) or "")
-        if package and other is not None and f"{other.__name__}.".startswith(f"{package}."):
-            _collect_sources(other, files)
+    module = inspect.getmodule(inspect.unwrap(find(method)))
+    name, colon, _ = method.partition(":")
+    modules = {module.__name__ if module else "", name if colon else ""} - {""}
+    return facts_digest(*map(code_digest, sorted(modules)))
 
 
 @contextmanager

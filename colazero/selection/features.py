@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from colazero.cache import facts_digest, kept_arrays
-from colazero.selection import forward, one_thread, sources_digest
+from colazero.cache import facts_digest, kept_arrays, own_code
+from colazero.selection import forward, one_thread
 from colazero.types import TokenPool
 
 TERMS = 5_000
@@ -60,7 +59,7 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
 def _code(compute: Compute) -> list[str]:
     """Return a digest of the source that computes a group, and the versions of libraries."""
     libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-    return [sources_digest(sys.modules[compute.__module__]), *libraries]
+    return [own_code(compute.__module__), *libraries]
 
 
 def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero import models
-from colazero.cache import cache_dir, facts_digest
+from colazero.cache import cache_dir, facts_digest, own_code
 from colazero.errors import UserError
-from colazero.selection import METHODS, features, forward, source_digest
+from colazero.selection import METHODS, features, forward
 from colazero.types import Selection, TokenPool
 
 HEAD = 3
@@ -36,7 +36,7 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
     """
     model = forward.target(pool)
     seed = int(rng.integers(2**62))
-    facts = [*forward.facts(pool, model), source_digest("self"), str((n, seq_len, seed))]
+    facts = [*forward.facts(pool, model), own_code(__name__), str((n, seq_len, seed))]
     entry = cache_dir() / "self" / facts_digest(*facts)
     return Selection([], tokens=features.kept(entry, lambda: write(pool, n, seq_len, seed)))
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from colazero import cache
 from colazero.calibration.sets import select
 from colazero.errors import UserError
-from colazero.selection import METHODS, features, source_digest, sources_digest
+from colazero.selection import METHODS, source_digest
 from colazero.types import TokenPool
 
 LAST = """
@@ -106,11 +107,9 @@ def test_what_cannot_be_found_is_told_in_a_sentence(
 def test_features_are_kept_under_the_source_of_all_that_computes_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = sources_digest(features)
-    real = Path.read_bytes
-
-    def edited(path: Path) -> bytes:
-        return real(path) + (b"#" if path.name == "forward.py" else b"")
-
-    monkeypatch.setattr(Path, "read_bytes", edited)
-    assert sources_digest(features) != before
+    before = cache.code_digest("colazero.selection.features")
+    real = cache.file_digest
+    monkeypatch.setattr(
+        cache, "file_digest", lambda file: real(file) + "edited" * (file.name == "forward.py")
+    )
+    assert cache.code_digest("colazero.selection.features") != before
