@@ -142,9 +142,8 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
 
     config, model, _ = prepared(given)
     corpus = config.eval_corpora[0]
-    windows, starts = pipeline.evaluation_text(
-        model, corpus, config.evaluated_len, config.eval_windows
-    )
+    text = pipeline.evaluation_text(model, corpus, config.evaluated_len, config.eval_windows)
+    windows, starts = text.windows, text.starts
     with tempfile.TemporaryDirectory() as work:
         ours, default = Path(work) / "ours", Path(work) / "default"
         here = in_a_process("here", given, ours)

@@ -24,6 +24,7 @@ from colazero.corpora.tokens import (
     token_pool,
     tokenizer,
     vocabulary,
+    writing_of,
 )
 from colazero.evaluation import perplexity as texts
 from colazero.evaluation.perplexity import evaluation_text as evaluation_text
@@ -52,9 +53,9 @@ log = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=4)
-def test_ngrams(model: Model, name: str) -> NDArray[np.uint64]:
+def test_ngrams(model: Model, name: str, options: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
-    return np.unique(sets.ngrams(test_tokens(model, name)))
+    return np.unique(sets.ngrams(test_tokens(model, name, options)))
 
 
 def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:
@@ -110,10 +111,13 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
 
 def checked(config: RunConfig, model: Model, chosen: CalibrationSet) -> dict[str, float]:
     """Return the measures of a calibration set; UserError if too much of it is evaluation text."""
-    tests = {name: test_ngrams(model, name) for name in config.eval_corpora}
+    options = config.chat_template_kwargs
+    tests = {name: test_ngrams(model, name, options) for name in config.eval_corpora}
     return {
         "tokens_asked": config.n_calibration_samples * bos_rule.text_length(config, model),
-        "special_tokens_written": token_pool(model, config.corpus, chat=config.chat).written,
+        "special_tokens_written": token_pool(
+            model, config.corpus, writing=writing_of(config)
+        ).written,
         **sets.measures(chosen, pool_of(config, model), corpus_counts(model, *drawn_by(config))),
         **sets.overlap(chosen, tests),
     }
@@ -192,7 +196,7 @@ def evaluate(
         else:
             known = done.references if done else ()
             results = through_blocks.perplexities(model_dir, config.device, asked, progress, known)
-    results = [texts.places(model, result, config.bos) for result in results]
+    results = [texts.places(config, model, result) for result in results]
     downstream = Downstream()
     if config.do_downstream:
         from colazero.evaluation import downstream as tasks
@@ -223,7 +227,8 @@ def verify(
 
     begin = time.perf_counter()
     text, expected = evaluation_texts(config, model)[0], evaluation.perplexities[0].nll[0]
-    one = replace(text, windows=text.windows[:1], starts=text.starts[:1])
+    scored = None if text.scored is None else text.scored[:1]
+    one = replace(text, windows=text.windows[:1], starts=text.starts[:1], scored=scored)
     sequence = open_sequence(model_dir, config.device)
     found = through_blocks.evaluate(sequence, [one])[0].nll[0]
     if found == expected:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from colazero import corpora, devices, models, selection
 from colazero.calibration import trial
 from colazero.corpora import bos as bos_rule
-from colazero.corpora.tokens import need_tokens, token_pool, vocabulary
-from colazero.evaluation.perplexity import evaluation_text
+from colazero.corpora.tokens import need_tokens, token_pool, vocabulary, writing_of
+from colazero.errors import UserError
+from colazero.evaluation.perplexity import evaluation_texts
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
 from colazero.settings import Resolved, RunConfig, Settings
@@ -71,7 +72,7 @@ def check_data(config: Settings, model: Model) -> None:
 def check_calibration(config: Settings, model: Model) -> None:
     """Raise UserError unless windows of this number and length can be cut for the model."""
     fit.refuse_long_windows(model, config.seq_len)
-    tokens = token_pool(model, config.corpus, chat=config.chat).tokens
+    tokens = token_pool(model, config.corpus, writing=writing_of(config)).tokens
     available = int(config.corpus_share * len(tokens))
     length = bos_rule.text_length(config, model)
     need_tokens(available, config.n_calibration_samples, length, config.corpus)
@@ -85,11 +86,14 @@ def check_evaluation(config: Settings, model: Model) -> None:
     """
     fit.refuse_long_windows(model, config.evaluated_len)
     fit.refuse_not_finite(model)
-    for corpus in config.eval_corpora:
-        windows, _ = evaluation_text(
-            model, corpus, config.evaluated_len, config.eval_windows, config.bos
+    texts = evaluation_texts(config, model)
+    for text in texts:
+        fit.refuse_unknown_ids(model, int(text.windows.max()), f"the test split of {text.corpus!r}")
+    if config.eval_on == "answers" and all(text.scored is None for text in texts):
+        raise UserError(
+            f"eval_on='answers': eval_corpora={','.join(config.eval_corpora)} have no "
+            "conversations. Use eval_on=all, or a corpus with the field 'messages'."
         )
-        fit.refuse_unknown_ids(model, int(windows.max()), f"the test split of {corpus!r}")
 
 
 def check_set(model: Model, calibration: CalibrationSet) -> None:

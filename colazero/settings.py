@@ -19,6 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+NO_OPTIONS = "none"
+"""The value of `chat_template_kwargs` without any."""
+
 
 def _items(value: object) -> object:
     """Split `a,b` into its items; what is already a list stays as it is.
@@ -108,6 +111,20 @@ def _values(value: object) -> object:
     return _items(value) if isinstance(value, str | list | tuple) else [value]
 
 
+def _json_object(value: object) -> object:
+    """Write a JSON object in one way, so that equal ones have one key; `none` stands for `{}`."""
+    if isinstance(value, str) and value != NO_OPTIONS:
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"must be a JSON object: {error}") from None
+    if isinstance(value, dict):
+        return json.dumps(value, sort_keys=True) if value else NO_OPTIONS
+    if value != NO_OPTIONS:
+        raise ValueError('must be a JSON object, such as {"enable_thinking": false}, or none')
+    return value
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         near = " (the GPU is cuda)" if value.lower() in ("gpu", "nvidia") else ""
@@ -131,6 +148,7 @@ Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
 Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
 Chat = Literal["auto", "template", "plain"]
+Options = Annotated[str, BeforeValidator(_json_object)]
 WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
@@ -226,6 +244,17 @@ class Common(BaseModel):
     )
     eval_seq_len: Literal["auto"] | Annotated[int, Field(ge=16)] = setting(
         "auto", EVALUATION, "tokens per evaluation window; auto: as many as a calibration window"
+    )
+    chat_template_kwargs: Options = setting(
+        NO_OPTIONS,
+        ("selection", "evaluation"),
+        'settings of the chat template, a JSON object such as {"enable_thinking": false}, for '
+        "calibration and evaluation; a row's own come before them",
+    )
+    eval_on: Literal["all", "answers"] = setting(
+        "all",
+        EVALUATION,
+        "tokens of conversations whose prediction counts: all, or those of the assistant (answers)",
     )
     do_downstream: bool = setting(False, EVALUATION, "run the downstream tasks too", decides=False)
     downstream_tasks: Names = setting(

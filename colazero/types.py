@@ -301,23 +301,52 @@ class Downstream:
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus's evaluation text: token ids [windows, tokens], and where each window begins."""
+    """A corpus's evaluation text: token ids [windows, tokens], and where each window begins.
+
+    `scored`: bool [windows, tokens], the tokens whose prediction counts, at least one per window
+    after its first; None: all of them.
+    """
 
     corpus: str
     windows: NDArray[np.int64]
     starts: NDArray[np.int64]
+    scored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Distance of a model's predictions from the unquantized model's, per window: [windows].
+    """Distance of a model's predictions from the unquantized model's.
 
-    `kl`: sum over a window's predictions of KL(unquantized ‖ quantized), in nats. `agreed`: number
-    of predictions with the same most likely token.
+    Per window, [windows]: `kl`, the sum over its predictions of KL(unquantized ‖ quantized), in
+    nats, and `agreed`, the number of predictions with the same most likely token. Per prediction,
+    [predictions]: `each`, KL(unquantized ‖ quantized); `reverse`, KL(quantized ‖ unquantized);
+    `sure`, the probability that the unquantized model gives its first choice; `changed`, whether
+    the quantized model's first choice is another token.
     """
 
     kl: NDArray[np.float64]
     agreed: NDArray[np.int64]
+    each: NDArray[np.float64]
+    reverse: NDArray[np.float64]
+    sure: NDArray[np.float64]
+    changed: NDArray[np.bool_]
+
+    @property
+    def tails(self) -> dict[str, float]:
+        """Return what the means hide, as metrics.
+
+        `divergence.kl_q95` and `kl_q99`: quantiles of KL(unquantized ‖ quantized) over predictions.
+        `divergence.kl_reverse`: mean of KL(quantized ‖ unquantized). `divergence.top1_changed_q1`
+        to `q4`: share of predictions with another first choice, in each quarter of the predictions
+        ordered by how sure the unquantized model is (q1: least sure).
+        """
+        quarters = np.array_split(self.changed[np.argsort(self.sure, kind="stable")], 4)
+        found = {f"kl_q{q}": float(np.quantile(self.each, q / 100)) for q in (95, 99)}
+        found["kl_reverse"] = float(self.reverse.mean())
+        for number, quarter in enumerate(quarters, start=1):
+            if quarter.size:
+                found[f"top1_changed_q{number}"] = float(quarter.mean())
+        return {f"divergence.{name}": value for name, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -357,13 +386,14 @@ class Perplexity:
         """Return the means over all predictions as metrics; empty without a divergence.
 
         `kl_divergence`: KL(unquantized ‖ quantized) in nats. `top1_agreement`: share of predictions
-        with the same most likely token.
+        with the same most likely token. `divergence.…`: see `Divergence.tails`.
         """
         if self.divergence is None:
             return {}
         kl, agreed = self.divergence.kl.sum(), self.divergence.agreed.sum()
         total = self.tokens.sum()
-        return {"kl_divergence": float(kl / total), "top1_agreement": float(agreed / total)}
+        means = {"kl_divergence": float(kl / total), "top1_agreement": float(agreed / total)}
+        return means | self.divergence.tails
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ PARAMETERS = {
     "names, else cola_zero",
     "baseline": "the method that stands second in its comparisons. Default: what the suite names, "
     "else gptq_default",
-    "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, NAME.CORPUS or a "
-    "downstream one (arc_easy.acc). Default: perplexity",
+    "metric": "perplexity, kl_divergence, top1_agreement, nll_per_token, divergence.kl_q99, "
+    "NAME.CORPUS or a downstream one (arc_easy.acc). Default: perplexity",
     "direction": "lower or higher is better, for a metric that is not known. Default: what is "
     "known of the metric",
     "margin": "largest difference that does not matter, above 0, % of the second method's. "

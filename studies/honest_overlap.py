@@ -17,6 +17,7 @@ import numpy as np
 from colazero import models, pipeline
 from colazero.calibration import sets
 from colazero.corpora.tokens import token_pool
+from colazero.settings import NO_OPTIONS
 
 SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))
 
@@ -29,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     model = models.fetch(options.model)
     tokens = np.asarray(token_pool(model, options.corpus).tokens)
-    test = pipeline.test_ngrams(model, options.corpus)
+    test = pipeline.test_ngrams(model, options.corpus, NO_OPTIONS)
     hits = np.concatenate([[0], np.cumsum(np.isin(sets.ngrams(tokens), test))])
     rng = np.random.default_rng(0)
     for n, seq_len in SIZES:

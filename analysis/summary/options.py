@@ -26,8 +26,9 @@ class Options:
     baseline: the method that stands second where it is compared; None: what the suite says, or
     gptq_default where the runs have it. primary: the method whose comparisons with each other one
     are the primary family; None: what the suite says, or cola_zero where the runs have it.
-    metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, or a downstream metric such as
-    `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does not say so.
+    metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, `divergence.kl_q99`, or a downstream
+    metric such as `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does
+    not say so.
     margin: largest difference that does not matter: % of the second method's value, percentage
     points of an accuracy; of a log perplexity, % of perplexity.
     alpha: level of the tests, two-sided, over a family of comparisons.
@@ -112,6 +113,8 @@ EVALUATED = {
     "kl_divergence": Known(True, "kl", "ratio"),
     "top1_agreement": Known(False, "agreed", "ratio"),
 }
+TAILS = ("kl_q95", "kl_q99", "kl_reverse", *(f"top1_changed_q{n}" for n in range(1, 5)))
+"""The metrics `divergence.NAME`: what the means of KL divergence and agreement hide."""
 SHARES = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "f1")
 # For runs that did not log lm-eval's own `higher_is_better`.
 DOWNSTREAM = {
@@ -177,6 +180,8 @@ def _known(column: str, logged: dict[str, bool]) -> Known | None:
     metric, _, rest = column.partition(".")
     if metric in EVALUATED:
         return EVALUATED[metric]
+    if metric == "divergence" and rest.partition(".")[0] in TAILS:
+        return Known(True, kind="share" if rest.startswith("top1") else "plain")
     if metric != "downstream":
         return None
     if rest in logged:

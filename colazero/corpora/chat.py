@@ -10,12 +10,14 @@ import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError, first_line
+from colazero.settings import NO_OPTIONS
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant"}
 ROLES |= {"observation": "tool", "function": "tool", "ipython": "tool", "model": "assistant"}
@@ -30,6 +32,15 @@ FORMS = (
 """Fields of a row that make a conversation, the most usual first."""
 OPTIONS = ("tools", "chat_template_kwargs")
 """Fields of a row that its template gets besides the messages."""
+RESERVED = frozenset(
+    (
+        *("conversation", "messages", "tools", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+        "sanitize_control_tokens",
+    )
+)
+"""Arguments of `apply_chat_template` that are not settings of a template."""
 TODAY = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 """The date for templates that write one, so that a set is the same on every day."""
 CODES = {code: TODAY.strftime(f"%{code}") for code in "aAbBdHIjmMpSyYZ"}
@@ -114,7 +125,17 @@ def document(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
     given = options.get("chat_template_kwargs", {})
     if not isinstance(given, dict):
         raise UserError(f"the field 'chat_template_kwargs' must hold settings, not {given!r}.")
+    _refuse_reserved(given)
     return Conversation([_message(turn, at) for at, turn in enumerate(turns, start=1)], options)
+
+
+def _refuse_reserved(options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that says how the template is applied, not what it writes."""
+    if wrong := sorted(RESERVED & set(options)):
+        raise UserError(
+            f"chat_template_kwargs: {wrong[0]!r} is set by colazero itself. Allowed are the "
+            "template's own settings, such as enable_thinking."
+        )
 
 
 def _list(field: str, value: Any) -> list[Any]:
@@ -148,15 +169,36 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names)) or "nothing"
 
 
+@dataclass(frozen=True)
+class Writing:
+    """How conversations are written; see `colazero.settings.Settings` for the values.
+
+    chat: by the template or as plain text. options: the setting `chat_template_kwargs`.
+    """
+
+    chat: str = "auto"
+    options: str = NO_OPTIONS
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """Return what each conversation's template gets."""
+        return {} if self.options == NO_OPTIONS else dict(json.loads(self.options))
+
+
 class Template:
     """A tokenizer's chat template: conversations → token ids.
 
     Special tokens are tokens where the template wrote them. One that a message spells out is text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Take transformers' tokenizer, which must have a chat template."""
+    def __init__(self, tokenizer: Any, writing: Writing | None = None) -> None:
+        """Take transformers' tokenizer, which must have a chat template.
+
+        The template gets the options of `writing`, and those of a row in their place.
+        """
         self._tokenizer = tokenizer
+        self._options = (writing or Writing()).template_options
+        _refuse_reserved(self._options)
         names = sorted(special_names(tokenizer), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
 
@@ -167,28 +209,36 @@ class Template:
         for first in range(0, len(conversations), BATCH):
             batch = conversations[first : first + BATCH]
             texts = [
-                self._rendered(one, f"conversation {number} of {name!r}")
+                self.rendered(one, f"conversation {number} of {name!r}")
                 for number, one in enumerate(batch, start=first + 1)
             ]
             found = self._tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
             for one, ids in zip(batch, found, strict=True):
-                if any(self._pattern.search(message["content"]) for message in one.messages):
-                    ids = self._apply(one, tokenize=True, sanitize_control_tokens=True)
+                if self.spells_special(one):
+                    ids = self.apply(one, tokenize=True, sanitize_control_tokens=True)
                 yield np.array(ids, dtype=np.int32)
 
-    def _apply(self, one: Conversation, **how: Any) -> Any:
-        tools = one.options.get("tools")
-        template = self._tokenizer.get_chat_template(tools=tools)
+    def spells_special(self, one: Conversation) -> bool:
+        """Return whether a message spells a special token out, which is text there."""
+        return any(self._pattern.search(message["content"]) for message in one.messages)
+
+    def source(self, one: Conversation) -> str:
+        """Return the template that writes a conversation: some models have another for tools."""
+        return str(self._tokenizer.get_chat_template(tools=one.options.get("tools")))
+
+    def apply(self, one: Conversation, **how: Any) -> Any:
+        """Return what the tokenizer's `apply_chat_template` gives; whatever it raises passes."""
+        template = self.source(one)
         if "strftime_now" in template:
             template = DATE + template
-        how |= {"tools": tools, "chat_template": template, "return_dict": False}
-        how |= one.options.get("chat_template_kwargs", {})
-        return self._tokenizer.apply_chat_template(one.messages, **how)
+        how = {"return_dict": False, "tools": one.options.get("tools")} | how
+        how |= self._options | one.options.get("chat_template_kwargs", {})
+        return self._tokenizer.apply_chat_template(one.messages, chat_template=template, **how)
 
-    def _rendered(self, one: Conversation, where: str) -> str:
+    def rendered(self, one: Conversation, where: str) -> str:
         """Return a conversation as the template writes it; UserError if it does not take it."""
         try:
-            text = str(self._apply(one, tokenize=False))
+            text = str(self.apply(one, tokenize=False))
         except Exception as error:  # a template is a program, and can raise anything
             raise UserError(
                 f"{where}: the model's chat template does not take it: {first_line(error)}. Remove "
@@ -202,6 +252,16 @@ class Template:
                     f"{message['role']!r}. Remove the conversation, or use chat=plain."
                 )
         return text
+
+    def offsets(self, text: str) -> NDArray[np.int64]:
+        """Return the characters [tokens, 2] of a written conversation that each token covers."""
+        how = {"add_special_tokens": False, "verbose": False, "return_offsets_mapping": True}
+        found = self._tokenizer(text, **how).offset_mapping
+        return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+    def decoded(self, token: int) -> str:
+        """Return the text of a token."""
+        return str(self._tokenizer.decode([token]))
 
 
 def special_names(tokenizer: Any) -> list[str]:

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from colazero import corpora, models
 from colazero.cache import cache_dir, facts_digest, kept_arrays, kept_json
 from colazero.corpora import mix
-from colazero.corpora.chat import Conversation, Template, special_names
+from colazero.corpora.chat import Conversation, Template, Writing, special_names
 from colazero.corpora.stream import Tokens, stream
 from colazero.errors import UserError
-from colazero.settings import RunConfig
+from colazero.settings import NO_OPTIONS, RunConfig, Settings
 from colazero.types import Corpus, Model, TokenPool
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""
+WRITING = Writing()
 CHUNK = 2**22
 """Tokens counted at a time."""
 ARRAYS = ("tokens", "starts", "stops", "written")
@@ -115,13 +116,13 @@ def _plain(tokenizer: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def token_pool(
-    model: Model, corpus: str, share: float = 1, seed: int = 0, chat: str = "auto"
+    model: Model, corpus: str, share: float = 1, seed: int = 0, writing: Writing = WRITING
 ) -> TokenPool:
     """Return the corpus's training documents, or the share that a seed draws, in tokens."""
     whole, documents = corpora.load(corpus), None
     if share < 1:
         whole, documents = corpora.drawn(whole, share, seed)
-    open_it = (vocabulary(model), lambda: tokenizer(model), None, SEPARATOR, chat)
+    open_it = (vocabulary(model), lambda: tokenizer(model), None, SEPARATOR, writing)
     found = open_pool(whole, *open_it)
     if whole.parts:
         whole, chosen = mix.mixed(whole, found.stops - found.starts)
@@ -135,18 +136,23 @@ def pool_of(config: RunConfig, model: Model) -> TokenPool:
     return token_pool(model, *drawn_by(config))
 
 
-def drawn_by(config: RunConfig) -> tuple[str, float, int, str]:
+def drawn_by(config: RunConfig) -> tuple[str, float, int, Writing]:
     """Return what decides a cell's documents and how they are written, as `token_pool` takes it."""
     share = config.corpus_share
-    return config.corpus, share, config.seed if share < 1 else 0, config.chat
+    return config.corpus, share, config.seed if share < 1 else 0, writing_of(config)
+
+
+def writing_of(config: Settings) -> Writing:
+    """Return how conversations are written for calibration."""
+    return Writing(config.chat, config.chat_template_kwargs)
 
 
 @lru_cache(maxsize=2)
 def corpus_counts(
-    model: Model, corpus: str, share: float = 1, seed: int = 0, chat: str = "auto"
+    model: Model, corpus: str, share: float = 1, seed: int = 0, writing: Writing = WRITING
 ) -> NDArray[np.int64]:
     """Count each token id in what `token_pool` returns."""
-    return token_counts(token_pool(model, corpus, share, seed, chat).tokens)
+    return token_counts(token_pool(model, corpus, share, seed, writing).tokens)
 
 
 def build_pool(corpus: Corpus, tokenizer: Any, cache: Path | None = None) -> TokenPool:
@@ -160,7 +166,7 @@ def open_pool(
     load: Callable[[], Any],
     cache: Path | None = None,
     between: str = SEPARATOR,
-    chat: str = "auto",
+    writing: Writing = WRITING,
 ) -> TokenPool:
     """Tokenize the corpus's training documents, or map the tokens that are kept in the cache.
 
@@ -168,16 +174,20 @@ def open_pool(
     stands between two texts; conversations follow each other as the template writes them. A cache
     entry that is damaged or half written is built again.
     """
-    rendered = _uses_template(corpus, known, chat)
+    rendered = _uses_template(corpus, known, writing.chat)
     facts = (corpus.name, corpus.revision, known.digest, str(len(corpus.train)))
     key = facts_digest("joined", between, *facts)
     names: tuple[str, ...] = ARRAYS
     if rendered:
-        key = facts_digest("rendered", between, *facts, known.template, version("transformers"))
+        options = [] if writing.options == NO_OPTIONS else [writing.options]
+        template = (known.template, version("transformers"), *options)
+        key = facts_digest("rendered", between, *facts, *template)
         names = (*ARRAYS, "placed")
     entry = (cache or cache_dir()) / "tokens" / key
     arrays = kept_arrays(
-        entry, names, lambda draft: _tokenize(corpus, load(), draft, between, rendered)
+        entry,
+        names,
+        lambda draft: _tokenize(corpus, load(), draft, between, writing if rendered else None),
     )
     forbidden = known.special - frozenset(arrays["placed"].tolist() if rendered else ())
     places, written = (arrays["starts"], arrays["stops"]), int(arrays["written"][0])
@@ -203,9 +213,12 @@ def _uses_template(corpus: Corpus, known: Vocabulary, chat: str) -> bool:
     return there and bool(known.template) and chat != "plain"
 
 
-def _tokenize(corpus: Corpus, tokenizer: Any, folder: Path, between: str, rendered: bool) -> None:
+def _tokenize(
+    corpus: Corpus, tokenizer: Any, folder: Path, between: str, writing: Writing | None
+) -> None:
     """Write the arrays of a pool, holding some tokens at a time."""
     starts, stops = (np.zeros(len(corpus.train), dtype=np.int64) for _ in range(2))
+    rendered = writing is not None
     special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
     placed: set[int] = set()
     total = first = 0
@@ -217,7 +230,7 @@ def _tokenize(corpus: Corpus, tokenizer: Any, folder: Path, between: str, render
             its = slice(first, first + len(texts))
             if conversations:
                 _refuse_half_characters(texts, first, corpus.name)
-                template = Template(tokenizer)
+                template = Template(tokenizer, writing)
                 its_own = [text for text in texts if isinstance(text, Conversation)]
                 for at, ids in enumerate(template.encode(its_own, corpus.name), start=first):
                     file.write(ids.tobytes())

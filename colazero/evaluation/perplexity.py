@@ -24,12 +24,14 @@ from colazero import corpora
 from colazero.blocks.probe import not_causal, other_endings
 from colazero.blocks.weights import eval_dtype, quantization_settings
 from colazero.corpora import bos as bos_rule
+from colazero.corpora.answers import answered
+from colazero.corpora.chat import Writing
 from colazero.corpora.tokens import open_pool, tokenizer, vocabulary
 from colazero.errors import UserError
 from colazero.models import is_quantized
 from colazero.models.files import NEEDED, PACKED, packings, weight_files
 from colazero.models.fit import causal_class
-from colazero.settings import Settings
+from colazero.settings import NO_OPTIONS, Settings
 from colazero.types import Divergence, Model, Perplexity, Progress, Text, TokenPool
 
 TOKENS_A_BATCH = 4096
@@ -45,32 +47,39 @@ LLAMA2_WIKITEXT2_TOKENS = 341_469
 log = logging.getLogger(__name__)
 
 
-def test_tokens(model: Model, name: str) -> NDArray[np.int32]:
-    """Return the tokens of a corpus's test split, read as those of its training documents are."""
-    return _test_pool(model, name).tokens
+def test_tokens(model: Model, name: str, options: str) -> NDArray[np.int32]:
+    """Return the tokens of a corpus's test split, read as those of its training documents are.
+
+    options: the setting `chat_template_kwargs`.
+    """
+    return _test_pool(model, name, options).tokens
 
 
-def places(model: Model, found: Perplexity, bos: str) -> Perplexity:
+def places(config: Settings, model: Model, found: Perplexity) -> Perplexity:
     """Return the result with each window's document, the text's windows and the corpus's source."""
     known, corpus = vocabulary(model), corpora.load(found.corpus)
-    rule = bos_rule.resolve(bos, model, known)
-    pool = _test_pool(model, found.corpus)
+    rule = bos_rule.resolve(config.bos, model, known)
+    pool = _test_pool(model, found.corpus, config.chat_template_kwargs)
     begin = len(bos_rule.of_text(rule, known, pool.tokens))
-    length = int(found.tokens[0]) + 1 - len(bos_rule.of_window(rule, known))
+    length = config.evaluated_len - len(bos_rule.of_window(rule, known))
     middle = found.starts + length // 2 - begin
     document = np.searchsorted(pool.starts, middle, side="right") - 1
     sources = np.asarray(corpus.test_sources or np.arange(len(pool.starts)), dtype=np.int64)
-    available = (len(pool.tokens) + begin) // length
-    if corpus.test_windows is not None:
-        available = min(available, corpus.test_windows)
+    scored = None
+    if config.eval_on == "answers":
+        scored = answered(model, corpus, pool, Writing(options=config.chat_template_kwargs))
+    if scored is not None:
+        scored = np.concatenate([np.zeros(begin, dtype=np.bool_), scored])
+    available = len(usable(len(pool.tokens) + begin, length, corpus.test_windows, scored))
     documents = sources[np.maximum(document, 0)]
     return replace(found, documents=documents, available=available, source=corpus.source)
 
 
-def _test_pool(model: Model, name: str) -> TokenPool:
+def _test_pool(model: Model, name: str, options: str) -> TokenPool:
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
-    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), between=corpus.joined_by)
+    how: dict[str, Any] = {"between": corpus.joined_by, "writing": Writing(options=options)}
+    pool = open_pool(test, vocabulary(model), lambda: tokenizer(model), **how)
     if pool.written:
         log.warning(
             "the test split of %s spells out %d special tokens of %s: they are read as text, as "
@@ -82,32 +91,47 @@ def _test_pool(model: Model, name: str) -> TokenPool:
 
 @lru_cache(maxsize=4)
 def evaluation_text(
-    model: Model, corpus: str, seq_len: int, count: int | str, bos: str = "auto"
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    model: Model,
+    corpus: str,
+    seq_len: int,
+    count: int | str,
+    bos: str = "auto",
+    on: str = "all",
+    options: str = NO_OPTIONS,
+) -> Text:
     """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
 
     Of all documents joined as the corpus says; `bos` decides what stands in front, see
-    `corpora.bos`.
+    `corpora.bos`. on: `answers` scores what the assistant says alone, and leaves out windows
+    without any of it; a corpus without conversations is scored whole. options: the setting
+    `chat_template_kwargs`.
     """
-    known = vocabulary(model)
+    known, loaded = vocabulary(model), corpora.load(corpus)
     rule = bos_rule.resolve(bos, model, known)
-    ids = test_tokens(model, corpus)
+    pool = _test_pool(model, corpus, options)
+    ids, scored = pool.tokens, None
+    if on == "answers":
+        scored = answered(model, loaded, pool, Writing(options=options))
     if begin := bos_rule.of_text(rule, known, ids):
         ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
+        if scored is not None:
+            scored = np.concatenate([np.zeros(len(begin), dtype=np.bool_), scored])
     warn_of_other_tokens(corpus, model.path, len(ids))
-    front, loaded = bos_rule.of_window(rule, known), corpora.load(corpus)
-    return eval_windows(ids, seq_len, count, loaded.name, front, loaded.test_windows)
+    front = bos_rule.of_window(rule, known)
+    cut = (seq_len, count, loaded.name, front, loaded.test_windows)
+    windows, starts = eval_windows(ids, *cut, scored)
+    if scored is None:
+        return Text(corpus, windows, starts)
+    places = starts[:, None] + np.arange(seq_len - len(front))
+    before = np.zeros((len(starts), len(front)), dtype=np.bool_)
+    return Text(corpus, windows, starts, np.concatenate([before, scored[places]], axis=1))
 
 
 def evaluation_texts(config: Settings, model: Model) -> list[Text]:
     """Return the evaluation text of each corpus, in the order asked for."""
-    return [
-        Text(
-            name,
-            *evaluation_text(model, name, config.evaluated_len, config.eval_windows, config.bos),
-        )
-        for name in config.eval_corpora
-    ]
+    what = (config.evaluated_len, config.eval_windows, config.bos)
+    how = (config.eval_on, config.chat_template_kwargs)
+    return [evaluation_text(model, name, *what, *how) for name in config.eval_corpora]
 
 
 def warn_of_other_tokens(corpus: str, model_dir: Path, tokens: int) -> None:
@@ -132,51 +156,70 @@ def eval_windows(
     corpus: str,
     front: Sequence[int] = (),
     most: int | None = None,
+    scored: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins in them.
 
     `front` stands at the beginning of each window, before as many tokens fewer. The rest that
-    fills no window is dropped, and what follows the first `most`. `count` windows, or `all`; fewer
-    than all are spread evenly over the text. UserError, which names the `corpus`, if there are
-    fewer.
+    fills no window is dropped, and what follows the first `most`; windows without a `scored` token
+    too. `count` windows, or `all`; fewer than all are spread evenly over the text. UserError, which
+    names the `corpus`, if there are fewer.
     """
     length = seq_len - len(front)
-    available = len(ids) // length
-    if most is not None:
-        available = min(available, most)
+    places = usable(len(ids), length, most, scored)
+    available = len(places)
     wanted = available if count == "all" else int(count)
     if wanted > available or available == 0:
+        which = "" if scored is None else " that hold a part of an answer (eval_on=answers)"
         raise UserError(
             f"the test split of corpus {corpus!r} has {len(ids):,} tokens, which is "
-            f"{available} windows of {seq_len}; eval_windows={count}. Ask for fewer or shorter."
+            f"{available} windows of {seq_len}{which}; eval_windows={count}. Ask for fewer or "
+            "shorter."
         )
     chosen = np.arange(wanted) * available // wanted
-    starts = chosen * length
+    starts = places[chosen] * length
     windows = np.empty((wanted, seq_len), dtype=np.int64)
     windows[:, : len(front)] = front
     windows[:, len(front) :] = ids[starts[:, None] + np.arange(length)]
     return windows, starts
 
 
+def usable(
+    tokens: int, length: int, most: int | None, scored: NDArray[np.bool_] | None
+) -> NDArray[np.int64]:
+    """Return the numbers of the windows of `length` tokens that a text can be evaluated on.
+
+    The first `most` windows, and of these the ones with a `scored` token behind their first.
+    """
+    count = tokens // length if most is None else min(tokens // length, most)
+    if scored is None:
+        return np.arange(count)
+    return np.flatnonzero(scored[: count * length].reshape(count, length)[:, 1:].any(axis=1))
+
+
 class Likelihoods:
     """Adds up the negative log-likelihood of each window's tokens from slices of its logits."""
 
-    def __init__(self, windows: int) -> None:
-        self._sums = np.zeros(windows)
+    def __init__(self, text: Text) -> None:
+        self._text, self._sums = text, np.zeros(len(text.windows))
 
     def take(self, window: int, part: slice, logits: Any, ids: Any) -> Any:
         """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
 
-        `ids`: the window's tokens, on the logits' device. Returns the log-probabilities.
+        `ids`: the window's tokens, on the logits' device. Returns the log-probabilities of the
+        positions whose predictions count.
         """
         known = logits.log_softmax(-1)
         actual = ids[part.start + 1 : part.stop + 1]
+        if self._text.scored is not None:
+            counts = np.flatnonzero(self._text.scored[window, part.start + 1 : part.stop + 1])
+            known, actual = known[counts], actual[counts]
         self._sums[window] -= known.gather(-1, actual[:, None]).double().sum().item()
         return known
 
-    def of(self, text: Text, divergence: Divergence | None = None) -> Perplexity:
-        """Return what was added up of a text; FloatingPointError if a sum is not finite."""
-        finite = np.isfinite(self._sums)
+    def found(self, divergence: Divergence | None = None) -> Perplexity:
+        """Return what was added up of the text; FloatingPointError if a sum is not finite."""
+        text, finite = self._text, np.isfinite(self._sums)
         if not finite.all():
             raise FloatingPointError(
                 f"perplexity on {text.corpus} is not finite "
@@ -184,13 +227,18 @@ class Likelihoods:
             )
         windows, length = text.windows.shape
         tokens = np.full(windows, length - 1, dtype=np.int64)
+        if text.scored is not None:
+            tokens = text.scored[:, 1:].sum(axis=1)
         found = digest(text)
         return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
 
 
 def digest(text: Text) -> str:
-    """Return 16 hex digits over a text's token ids."""
-    return hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data).hexdigest()[:16]
+    """Return 16 hex digits over a text's token ids, and over which of them are scored."""
+    whole = hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data)
+    if text.scored is not None:
+        whole.update(np.packbits(text.scored).tobytes())
+    return whole.hexdigest()[:16]
 
 
 def perplexity(
@@ -199,18 +247,19 @@ def perplexity(
     windows: NDArray[np.int64],
     starts: NDArray[np.int64],
     progress: Progress = lambda done, total: None,
+    scored: NDArray[np.bool_] | None = None,
 ) -> Perplexity:
     """Sum the negative log-likelihood of each window's tokens but the first, given those before.
 
-    `windows`: token ids [windows, seq_len]. Log-likelihoods are taken in float32 and added up in
-    float64. The first window is a batch of its own: evaluated alone again, it gives the same bits.
-    FloatingPointError if a sum is not finite.
+    `windows`: token ids [windows, seq_len]; `scored` as in `Text`. Log-likelihoods are taken in
+    float32 and added up in float64. The first window is a batch of its own: evaluated alone again,
+    it gives the same bits. FloatingPointError if a sum is not finite.
     """
     import torch
 
     hidden_of, logits_of = _halves(model)
     batch = max(1, TOKENS_A_BATCH // windows.shape[1]) if logits_of else 1
-    found = Likelihoods(len(windows))
+    found = Likelihoods(Text(corpus, windows, starts, scored))
     done = 0
     with torch.inference_mode():
         while done < len(windows):
@@ -221,7 +270,7 @@ def perplexity(
                     found.take(done, part, logits.float(), tokens)
                 done += 1
             progress(done, len(windows))
-    return found.of(Text(corpus, windows, starts))
+    return found.found()
 
 
 def slices(tokens: int, vocabulary: int) -> list[slice]:

@@ -34,6 +34,8 @@ from colazero.evaluation.perplexity import (
 )
 from colazero.types import Divergence, Model, Perplexity, Progress, Text
 
+ROWS = 64
+"""Predictions compared at once: each holds a number per token of the vocabulary several times."""
 log = logging.getLogger(__name__)
 
 
@@ -162,9 +164,8 @@ def scored(
     """
     import torch
 
-    windows, length = text.windows.shape
-    likelihoods = Likelihoods(windows)
-    kl, agreed = np.zeros(windows), np.zeros(windows, dtype=np.int64)
+    length = text.windows.shape[1]
+    likelihoods, distances = Likelihoods(text), Distances(text)
     for window, ids in enumerate(torch.from_numpy(text.windows)):
         tokens = ids.to(sequence.device)
         logits_of = sequence.logits_of(hidden_of(window), tokens)
@@ -172,11 +173,49 @@ def scored(
         for part in slices(length, sequence.vocabulary):
             found = likelihoods.take(window, part, logits_of(part).float(), tokens)
             if expected_of:
-                expected = expected_of(part).float().log_softmax(-1)
-                agreed[window] += int((expected.argmax(-1) == found.argmax(-1)).sum())
-                ratio = torch.sub(expected, found, out=found)  # each is as large as a slice may be
-                kl[window] += float(expected.exp_().mul_(ratio).sum(dtype=torch.float64))
-    return likelihoods.of(text, Divergence(kl, agreed) if reference else None)
+                distances.take(window, part, expected_of(part).float().log_softmax(-1), found)
+    return likelihoods.found(distances.found() if reference else None)
+
+
+class Distances:
+    """Collects the distance of each prediction from the unquantized model's, slice by slice."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+        self._kl = np.zeros(len(text.windows))
+        self._agreed = np.zeros(len(text.windows), dtype=np.int64)
+        self._each: dict[str, list[Any]] = {
+            name: [] for name in ("each", "reverse", "sure", "changed")
+        }
+
+    def take(self, window: int, part: slice, expected: Any, found: Any) -> None:
+        """Take in log-probabilities [positions, vocabulary] of positions `part` of a window.
+
+        `expected`: of the unquantized model; `found`: of the other, at the positions that count.
+        """
+        import torch
+
+        if self._text.scored is not None:
+            counts = self._text.scored[window, part.start + 1 : part.stop + 1]
+            expected = expected[np.flatnonzero(counts)]
+        sure, choice = expected.max(-1)
+        changed = choice != found.argmax(-1)
+        each, reverse = [], []
+        for p, q in zip(expected.split(ROWS), found.split(ROWS), strict=True):
+            ratio = p - q
+            each.append((p.exp() * ratio).sum(-1, dtype=torch.float64))
+            reverse.append((q.exp() * ratio).sum(-1, dtype=torch.float64).neg())
+        taken = {"each": torch.cat(each), "reverse": torch.cat(reverse)}
+        taken |= {"sure": sure.double().exp(), "changed": changed}
+        for name, values in taken.items():
+            self._each[name].append(values.cpu().numpy())
+        self._kl[window] += float(taken["each"].sum())
+        self._agreed[window] += int((~changed).sum())
+
+    def found(self) -> Divergence:
+        """Return what was collected of the text."""
+        each = {name: np.concatenate(parts) for name, parts in self._each.items()}
+        return Divergence(self._kl, self._agreed, **each)
 
 
 def evaluate(
@@ -237,5 +276,5 @@ def perplexities(
     except Refused as refused:
         log.info("%s is evaluated in one piece: %s", model_dir, refused.why)
         model = load_dense(model_dir, device)
-        return [perplexity(model, t.corpus, t.windows, t.starts, progress) for t in texts]
+        return [perplexity(model, t.corpus, t.windows, t.starts, progress, t.scored) for t in texts]
     return evaluate(sequence, texts, progress, references)

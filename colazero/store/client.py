@@ -70,7 +70,7 @@ FIRST = ("perplexity", "kl_divergence", "top1_agreement", "nll_per_token")
 """Metrics that are logged first: MLflow's pages begin with them."""
 SECONDS = ("selection_time_sec", "quant_time_sec", "total_time_sec")
 GROUPS = (
-    *("perplexity", "kl_divergence", "top1_agreement", "downstream"),
+    *("perplexity", "kl_divergence", "top1_agreement", "divergence", "downstream"),
     *("selection", "result", "look"),
 )
 WORK = "work"

@@ -170,11 +170,8 @@ def page_locked(size: float) -> float:
 def tokens(config: Resolved, model: Model) -> int:
     """Return how many tokens go through the blocks at once, of calibration and evaluation."""
     calibration = config.n_calibration_samples * config.seq_len
-    texts = (
-        pipeline.evaluation_text(model, name, config.evaluated_len, config.eval_windows)[0].size
-        for name in config.eval_corpora
-    )
-    return sum(texts) + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)
+    texts = sum(text.windows.size for text in pipeline.evaluation_texts(config, model))
+    return texts + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)
 
 
 def cached_hidden(config: Resolved, model: Model) -> float:

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from colazero import cell, corpora, devices, models, preconditions, reuse
 from colazero.cache import cache_dir
+from colazero.corpora.chat import Writing
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
@@ -294,7 +295,8 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
     tokens = max(config.n_calibration_samples) * max(config.seq_len)
     for model in dict.fromkeys(job.model for job in jobs):
         for corpus, chat in product(config.corpus, config.chat):
-            pool = token_pool(model, corpus, chat=chat)
+            writing = Writing(chat, config.chat_template_kwargs)
+            pool = token_pool(model, corpus, writing=writing)
             available = int(config.corpus_share * len(pool.tokens))
             name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
             found.append(Need(name, tokens, available, "tokens"))

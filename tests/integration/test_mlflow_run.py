@@ -90,7 +90,8 @@ def test_select_quantize_evaluate_in_a_chain(
 
     what = {"preset": "demo", "seq_len": "64", "eval_corpora": corpus, "eval_windows": "4"}
     evaluated = project.finished("evaluate", **what, model=f"runs:/{quantized.info.run_id}")
-    windows, starts = pipeline.evaluation_text(models.fetch(small["model"]), corpus, 64, 4)
+    text = pipeline.evaluation_text(models.fetch(small["model"]), corpus, 64, 4)
+    windows, starts = text.windows, text.starts
     dense = load_dense(Path(small["model"]), "cpu")
     original = perplexity(dense, corpus, windows, starts).perplexity
     assert evaluated.data.metrics["perplexity"] != original

@@ -41,7 +41,8 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     quantized = evaluation.perplexities[0]
 
     dense = load_dense(model.path, "cpu")
-    windows, starts = pipeline.evaluation_text(model, "sotu", 512, 8)
+    text = pipeline.evaluation_text(model, "sotu", 512, 8)
+    windows, starts = text.windows, text.starts
     original = perplexity(dense, "sotu", windows, starts)
     round_to_nearest(dense, 64, 4)
     rounded = perplexity(dense, "sotu", windows, starts)

@@ -37,7 +37,8 @@ def test_the_real_models_equals_ten_lines_of_transformers() -> None:
     config = parse(RunConfig, {"preset": "demo", "seq_len": "256", "eval_windows": "4"})
     fetched = models.fetch(config.model)
     model = AutoModelForCausalLM.from_pretrained(fetched.path, dtype=torch.float32).eval()
-    windows, starts = pipeline.evaluation_text(fetched, "sotu", 256, 4)
+    text = pipeline.evaluation_text(fetched, "sotu", 256, 4)
+    windows, starts = text.windows, text.starts
     ours = perplexity(model, "sotu", windows, starts).perplexity
 
     tokenizer = AutoTokenizer.from_pretrained(fetched.path)

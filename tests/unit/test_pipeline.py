@@ -59,14 +59,16 @@ def test_the_evaluation_text_is_tokenised_once_for_all_processes(
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "corpus.txt"
     file.write_text("\n\n".join(paragraphs))
-    windows, starts = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+    text = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+    windows, starts = text.windows, text.starts
 
     def never(_model: Model) -> None:
         raise AssertionError("it was tokenised again")
 
     monkeypatch.setattr(texts, "tokenizer", never)
     pipeline.evaluation_text.cache_clear()  # as another process
-    again, places = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+    text = pipeline.evaluation_text(model, f"file:{file}", 64, 6)
+    again, places = text.windows, text.starts
     assert np.array_equal(windows, again)
     assert np.array_equal(starts, places)
     file.write_text("\n\n".join(paragraphs[::-1]))

@@ -96,7 +96,7 @@ def test_one_rule_in_calibration_and_evaluation(model: Model, corpus: str, rule:
     preconditions.check_data(config, model)
     chosen, _ = pipeline.calibrate(config, model)
     given = pipeline.with_bos(config, model, chosen).windows
-    tested, _ = pipeline.evaluation_text(model, corpus, 48, "all", rule)
+    tested = pipeline.evaluation_text(model, corpus, 48, "all", rule).windows
     assert given.shape == (3, 48)
     assert tested.shape[1] == 48
     special = list(vocabulary(model).special)
@@ -111,6 +111,6 @@ def test_one_rule_in_calibration_and_evaluation(model: Model, corpus: str, rule:
 
 
 def test_windows_of_evaluation_are_cut_from_the_same_stream(model: Model, corpus: str) -> None:
-    always, _ = pipeline.evaluation_text(model, corpus, 48, "all", "always")
-    never, _ = pipeline.evaluation_text(model, corpus, 47, "all", "never")
+    always = pipeline.evaluation_text(model, corpus, 48, "all", "always").windows
+    never = pipeline.evaluation_text(model, corpus, 47, "all", "never").windows
     assert np.array_equal(always[:, 1:], never)

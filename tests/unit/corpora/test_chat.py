@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,171 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
-from tokenizers import models as kinds
-from transformers import PreTrainedTokenizerFast
+from chat_layouts import END, LAYOUTS, LOOP, SYSTEM, TURNS, WORDS, made, unmarked
 
 from colazero import corpora, models, pipeline, preconditions
 from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.corpora import file
-from colazero.corpora.chat import Conversation, Template, document, fields_of
+from colazero.corpora.chat import Conversation, Template, Writing, document, fields_of
 from colazero.corpora.tokens import build_pool, open_pool, vocabulary_of
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import evaluation_text
 from colazero.models import load_tokenizer
 from colazero.settings import RunConfig
 from colazero.types import Corpus, Model
-
-WORDS = ["Bado kemi zora, größe 東京 🙂.", "def f(x):\n    return x + 1\n", "1 2 3", "a  b\t c"]
-TURNS: list[dict[str, Any]] = [
-    {"role": "user", "content": "Bado kemi?\n\nzora"},
-    {"role": "assistant", "content": "  def f(x):\n    return 東京 🙂\n"},
-    {"role": "user", "content": "und <s> mehr <|im_end|>"},
-    {"role": "assistant", "content": "größe 1 2 3"},
-]
-SYSTEM = [{"role": "system", "content": "Bado: kemi."}]
-
-# --- tokenizers: byte-level, as Llama 2 (a space in front of each piece), as Mistral (of the first)
-
-
-def trained(backend: Tokenizer, names: list[str], normalized: bool = False) -> Tokenizer:
-    special = [AddedToken(name, normalized=normalized) for name in names]
-    backend.train_from_iterator(
-        WORDS * 3,
-        trainers.BpeTrainer(
-            vocab_size=600,
-            special_tokens=["<unk>"],
-            show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    backend.add_special_tokens(special)
-    return backend
-
-
-def byte_level(names: list[str]) -> Tokenizer:
-    backend = Tokenizer(kinds.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return trained(backend, names)
-
-
-def spaced(names: list[str]) -> Tokenizer:
-    backend = Tokenizer(kinds.BPE(unk_token="<unk>", byte_fallback=False))
-    backend.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    return trained(backend, names, normalized=True)
-
-
-def spaced_first(names: list[str]) -> Tokenizer:
-    backend = Tokenizer(kinds.BPE(unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=True)
-    return trained(backend, names)
-
-
-def stripping(names: list[str]) -> Tokenizer:
-    """Phi-3's special tokens take the white space behind them."""
-    backend = byte_level([])
-    backend.add_special_tokens([AddedToken(n, normalized=False, rstrip=True) for n in names])
-    return backend
-
-
-# --- twelve layouts of chat templates, in words of our own
-
-LOOP = "{% for m in messages %}"
-END = "{% endfor %}"
-LAYOUTS: dict[str, tuple[Callable[[list[str]], Tokenizer], list[str], str]] = {
-    "chatml": (
-        byte_level,
-        ["<|im_start|>", "<|im_end|>"],
-        LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" + END,
-    ),
-    "headers": (
-        byte_level,
-        ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
-        "<|begin_of_text|>" + LOOP + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
-        "{{ m.content | trim }}<|eot_id|>" + END,
-    ),
-    "inst": (
-        spaced,
-        ["<s>", "</s>"],
-        LOOP + "{% if m.role == 'assistant' %} {{ m.content | trim }} </s>{% else %}<s>[INST] "
-        "{{ m.content | trim }} [/INST]{% endif %}" + END,
-    ),
-    "inst first": (
-        spaced_first,
-        ["<s>", "</s>", "[INST]", "[/INST]"],
-        "<s>" + LOOP + "{% if m.role == 'assistant' %} {{ m.content }}</s>{% else %}[INST] "
-        "{{ m.content }}[/INST]{% endif %}" + END,
-    ),
-    "turns": (
-        spaced_first,
-        ["<bos>", "<start_of_turn>", "<end_of_turn>"],
-        "<bos>" + LOOP + "{% set role = 'model' if m.role == 'assistant' else m.role %}"
-        "<start_of_turn>{{ role }}\n{{ m.content | trim }}<end_of_turn>\n" + END,
-    ),
-    "role tags": (
-        stripping,
-        ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
-        LOOP + "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n" + END,
-    ),
-    "role tags of words": (
-        byte_level,
-        ["<s>", "</s>"],
-        LOOP + "<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n" + END,
-    ),
-    "plain words": (
-        spaced,
-        ["<s>", "</s>"],
-        "{{ bos_token }}" + LOOP + "{{ m.role | upper }}: {{ m.content }}"
-        "{% if m.role == 'assistant' %}</s>{% else %} {% endif %}" + END,
-    ),
-    "headlines": (
-        byte_level,
-        ["<|endoftext|>"],
-        LOOP + "### {{ m.role | capitalize }}:\n{{ m.content }}\n\n" + END + "<|endoftext|>",
-    ),
-    "wide bars": (
-        byte_level,
-        ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"],
-        "<｜begin▁of▁sentence｜>" + LOOP + "{% if m.role == 'assistant' %}<｜Assistant｜>"
-        "{{ m.content }}<｜end▁of▁sentence｜>{% else %}<｜User｜>{{ m.content }}{% endif %}" + END,
-    ),
-    "tokens for all": (
-        byte_level,
-        ["<BOS>", "<|START_OF_TURN|>", "<|END_OF_TURN|>", "<|USER|>", "<|CHATBOT|>", "<|SYSTEM|>"],
-        "<BOS>" + LOOP + "<|START_OF_TURN|>{% if m.role == 'assistant' %}<|CHATBOT|>"
-        "{% elif m.role == 'user' %}<|USER|>{% else %}<|SYSTEM|>{% endif %}"
-        "{{ m.content }}<|END_OF_TURN|>" + END,
-    ),
-    "thinking": (
-        byte_level,
-        ["<|im_start|>", "<|im_end|>"],
-        LOOP + "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
-        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
-        "{% endif %}{{ m.content.split('</think>')[-1] | trim }}{% else %}{{ m.content }}"
-        "{% endif %}<|im_end|>\n" + END,
-    ),
-    "the date": (
-        byte_level,
-        ["<|im_start|>", "<|im_end|>"],
-        "<|im_start|>system\nToday: {{ strftime_now('%d %B %Y') }}<|im_end|>\n"
-        + LOOP
-        + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-        + END,
-    ),
-}
-
-
-def made(layout: str) -> PreTrainedTokenizerFast:
-    backend, names, template = LAYOUTS[layout]
-    special = {"bos_token": names[0], "eos_token": names[-1]}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend(names), additional_special_tokens=names, **special
-    )
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def by_transformers(tokenizer: Any, conversation: Conversation) -> list[int]:
@@ -189,14 +35,6 @@ def by_transformers(tokenizer: Any, conversation: Conversation) -> list[int]:
         **conversation.options.get("chat_template_kwargs", {}),
     )
     return list(found)
-
-
-def unmarked(turns: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """Return the turns without what spells a special token out."""
-    texts = [turn["content"] for turn in turns]
-    for name in names:
-        texts = [text.replace(name, "-") for text in texts]
-    return [turn | {"content": text} for turn, text in zip(turns, texts, strict=True)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -279,7 +117,7 @@ def test_as_plain_text_a_conversation_is_its_contents(how: str, tmp_path: Path) 
     setting = "plain" if how == "plain" else "auto"
     known = vocabulary_of(tokenizer)
     pools = [
-        open_pool(c, known, lambda: tokenizer, tmp_path / str(n), chat=setting)
+        open_pool(c, known, lambda: tokenizer, tmp_path / str(n), writing=Writing(setting))
         for n, c in enumerate(corpora_of)
     ]
     assert pools[0].tokens.tolist() == pools[1].tokens.tolist()
@@ -315,10 +153,14 @@ def test_asking_for_a_template_that_cannot_be_used_is_refused(tmp_path: Path) ->
     tokenizer = made("chatml")
     text, talk = Corpus("c", "1", ["text"], []), Corpus("d", "1", [Conversation(TURNS, {})], [])
     with pytest.raises(UserError, match=r"chat='template'.*no conversations"):
-        open_pool(text, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, chat="template")
+        open_pool(
+            text, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, writing=Writing("template")
+        )
     tokenizer.chat_template = None
     with pytest.raises(UserError, match=r"chat='template'.*no chat template"):
-        open_pool(talk, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, chat="template")
+        open_pool(
+            talk, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, writing=Writing("template")
+        )
 
 
 @pytest.mark.parametrize(
@@ -499,7 +341,7 @@ def test_a_set_of_conversations_has_the_template_s_tokens_and_is_read_back(
 def test_the_evaluation_text_does_not_depend_on_how_it_is_calibrated(
     instruct: Model, talks: str
 ) -> None:
-    windows, _ = evaluation_text(instruct, talks, 64, "all", "first")
+    windows = evaluation_text(instruct, talks, 64, "all", "first").windows
     tokenizer = load_tokenizer(instruct)
     assert tokenizer.decode(windows[0]).startswith("<s>user\n")
     assert windows[0].tolist()[:2].count(tokenizer.bos_token_id) == 1, "BOS once"

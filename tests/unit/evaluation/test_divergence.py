@@ -11,7 +11,7 @@ from architectures import TAKEN, make
 
 from colazero.blocks.probe import open_sequence
 from colazero.evaluation import perplexity as slicing
-from colazero.evaluation.perplexity import load_dense
+from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.evaluation.through_blocks import Reference, evaluate, perplexities, references
 from colazero.types import Model, Text
 
@@ -67,7 +67,9 @@ def test_the_model_itself_is_at_no_distance(tiny_llama: Path) -> None:
     found = perplexities(
         tiny_llama, "cpu", [TEXT], lambda *_: None, references(model, "cpu", [TEXT])
     )[0]
-    assert found.distances == {"kl_divergence": 0.0, "top1_agreement": 1.0}
+    assert found.distances["top1_agreement"] == 1
+    others = {name: value for name, value in found.distances.items() if name != "top1_agreement"}
+    assert set(others.values()) == {0.0}
 
 
 def test_the_unquantized_model_is_run_once(
@@ -88,3 +90,40 @@ def test_what_is_not_asked_for_is_not_there(tiny_llama: Path) -> None:
     found = evaluate(open_sequence(tiny_llama, "cpu"), [TEXT])[0]
     assert found.divergence is None
     assert found.distances == {}
+
+
+def test_tails_equal_their_definition_on_the_whole_models(
+    tiny_llama: Path, tiny_mistral: Path
+) -> None:
+    scored = np.random.default_rng(1).random(TEXT.windows.shape) < 0.5
+    text = Text("half", TEXT.windows, TEXT.starts, scored)
+    known = references(Model("tiny", tiny_llama, "1"), "cpu", [text])
+    found = perplexities(tiny_mistral, "cpu", [text], lambda *_: None, known)[0]
+    p, q = (logits(folder).log_softmax(-1)[scored[:, 1:]] for folder in (tiny_llama, tiny_mistral))
+    each = (p.exp() * (p - q)).sum(-1).numpy()
+    reverse = (q.exp() * (q - p)).sum(-1).numpy()
+    changed = (p.argmax(-1) != q.argmax(-1)).numpy()[p.max(-1).values.numpy().argsort()]
+    distances = found.distances
+    assert found.tokens.sum() == len(each) < TEXT.windows.size / 2
+    assert distances["kl_divergence"] == pytest.approx(each.mean(), rel=1e-4)
+    assert distances["divergence.kl_reverse"] == pytest.approx(reverse.mean(), rel=1e-4)
+    for share in (95, 99):
+        expected = np.quantile(each, share / 100)
+        assert distances[f"divergence.kl_q{share}"] == pytest.approx(expected, rel=1e-4)
+    shares = [distances[f"divergence.top1_changed_q{number}"] for number in range(1, 5)]
+    assert shares == pytest.approx([part.mean() for part in np.array_split(changed, 4)])
+    assert 1 - np.average(changed) == pytest.approx(distances["top1_agreement"])
+
+
+def test_the_whole_model_scores_the_same_tokens(tiny_llama: Path) -> None:
+    scored = np.random.default_rng(2).random(TEXT.windows.shape) < 0.3
+    text = Text("some", TEXT.windows, TEXT.starts, scored)
+    by_blocks = evaluate(open_sequence(tiny_llama, "cpu"), [text])[0]
+    arguments = (text.windows, text.starts)
+    whole = perplexity(load_dense(tiny_llama, "cpu"), "some", *arguments, scored=scored)
+    assert whole.tokens.tolist() == by_blocks.tokens.tolist() == scored[:, 1:].sum(1).tolist()
+    assert whole.nll == pytest.approx(by_blocks.nll, rel=1e-5)
+    ids = torch.from_numpy(TEXT.windows[:, 1:, None])
+    nll = -logits(tiny_llama).log_softmax(-1).gather(-1, ids)[..., 0].numpy()
+    assert whole.nll == pytest.approx((nll * scored[:, 1:]).sum(1), rel=1e-4)
+    assert whole.digest != evaluate(open_sequence(tiny_llama, "cpu"), [TEXT])[0].digest

@@ -9,6 +9,7 @@ import numpy as np
 from colazero import corpora, models
 from colazero.corpora.hub import articles
 from colazero.evaluation import perplexity as texts
+from colazero.settings import RunConfig
 from colazero.types import Perplexity
 
 
@@ -16,10 +17,12 @@ def test_each_window_has_the_document_that_holds_its_middle(
     tiny_llama: Path, corpus_file: Path
 ) -> None:
     model, name = models.fetch(str(tiny_llama)), f"file:{corpus_file}"
-    windows, starts = texts.evaluation_text(model, name, 32, 6)
+    text = texts.evaluation_text(model, name, 32, 6)
+    windows, starts = text.windows, text.starts
     sums = np.ones(6)
-    found = texts.places(model, Perplexity(name, starts, sums, np.full(6, 31), ""), "auto")
-    assert found.available == len(texts.evaluation_text(model, name, 32, "all")[0])
+    config = RunConfig(eval_seq_len=32)
+    found = texts.places(config, model, Perplexity(name, starts, sums, np.full(6, 31), ""))
+    assert found.available == len(texts.evaluation_text(model, name, 32, "all").windows)
     assert found.documents is not None
     tokenizer, test = texts.tokenizer(model), corpora.load(name).test
     for window, document in zip(windows, found.documents, strict=True):
