@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -264,7 +265,9 @@ def _log_dataset(
     """Log a dataset whose source `mlflow.data.get_source` can resolve."""
     corpus = of.name if isinstance(of, Corpus) else of.corpus
     kind = "local" if "uri" in of.source else "hugging_face" if of.source else "code"
-    source = of.source or {"tags": {"corpus": corpus, **provenance.git_state()}}
+    source: Mapping[str, Any] = of.source
+    if kind == "code":
+        source = {"tags": {"corpus": corpus, **provenance.git_state()}}
     about = {"name": client.dataset_name(corpus), "digest": digest, "context": context}
     about |= {"profile": json.dumps(profile), "source_type": kind, "source": json.dumps(source)}
     open_record().datasets.append(about)
