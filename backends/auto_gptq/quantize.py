@@ -1,4 +1,9 @@
-"""Quantize a model directory with AutoGPTQ, in an environment of its own (conda.yaml)."""
+"""Quantize a model directory with AutoGPTQ, in an environment of its own (conda.yaml).
+
+For comparisons with checkpoints that AutoGPTQ made; GPTQModel is its successor. The newest torch
+and transformers that it works with have published holes (CVE-2025-32434, CVE-2026-24747): a file
+of pickled weights can run code. So only safetensors are read.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +32,17 @@ def older_config(config: dict[str, object]) -> dict[str, object]:
 
 
 def copy_with_older_config(model: Path, folder: Path) -> None:
-    """Link a model's files into `folder` beside a config that transformers 4.38 reads."""
+    """Link a model's safetensors into `folder`, with a config that transformers 4.38 reads.
+
+    Nothing else reaches the older libraries. Exits if the model has no safetensors.
+    """
+    if not any(model.glob("*.safetensors")):
+        sys.exit(
+            f"the model {model} has no .safetensors file. Convert it: AutoGPTQ's libraries "
+            "are too old to read other weights safely."
+        )
     for file in model.iterdir():
-        if file.name != "config.json":
+        if file.suffix in (".safetensors", ".json") and file.name != "config.json":
             (folder / file.name).symlink_to(file.resolve())
     config = json.loads((model / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(older_config(config)))

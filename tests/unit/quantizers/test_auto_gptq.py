@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,6 +126,28 @@ def test_what_it_does_not_tell_is_not_logged(
         assert {name.rpartition("/")[2]: value for name, value in logged.items()} == SECONDS
     finally:
         mlflow.set_tracking_uri(uri)
+
+
+@pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", ""])
+def test_pickled_weights_are_refused(weights: str, script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    if weights:
+        (tmp_path / weights).write_bytes(b"pickle")
+    with pytest.raises(SystemExit, match=r"has no \.safetensors file"):
+        script.copy_with_older_config(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "training_args.bin", "modeling_mine.py"])
+def test_only_safetensors_and_json_reach_the_older_libraries(
+    other: str, script: ModuleType, tiny_llama: Path, tmp_path: Path
+) -> None:
+    model, folder = tmp_path / "model", tmp_path / "folder"
+    folder.mkdir()
+    shutil.copytree(tiny_llama, model)
+    (model / other).write_bytes(b"pickle or code")
+    script.copy_with_older_config(model, folder)
+    assert (folder / "model.safetensors").is_symlink()
+    assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
 
 
 def test_an_environment_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
