@@ -11,7 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError
-from colazero.store import claims, fetch, publish, record
+from colazero.store import claims, client, fetch, publish, record
 from colazero.store.publish import Record
 from entrypoints import clean
 
@@ -36,11 +36,11 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def cell(suite: str, name: str, folder: Path, **tags: str) -> str:
-    """Do a cell below a suite that keeps a model of 7 bytes."""
+def cell(suite: str, name: str, folder: Path, *, size: int = 7, **tags: str) -> str:
+    """Do a cell below a suite that keeps a model of `size` bytes."""
     folder = folder / "checkpoint"
     folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(b"w" * size)
     run_id = claims.create_child(suite, name, "cell")
     with record.run(name, "cell", run_id):
         record.set_tags({"colazero.key": name} | tags)
@@ -51,10 +51,16 @@ def cell(suite: str, name: str, folder: Path, **tags: str) -> str:
     return run_id
 
 
-def files_of(client: MlflowClient, run_id: str) -> list[Path]:
-    (output,) = client.get_run(run_id).outputs.model_outputs
+def suite_run(store: MlflowClient, name: str) -> str:
+    """Create a suite's run, which is open."""
+    experiment = mlflow.get_experiment_by_name("test").experiment_id
+    return str(store.create_run(experiment, tags={client.KIND: "suite"}, run_name=name).info.run_id)
+
+
+def files_of(store: MlflowClient, run_id: str) -> list[Path]:
+    (output,) = store.get_run(run_id).outputs.model_outputs
     try:
-        model = client.get_logged_model(output.model_id)
+        model = store.get_logged_model(output.model_id)
     except mlflow.exceptions.MlflowException:
         return []
     return sorted(Path(model.artifact_location).rglob("*.safetensors"))
@@ -92,6 +98,67 @@ def test_a_suites_models_go_but_those_that_others_have_taken_over(
     assert code == 0
     assert said.count(": removed") == 1
     assert not files_of(store, shared)
+
+
+def test_all_takers_are_named_at_once_and_dead_suites_are_not(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    """After a crash: what is printed removes everything in one call."""
+
+    def suite(name: str, status: str, taken: list[str]) -> tuple[str, str]:
+        run_id = suite_run(store, name)
+        for source in taken:
+            cell(run_id, f"again in {name}", tmp_path, **{"colazero.source_run": source})
+        own = cell(run_id, f"own of {name}", tmp_path)
+        if status != "RUNNING":
+            claims.end(run_id, status, "")
+        return run_id, own
+
+    first, one = suite("first", "FINISHED", [])
+    killed, _ = suite("killed", "KILLED", [one])
+    failed, _ = suite("failed", "FAILED", [one])
+    second, two = suite("second", "FINISHED", [one])
+    third, three = suite("third", "FINISHED", [two])
+    running, _ = suite("running", "RUNNING", [one])
+    code, said = call(what="models", suite=first, do="remove")
+    assert code == 1
+    assert all(taker in said for taker in (second, third, running))
+    assert not any(taker in said for taker in (killed, failed))
+    (line,) = [line for line in said.splitlines() if line.startswith("to remove all of these")]
+    assert files_of(store, one)
+    suites = line.rpartition("--suite=")[2]
+    code, said = call(what="models", suite=suites, do="remove")
+    assert code == 0
+    assert not any(files_of(store, each) for each in (one, two, three))
+
+
+@pytest.mark.parametrize("status", ["KILLED", "FAILED"])
+def test_a_dead_suite_keeps_no_model(
+    status: str, store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    with record.run("suite", "suite") as suite:
+        mine = cell(suite, "mine", tmp_path)
+    dead = suite_run(store, "dead")
+    cell(dead, "mine", tmp_path, **{"colazero.source_run": mine})
+    claims.end(dead, status, "its process was gone")
+    assert call(what="models", suite=suite, do="remove")[0] == 0
+    assert not files_of(store, mine)
+
+
+def test_sums_are_given_per_suite_and_in_all(
+    store: MlflowClient, tmp_path: Path, call: Any
+) -> None:
+    made = {}
+    for name, count in (("small", 1), ("large", 3)):
+        with record.run(name, "suite") as suite:
+            for number in range(count):
+                cell(suite, f"{number}", tmp_path, size=1_000_000)
+        made[name] = suite
+    _, said = call(what="models", suite=",".join(made.values()))
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert f"models 1.0 MB 1 of suite {made['small']} (small)" in lines
+    assert f"models 3.0 MB 3 of suite {made['large']} (large)" in lines
+    assert "models 4.0 MB 4 in all" in lines
 
 
 def test_all_models_are_listed_with_how_they_may_go(
