@@ -258,7 +258,10 @@ class Headline(Protocol):
 
 
 def log_results(run_id: str, headlines: Iterable[Headline]) -> None:
-    """Log numbers as `result/MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`."""
+    """Log numbers as `result/MODEL.METHOD.mean`, verdicts as tags `verdict.MODEL.A_vs_B`.
+
+    Means and differences come first: MLflow's pages show metrics in the order of logging.
+    """
     metrics: dict[str, float] = {}
     tags: list[RunTag] = []
     for line in headlines:
@@ -268,7 +271,8 @@ def log_results(run_id: str, headlines: Iterable[Headline]) -> None:
         metrics |= {f"result.{stem}.{name}": value for name, value in line.numbers.items()}
         if line.verdict:
             tags.append(RunTag(f"verdict.{stem}", line.verdict))
-    _log_at_once(run_id, metrics, 0, tags)
+    first = sorted(metrics, key=lambda name: not name.endswith((".mean", ".percent")))
+    _log_at_once(run_id, {name: metrics[name] for name in first}, 0, tags)
 
 
 def log_look(

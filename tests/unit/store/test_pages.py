@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -17,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from analysis.reading.runs import row_of
 from colazero import corpora, environment
 from colazero.errors import UserError, without_credentials
-from colazero.store import client, fetch, provenance, publish, record
+from colazero.store import claims, client, fetch, provenance, publish, record
 from colazero.types import CalibrationSet, Corpus, Perplexity
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,6 +65,19 @@ def test_results_come_first_on_mlflows_pages(cell: str, shared_store: MlflowClie
     shown = list(shared_store.get_run(cell).data.metrics)
     assert tuple(shown[:4]) == client.FIRST
     assert tuple(shown[4:7]) == client.SECONDS
+
+
+def test_means_and_differences_come_first_on_a_suites_page(shared_store: MlflowClient) -> None:
+    numbers = {"n": 5.0, "mean": 36.0, "std": 0.1}
+    each = [SimpleNamespace(model="m", methods=(m,), numbers=numbers, verdict="") for m in "ab"]
+    pair = SimpleNamespace(
+        model="m", methods=("a", "b"), numbers={"confidence": 95.0, "percent": 1.0}, verdict="open"
+    )
+    run_id = shared_store.create_run("0").info.run_id
+    claims.log_results(run_id, [*each, pair])
+    logged = [name.removeprefix("result/m.") for name in shared_store.get_run(run_id).data.metrics]
+    assert logged[:3] == ["a.mean", "b.mean", "a_vs_b.percent"]
+    assert len(logged) == 8
 
 
 def test_a_cell_describes_itself_in_a_line(cell: str, shared_store: MlflowClient) -> None:
