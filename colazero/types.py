@@ -239,7 +239,7 @@ class QuantizationReport:
 
 @dataclass(frozen=True)
 class QuantizationSettings:
-    """GPTQ's own settings, resolved; see `colazero.settings.Settings` for the units."""
+    """The settings of quantizers, resolved; see `colazero.settings.Settings` for the units."""
 
     quant_bits: int
     group_size: int
@@ -247,6 +247,8 @@ class QuantizationSettings:
     sym: bool
     damp_percent: float
     act_group_aware: bool
+    sparsity: float = 0.5
+    pattern: str = "none"
 
 
 class Rider(Protocol):

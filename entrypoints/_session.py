@@ -22,7 +22,14 @@ import yaml
 from colazero import environment
 from colazero.errors import UserError, first_line, log_discreetly, unknown, without_credentials
 from colazero.settings import RunConfig
-from colazero.suite_settings import PRESET_DIR, SuiteConfig, parse, preset_names, preset_of
+from colazero.suite_settings import (
+    PRESET_DIR,
+    SuiteConfig,
+    parse,
+    preset_names,
+    preset_of,
+    refuse_untaken,
+)
 from colazero.types import Progress
 from entrypoints import _interrupts
 
@@ -112,6 +119,7 @@ def start(
             named = {name: value for name, value in given.items() if value != "auto"}
             config = parse(RunConfig, {**given, **of_run, **named})
         fetched(config)
+    refuse_untaken(given, [config.quantizer])
     config = config.model_copy(update={"device": device})
     names = [] if config.model.startswith(KEPT) else [config.model]
     preconditions.check(config, [config.method] if selects else [], names)

@@ -17,7 +17,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from colazero.settings import Common
-from colazero.suite_settings import SuiteConfig, parse, preset_of
+from colazero.suite_settings import SuiteConfig, parse, preset_of, refuse_untaken
 from entrypoints._session import explained, fields, main
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ PARAMETERS = tuple(sorted(SuiteConfig.model_fields, key=lambda name: name in Com
 
 def run(given: dict[str, str]) -> int:
     config = parse(SuiteConfig, given)
+    refuse_untaken(given, config.quantizer)
     from colazero.store import claims, client, record
     from colazero.store.open import connect
     from colazero.suite import run as suite

@@ -114,7 +114,7 @@ def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str
     groups += [(f" of {m}", rows, SHARED_BY_MODEL) for m, rows in cells.groupby("model")]
     for whose, rows, settings in groups:
         for name in (name for name in settings if name not in known):
-            values = sorted({str(value) for value in rows[name]})
+            values = sorted({str(value) for value in taking(rows, name)[name]})
             if name == TEXT:  # runs of older versions do not tell
                 values = [value for value in values if value]
             if len(values) > 1:
@@ -197,7 +197,7 @@ BASE, FACETS = "base_model", "facets"
 """The columns with the model alone, and with the names of the settings that differ."""
 COLUMNS = tuple(dict.fromkeys((*SWEPT, *SHARED, *SHARED_BY_MODEL)))
 EVALUATING = (*(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY)), TEXT)
-ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if one.rounds))
+ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if "rtn" in one.quantizers))
 """What decides the unquantized model's result, and that of one rounded without calibration."""
 
 
@@ -208,18 +208,20 @@ def differing(table: pd.DataFrame) -> list[str]:
     """
     cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
-    found = [
-        name
-        for name in COLUMNS
-        if name != TEXT
-        and (
-            cells.groupby("model")[name].nunique(dropna=False).max() > 1
-            if name in SHARED_BY_MODEL
-            else cells[name].nunique(dropna=False) > 1
-        )
-    ]
+    found = []
+    for name in (name for name in COLUMNS if name != TEXT):
+        rows = taking(cells, name)
+        groups = rows.groupby("model" if name in SHARED_BY_MODEL else [""] * len(rows))
+        if len(rows) and groups[name].nunique(dropna=False).max() > 1:
+            found.append(name)
     texts = cells[cells[TEXT] != ""].groupby(["model", *found], dropna=False)[TEXT].nunique()
     return [*found, TEXT] if (texts > 1).any() else found
+
+
+def taking(cells: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the cells whose quantizer takes a setting: all, if the name is not a setting's."""
+    one = SETTINGS.get(name)
+    return cells[cells["quantizer"].map(one.taken).astype(bool)] if one else cells
 
 
 def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -258,8 +260,12 @@ def _label(row: Mapping[str, object], names: Sequence[str]) -> str:
 
 
 def setting(row: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
-    """Return a row's settings of these names; the number of a device does not count."""
-    found = {name: text(row[name]) for name in names}
+    """Return a row's settings of these names that its quantizer takes.
+
+    The number of a device does not count.
+    """
+    taken = [n for n in names if n not in SETTINGS or SETTINGS[n].taken(str(row["quantizer"]))]
+    found = {name: text(row[name]) for name in taken}
     return found | ({"device": found["device"].split(":")[0]} if "device" in found else {})
 
 

@@ -13,11 +13,13 @@ QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "colazero.quantizers")
 
 UNQUANTIZED = "none"
 """The quantizer that leaves a model as it is: a control."""
-WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn"})
+WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn", "magnitude"})
 """Quantizers that use no calibration set: every method and seed gives the same result."""
 CUDA_ONLY = frozenset({"auto-gptq"})
 ACT_GROUP_AWARE = frozenset({"onepass", "gptqmodel"})
 """Quantizers that can order groups by activation."""
+BY_BLOCKS = frozenset({"onepass", "magnitude", "wanda", "sparsegpt"})
+"""Quantizers that hold one block of the model at a time."""
 COMPILERS = ("numba",)
 """Packages that compile GPTQ's kernels: their versions decide when a result may be reused."""
 WEIGHTS = frozenset(

@@ -1,8 +1,8 @@
-"""GPTQ (Frantar et al. 2023, arXiv 2210.17323) block by block, each block run once.
+"""A model solved block by block, each block run once; GPTQ (arXiv 2210.17323) so.
 
 A linear layer is solved as soon as all calibration windows have reached it. It then computes its
-output with quantized weights, and the layers after it are calibrated on that output. Layers with
-the same input share its Hessian and its factor.
+output with its new weights, and the layers after it are calibrated on that output. Layers with the
+same input share its statistic (GPTQ: the Hessian) and what is prepared of it (its factor).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from colazero import devices
 from colazero.cache import new_entry
@@ -22,7 +22,6 @@ from colazero.quantizers import QUANTIZERS, copy_other_files
 from colazero.types import QuantizationReport, QuantizationSettings, Work
 
 if TYPE_CHECKING:
-    from colazero import gptq
     from colazero.blocks.sequence import Sequence, Stream
 
 log = logging.getLogger(__name__)
@@ -33,25 +32,91 @@ MICRO_BATCHES = 32
 """The largest number of micro-batches: each is a thread with memory of its own."""
 
 
+class Layerwise(Protocol):
+    """A way of making new weights for a linear layer from a statistic of its inputs."""
+
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """What config.json says of the weights' format; None if they are plain weights."""
+
+    def statistic(self, inputs: int, device: str) -> Any:
+        """Return an empty statistic: it has `add(x)` and `tokens`."""
+
+    def prepare(self, statistic: Any) -> Any:
+        """Return what layers with one input share."""
+
+    def solve(self, weight: Any, prepared: Any, dtype: Any) -> Solution:
+        """Solve a layer. weight: as stored, on the device. dtype: what the model computes in.
+
+        prepared: None where nothing calibrates.
+        """
+
+
+Solution = tuple[Any, dict[str, Any], dict[str, Any]]
+"""A layer's new weight, its tensors to be saved by their endings, and its row of the report."""
+
+
+class Gptq:
+    """GPTQ, saved in the Hugging Face GPTQ format."""
+
+    def __init__(self, settings: QuantizationSettings) -> None:
+        self._settings = settings
+        self.quantization = quantization_config(settings)
+
+    def statistic(self, inputs: int, device: str) -> Any:
+        """Return an empty Hessian."""
+        from colazero import gptq
+
+        return gptq.Hessian(inputs, device)
+
+    def prepare(self, statistic: Any) -> Any:
+        """Order and factor a Hessian."""
+        from colazero import gptq
+
+        return gptq.prepare(statistic, self._settings)
+
+    def solve(self, weight: Any, prepared: Any, dtype: Any) -> Solution:
+        """Quantize a layer; see `Layerwise.solve`."""
+        from colazero import gptq
+
+        solved = gptq.solve(weight.float(), prepared, self._settings)
+        row = {
+            "loss": solved.loss,
+            "damp": solved.damp,
+            "rtn_fallback": solved.rtn_fallback,
+            "kernel": solved.kernel,
+        }
+        return solved.weight(dtype), gptq.pack(solved, self._settings.quant_bits), row
+
+
 @QUANTIZERS.register("onepass")
 def quantize(work: Work) -> QuantizationReport:
-    """Quantize a model and write a Hugging Face GPTQ checkpoint.
-
-    A block's packed tensors are written as soon as it is solved, into a folder that becomes the
-    checkpoint at the end. Refused, before any work, if the model cannot be run block by block.
-    """
-    from colazero.blocks.probe import open_sequence
-    from colazero.blocks.weights import Shards
+    """Quantize a model and write a Hugging Face GPTQ checkpoint, see `by_blocks`."""
     from colazero.gptq import columns
 
     started = time.perf_counter()
-    settings, device, rider = work.settings, work.device, work.rider
-    columns.for_device(device.partition(":")[0], settings.group_size)  # compiles what it runs
+    columns.for_device(work.device.partition(":")[0], work.settings.group_size)  # compiles
+    warm_up_time_sec = time.perf_counter() - started
+    return replace(by_blocks(work, Gptq(work.settings)), warm_up_time_sec=warm_up_time_sec)
+
+
+def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
+    """Solve a model's layers block by block and write a checkpoint.
+
+    A block's tensors are written as soon as it is solved, into a folder that becomes the checkpoint
+    at the end. Refused, before any work, if the model cannot be run block by block. Without
+    calibration windows nothing is run, and layers are solved from their weights alone.
+    """
+    from colazero.blocks.probe import open_sequence
+    from colazero.blocks.weights import Shards
+
+    device, rider = work.device, work.rider
     begin = time.perf_counter()
     sequence = open_sequence(work.model_dir, device, to_quantize=True)
-    windows = work.calibration.windows
-    at_once = max(1, TOKENS_PER_BATCH // windows.shape[1], -(-len(windows) // MICRO_BATCHES))
-    stream = sequence.begin(windows, at_once)
+    windows, stream = work.calibration.windows, None
+    if len(windows):
+        at_once = max(1, TOKENS_PER_BATCH // windows.shape[1], -(-len(windows) // MICRO_BATCHES))
+        stream = sequence.begin(windows, at_once)
     rows: list[dict[str, Any]] = []
     solved: dict[str, str] = {}
     saving, warned = 0.0, False
@@ -59,14 +124,14 @@ def quantize(work: Work) -> QuantizationReport:
         rider.board(sequence)
     with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
-            solver = Solver(sequence, index, settings)
+            solver = Solver(sequence, index, method)
             with sequence.filled(index, solver.solves) as block:
                 solver.run(block, stream)
                 if rider:
                     rider.advance(index)
             rows += solver.rows
             solved |= solver.solved
-            if solver.run_again and not warned:
+            if stream and solver.run_again and not warned:
                 log.warning(
                     "memory holds %d of %d micro-batches of a block. The others are run again for "
                     "each input of its layers: slower, with the same result.",
@@ -77,14 +142,14 @@ def quantize(work: Work) -> QuantizationReport:
             shards.add(solver.tensors)
             saving += time.perf_counter() - saved
             work.progress(index + 1, len(sequence))
-        at_once, halved = stream.at_once, stream.halved
+        at_once_at_last, halved = (stream.at_once, stream.halved) if stream else (None, False)
         del stream
         if rider:
             rider.finish()
         saved = time.perf_counter()
         shards.add(rest(sequence))
         files = shards.close()
-        describe(work.model_dir, draft, settings)
+        describe(work.model_dir, draft, method.quantization)
         saving += time.perf_counter() - saved
     devices.settle(device)
     riding = rider.seconds if rider else 0.0
@@ -92,8 +157,7 @@ def quantize(work: Work) -> QuantizationReport:
         time.perf_counter() - begin - saving - riding,
         saving,
         rows,
-        warm_up_time_sec=begin - started,
-        windows_at_once=at_once,
+        windows_at_once=at_once_at_last,
         halved=halved,
         files=files,
         solved=solved,
@@ -101,25 +165,37 @@ def quantize(work: Work) -> QuantizationReport:
 
 
 class Solver:
-    """Quantizes the linear layers of one block. `tensors`: to be saved; `rows`: one per layer."""
+    """Solves the linear layers of one block. `tensors`: to be saved; `rows`: one per layer."""
 
-    def __init__(self, sequence: Sequence, index: int, settings: QuantizationSettings) -> None:
+    def __init__(self, sequence: Sequence, index: int, method: Layerwise) -> None:
         from colazero.blocks.probe import linears
 
         self.tensors: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
         self.solved: dict[str, str] = {}
-        self._sequence, self._index, self._settings = sequence, index, settings
+        self._sequence, self._index, self._method = sequence, index, method
         self._layers = linears(sequence.blocks[index])
-        self._input = Input()
+        self._input = Input(method)
         self.run_again = 0
 
     def solves(self, name: str) -> bool:
         """Return True if this solver quantizes the parameter of that name."""
         return name.removesuffix(".weight") in self._layers and name.endswith(".weight")
 
-    def run(self, block: Any, stream: Stream) -> None:
+    def run(self, block: Any, stream: Stream | None) -> None:
         """Run the block on the stream and solve its layers. It holds its other parameters."""
+        if stream:
+            self._calibrated(stream)
+        else:
+            for name in self._layers:
+                self._solve(name)
+        for name in block.state_dict():
+            known = self._sequence.at(self._index, name)
+            if not self.solves(name) and known in self._sequence.weights:
+                self._keep(known, "", {"": self._sequence.weights.stored(known).clone()})
+
+    def _calibrated(self, stream: Stream) -> None:
+        """Solve all layers while the stream passes them, in smaller batches if need be."""
         from colazero.blocks.lockstep import halved, run_if_fits
 
         ended: list[slice] = []
@@ -127,13 +203,9 @@ class Solver:
             if ended:  # all layers are solved: the rest need no lockstep
                 self._sequence.advance(self._index, _left(stream, ended))
                 break
-            self.tensors, self.rows, self._input = {}, [], Input()
+            self.tensors, self.rows, self._input = {}, [], Input(self._method)
             stream.batches[:] = halved(stream.batches)
-        self._input = Input()
-        for name in block.state_dict():
-            known = self._sequence.at(self._index, name)
-            if not self.solves(name) and known in self._sequence.weights:
-                self._keep(known, "", {"": self._sequence.weights.stored(known).clone()})
+        self._input = Input(self._method)
 
     def _in_lockstep(self, stream: Stream, ended: list[slice]) -> None:
         """Solve all layers. Append to `ended` each batch that has passed the whole block."""
@@ -150,10 +222,10 @@ class Solver:
         self.run_again = len(lockstep.left)
 
     def _see(self, member: int, x: Any, leaves: bool) -> bool:
-        """Add a layer's input in a micro-batch to its Hessian; return True if it is in it."""
+        """Add a layer's input in a micro-batch to its statistic; return True if it is in it."""
         known = self._input.has(member, x)
         if member == 0 and not known:
-            self._input = Input()
+            self._input = Input(self._method)
         if not known:
             self._input.add(member, x, self._sequence.device, keep=not leaves)
         return known
@@ -161,32 +233,18 @@ class Solver:
     def _solve(self, name: str) -> None:
         from torch import nn
 
-        from colazero import gptq
         from colazero.blocks.weights import fingerprint
 
-        self._input.prepare(self._settings)
+        self._input.prepare()
         known = self._sequence.at(self._index, f"{name}.weight")
-        weight = (
-            self._sequence.weights.stored(known)
-            .to(self._sequence.device, non_blocking=True)
-            .float()
-        )
-        solved = gptq.solve(weight, self._input.prepared, self._settings)
-        layer = self._layers[name]
-        layer.weight = nn.Parameter(solved.weight(layer.weight.dtype), requires_grad=False)
+        stored = self._sequence.weights.stored(known)
+        layer, weight = self._layers[name], stored.to(self._sequence.device, non_blocking=True)
+        new, tensors, row = self._method.solve(weight, self._input.prepared, layer.weight.dtype)
+        layer.weight = nn.Parameter(new, requires_grad=False)
         self.solved[known] = fingerprint(layer.weight.data)
-        self._keep(known, "weight", gptq.pack(solved, self._settings.quant_bits))
-        self.rows.append(
-            {
-                "layer": self._index,
-                "module": name,
-                "loss": solved.loss,
-                "damp": solved.damp,
-                "rtn_fallback": solved.rtn_fallback,
-                "samples": self._input.tokens,
-                "kernel": solved.kernel,
-            }
-        )
+        self._keep(known, "weight", tensors)
+        where = {"layer": self._index, "module": name, "samples": self._input.tokens}
+        self.rows.append(where | row)
 
     def _keep(self, known: str, ending: str, tensors: Mapping[str, Any]) -> None:
         """Keep tensors to save, under the stored name of `known` with another ending."""
@@ -206,8 +264,9 @@ def _left(stream: Stream, ended: list[slice]) -> Stream:
 class Input:
     """The input of one or several layers: a tensor [..., inputs] per micro-batch."""
 
-    def __init__(self) -> None:
-        self._hessian: gptq.Hessian | None = None
+    def __init__(self, method: Layerwise) -> None:
+        self._method = method
+        self._statistic: Any = None
         self._parts: dict[int, tuple[Any, int]] = {}
         self.prepared: Any = None
         self.tokens = 0
@@ -221,27 +280,24 @@ class Input:
         return now == then and (x.shape, x.stride()) == (old.shape, old.stride())
 
     def add(self, member: int, x: Any, device: str, *, keep: bool = True) -> None:
-        """Add a micro-batch's input to the Hessian. `keep`: remember it for `has`.
+        """Add a micro-batch's input to the statistic. `keep`: remember it for `has`.
 
-        RuntimeError if a layer was already solved with the Hessian.
+        RuntimeError if a layer was already solved with the statistic.
         """
-        from colazero import gptq
-
         if self.prepared is not None:
             raise RuntimeError("a layer has another one's input in some micro-batches alone")
-        self._hessian = self._hessian or gptq.Hessian(x.shape[-1], device)
-        self._hessian.add(x)
+        if self._statistic is None:
+            self._statistic = self._method.statistic(x.shape[-1], device)
+        self._statistic.add(x)
         if keep:
             self._parts[member] = x, x._version
 
-    def prepare(self, settings: QuantizationSettings) -> None:
-        """Factor the Hessian into `prepared`, once for all layers with this input."""
-        from colazero import gptq
-
-        if self._hessian is not None:
-            self.tokens = self._hessian.tokens
-            self.prepared = gptq.prepare(self._hessian, settings)
-            self._hessian = None
+    def prepare(self) -> None:
+        """Turn the statistic into `prepared`, once for all layers with this input."""
+        if self._statistic is not None:
+            self.tokens = self._statistic.tokens
+            self.prepared = self._method.prepare(self._statistic)
+            self._statistic = None
 
 
 def rest(sequence: Sequence) -> dict[str, Any]:
@@ -251,14 +307,14 @@ def rest(sequence: Sequence) -> dict[str, Any]:
     return {sequence.weights.stored_name(n): sequence.weights.stored(n) for n in known}
 
 
-def describe(model_dir: Path, out_dir: Path, settings: QuantizationSettings) -> None:
+def describe(model_dir: Path, out_dir: Path, quantization: Mapping[str, Any] | None) -> None:
     """Write the checkpoint's configuration, and copy every file that holds no weights."""
     config = json.loads((model_dir / "config.json").read_text())
-    quantization = quantization_config(settings)
-    (out_dir / "config.json").write_text(
-        json.dumps(config | {"quantization_config": quantization}, indent=2)
-    )
-    (out_dir / "quantize_config.json").write_text(json.dumps(quantization, indent=2))
+    if quantization:
+        config["quantization_config"] = quantization
+    (out_dir / "config.json").write_text(json.dumps(config, indent=2))
+    if quantization and quantization["quant_method"] == "gptq":
+        (out_dir / "quantize_config.json").write_text(json.dumps(quantization, indent=2))
     copy_other_files(model_dir, out_dir)
 
 

@@ -1,8 +1,8 @@
 """Which models a quantizer takes, checked before any work; and what its checkpoint lacks.
 
-`onepass` solves the weights of `nn.Linear` alone. GPTQModel 7.6 splits several experts in one
-tensor and stores the parts under names that transformers does not know. Such a model could not be
-read back.
+Quantizers that work by blocks solve the weights of `nn.Linear` alone. GPTQModel 7.6 splits several
+experts in one tensor and stores the parts under names that transformers does not know. Such a model
+could not be read back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from colazero.errors import UserError
 from colazero.models.files import gptq_bits, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
+from colazero.quantizers import BY_BLOCKS
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def check_model(quantizer: str, name: str, folder: Path) -> None:
 def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
     """Raise UserError as `check_model`, or if running the model shows it.
 
-    `onepass` runs it on a few tokens, GPTQModel a random model with some of its blocks; both once
-    per model and version.
+    A quantizer by blocks runs it on a few tokens, GPTQModel a random model with some of its blocks;
+    both once per model and version.
     """
     _check(quantizer, name, folder, lambda one, where: why_not(one, where, device))
 
@@ -65,7 +66,7 @@ def _check(quantizer: str, name: str, folder: Path, reason: Callable[[str, Path]
 def _by_files(quantizer: str, folder: Path) -> str:
     """Return why a quantizer does not take a model; '' if its files give no reason."""
     layers = examine(folder).layers
-    if quantizer == "onepass":
+    if quantizer in BY_BLOCKS:
         odd = next((layer.name for layer in layers if layer.kind != "linear"), "")
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
@@ -82,9 +83,9 @@ def _by_files(quantizer: str, folder: Path) -> str:
 def why_not(quantizer: str, folder: Path, device: str) -> str:
     """Return why a quantizer does not take a model, by its files or by a try; '' if it does."""
     why = _by_files(quantizer, folder)
-    if why or quantizer not in ("onepass", *BY_GPTQMODEL):
+    if why or quantizer not in (*BY_BLOCKS, *BY_GPTQMODEL):
         return why
-    if quantizer == "onepass":
+    if quantizer in BY_BLOCKS:
         from colazero.blocks.probe import open_sequence
         from colazero.blocks.weights import Refused
 

@@ -156,8 +156,8 @@ def _why_no_set(run: Run) -> str | None:
         return f"it is a suite. Name one of its cells: {_cells(run)}."
     if kind == "baseline" or quantizer == "none":
         return "it is the unquantized model, which was evaluated as it is."
-    if quantizer == "rtn":
-        return "rounding to nearest needs none."
+    if quantizer in ("rtn", "magnitude"):
+        return f"quantizer={quantizer} needs none."
     if kind in ("quantize", "evaluate", "analysis", "plan"):
         return f"it is a run of kind {kind}. Name a run of select, single or a suite's cell."
     return None

@@ -24,7 +24,7 @@ from colazero.store import claims, client, fetch
 from colazero.suite.worker import Event, Job
 from colazero.suite_settings import SuiteConfig, parse
 
-ROUNDING = {name for name, one in SETTINGS.items() if one.rounds}
+ROUNDING = {name for name, one in SETTINGS.items() if "rtn" in one.quantizers}
 """The settings that decide what rounding a model without calibration gives."""
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
 

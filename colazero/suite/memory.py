@@ -12,7 +12,7 @@ from colazero import devices, pipeline
 from colazero.blocks.sequence import SHARE_OF_DEVICE
 from colazero.devices import cpu_dtype
 from colazero.models.files import stored, weight_files
-from colazero.quantizers import UNQUANTIZED, WITHOUT_CALIBRATION
+from colazero.quantizers import BY_BLOCKS, UNQUANTIZED, WITHOUT_CALIBRATION
 from colazero.settings import Resolved
 from colazero.suite.cells import Place
 from colazero.suite.worker import Job
@@ -153,7 +153,7 @@ def of_cell(config: Resolved, model: Model, free: float) -> Room:
         full = max(full, fixed + hidden + weights.solved(calibration, number))
     if config.do_downstream or (solves and config.method in WHOLE_MODEL):
         least, full = max(least, weights.dense), max(full, weights.dense)
-    kept = 0.0 if config.quantizer in ("onepass", UNQUANTIZED) else weights.dense
+    kept = 0.0 if config.quantizer in (*BY_BLOCKS, UNQUANTIZED) else weights.dense
     if config.device == "cpu":
         return Room(0.0, 0.0, LIBRARIES + max(least + hidden, kept))
     on_host = page_locked(hidden) if hidden > SHARE_OF_DEVICE * free else 0.0

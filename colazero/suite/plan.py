@@ -39,13 +39,15 @@ def usable(config: SuiteConfig, model_name: str, device: str) -> list[Job]:
     mine = [one for one in config.cells() if one.model == model_name]
     resolved = [preconditions.resolve(one, model, device) for one in mine]
     jobs: dict[str, Job] = {}
-    for one in resolved[:: len(resolved) // len(config.settings())]:  # the first of each setting
+    step = len(resolved) // len(config.settings())
+    for asked, one in zip(mine[::step], resolved[::step], strict=True):  # the first of each setting
         preconditions.check_data(one, model)
         for name, quantizer in beside(config, one).items():
             if quantizer == UNQUANTIZED:
                 jobs.setdefault(name, Job(name, "baseline", one, model))
             else:  # a control needs no calibration; its quantizer stands in the method's place
-                control = one.model_copy(update={"method": quantizer, "quantizer": quantizer})
+                control = asked.model_copy(update={"method": quantizer, "quantizer": quantizer})
+                control = preconditions.resolve(control, model, device)
                 jobs.setdefault(name, Job(name, "control", control, model))
     cells = [Job(cell.name_of(one, config.sweep), "cell", one, model) for one in resolved]
     return [*jobs.values(), *cells]

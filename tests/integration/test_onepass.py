@@ -223,7 +223,7 @@ def test_layers_with_one_input_share_what_is_made_of_it(
 
 def test_an_input_that_was_written_into_is_another() -> None:
     x = torch.randn(3, 4)
-    known = onepass.Input()
+    known = onepass.Input(onepass.Gptq(SETTINGS))
     known.add(0, x, "cpu")
     known.add(1, x[1:], "cpu")
     assert known.has(0, x)
@@ -236,9 +236,9 @@ def test_an_input_that_was_written_into_is_another() -> None:
 
 
 def test_an_input_that_micro_batches_do_not_agree_on_is_an_error() -> None:
-    known = onepass.Input()
+    known = onepass.Input(onepass.Gptq(SETTINGS))
     known.add(0, torch.randn(40, 32), "cpu")
-    known.prepare(SETTINGS)
+    known.prepare()
     with pytest.raises(RuntimeError, match="in some micro-batches alone"):
         known.add(1, torch.randn(40, 32), "cpu")
 

@@ -12,8 +12,8 @@ import pytest
 from other_values import OTHER
 
 from colazero.errors import UserError
-from colazero.settings import Common, RunConfig, canonical_key
-from colazero.suite_settings import SuiteConfig, parse, preset_names
+from colazero.settings import QUANTIZERS, SETTINGS, Common, RunConfig, canonical_key
+from colazero.suite_settings import SuiteConfig, parse, preset_names, refuse_untaken
 
 LLAMA_7B = "meta-llama/Llama-2-7b-hf"
 ALL_METHODS = ("gptq_default", "random", "cola_zero")
@@ -163,6 +163,9 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (RunConfig, "group_size", "-2", ["'-2'", "auto", "at least 16"]),
     (RunConfig, "group_size", "big", ["'big'", "auto", "integer"]),
     (RunConfig, "damp_percent", "0", ["'0'", "greater than 0"]),
+    (RunConfig, "sparsity", "0", ["'0'", "greater than 0"]),
+    (RunConfig, "sparsity", "1", ["'1'", "less than 1"]),
+    (RunConfig, "pattern", "4:8", ["'4:8'", "none, 2:4"]),
     (RunConfig, "damp_percent", "1", ["'1'", "less than 1"]),
     (RunConfig, "damp_percent", "nan", ["'nan'", "less than 1"]),
     (RunConfig, "damp_percent", "-inf", ["'-inf'", "greater than 0"]),
@@ -294,7 +297,64 @@ def test_cells_cover_the_grid_once_and_in_order() -> None:
 
 @pytest.mark.parametrize("name", RunConfig.model_fields)
 def test_the_key_changes_with_each_field(name: str) -> None:
-    assert canonical_key(RunConfig()) != canonical_key(RunConfig(**{name: OTHER[name]}))
+    plain = taking(name)
+    assert canonical_key(RunConfig(**plain)) != canonical_key(
+        RunConfig(**plain | {name: OTHER[name]})
+    )
+
+
+def taking(name: str) -> dict[str, Any]:
+    """Return settings with a quantizer that takes a setting."""
+    takers = SETTINGS[name].quantizers
+    return {"quantizer": takers[0]} if takers else {}
+
+
+UNTAKEN = [
+    (name, one.name)
+    for name in QUANTIZERS
+    for one in SETTINGS.values()
+    if one.quantizers and name not in one.quantizers
+]
+
+
+@pytest.mark.parametrize(("quantizer", "name"), UNTAKEN)
+def test_a_setting_that_the_quantizer_does_not_take_is_refused_and_changes_nothing(
+    quantizer: str, name: str
+) -> None:
+    if (quantizer, name) != ("awq", "quant_bits"):
+        same = RunConfig(quantizer=quantizer)
+        assert canonical_key(same) == canonical_key(same.model_copy(update={name: OTHER[name]}))
+    given = {name: str(OTHER[name])}
+    with pytest.raises(UserError) as caught:
+        refuse_untaken(given, [quantizer])
+    assert f"{name}={given[name]!r}: quantizer={quantizer}" in str(caught.value)
+    assert all(taker in str(caught.value) for taker in SETTINGS[name].quantizers)
+    refuse_untaken(given, [quantizer, SETTINGS[name].quantizers[-1]])
+    refuse_untaken({name: "auto"}, [quantizer])
+    refuse_untaken(given, ["mine"])
+
+
+def test_a_suite_sweeps_no_setting_that_one_of_its_quantizers_does_not_take() -> None:
+    both = {"preset": "demo", "quantizer": "onepass,wanda"}
+    cells = parse(SuiteConfig, both).cells()
+    assert len(cells) == len(set(map(canonical_key, cells))) == 2 * 15
+    with pytest.raises(UserError, match="several values of quant_bits, which quantizer=wanda"):
+        parse(SuiteConfig, both | {"quant_bits": "3,4"})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"quantizer": "awq", "quant_bits": "3"}, "quant_bits=3: quantizer=awq has 4 bits only"),
+        ({"quantizer": "wanda", "pattern": "2:4", "sparsity": "0.6"}, "sparsity=0.6: pattern=2:4"),
+    ],
+)
+@pytest.mark.parametrize("kind", [RunConfig, SuiteConfig])
+def test_settings_that_contradict_each_other_are_refused(
+    kind: type[Common], given: dict[str, str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        parse(kind, {"preset": "demo"} | given)
 
 
 def test_the_key_changes_with_what_decides_the_result_beside_the_parameters() -> None:

@@ -177,14 +177,16 @@ def test_every_parameter_has_another_value_to_test_with():
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_setting_keeps_suites_apart_exactly_if_it_decides_a_result(suites, name):
     few = {"methods": {"random": FEW["random"]}, "seeds": 2, "windows": False}
-    plain = suites.suite(settings=DEFAULTS, **few)
-    other = DEFAULTS | {name: text(OTHER[name])}
+    takers = SETTINGS[name].quantizers
+    defaults = DEFAULTS | ({"quantizer": takers[0]} if takers else {})
+    plain = suites.suite(settings=defaults, **few)
+    other = defaults | {name: text(OTHER[name])}
     equal_seeds = suites.suite(settings=other, **few)
     more_seeds = suites.suite(settings=other, first_seed=44, **few)
     for second, seeds in ((equal_seeds, 2), (more_seeds, 4)):
         table = load_suites([plain, second])
         if SETTINGS[name].decides:
-            models = {f"{MODEL} [{name}={value[name]}]" for value in (DEFAULTS, other)}
+            models = {f"{MODEL} [{name}={value[name]}]" for value in (defaults, other)}
             assert (set(table["facets"]), {m.casefold() for m in table["model"]}) == (
                 {name},
                 {m.casefold() for m in models},
@@ -194,6 +196,27 @@ def test_a_setting_keeps_suites_apart_exactly_if_it_decides_a_result(suites, nam
         else:
             assert (set(table["facets"]), set(table["model"])) == ({""}, {MODEL})
             assert len(cells(table)) == seeds
+
+
+def test_quantizers_are_kept_apart_by_themselves_and_by_what_they_take(suites):
+    few = {"methods": {"random": FEW["random"]}, "seeds": 2, "windows": False}
+    gptq = suites.suite(settings=DEFAULTS, **few)
+    untaken = {"damp_percent": "0.01", "act_group_aware": "false", "group_size": "64"}
+    pruned = [
+        suites.suite(settings=DEFAULTS | untaken | {"quantizer": "wanda", "sparsity": s}, **few)
+        for s in ("0.5", "0.6")
+    ]
+    assert set(load_suites([gptq, pruned[0]])["model"]) == {
+        f"{MODEL} [quantizer=onepass]",
+        f"{MODEL} [quantizer=wanda]",
+    }
+    table = load_suites([gptq, *pruned])
+    assert set(table["model"]) == {
+        f"{MODEL} [quantizer=onepass]",
+        f"{MODEL} [quantizer=wanda, sparsity=0.5]",
+        f"{MODEL} [quantizer=wanda, sparsity=0.6]",
+    }
+    assert table[table["method"] == "unquantized"]["model"].nunique() == 3
 
 
 def test_models_and_methods_that_differ_are_no_settings(suites):
