@@ -148,6 +148,7 @@ def quantize(
         config.act_group_aware,
         config.sparsity,
         config.pattern,
+        config.position_weight,
     )
     work = Work(model.path, calibration, settings, out_dir, config.device, progress, rider)
     report = QUANTIZERS.get(config.quantizer)(work)

@@ -153,6 +153,7 @@ WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=16)]
+Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Device = Annotated[str, AfterValidator(_device)]
 
 Stage = Literal["selection", "quantization", "evaluation"]
@@ -327,6 +328,12 @@ class Settings(Common):
         per_model=True,
         quantizers=(*GPTQ, "rtn", "awq"),
     )
+    position_weight: Weight = setting(
+        1.0,
+        QUANTIZATION,
+        "weight of each window's first token in GPTQ's Hessians; 1: as published",
+        quantizers=("onepass",),
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -364,7 +371,7 @@ class Resolved(RunConfig):
 CELL = ("model", "method", "seed", "replicate")
 """The parameters that name a cell within its setting."""
 SWEPT = (
-    *("quantizer", "quant_bits", "group_size"),
+    *("quantizer", "quant_bits", "group_size", "position_weight"),
     *("n_calibration_samples", "seq_len", "corpus", "chat"),
 )
 """The settings of which a suite takes several values; the last changes fastest."""

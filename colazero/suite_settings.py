@@ -28,6 +28,7 @@ from colazero.settings import (
     Seeds,
     Settings,
     Several,
+    Weight,
     refuse_contradictions,
 )
 
@@ -51,6 +52,7 @@ class SuiteConfig(Common):
     quantizer: Several[Name] = _swept("quantizer")
     quant_bits: Several[Bits] = _swept("quant_bits")
     group_size: Several[GroupSize] = _swept("group_size")
+    position_weight: Several[Weight] = _swept("position_weight")
 
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")

@@ -232,6 +232,15 @@ class QuantizationReport:
         return max((int(row["samples"]) for row in self.modules), default=0) or None
 
     @property
+    def first_position_shares(self) -> list[float]:
+        """Return, by layer, the share of its Hessian's trace from the windows' first tokens.
+
+        Of the layers for which the quantizer knows it.
+        """
+        shares = (row.get("first_position_share") for row in self.modules)
+        return [share for share in shares if share is not None]
+
+    @property
     def damp_max(self) -> float:
         """Return the largest damp that a layer needed (share of the mean Hessian diagonal)."""
         return max((row["damp"] for row in self.modules), default=0.0)
@@ -249,6 +258,7 @@ class QuantizationSettings:
     act_group_aware: bool
     sparsity: float = 0.5
     pattern: str = "none"
+    position_weight: float = 1.0
 
 
 class Rider(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from colazero.errors import UserError
 from colazero.types import QuantizationSettings
 
 log = logging.getLogger(__name__)
@@ -31,32 +32,58 @@ class Hessian:
     Only blocks on and below the diagonal are computed, which saves a third of the products or more.
     On CUDA half-precision inputs are multiplied as they are and summed in float32: exact but for
     the sums' rounding. Elsewhere they are converted to float32 first.
+
+    weight: how often each window's first input counts. It is then x · √weight in the sum of squared
+    errors that GPTQ minimizes (RSQ, arXiv 2503.01820, weighs all tokens so).
     """
 
-    def __init__(self, inputs: int, device: torch.device | str) -> None:
+    def __init__(self, inputs: int, device: torch.device | str, weight: float = 1.0) -> None:
         self.tokens = 0
+        self._weight = weight
+        self._first: Tensor | None = None
         self._sum = torch.zeros(inputs, inputs, device=device)
         # As small as one block can be and still keep the device busy.
         self._block = 1024 if self._sum.is_cuda else 256
 
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
-        """Add inputs [..., inputs] of any float dtype, one token per row."""
+        """Add inputs of any float dtype: [windows, tokens, inputs], or [tokens, inputs].
+
+        UserError for the latter if first tokens, which it does not name, have a weight.
+        """
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
         as_they_are = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
-        if as_they_are:
-            self._add(rows)
-            return
-        for part in torch.split(rows, ROWS):
-            self._add(part.float())
+        for part in (rows,) if as_they_are else torch.split(rows, ROWS):
+            self._add(part if as_they_are else part.float())
+        if x.ndim == 3:
+            first = x[:, 0].float()
+            squares = first.square().sum()
+            self._first = squares if self._first is None else self._first + squares
+            if self._weight != 1:
+                self._add(first, self._weight - 1)
+        elif self._weight != 1:
+            raise UserError(
+                f"position_weight={self._weight:g}: a layer of this model, such as an expert, gets "
+                "tokens without their places in the window. Use position_weight=1."
+            )
 
-    def _add(self, x: Tensor) -> None:
+    def first_share(self) -> float | None:
+        """Return the share of Σ‖x‖² that comes from the windows' first inputs, each counted once.
+
+        None if it is not known which they are.
+        """
+        if self._first is None:
+            return None
+        trace = float(self._sum.diagonal().sum() - (self._weight - 1) * self._first)
+        return float(self._first) / trace if trace > 0 else 0.0
+
+    def _add(self, x: Tensor, weight: float = 1) -> None:
         for first in range(0, x.shape[1], self._block):
             last = first + self._block
             left, right, into = x[:, first:].T, x[:, first:last], self._sum[first:, first:last]
             if x.dtype == torch.float32:
-                into.addmm_(left, right)
+                into.addmm_(left, right, alpha=weight)
             else:
                 into.add_(torch.mm(left, right, out_dtype=torch.float32))
 
@@ -87,6 +114,7 @@ class Prepared:
     gives. `corners`: those blocks in the order of `blocks()`, float32 and contiguous, as kernels
     compute addresses in them. `_by_blocks` says what both hold. `pivots` [inputs]: rounding a
     column with an error e costs (pivot · e)². Without a factor layers are rounded to nearest.
+    `first_share`: see `Hessian.first_share`.
     """
 
     order: Tensor
@@ -98,6 +126,7 @@ class Prepared:
     pivots: Tensor | None
     damp: float
     tokens: int
+    first_share: float | None
 
     def blocks(self) -> list[list[Block]]:
         """Return the blocks [low, high) of each group, in the order in which they are solved."""
@@ -127,25 +156,28 @@ def prepare(
     if thin or not bool(torch.isfinite(diagonal).all()):
         reason = "too few tokens" if thin else "values that are not finite"
         log.warning("a layer is rounded to nearest: its inputs have %s", reason)
-        return _unfactored(dead, size, hessian.tokens)
+        return _unfactored(dead, size, hessian)
     order, groups = _order(diagonal, size, settings)
     backwards = order.flip(0)
     ordered = value.index_select(0, backwards).index_select(1, backwards)
     lower, damp = _cholesky(ordered, settings.damp_percent)
     if lower is None:
         log.warning("a layer is rounded to nearest: no damp makes its Hessian positive definite")
-        return _unfactored(dead, size, hessian.tokens)
+        return _unfactored(dead, size, hessian)
     pivots = lower.diagonal() / hessian.tokens**0.5
     corners = _by_blocks(lower, size)
     places = dead[backwards].nonzero().flatten()
-    return Prepared(backwards, groups, size, places, lower, corners, pivots, damp, hessian.tokens)
-
-
-def _unfactored(dead: Tensor, size: int, tokens: int) -> Prepared:
-    order = torch.arange(len(dead), device=dead.device)
+    tokens, first_share = hessian.tokens, hessian.first_share()
     return Prepared(
-        order.flip(0), order[: len(dead) // size], size, order[:0], None, (), None, 0, tokens
+        backwards, groups, size, places, lower, corners, pivots, damp, tokens, first_share
     )
+
+
+def _unfactored(dead: Tensor, size: int, hessian: Hessian) -> Prepared:
+    order = torch.arange(len(dead), device=dead.device)
+    tokens, first_share = hessian.tokens, hessian.first_share()
+    groups = order[: len(dead) // size]
+    return Prepared(order.flip(0), groups, size, order[:0], None, (), None, 0, tokens, first_share)
 
 
 def _order(diagonal: Tensor, size: int, settings: QuantizationSettings) -> tuple[Tensor, Tensor]:

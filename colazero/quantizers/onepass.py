@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,7 +41,10 @@ class Layerwise(Protocol):
         """What config.json says of the weights' format; None if they are plain weights."""
 
     def statistic(self, inputs: int, device: str) -> Any:
-        """Return an empty statistic: it has `add(x)` and `tokens`."""
+        """Return an empty statistic: it has `add(x)` and `tokens`.
+
+        x: [windows, tokens, inputs], or [tokens, inputs] where it has another number of tokens.
+        """
 
     def prepare(self, statistic: Any) -> Any:
         """Return what layers with one input share."""
@@ -67,7 +71,7 @@ class Gptq:
         """Return an empty Hessian."""
         from colazero import gptq
 
-        return gptq.Hessian(inputs, device)
+        return gptq.Hessian(inputs, device, self._settings.position_weight)
 
     def prepare(self, statistic: Any) -> Any:
         """Order and factor a Hessian."""
@@ -85,6 +89,7 @@ class Gptq:
             "damp": solved.damp,
             "rtn_fallback": solved.rtn_fallback,
             "kernel": solved.kernel,
+            "first_position_share": prepared.first_share,
         }
         return solved.weight(dtype), gptq.pack(solved, self._settings.quant_bits), row
 
@@ -216,18 +221,20 @@ class Solver:
             ended.append(stream.batches[member])
 
         room = Headroom(self._sequence.device)
-        lockstep = Lockstep(len(stream.batches), self._see, self._solve, room.full)
+        see = partial(self._see, stream)
+        lockstep = Lockstep(len(stream.batches), see, self._solve, room.full)
         with stopping_at(self._layers, lockstep.arrive):
             lockstep.run(work)
         self.run_again = len(lockstep.left)
 
-    def _see(self, member: int, x: Any, leaves: bool) -> bool:
+    def _see(self, stream: Stream, member: int, x: Any, leaves: bool) -> bool:
         """Add a layer's input in a micro-batch to its statistic; return True if it is in it."""
         known = self._input.has(member, x)
         if member == 0 and not known:
             self._input = Input(self._method)
         if not known:
-            self._input.add(member, x, self._sequence.device, keep=not leaves)
+            windows = stream.ids[stream.batches[member]].shape
+            self._input.add(member, x, windows, self._sequence.device, keep=not leaves)
         return known
 
     def _solve(self, name: str) -> None:
@@ -279,16 +286,21 @@ class Input:
         now, then = (x.data_ptr(), x._version), (old.data_ptr(), version)
         return now == then and (x.shape, x.stride()) == (old.shape, old.stride())
 
-    def add(self, member: int, x: Any, device: str, *, keep: bool = True) -> None:
+    def add(
+        self, member: int, x: Any, windows: tuple[int, int], device: str, *, keep: bool = True
+    ) -> None:
         """Add a micro-batch's input to the statistic. `keep`: remember it for `has`.
 
-        RuntimeError if a layer was already solved with the statistic.
+        windows: how many windows of how many tokens. RuntimeError if a layer was already solved
+        with the statistic.
         """
         if self.prepared is not None:
             raise RuntimeError("a layer has another one's input in some micro-batches alone")
         if self._statistic is None:
             self._statistic = self._method.statistic(x.shape[-1], device)
-        self._statistic.add(x)
+        shape = (*windows, x.shape[-1])
+        whole = x.numel() == math.prod(shape)  # an expert gets some of the tokens
+        self._statistic.add(x.reshape(shape) if whole else x)
         if keep:
             self._parts[member] = x, x._version
 
@@ -337,6 +349,7 @@ def quantization_config(settings: QuantizationSettings) -> dict[str, Any]:
             "quantizer": [f"colazero:{__version__}"],
             "damp_percent": settings.damp_percent,
             "act_group_aware": settings.act_group_aware,
+            "position_weight": settings.position_weight,
             "true_sequential": True,
         },
     }

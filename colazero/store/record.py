@@ -291,6 +291,13 @@ def log_quantization(report: QuantizationReport) -> None:
     if report.column_kernel:
         set_tags({"colazero.column_kernel": report.column_kernel})
     log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
+    if shares := report.first_position_shares:
+        log_metrics(
+            {
+                "first_position_share_max": max(shares),
+                "first_position_share_mean": sum(shares) / len(shares),
+            }
+        )
     import pandas as pd
 
     table = pd.DataFrame([*report.modules, *({"module": name} for name in report.unquantized)])

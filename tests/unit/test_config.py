@@ -228,6 +228,8 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (SuiteConfig, "methods", ",", ["','", "empty"]),
     (SuiteConfig, "corpus_share", "0", ["'0'", "greater than 0"]),
     (RunConfig, "corpus_share", "1.1", ["'1.1'", "less than or equal to 1"]),
+    (RunConfig, "position_weight", "-1", ["'-1'", "greater than or equal to 0"]),
+    (SuiteConfig, "position_weight", "1,inf", ["'1,inf'", "finite"]),
     (RunConfig, "replicate", "0", ["'0'", "greater than or equal to 1"]),
     (SuiteConfig, "replicates", "0", ["'0'", "greater than or equal to 1"]),
     (SuiteConfig, "seeds", "", ["''", "empty"]),

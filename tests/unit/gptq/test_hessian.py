@@ -70,3 +70,29 @@ def test_half_precision_is_multiplied_in_one_piece_where_nothing_is_converted(
     parts.add(x.as_subclass(OnCuda))
     assert products == [500, 500], "a product per block of columns, of all rows"
     torch.testing.assert_close(parts.value(), whole.value(), rtol=1e-5, atol=1e-2)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 4.0, 16.0])
+def test_first_inputs_count_as_often_as_their_weight(weight: float) -> None:
+    """As if they were scaled by its square root, which GPTQ's sum of squares then squares."""
+    windows = correlated(6 * 8, 300).reshape(6, 8, 300)
+    windows[:, 0] *= 3
+    hessian = Hessian(300, "cpu", weight)
+    for part in windows.split(4):
+        hessian.add(part)
+    scaled = windows.double()
+    squares = scaled.square().sum((0, 2))
+    scaled[:, 0] *= weight**0.5
+    wanted = scaled.flatten(0, 1).T @ scaled.flatten(0, 1)
+    torch.testing.assert_close(hessian.value().double(), wanted, rtol=1e-4, atol=1e-3)
+    assert hessian.first_share() == pytest.approx(float(squares[0] / squares.sum()), rel=1e-4)
+    assert hessian.tokens == 48
+
+
+def test_without_first_inputs_their_share_is_unknown() -> None:
+    hessian = Hessian(4, "cpu")
+    hessian.add(torch.ones(3, 4))
+    assert hessian.first_share() is None
+    hessian = Hessian(4, "cpu")
+    hessian.add(torch.zeros(1, 3, 4))
+    assert hessian.first_share() == 0
