@@ -228,7 +228,7 @@ def preset_names() -> list[str]:
 
 def _read_preset(name: str) -> dict[str, Any]:
     """Read a preset by name or a YAML file of the user's own; UserError if it is neither."""
-    own = name.endswith((".yaml", ".yml"))
+    own = name.lower().endswith((".yaml", ".yml"))
     if not own and name not in preset_names():
         raise unknown("preset", name, [*preset_names(), "auto"])
     path = Path(name) if own else PRESET_DIR / f"{name}.yaml"

@@ -20,7 +20,7 @@ from typing import Any
 
 from colazero.corpora import CORPORA
 from colazero.corpora.chat import document, fields_of
-from colazero.corpora.splits import assembled, split_of
+from colazero.corpora.splits import assembled, in_pairs, split_of
 from colazero.errors import UserError, first_line
 from colazero.models.files import LFS_POINTER
 from colazero.types import Corpus
@@ -118,10 +118,13 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
     if source.is_file():
         _reader(source)
         return {"": [source]}
+    files = _files(source)
+    splits = [split_of(file.relative_to(source).parts[:-1], _stem(file)) for file in files]
+    if not any(splits):
+        splits = in_pairs([_stem(file) for file in files])
     found: dict[str, list[Path]] = {}
-    for file in _files(source):
-        folders = file.relative_to(source).parts[:-1]
-        found.setdefault(split_of(folders, _stem(file)), []).append(file)
+    for file, split in zip(files, splits, strict=True):
+        found.setdefault(split, []).append(file)
     names = set(found) - {""}
     if not names - {"train"}:  # one split, or none
         return {"": [file for files in found.values() for file in files]}

@@ -15,7 +15,11 @@ from colazero.types import Corpus
 log = logging.getLogger(__name__)
 
 TEST_SHARE = 0.1
-NAME = r"(?P<name>train|training|validation|valid|val|dev|test|testing)(?P<more>_[a-z]+)?"
+WORDS = (
+    *("train", "training", "validation", "valid", "val", "dev", "eval", "heldout"),
+    *("test", "testing"),
+)
+NAME = rf"(?P<name>{'|'.join(WORDS)})(?P<more>_[a-z]+)?"
 NUMBER = r"\d+([-_]of[-_]\d+)?([-_][0-9a-f]{6,})?"
 SPLIT = re.compile(rf"{NAME}([-_.]?{NUMBER})?")
 """The name of a file or folder that holds one split: `test`, `train_sft-00000-of-00002`."""
@@ -25,11 +29,28 @@ SHARD = re.compile(rf".*[-_.]{NAME}[-_.]?{NUMBER}")
 
 def split_of(folders: Sequence[str], stem: str) -> str:
     """Return the split that names tell, `train`, `test` or `validation` and more; '' if none."""
-    for part in (*folders, stem):
+    for part in map(str.lower, (*folders, stem)):
         if found := SPLIT.fullmatch(part) or SHARD.fullmatch(part):
             usual = {"training": "train", "testing": "test", "train": "train", "test": "test"}
             return usual.get(found["name"], "validation") + (found["more"] or "")
     return ""
+
+
+def in_pairs(names: Sequence[str]) -> list[str]:
+    """Return the split that each name holds as a part, as `wiki.train` and `wiki.test` do.
+
+    '' for all names unless there is one with `train` and the same one with another split.
+    """
+    found, splits = [], dict[tuple[str, ...], set[str]]()
+    for name in names:
+        parts = re.split(r"[-_.]", name.lower())
+        words = [part for part in parts if part in WORDS]
+        split = split_of((), words[0]) if len(words) == 1 else ""
+        rest = tuple(part for part in parts if part not in WORDS)
+        found.append((split, rest))
+        splits.setdefault(rest, set()).add(split)
+    paired = {rest for rest, there in splits.items() if "train" in there and there - {"train", ""}}
+    return [split if rest in paired else "" for split, rest in found]
 
 
 def assembled(

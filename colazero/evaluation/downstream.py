@@ -183,7 +183,7 @@ def _name(task: str) -> str:
 
 def is_task_file(task: str) -> bool:
     """Tell a task file from the name of a task that lm-eval has."""
-    return task.endswith((".yaml", ".yml"))
+    return task.lower().endswith((".yaml", ".yml"))
 
 
 def task_file(task: str | Path) -> dict[str, Any]:

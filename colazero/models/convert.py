@@ -20,6 +20,7 @@ from typing import Any
 
 from colazero.cache import cache_dir, new_entry
 from colazero.errors import UserError, first_line
+from colazero.models.files import copy_other_files
 from colazero.models.fit import refuse_misfit
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ def converted(
         tokenizer.save_pretrained(draft)
         (draft / STORED_AS).write_text(types)
         mode = (draft / "config.json").stat().st_mode
-        for file in draft.iterdir():  # safetensors writes files that only their owner may read
+        for file in draft.glob("*.safetensors"):  # written so that only their owner may read them
             file.chmod(mode)
+        copy_other_files(source, draft)
     return target
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import struct
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"-(\d{5})-of-(?!00001\.)(\d{5})(?=\.\w+$)")
 """The part of a file name that makes it one shard of several. One of one is a whole model."""
 LFS_POINTER = b"version https://git-lfs"
+WEIGHTS = frozenset(
+    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".ot", ".onnx"}
+)
+"""Endings of files that hold weights."""
+TEMPLATES = "additional_chat_templates"
+"""The folder in which transformers keeps a tokenizer's chat templates but the first."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 """Files that PEFT writes for an adapter such as LoRA's."""
 
@@ -40,6 +47,21 @@ class Stored:
     def count(self) -> int:
         """Return the number of its elements."""
         return math.prod(self.shape)
+
+
+def copy_other_files(model_dir: Path, out_dir: Path) -> None:
+    """Copy what a model needs besides weights: tokenizer, processors, generation settings.
+
+    Every file of the model directory except weights, their indices, config.json and hidden files,
+    and the chat templates. Files that are there already stay.
+    """
+    for file in (*model_dir.iterdir(), *(model_dir / TEMPLATES).glob("*")):
+        target = out_dir / file.relative_to(model_dir)
+        weights = file.suffix.lower() in WEIGHTS or file.name.endswith(".index.json")
+        own = file.name in ("config.json", "quantize_config.json") or file.name.startswith(".")
+        if file.is_file() and not weights and not own and not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(file, target)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from colazero.errors import UserError, unknown
 from colazero.registry import Registry
 from colazero.types import Quantizer
@@ -22,10 +19,6 @@ BY_BLOCKS = frozenset({"onepass", "magnitude", "wanda", "sparsegpt"})
 """Quantizers that hold one block of the model at a time."""
 COMPILERS = ("numba",)
 """Packages that compile GPTQ's kernels: their versions decide when a result may be reused."""
-WEIGHTS = frozenset(
-    {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".ot", ".onnx"}
-)
-"""Endings of files that hold weights."""
 
 
 def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto") -> None:
@@ -40,16 +33,3 @@ def check_quantizer(name: str, device: str, act_group_aware: bool | str = "auto"
             f"quantizer={name!r} needs a CUDA device, and this run has device={device!r}. Use "
             "quantizer=gptqmodel, its successor, which works on a CPU too."
         )
-
-
-def copy_other_files(model_dir: Path, out_dir: Path) -> None:
-    """Copy what a checkpoint needs besides weights: tokenizer, processors, generation settings.
-
-    Every file of the model directory except weights, their indices, config.json and hidden files.
-    Files that the quantizer wrote itself stay.
-    """
-    for file in model_dir.iterdir():
-        weights = file.suffix.lower() in WEIGHTS or file.name.endswith(".index.json")
-        own = file.name in ("config.json", "quantize_config.json") or file.name.startswith(".")
-        if file.is_file() and not weights and not own and not (out_dir / file.name).exists():
-            shutil.copy(file, out_dir / file.name)

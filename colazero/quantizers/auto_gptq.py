@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from colazero.errors import UserError
-from colazero.quantizers import QUANTIZERS, copy_other_files
+from colazero.models.files import copy_other_files
+from colazero.quantizers import QUANTIZERS
 from colazero.types import QuantizationReport, Work
 
 PROJECT = Path(__file__).resolve().parents[2] / "backends" / "auto_gptq"

@@ -22,8 +22,8 @@ from colazero import devices
 from colazero.blocks.lockstep import run_if_fits
 from colazero.cache import kept_json
 from colazero.errors import UserError
-from colazero.models.files import weight_files
-from colazero.quantizers import QUANTIZERS, copy_other_files
+from colazero.models.files import copy_other_files, weight_files
+from colazero.quantizers import QUANTIZERS
 from colazero.types import Progress, QuantizationReport, QuantizationSettings, Work
 
 log = logging.getLogger(__name__)

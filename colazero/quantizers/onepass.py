@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from colazero import devices
 from colazero.cache import new_entry
-from colazero.quantizers import QUANTIZERS, copy_other_files
+from colazero.models.files import copy_other_files
+from colazero.quantizers import QUANTIZERS
 from colazero.types import QuantizationReport, QuantizationSettings, Work
 
 if TYPE_CHECKING:

@@ -299,6 +299,35 @@ def test_without_a_test_split_validation_is_evaluated(splits: list[str], tmp_pat
     assert {text.split()[0] for text in corpus.test} == {splits[1]}
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("TRAIN.jsonl", "TEST.jsonl"),
+        ("Train/part.parquet", "Test/part.parquet"),
+        ("wiki.train.jsonl", "wiki.test.jsonl"),
+        ("train.en.jsonl", "valid.en.jsonl"),
+        ("xsum_train.jsonl.gz", "xsum_test.jsonl.gz"),
+        ("de-Train-clean.parquet", "de-Dev-clean.parquet"),
+        ("train.jsonl", "eval.jsonl"),
+    ],
+)
+def test_splits_in_capitals_and_within_names_are_used_as_such(
+    train: str, test: str, tmp_path: Path
+) -> None:
+    a_set(tmp_path, "{}", [train, test])
+    corpus = module.load(str(tmp_path))
+    assert {text.split()[0] for text in corpus.train} == {train}
+    assert {text.split()[0] for text in corpus.test} == {test}
+
+
+@pytest.mark.parametrize(
+    "names", [["unit-test", "train-journey"], ["a.train", "b.test"], ["train.test", "test.train"]]
+)
+def test_words_of_splits_in_unlike_names_tell_none(names: list[str], tmp_path: Path) -> None:
+    corpus = module.load(str(a_set(tmp_path, "{}.jsonl", names)))
+    assert len(corpus.test) == 2 * len(names)
+
+
 @pytest.mark.parametrize("splits", [["train"], ["a", "b"], ["contest", "latest", "training notes"]])
 def test_names_that_tell_no_splits_are_one_text(splits: list[str], tmp_path: Path) -> None:
     corpus = module.load(str(a_set(tmp_path, "{}.jsonl", splits)))

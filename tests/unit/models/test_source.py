@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from colazero import models
 from colazero.errors import UserError
-from colazero.models import convert
+from colazero.models import convert, files
 
 
 @pytest.fixture(autouse=True)
@@ -198,6 +198,16 @@ def test_a_directory_without_a_tokenizer_is_told_in_a_sentence(copy: Path) -> No
 
 
 # --- .bin files
+
+
+def test_a_conversion_keeps_the_other_files(copy: Path) -> None:
+    """Templates and what processors need, which saving model and tokenizer does not write."""
+    others = ["preprocessor_config.json", f"{files.TEMPLATES}/tools.jinja"]
+    for name in others:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("{}")
+    model = models.fetch(str(as_bin(copy)))
+    assert [(model.path / name).read_text() for name in others] == ["{}", "{}"]
 
 
 def test_bin_files_are_converted_once_without_unpickling_and_the_log_says_so(

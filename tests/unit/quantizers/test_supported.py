@@ -15,8 +15,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from colazero.errors import UserError
-from colazero.models.files import parts_of
-from colazero.quantizers import QUANTIZERS, copy_other_files, gptqmodel
+from colazero.models.files import copy_other_files, parts_of
+from colazero.quantizers import QUANTIZERS, gptqmodel
 from colazero.quantizers.supported import (
     check_model,
     left_dense,
@@ -316,6 +316,7 @@ def test_a_layer_of_weights_out_of_range_is_refused(
 OTHER_FILES = (
     *("tekken.json", "added_tokens.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.model", "vocab.txt", "chat_template.jinja", "generation_config.json", "LICENSE"),
+    *("video_preprocessor_config.json", "source.spm", "additional_chat_templates/tools.jinja"),
 )
 LEFT = (
     *("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.GGUF"),
@@ -325,12 +326,15 @@ LEFT = (
 
 def test_every_file_but_weights_is_copied_and_none_is_overwritten(tmp_path: Path) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
-    (model / "folder").mkdir(parents=True)
+    for folder in ("folder", "additional_chat_templates"):
+        (model / folder).mkdir(parents=True)
+    (model / "folder" / "other.json").write_text("not a part of the model")
     out.mkdir()
     for name in (*OTHER_FILES, *LEFT):
         (model / name).write_text("the model's")
     (out / "LICENSE").write_text("its own")
     copy_other_files(model, out)
-    assert {file.name for file in out.iterdir()} == set(OTHER_FILES)
+    copied = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert copied == set(OTHER_FILES)
     assert (out / "LICENSE").read_text() == "its own"
     assert (out / "tekken.json").read_text() == "the model's"
