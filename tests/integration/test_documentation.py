@@ -44,7 +44,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, corpus_fil
 
 def clean_environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    return kept | {"PYTHONPATH": str(ROOT), "GPTQMODEL_CPU_WORKERS": "2"}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])  # as if activated
+    return kept | {"PYTHONPATH": str(ROOT), "PATH": path, "GPTQMODEL_CPU_WORKERS": "2"}
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
