@@ -239,3 +239,10 @@ def test_a_parameter_without_a_value_ends_with_2() -> None:
     assert done.returncode == 2
     assert "--seed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_continuous_integration_looks_for_the_newest_python_that_is_supported() -> None:
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    (newest,) = re.findall(r"^NEWEST=3\.(\d+)$", (ROOT / ".ci" / "run").read_text(), flags=re.M)
+    assert f"3.{newest}" in SpecifierSet(python)
+    assert f"3.{int(newest) + 1}" not in SpecifierSet(python)
