@@ -6,9 +6,8 @@ import base64
 import io
 import json
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,18 +95,23 @@ def report(
     if out is not None:
         make_folder(out)
     summary = summarize(cells, options, course)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in contents(summary, origin).items():
-            file = Path(folder) / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content if isinstance(content, bytes) else content.encode())
-        if into is not None:
+    files = contents(summary, origin)
+    if into is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            _write(files, Path(folder))
             artifacts.leave(into, Path(folder), FOLDER)
-        if out is not None:
-            shutil.copytree(folder, out, dirs_exist_ok=True)
+    if out is not None:
+        _write(files, Path(out))
     if tell is not None:
         tell(headlines(summary))
     return console(summary)
+
+
+def _write(files: Mapping[str, str | bytes], folder: Path) -> None:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def console(summary: Summary) -> str:

@@ -61,7 +61,7 @@ def copy_other_files(model_dir: Path, out_dir: Path) -> None:
         own = file.name in ("config.json", "quantize_config.json") or file.name.startswith(".")
         if file.is_file() and not weights and not own and not target.exists():
             target.parent.mkdir(exist_ok=True)
-            shutil.copy(file, target)
+            shutil.copyfile(file, target)  # the umask decides who may read it
 
 
 def weight_files(folder: Path) -> list[Path]:

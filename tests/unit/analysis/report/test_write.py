@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from analysis.report.tables import (
     result_table,
     seeds_table,
 )
-from analysis.report.write import analyze, console, contents
+from analysis.report.write import analyze, console, contents, report
 from analysis.summary import Options, summarize
 from colazero.figures import label
 
@@ -55,6 +56,23 @@ def summary_of(suites, methods, **options):
 
 def test_every_file_is_there(files):
     assert set(files) == FILES
+
+
+def test_the_umask_decides_who_may_read_the_files_in_out(suites, tmp_path):
+    cells = load_suite(suites.suite(windows=False))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    mine.chmod(0o2771)
+    before = os.umask(0o027)
+    try:
+        for out in (tmp_path / "new", mine):
+            report(cells, Options(), "a suite", out=out)
+    finally:
+        os.umask(before)
+    for out, mode in ((tmp_path / "new", 0o750), (mine, 0o2771)):
+        assert out.stat().st_mode & 0o7777 == mode
+        assert (out / "figures").stat().st_mode & 0o777 == 0o750
+        assert {file.stat().st_mode & 0o777 for file in out.rglob("*.*")} == {0o640}
 
 
 @pytest.mark.parametrize("types", ["Q4_1, dequantized", "F16", None])
