@@ -91,7 +91,7 @@ def run(given: dict[str, str]) -> int:
             ids = [one.strip() for one in suites.split(",")]
             table = analyze(ids, options, filter=condition, into=run_id, out=out, tell=tell)
         record.describe(table)
-    print(f"{table}\n\nreport: runs:/{run_id}/analysis/report.html\n{client.where(run_id)}")
+    print(f"{table}\n\n{client.where(run_id, analyzed=True)}")
     return 0
 
 

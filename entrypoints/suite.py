@@ -60,7 +60,7 @@ def run(given: dict[str, str]) -> int:
             f"budget_hours={config.budget_hours}: {counted(len(report.not_started), 'cell')} not "
             "started, as they would not have ended in time. The same command continues with them."
         )
-    print(f"suite run: {run_id}\n{client.where(run_id)}")
+    print(f"suite run: {run_id}\n{client.where(run_id, analyzed=True)}")
     for name, reason in report.failed.items():
         print(f"FAILED {name}: {explained(reason, given)}", file=sys.stderr)
     return 1 if report.failed else 0

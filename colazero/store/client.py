@@ -386,11 +386,18 @@ def list_address(run_page: str) -> str:
     return f"{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
-def where(run_id: str) -> str:
-    """Return two lines: the page of a run, and that of all runs."""
+REPORT = "analysis/report.html"
+"""The artifact of an analyzed run that is read first."""
+
+
+def where(run_id: str, *, analyzed: bool = False) -> str:
+    """Return a line per address: a run's page, its report if it is analyzed, the list of runs."""
     page = page_of(run_id)
     running = " (while mlflow ui runs)" if page.startswith(LOCAL_PAGES) else ""
-    return f"page: {page}{running}\nall runs: {list_address(page)}"
+    lines = [f"page: {page}{running}", f"all runs: {list_address(page)}"]
+    if analyzed:
+        lines.insert(0, f"report: {page.replace('?', f'/artifacts/{REPORT}?')}")
+    return "\n".join(lines)
 
 
 def describe_experiment(experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
 from mlflow.tracking import MlflowClient
 
 from analysis.reading.runs import row_of
+from analysis.report import write
 from colazero import corpora, environment
 from colazero.errors import UserError, without_credentials
 from colazero.store import claims, client, fetch, provenance, publish, record
@@ -103,6 +104,16 @@ def test_the_list_of_runs_has_our_columns(shared_store: MlflowClient) -> None:
     assert f"/experiments/{experiment.experiment_id}/runs?" in line
     assert line.endswith(f"viewStateShareKey={key.rpartition('.')[2]}")
     assert without_credentials(line) == line, "the key of a view is not a secret"
+
+
+def test_an_analyzed_runs_report_has_an_address(cell: str) -> None:
+    """An artifact's page is that of its run with `artifacts` and its path before the parameters."""
+    page, *others = client.where(cell).splitlines()
+    report, *same = client.where(cell, analyzed=True).splitlines()
+    assert same == [page, *others]
+    address, _, parameters = page.split()[1].partition("?")
+    assert report == f"report: {address}/artifacts/{client.REPORT}?{parameters}"
+    assert f"{write.FOLDER}/report.html" == client.REPORT
 
 
 def test_a_users_description_of_an_experiment_stays(shared_store: MlflowClient) -> None:
