@@ -353,6 +353,11 @@ def _csv(file: Path, _field: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     with _text(file, newline="") as stream:
         table = csv.DictReader(stream, strict=True)
+        names = table.fieldnames or []
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise UserError(
+                f"corpus file {str(file)!r} has {names.count(twice)} columns {twice!r}."
+            )
         for number, row in enumerate(table, start=1):
             if None in row or None in row.values():
                 raise UserError(

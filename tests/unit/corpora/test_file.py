@@ -251,6 +251,9 @@ def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_arrays(columns, ["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="2 columns 'text'"):
         read(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("id,text,text\n1,a,b\n2,c,d\n")
+    with pytest.raises(UserError, match="2 columns 'text'"):
+        read(tmp_path / "a.csv")
 
 
 # --- splits that names tell
