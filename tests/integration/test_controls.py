@@ -108,14 +108,14 @@ def test_no_quantizer_is_the_model_itself(cell: dict[str, str]) -> None:
     (found,) = runs("evaluate").values()
     assert control.data.metrics["perplexity"] == found.data.metrics["perplexity"]
     assert control.data.metrics["quant_time_sec"] == 0
-    with pytest.raises(UserError, match="leaves nothing to quantize"):
+    with pytest.raises(UserError, match="quantizer='none'"):
         quantize.run(
             {"preset": "demo", "model": cell["model"], "quantizer": "none", "calibration": "auto"}
         )
 
 
 def test_an_unknown_quantizer_and_one_without_its_gpu(cell: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=r"unknown quantizer 'gptq'\. Did you mean 'gptqmodel'\?"):
+    with pytest.raises(UserError, match=r"'gptq'.*'gptqmodel'"):
         single.run(cell | {"quantizer": "gptq"})
-    with pytest.raises(UserError, match=r"needs a CUDA device.*device='cpu'"):
+    with pytest.raises(UserError, match="device='cpu'"):
         single.run(cell | {"quantizer": "auto-gptq"})

@@ -28,7 +28,7 @@ def test_a_disk_that_is_full_or_read_only(number: int, tmp_path: Path) -> None:
         np.save(draft / "x.npy", np.zeros(3))
         raise OSError(number, "it is so")
 
-    with pytest.raises(UserError, match=r"cannot be written \(it is so\)"):
+    with pytest.raises(UserError, match=r"\(it is so\)"):
         cache.kept_arrays(tmp_path / "entry", ["x"], build)
     assert list(tmp_path.iterdir()) == [], "no draft stays"
 

@@ -269,7 +269,7 @@ def test_every_field_has_a_bad_value_in_the_table() -> None:
 
 
 def test_settings_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(UserError, match="act_group_aware=true needs desc_act=false"):
+    with pytest.raises(UserError, match=r"act_group_aware=true.*desc_act=false"):
         parse(RunConfig, {"desc_act": "true", "act_group_aware": "true"})
     parse(RunConfig, {"desc_act": "true", "act_group_aware": "false"})
     parse(RunConfig, {"desc_act": "true"})
@@ -437,7 +437,7 @@ def test_a_fixed_suite_has_one_look() -> None:
 
 def test_the_looks_of_a_preset_can_be_left_out() -> None:
     given = {"preset": "study", "until": "seeds", "methods": "random", "seeds": "1-4"}
-    with pytest.raises(UserError, match="looks=none leaves them out, a preset's too"):
+    with pytest.raises(UserError, match=r"until=settled.*looks=none"):
         parse(SuiteConfig, given)
     assert parse(SuiteConfig, given | {"looks": "none"}).schedule == (4,)
 

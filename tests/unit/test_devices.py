@@ -115,7 +115,7 @@ entry.run(dict.fromkeys([*entry.PARAMETERS, *{EXTRAS.get(name, [])}, "preset"], 
 def test_no_gpu_is_the_cpu(machine: Any) -> None:
     machine(reason="No CUDA GPUs are available")
     assert devices.resolve("auto") == "cpu"
-    with pytest.raises(UserError, match="this machine has 0 CUDA devices that torch can use"):
+    with pytest.raises(UserError, match=r"device='.* 0 CUDA"):
         devices.resolve("cuda:0")
 
 

@@ -57,5 +57,5 @@ def test_right_values_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_a_file_is_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="this is a file"):
+    with pytest.raises(UserError, match="COLAZERO_CACHE="):
         environment.check()

@@ -124,7 +124,7 @@ def test_a_set_of_ones_own_with_padding_is_refused(
     own = CalibrationSet(windows, spans, {})
     save_calibration(tmp_path, own, model, corpus, {"method": "own"})
     assert json.loads((tmp_path / "selection.json").read_text())["digest"] == own.digest
-    with pytest.raises(UserError, match="12 of the set's 512 tokens are special"):
+    with pytest.raises(UserError, match=r"12 of .*512 tokens"):
         load_calibration(tmp_path, model)
 
 

@@ -77,7 +77,7 @@ def test_what_no_file_holds_is_as_transformers_makes_it(
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_model_that_is_not_taken_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
     folder = make(tmp_path / "model", *WHOLE[name])
-    with pytest.raises(Refused, match="its files have no weight"):
+    with pytest.raises(Refused, match="weight '"):
         open_sequence(folder, "cpu")
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_is_not_taken_is_refused_before_any_work(name: str, tmp_pat
 def test_a_model_that_sees_what_it_is_to_predict_is_refused(name: str, tmp_path: Path) -> None:
     architecture, values = LOOKING_AHEAD[name]
     folder = make(tmp_path / "model", architecture, values)
-    with pytest.raises(UserError, match=r"not a causal language model.*is_decoder"):
+    with pytest.raises(UserError, match="is_decoder"):
         open_sequence(folder, "cpu")
     whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     with pytest.raises(UserError, match="not a causal language model"):
@@ -213,7 +213,7 @@ def test_a_head_of_its_own_that_the_configuration_ties_is_not_left_out(tmp_path:
     folder = make(tmp_path / "model", name, values)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(Refused, match=r"hold 'lm_head\.weight', which its config\.json ties"):
+    with pytest.raises(Refused, match=r"'lm_head\.weight'.*config\.json"):
         open_sequence(folder, "cpu")
 
 

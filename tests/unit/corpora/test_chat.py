@@ -152,12 +152,12 @@ def test_the_template_decides_which_tokens_are_kept(tmp_path: Path) -> None:
 def test_asking_for_a_template_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     tokenizer = made("chatml")
     text, talk = Corpus("c", "1", ["text"], []), Corpus("d", "1", [Conversation(TURNS, {})], [])
-    with pytest.raises(UserError, match=r"chat='template'.*no conversations"):
+    with pytest.raises(UserError, match=r"chat='template'.*'messages'"):
         open_pool(
             text, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, writing=Writing("template")
         )
     tokenizer.chat_template = None
-    with pytest.raises(UserError, match=r"chat='template'.*no chat template"):
+    with pytest.raises(UserError, match=r"chat='template'.*chat=plain"):
         open_pool(
             talk, vocabulary_of(tokenizer), lambda: tokenizer, tmp_path, writing=Writing("template")
         )

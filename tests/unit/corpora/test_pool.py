@@ -88,7 +88,7 @@ def test_the_digest_changes_with_the_tokenizer(tokenizer: Any) -> None:
 
 
 def test_a_slow_tokenizer_is_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"object has no fast version \(tokenizer\.json\)"):
+    with pytest.raises(UserError, match=r"object .*tokenizer\.json"):
         tokenizer_digest(object())
 
 
@@ -280,7 +280,7 @@ def test_cut_refuses_a_special_token() -> None:
     tokens = TOY.tokens.copy()
     tokens[5] = 2
     pool = TokenPool(TOY.texts, tokens, TOY.starts, TOY.stops, TOY.forbidden)
-    with pytest.raises(UserError, match="window 2 of 2 holds the special token 2"):
+    with pytest.raises(UserError, match=r"window 2 of 2 .* token 2"):
         cut(pool, windows((0, 4), (4, 8)), 2, 4)
     cut(pool, windows((0, 4), (6, 10)), 2, 4)
 

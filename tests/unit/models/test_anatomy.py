@@ -136,7 +136,7 @@ def test_each_single_tensor_is_missed_by_name(family: str, tmp_path: Path) -> No
 def test_an_expert_that_is_missing_whole_is_missed(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", FAMILIES["qwen3_moe"]())
     changed(folder, lambda s: [s.pop(name) for name in list(s) if "0.mlp.experts.3." in name])
-    with pytest.raises(UserError, match="weights do not have the shapes"):
+    with pytest.raises(UserError, match=r"\d+ weights .*config\.json"):
         examine(folder)
 
 
@@ -216,7 +216,7 @@ def test_layers_are_counted_with_experts_and_turned_ones(tmp_path: Path) -> None
 
 def test_an_expert_decides_which_group_size_fits(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", FAMILIES["qwen3_moe"]())
-    with pytest.raises(UserError, match="group_size=32 does not fit"):
+    with pytest.raises(UserError, match="group_size=32 "):
         grouping.resolve(32, grouping.layer_inputs(folder))
 
 
@@ -331,7 +331,7 @@ def test_a_weight_that_is_no_real_number_is_refused(copy: Path, kind: torch.dtyp
     name = "model.layers.0.mlp.up_proj.weight"
     state[name] = state[name].to(kind)
     save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"weight '{name}' is stored as .*; weights are F64, F32"):
+    with pytest.raises(UserError, match=f"'{name}' .*F64, F32"):
         examine(copy)
 
 
@@ -401,7 +401,7 @@ def test_a_model_without_a_layer_to_quantize_is_refused(
 ) -> None:
     found = examine(copy)
     monkeypatch.setattr(grouping, "examine", lambda _: replace(found, layers=()))
-    with pytest.raises(UserError, match="no layer to quantize"):
+    with pytest.raises(UserError, match="quantizer='"):
         grouping.layer_inputs(copy)
     assert grouping.layer_inputs(copy, "none") == set()
 
@@ -451,7 +451,7 @@ def test_an_encoder_decoder_is_refused_for_what_it_is(family: str, tmp_path: Pat
     )  # fmt: skip
     kind = "MarianMTModel" if family == "Marian" else f"{family}ForConditionalGeneration"
     getattr(transformers, kind)(config).save_pretrained(tmp_path / "whole")
-    with pytest.raises(UserError, match="is an encoder-decoder model"):
+    with pytest.raises(UserError, match="encoder-decoder"):
         examine(tmp_path / "whole")
     getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path / "decoder")
     assert examine(tmp_path / "decoder").layers

@@ -71,7 +71,7 @@ EVERYWHERE: dict[str, Ask] = {
 @pytest.mark.parametrize("ask", EVERYWHERE.values(), ids=EVERYWHERE)
 def test_windows_beyond_the_positions(copy: Path, config: RunConfig, ask: Ask) -> None:
     model = edited(copy, max_position_embeddings=63)
-    with pytest.raises(UserError, match=r"seq_len=64 is more than model .* at most 63"):
+    with pytest.raises(UserError, match=r"seq_len=64 .* 63"):
         ask(config, model)
     ask(config, edited(copy, max_position_embeddings=64))
 
@@ -86,7 +86,7 @@ def test_ids_without_an_embedding(copy: Path, config: RunConfig, ask: Ask) -> No
     model = edited(copy, vocab_size=rows)
     if ask is EVERYWHERE["quantize"]:
         ask = lambda config, model: preconditions.check_set(model, a_set(64, rows))  # noqa: E731
-    with pytest.raises(UserError, match=rf"embeddings for 0 to {rows - 1} only"):
+    with pytest.raises(UserError, match=rf"\b{rows - 1}\b"):
         ask(config, model)
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_that_is_larger_but_writes_no_such_id_passes(
 def test_windows_of_a_length_that_nobody_gave_name_the_preset(
     copy: Path, seq_len: int, named: bool
 ) -> None:
-    with pytest.raises(UserError, match=f"seq_len={seq_len}.*seq_len=256 or less") as caught:
+    with pytest.raises(UserError, match=f"seq_len={seq_len}.*seq_len=256") as caught:
         fit.refuse_long_windows(edited(copy, max_position_embeddings=256), seq_len)
     assert ("preset=full, published" in str(caught.value)) is named
 
@@ -149,7 +149,7 @@ def test_a_quantized_model_is_refused_before_anything_is_chosen(
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": settings}))
     model = Model("m", copy, "0")
     for ask in (preconditions.resolve, lambda _, model: preconditions.check_set(model, a_set(64))):
-        with pytest.raises(UserError, match="is quantized already"):
+        with pytest.raises(UserError, match=r"model '.*quantized"):
             ask(config, model)
 
 
@@ -167,7 +167,7 @@ def test_a_quantizer_that_cuts_windows_is_found_out(
     monkeypatch.setitem(QUANTIZERS._implementations, "gptqmodel", half)
     model = edited(copy)
     resolved = preconditions.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
-    with pytest.raises(RuntimeError, match="64 of the 128 tokens"):
+    with pytest.raises(RuntimeError, match=r"64 .*128 tokens"):
         pipeline.quantize(resolved, model, a_set(64), copy / "out", lambda *_: None)
 
 

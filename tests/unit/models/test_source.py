@@ -140,7 +140,7 @@ def test_what_is_called_like_a_file_and_is_none_is_told(copy: Path, name: str, w
     else:
         (copy / name).symlink_to(copy / "nowhere")
     if (what, name) == ("folder", "tokenizer.json"):
-        with pytest.raises(UserError, match="has no tokenizer that can be read"):
+        with pytest.raises(UserError, match=r"model '.*tokenizer"):
             models.load_tokenizer(models.fetch(str(copy)))
         return
     with pytest.raises(UserError, match=f"'{name}' is .*a link to") as caught:
@@ -172,7 +172,7 @@ def test_a_tokenizer_that_is_none_is_told_in_a_sentence(
     copy: Path, name: str, content: str
 ) -> None:
     (copy / name).write_text(content)
-    with pytest.raises(UserError, match="has no tokenizer that can be read"):
+    with pytest.raises(UserError, match=r"model '.*tokenizer"):
         models.load_tokenizer(models.fetch(str(copy)))
 
 
@@ -193,7 +193,7 @@ def test_a_path_that_is_not_there_is_no_hub_id(name: str) -> None:
 def test_a_directory_without_a_tokenizer_is_told_in_a_sentence(copy: Path) -> None:
     for file in copy.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(UserError, match="has no tokenizer that can be read"):
+    with pytest.raises(UserError, match=r"model '.*tokenizer"):
         models.load_tokenizer(models.fetch(str(copy)))
 
 
@@ -261,7 +261,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     assert mark.exists(), "it is malicious"
     mark.unlink()
     as_bin(copy, state)
-    with pytest.raises(UserError, match="They are not unpickled, which could run any code"):
+    with pytest.raises(UserError, match=r"\.bin .*safetensors"):
         models.fetch(str(copy))
     assert not mark.exists()
     assert not list((tmp_path / "cache").rglob("config.json")), "nothing half converted is kept"

@@ -163,7 +163,7 @@ def test_an_environment_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch) ->
 def test_group_aware_order_is_refused_before_any_work() -> None:
     # Resolved for another machine, as a suite on a cluster is: that one may have the device.
     config = RunConfig(quantizer="auto-gptq", act_group_aware=True, device="cuda:0")
-    with pytest.raises(UserError, match="'auto-gptq' has no act_group_aware"):
+    with pytest.raises(UserError, match=r"'auto-gptq'.*act_group_aware"):
         preconditions.check(config, [], [], device="cuda:0")
     preconditions.check(
         config.model_copy(update={"act_group_aware": "auto"}), [], [], device="cuda:0"

@@ -187,7 +187,7 @@ def test_a_result_that_the_store_does_not_take_stays_on_disk_and_is_not_finished
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", refuses)
         with (
-            pytest.raises(UserError, match="did not take the results"),
+            pytest.raises(UserError, match=r"entrypoints.clean"),
             record.run("a", "cell") as run_id,
         ):
             record.log_json({}, "result.json")
@@ -229,7 +229,7 @@ def test_a_disk_without_room_for_the_record_loses_no_numbers(
 
     monkeypatch.setattr(publish.Record, "seal", full)
     with (
-        pytest.raises(UserError, match=r"cannot be written \(No space left on device.*COLAZERO_C"),
+        pytest.raises(UserError, match=r"\(No space left on device.*COLAZERO_C"),
         record.run("cell", "cell") as run_id,
     ):
         record.log_metrics({"perplexity": 30.5})

@@ -67,7 +67,7 @@ def test_what_several_processes_can_write_to_is_not(uri: str, use: Callable[[str
 
 def test_a_file_is_no_store_for_several_machines(use: Callable[[str], None]) -> None:
     use("sqlite:///mlflow.db")
-    with pytest.raises(UserError, match="a file of this machine"):
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
         refuse_unshareable(several_machines=True)
     use("http://host:5000")
     refuse_unshareable(several_machines=True)
@@ -292,7 +292,7 @@ def test_what_the_environment_names_must_be_in_the_store(
         gone = shared_store.create_experiment(f"deleted {reading}")
         shared_store.delete_experiment(gone)
         monkeypatch.setenv(name, gone)
-        with pytest.raises(UserError, match="has no such experiment"):
+        with pytest.raises(UserError, match="MLFLOW_EXPERIMENT_ID="):
             connect(reading=reading)
 
 
@@ -302,7 +302,7 @@ def test_a_cache_that_cannot_be_written_is_told_before_a_run_is_opened(
     use("sqlite:///mlflow.db")
     (tmp_path / "file").touch()
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(UserError, match=r"the cache .*file/below cannot be written"):
+    with pytest.raises(UserError, match=r"file/below.*COLAZERO_CACHE"):
         connect()
     assert {file.name for file in tmp_path.iterdir()} == {"file"}
 
@@ -313,5 +313,5 @@ def test_a_store_that_is_a_folder_or_cannot_be_made_is_told_at_once(
     with pytest.raises(UserError, match="is a folder; name a file in it"):
         prepare(f"sqlite:///{tmp_path}")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="its folder cannot be written"):
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI"):
         prepare(f"sqlite:///{tmp_path}/mlflow.db")

@@ -178,9 +178,9 @@ def test_what_is_no_suite_is_refused(suites):
     with pytest.raises(RunsError, match="suite='nothing'"):
         load_suite("nothing")
     cell = suites.run("cell", {"model": MODEL})
-    with pytest.raises(RunsError, match="no suite: a run of kind 'cell'"):
+    with pytest.raises(RunsError, match=r"suite=.* kind 'cell'"):
         load_suite(cell)
-    with pytest.raises(RunsError, match="holds no suite"):
+    with pytest.raises(RunsError, match="suite=RUN_ID"):
         latest_suite([experiment_of(cell)])
 
 

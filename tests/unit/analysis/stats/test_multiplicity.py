@@ -49,7 +49,7 @@ def test_undefined_tests_do_not_count(p):
 
 @pytest.mark.parametrize("p", [-0.1, 1.1])
 def test_a_p_value_out_of_range_is_refused(p):
-    with pytest.raises(ValueError, match=r"p_values\[1\] is .* between 0 and 1"):
+    with pytest.raises(ValueError, match=r"p_values\[1\]"):
         holm([0.5, p])
 
 

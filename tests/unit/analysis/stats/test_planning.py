@@ -61,16 +61,16 @@ def test_at_least_two_seeds_and_no_more_than_an_experiment():
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan])
 def test_wrong_questions_are_refused(bad):
-    with pytest.raises(ValueError, match="difference must be a positive number"):
+    with pytest.raises(ValueError, match=r"^difference"):
         seeds_for_difference(bad, Design(1.0, 1.0))
-    with pytest.raises(ValueError, match="margin must be a positive number"):
+    with pytest.raises(ValueError, match=r"^margin"):
         seeds_for_equivalence(bad, Design(1.0, 1.0))
     if bad != 0:
-        with pytest.raises(ValueError, match="standard deviations must be finite"):
+        with pytest.raises(ValueError, match=r"^standard deviations"):
             Design(1.0, bad)
     with pytest.raises(ValueError, match="not all 0"):
         Design(0.0, 0.0)
-    with pytest.raises(ValueError, match="family must be at least 1"):
+    with pytest.raises(ValueError, match=r"^family"):
         Design(1.0, 1.0, family=0)
 
 

@@ -122,5 +122,5 @@ def test_difference_of_logs_without_an_error_is_none(a, b):
 
 
 def test_logs_need_positive_values():
-    with pytest.raises(ValueError, match="b holds -1; logs need values above 0"):
+    with pytest.raises(ValueError, match=r"^b .*-1"):
         log_difference([5.0, 6.0], [5.0, -1.0])

@@ -33,5 +33,5 @@ def test_one_look_is_a_fixed_suite() -> None:
 
 
 def test_one_method_compares_with_nothing() -> None:
-    with pytest.raises(ValueError, match="at least 2 methods; got 1"):
+    with pytest.raises(ValueError, match=r"methods.* 1"):
         expected_share(1, LOOKS, 1.0)

@@ -65,7 +65,7 @@ def test_the_level_of_each_step(p, levels):
 
 
 def test_wrong_margins_are_refused():
-    with pytest.raises(ValueError, match="margins must be above 0; got 0"):
+    with pytest.raises(ValueError, match=r"^margins .*0"):
         judge([None], [0.0])
 
 

@@ -195,7 +195,7 @@ def test_the_primary_method_can_be_named(demo):
         ("random", "cola_zero"),
         ("random", "gptq_default"),
     }
-    with pytest.raises(RunsError, match=r"primary='mine' is no method"):
+    with pytest.raises(RunsError, match="primary='mine'"):
         summarize(demo.cells, Options(primary="mine"))
 
 
@@ -205,7 +205,7 @@ def test_options_out_of_range_are_refused(demo):
         Options(margin=0)
     with pytest.raises(RunsError, match=r"alpha=0\.9"):
         Options(alpha=0.9)
-    with pytest.raises(RunsError, match=r"baseline='mine' is no method.*random"):
+    with pytest.raises(RunsError, match=r"baseline='mine'.*random"):
         summarize(summary.cells, Options(baseline="mine"))
 
 
