@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import sqlite3
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 VOCABULARY = 800
 TOPICS = 12
@@ -96,6 +99,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{left} tests left out; those that start processes, servers or whole suites run with "
             '`pytest -m whole`, all tests with `pytest -m ""`'
         )
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait_for_the_disk(connection: Any, _: object) -> None:
+    """Have SQLite not wait for the disk at each commit, which takes half of what logging does."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture(scope="session", autouse=True)
