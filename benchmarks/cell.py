@@ -20,8 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._arguments import read, told
-from benchmarks._memory import peak_resident
+from benchmarks._harness import peak_resident, read, told
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
 

@@ -34,7 +34,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks._device import check, count, heads, seconds, timed
-from benchmarks._memory import peak_resident
+from benchmarks._harness import peak_resident
 
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 4096}
 SHAPES: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ from typing import Any, overload
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._memory import peak_resident
+from benchmarks._harness import peak_resident
 
 BATCHES = (16, 128, 1024, 8192)
 """Documents per call of the tokenizer that the floor tries."""

@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._arguments import read, told
+from benchmarks._harness import read, told
 from colazero import models
 from colazero.store.client import metrics_of
 from colazero.store.open import prepare

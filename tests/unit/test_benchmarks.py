@@ -1,4 +1,4 @@
-"""The benchmarks' command lines: help without any work, and a mistake is a sentence."""
+"""Command lines of benchmarks and studies: help without any work, and a mistake is a sentence."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ import mlflow
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
-OF_A_CELL = ("cell", "evaluation", "suite")
+SCRIPTS = sorted(
+    f"{folder.name}/{file.stem}"
+    for folder in (FOLDER, FOLDER.with_name("studies"))
+    for file in folder.glob("*.py")
+    if "\ndef main() -> None:" in file.read_text()
+)
+OF_A_CELL = ("benchmarks/cell", "benchmarks/evaluation", "benchmarks/suite")
 """Those that take the parameters of an entry point."""
 
 
 def ended(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
     """Run a script as a program and return what it ends with."""
-    file = FOLDER / f"{script}.py"
+    file = FOLDER.parent / f"{script}.py"
     monkeypatch.setattr(sys, "argv", [str(file), *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(SystemExit) as caught:
@@ -33,7 +38,7 @@ def test_help_is_what_stands_at_the_head_of_the_file(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(script, monkeypatch, "--help") == 0
-    head = (FOLDER / f"{script}.py").read_text().partition('"""')[2].partition('"""')[0]
+    head = (FOLDER.parent / f"{script}.py").read_text().partition('"""')[2].partition('"""')[0]
     assert " ".join(head.split()[:8]) in " ".join(capsys.readouterr().out.split())
 
 
@@ -73,7 +78,7 @@ def test_a_model_that_is_none_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # from where a benchmark may go elsewhere
-    name = "--models=./nowhere" if script == "suite" else "--model=./nowhere"
+    name = "--models=./nowhere" if script.endswith("suite") else "--model=./nowhere"
     assert ended(script, monkeypatch, "--preset=demo", name) == 2
     assert "error: model directory './nowhere' does not exist" in capsys.readouterr().err
 
@@ -125,9 +130,11 @@ def test_selecting_is_measured_as_a_whole_in_processes_of_its_own(
 
 
 def test_the_peak_of_memory_is_the_process_s_own() -> None:
-    peak_resident = runpy.run_path(str(FOLDER / "_memory.py"))["peak_resident"]
+    peak_resident = runpy.run_path(str(FOLDER / "_harness.py"))["peak_resident"]
     ballast = b"1" * 2**29
     assert peak_resident() > 0.5
-    code = f"import runpy; print(runpy.run_path({str(FOLDER / '_memory.py')!r})['peak_resident']())"
+    code = (
+        f"import runpy; print(runpy.run_path({str(FOLDER / '_harness.py')!r})['peak_resident']())"
+    )
     child = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert 0 < float(child.stdout) < len(ballast) / 2**31

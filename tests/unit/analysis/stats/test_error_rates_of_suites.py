@@ -1,4 +1,4 @@
-"""How often whole suites are wrong, in seconds; `benchmarks/error_rates.py` takes minutes."""
+"""How often whole suites are wrong, in seconds; `studies/error_rates.py` takes minutes."""
 
 import importlib.util
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[4] / "benchmarks" / "error_rates.py"
+SCRIPT = Path(__file__).parents[4] / "studies" / "error_rates.py"
 SUITES = 400
 
 

@@ -1,4 +1,4 @@
-"""The command line of benchmarks that take the parameters of an entry point beside their own."""
+"""What benchmarks share: the parameters of an entry point beside their own, and peak memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from colazero.errors import UserError
 from colazero.settings import Settings
@@ -39,3 +40,14 @@ def told() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def peak_resident() -> float:
+    """Return this process's peak of resident memory in GiB, libraries and mapped files among it.
+
+    From Linux's VmHWM: getrusage's ru_maxrss starts, in a process that another one has started,
+    at what that one had in use.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) / 2**20

@@ -1,4 +1,4 @@
-"""Measure how often verdicts are wrong: `python benchmarks/error_rates.py [--json] [--of=…]`.
+"""Measure how often verdicts are wrong: `python studies/error_rates.py [--json] [--of=…]`.
 
 Simulated suites with a known truth, judged by the functions that judge real ones: how often a
 family says "different" where nothing differs, "equivalent" where every difference is as large as
