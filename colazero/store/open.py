@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -109,10 +109,6 @@ def _warn_of_missing_files(experiment: Experiment) -> None:
         )
 
 
-LOCK_SEC = 10.0
-"""How long another process may take to put a store's file in its place."""
-
-
 def refuse_unshareable(*, several_machines: bool = False) -> None:
     """Raise UserError unless MLFLOW_TRACKING_URI names what several processes can write to.
 
@@ -208,8 +204,8 @@ def _create(file: Path) -> None:
 def _put(draft: Path, file: Path) -> None:
     """Give the draft the file's name unless another process was faster.
 
-    A hard link does both at once. On file systems without them (exFAT, mounted drives), a folder
-    that only one process can create serves as a lock.
+    A hard link does both at once. On file systems without them (exFAT, mounted drives), a lock on
+    the folder lets one process at a time do it.
     """
     try:
         os.link(draft, file)
@@ -217,20 +213,11 @@ def _put(draft: Path, file: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        pass
-    lock, deadline = file.with_name(f".{file.name}.lock"), time.monotonic() + LOCK_SEC
-    while True:
-        with suppress(FileExistsError):
-            lock.mkdir()
-            break
-        if file.exists():
-            return
-        if time.monotonic() > deadline:  # whoever made it was killed just then
-            with suppress(OSError):
-                lock.rmdir()
-        time.sleep(0.05)
+        folder = os.open(file.parent, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
         if not file.exists():
             os.replace(draft, file)
     finally:
-        lock.rmdir()
+        os.close(folder)

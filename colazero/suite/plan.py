@@ -95,36 +95,26 @@ class Finished:
                 reasons.setdefault(reason, []).append(job.name)
         return reasons
 
-    def seconds(self, job: Job) -> float | None:
-        """Estimate a cell's duration: the mean of finished cells of its method, or else of any.
-
-        None if there are no finished cells of its settings.
-        """
-        same = {name: record.as_text(getattr(job.config, name)) for name in SAME_TIME}
-        times: dict[str, list[float]] = {}
-        for run in self._runs:
-            data = run.data
-            alike = data.tags[REVISION] == job.model.revision and all(
-                data.params.get(f"resolved.{n}", data.params.get(n)) == v for n, v in same.items()
-            )
-            is_cell = data.tags.get("colazero.kind") == "cell"
-            seconds = client.metrics_of(run).get("total_time_sec")
-            if alike and is_cell and seconds is not None:
-                method = data.params.get("resolved.method", data.params.get("method", ""))
-                times.setdefault(method, []).append(seconds)
-        known = times.get(job.config.method) or [one for own in times.values() for one in own]
-        return sum(known) / len(known) if known else None
-
     def times(self, run: Sequence[Job]) -> dict[str, float | None]:
-        """Return `seconds` by name for all of `run`."""
-        by_kind: dict[tuple[Any, ...], float | None] = {}
-        found = {}
+        """Estimate each cell's seconds: the mean of finished cells of its method, or else of any.
+
+        By name; None if there are no finished cells of its settings.
+        """
+        took: dict[tuple[str, ...], dict[str, list[float]]] = {}
+        for finished in self._runs:
+            tags, params = finished.data.tags, finished.data.params
+            seconds = client.metrics_of(finished).get("total_time_sec")
+            if tags.get("colazero.kind") == "cell" and seconds is not None:
+                values = [params.get(f"resolved.{n}", params.get(n, "")) for n in SAME_TIME]
+                method = params.get("resolved.method", params.get("method", ""))
+                alike = took.setdefault((tags[REVISION], *values), {})
+                alike.setdefault(method, []).append(seconds)
+        found: dict[str, float | None] = {}
         for job in run:
-            one = job.config
-            kind = (one.model, one.method, *(getattr(one, name) for name in SAME_TIME))
-            if kind not in by_kind:
-                by_kind[kind] = self.seconds(job)
-            found[job.name] = by_kind[kind]
+            values = [record.as_text(getattr(job.config, name)) for name in SAME_TIME]
+            alike = took.get((job.model.revision, *values), {})
+            known = alike.get(job.config.method) or [one for own in alike.values() for one in own]
+            found[job.name] = sum(known) / len(known) if known else None
         return found
 
 

@@ -19,7 +19,6 @@ from mlflow.tracking import MlflowClient
 
 from colazero.errors import UserError
 from colazero.store import claims, record
-from colazero.store import open as open_module
 from colazero.store.open import _put, connect, prepare, refuse_unshareable
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -220,20 +219,6 @@ def test_of_many_that_put_a_store_without_hard_links_one_does(
         thread.join()
     assert len(set(seen)) == 1
     assert len(seen) == 20
-
-
-def test_a_lock_whose_owner_was_killed_is_taken_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
-
-    monkeypatch.setattr(os, "link", refuses)
-    monkeypatch.setattr(open_module, "LOCK_SEC", 0.2)
-    (tmp_path / ".mlflow.db.lock").mkdir()
-    (tmp_path / "draft").write_text("mine")
-    _put(tmp_path / "draft", tmp_path / "mlflow.db")
-    assert (tmp_path / "mlflow.db").read_text() == "mine"
 
 
 def test_a_store_is_made_in_a_folder_with_a_space_and_an_umlaut_and_read_from_anywhere(
