@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from analysis.reading import load_suite, load_suites
 from analysis.report.tables import (
@@ -26,14 +29,64 @@ from analysis.report.tables import (
     percent,
 )
 from analysis.stats import compare_on_text
+from analysis.stats.samples import Interval
 from analysis.summary import Options, Summary, summarize
 from colazero.figures import page, styled
-from studies.components import Components, components
 
 METRICS = ("perplexity", "kl_divergence")
 SIZE = ("n_calibration_samples", "seq_len")
 PARTS = (("sets", True), ("replicates", False))
 """The parts of a spread, and whether their marks are filled."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Standard deviations of one draw, in the unit of the values; see `components`.
+
+    sets: between sets, without their arithmetic; replicates: between replicates of a set.
+    """
+
+    n_sets: int
+    n_replicates: int
+    sets: float
+    sets_ci95: Interval
+    replicates: float
+    replicates_ci95: Interval
+
+
+def components(values: ArrayLike) -> Components:
+    """Estimate both standard deviations of a balanced one-way random model by analysis of variance.
+
+    values: shape [sets, replicates], both at least 2. Where sets differ by less than replicates
+    let expect, `sets` is 0. Intervals: chi-squared for replicates; for sets that of Tukey (1951)
+    and Williams (1962), which covers at least as often as it says (Burdick & Graybill 1992, ch. 3).
+    Both take draws to be normal. Raises ValueError for another shape, for values that are not
+    finite, and where the replicates of every set are equal.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"values have shape {x.shape}: need finite numbers [sets, replicates]")
+    n, r = x.shape
+    between, within = n - 1, n * (r - 1)
+    mean_square = r * float(x.mean(axis=1).var(ddof=1))
+    noise = float(x.var(axis=1, ddof=1).mean())
+    if noise == 0:
+        raise ValueError("the replicates of every set are equal: no arithmetic to tell apart")
+    ratio = mean_square / noise
+
+    def sets(tail: float) -> float:
+        excess = max(0.0, 1 - stats.f.ppf(tail, between, within) / ratio) if ratio else 0.0
+        return math.sqrt(between * mean_square * excess / (r * stats.chi2.ppf(tail, between)))
+
+    low, high = (math.sqrt(within * noise / stats.chi2.ppf(p, within)) for p in (0.975, 0.025))
+    return Components(
+        n_sets=n,
+        n_replicates=r,
+        sets=math.sqrt(max(0.0, mean_square - noise) / r),
+        sets_ci95=(sets(0.975), sets(0.025)),
+        replicates=math.sqrt(noise),
+        replicates_ci95=(low, high),
+    )
 
 
 class Noise(NamedTuple):

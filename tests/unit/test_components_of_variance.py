@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-SCRIPT = Path(__file__).resolve().parents[2] / "studies" / "components.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "studies" / "sizes.py"
 spec = importlib.util.spec_from_file_location("components_of_variance", SCRIPT)
 module = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = module
