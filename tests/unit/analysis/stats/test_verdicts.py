@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -72,8 +73,10 @@ def test_wrong_margins_are_refused():
 def limits_of(values, errors, df=np.inf):
     """Limits of a difference of independent means with normal (or t) errors."""
 
+    quantile = cache(lambda level: stats.t.ppf(1 - level / 2, df))
+
     def interval(a, b, level):
-        half = stats.t.ppf(1 - level / 2, df) * np.hypot(errors[a], errors[b])
+        half = quantile(level) * np.hypot(errors[a], errors[b])
         return values[a] - values[b] - half, values[a] - values[b] + half
 
     return interval
