@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,11 @@ def find_finished(tag: str, value: str) -> Run | None:
 
 
 def _find_finished(tags: Mapping[str, str]) -> Run | None:
-    return next((run for run in _finished(tags) if publish.intact(run)), None)
-
-
-def _finished(tags: Mapping[str, str]) -> Iterator[Run]:
     experiments = client.homes(client.experiment_of(record.active_run_id()))
-    found = client.search(experiments, tags=tags, status="FINISHED")
-    return (run for run in found if client.SOURCE not in run.data.tags)
+    for run in client.search(experiments, tags=tags, status="FINISHED"):
+        if client.SOURCE not in run.data.tags and publish.intact(run):
+            return run
+    return None
 
 
 def older_version(logged: Mapping[str, str], finished: Iterable[Run]) -> str:
