@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,6 +31,15 @@ CALIBRATION = CalibrationSet(RNG.integers(10, 250, size=(8, 64), dtype=np.int32)
 Limit = Callable[[int, str], list[int]]
 """(windows, layer's name) → how many came there at once, each time; see `room_for`."""
 TEXT = Text("text", RNG.integers(10, 250, size=(9, 64)), np.arange(9) * 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    """Let each collection of garbage, one per time that memory runs out, skip what is here now."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
