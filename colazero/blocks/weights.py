@@ -15,7 +15,7 @@ from typing import Any
 from colazero import devices
 from colazero.errors import UserError
 from colazero.models import is_quantized
-from colazero.models.files import NEEDED, PACKED, Packing, packings, weight_files
+from colazero.models.files import NEEDED, PACKED, Packing, packed_bits, packings, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +79,20 @@ def fingerprint(weight: Any) -> str:
 
 
 def quantization_settings(model_dir: Path) -> dict[str, Any]:
-    """Return `bits` and `v1` (zero points are stored less one) of a GPTQ checkpoint.
+    """Return how a GPTQ or AWQ checkpoint is packed, as `gptq.dequantize` takes it.
 
     `checkpoint_format` alone counts: optimum 2.3 writes v1 and `format: gptq_v2`.
     """
     config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
     if config is None:
         config = json.loads((model_dir / "quantize_config.json").read_text())
+    if packed_bits(model_dir) and config.get("quant_method") == "awq":
+        return {"bits": config["bits"], "v1": False, "awq": True}
     method, form = config.get("quant_method", "gptq"), config.get("checkpoint_format", "gptq")
     if method not in ("gptq", "gptqmodel") or form not in ("gptq", "gptq_v2"):
-        raise ValueError(f"quantized by {method!r}, format {form!r}: not GPTQ")
+        raise ValueError(
+            f"quantized by {method!r}, format {form!r}: neither GPTQ nor AWQ of 4 bits (gemm)"
+        )
     if config["bits"] not in (2, 3, 4, 8):
         raise ValueError(f"{config['bits']} bits: not 2, 3, 4 or 8")
     return {"bits": config["bits"], "v1": form == "gptq"}

@@ -1,8 +1,9 @@
-"""The Hugging Face GPTQ format: codes in words of 32 bits, and back to weights.
+"""The Hugging Face GPTQ format and AWQ's: codes in words of 32 bits, and back to weights.
 
 Codes follow each other down the inputs (`qweight`), zero points along the outputs (`qzeros`), as
 one stream of bits each, lowest bit first; codes of 3 bits cross the borders of words. In version 1
-of the format zero points are stored less one.
+of the format zero points are stored less one. AWQ's GEMM layout has 4 bits, both along the outputs,
+and each eight of them in the order AWQ_ORDER.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from colazero.gptq.solving import Solved, values
 
 PERIOD = {2: (4, 1), 3: (8, 3), 4: (2, 1), 8: (1, 1)}
 """Bits a code → how many codes fill how many octets."""
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def pack(solved: Solved, bits: int) -> dict[str, Tensor]:
@@ -46,6 +48,32 @@ def pack(solved: Solved, bits: int) -> dict[str, Tensor]:
     }
 
 
+def pack_awq(solved: Solved) -> dict[str, Tensor]:
+    """Return a layer's tensors by the names that they have in an AWQ checkpoint (GEMM, 4 bits).
+
+    `qweight` int32 [inputs, outputs / 8]; `qzeros` int32 [groups, outputs / 8]; `scales` float16
+    [groups, outputs]. Outputs are a multiple of 8, groups in order.
+    """
+
+    def words(codes: Tensor) -> Tensor:  # of [n, outputs]
+        eights = codes.to(torch.uint8).reshape(len(codes), -1, 8)[:, :, list(AWQ_ORDER)]
+        return _words(eights.reshape(codes.shape).T, 4).T.contiguous()
+
+    return {
+        "qweight": words(solved.codes.T),
+        "qzeros": words(solved.zeros),
+        "scales": solved.scales.contiguous(),
+    }
+
+
+def _of_awq(words: Tensor) -> Tensor:
+    """Return the codes [n, outputs] of words [n, outputs / 8]."""
+    codes = _codes(words.T, 4).T
+    eights = codes.reshape(len(words), -1, 8)
+    back = [AWQ_ORDER.index(output) for output in range(8)]
+    return eights[:, :, back].reshape(codes.shape)
+
+
 def dequantize(
     qweight: Tensor,
     qzeros: Tensor,
@@ -54,17 +82,18 @@ def dequantize(
     *,
     bits: int,
     v1: bool,
+    awq: bool = False,
 ) -> Tensor:
     """Return (code − zero point) · scale in float32, [inputs, outputs].
 
     `qweight`: int32 [inputs · bits / 32, outputs]; `qzeros`: int32 [groups, outputs · bits / 32];
     `scales`: [groups, outputs]; `g_idx`: each input's group, in order where it is None; `v1`: zero
-    points are stored less one.
+    points are stored less one; `awq`: both are in AWQ's layout, see `pack_awq`.
     """
-    codes = _codes(qweight, bits)
+    codes = _of_awq(qweight) if awq else _codes(qweight, bits)
     if v1 and bits != 3:
         qzeros = qzeros + _ones(bits)
-    zeros = _codes(qzeros.T, bits)[: scales.shape[1]].T
+    zeros = _of_awq(qzeros) if awq else _codes(qzeros.T, bits)[: scales.shape[1]].T
     if v1 and bits == 3:
         zeros = (zeros + 1) & 7
     if g_idx is None:

@@ -241,12 +241,22 @@ def is_quantized(folder: Path) -> bool:
     return quantization(folder) is not None
 
 
-def gptq_bits(folder: Path) -> int | None:
-    """Return the bits of a GPTQ checkpoint; None of any other directory."""
+def packed_bits(folder: Path) -> int | None:
+    """Return the bits of a GPTQ checkpoint or one of AWQ's GEMM layout; None of any other."""
     found = quantization(folder) or {}
+    if is_awq(folder):
+        form = str(found.get("version") or found.get("format") or "gemm").lower()
+        return (
+            4 if (form, found.get("bits"), found.get("zero_point")) == ("gemm", 4, True) else None
+        )
     method, form = found.get("quant_method", "gptq"), found.get("checkpoint_format", "gptq")
     known = method in ("gptq", "gptqmodel") and form in ("gptq", "gptq_v2")
     return int(found["bits"]) if known and found.get("bits") in (2, 3, 4, 8) else None
+
+
+def is_awq(folder: Path) -> bool:
+    """Return whether a directory holds weights that AWQ quantized, in any of its layouts."""
+    return (quantization(folder) or {}).get("quant_method") == "awq"
 
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")

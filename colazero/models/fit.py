@@ -128,14 +128,14 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     _refuse_twins(folder, heads, model_class.base_model_prefix)
     config.__dict__.pop("quantization_config", None)
     shapes = {name: (one.shape, one.dtype) for name, one in heads.items()}
-    bits = files.gptq_bits(folder) if quantized else None
+    bits = files.packed_bits(folder) if quantized else None
     info: dict[str, Any] = {}
     try:
         if quantized:
             with torch.device("meta"):
                 model = model_class(config)
         if bits:
-            shapes = _unpacked(str(folder), model, shapes, bits)
+            shapes = _unpacked(folder, model, shapes, bits)
         if bits or not quantized:  # the loader of another format checks its tensors itself
             model, info = _fitted(model_class, config, shapes)
     except UserError:
@@ -190,13 +190,14 @@ def _fitted(model_class: Any, config: Any, shapes: Mapping[str, Any]) -> tuple[A
     return model, dict(info)
 
 
-def _unpacked(source: str, model: Any, shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
-    """Return the shapes of a GPTQ checkpoint's weights, as the model has them; UserError if one of
-    the packed tensors is missing.
+def _unpacked(folder: Path, model: Any, shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
+    """Return the shapes of a packed checkpoint's weights, as the model has them.
+
+    UserError if one of the packed tensors is missing.
     """
     packed = files.packings(model, shapes)
     needed = [layer + part for one in packed.values() for layer in one.layers for part in NEEDED]
-    refuse_misfit(source, model, {"missing_keys": [n for n in needed if n not in shapes]})
+    refuse_misfit(str(folder), model, {"missing_keys": [n for n in needed if n not in shapes]})
     inside = {layer + part for one in packed.values() for layer in one.layers for part in PACKED}
     dense = {name: one for name, one in shapes.items() if name not in inside}
     for name, packing in packed.items():
@@ -204,6 +205,8 @@ def _unpacked(source: str, model: Any, shapes: Mapping[str, Any], bits: int) -> 
         outputs = sum(shapes[layer + "qweight"][0][1] for layer in packing.layers)
         order = shapes.get(packing.layers[0] + "g_idx")  # a layer may have bits of its own
         inputs = order[0][0] if order else words * 32 // bits
+        if files.is_awq(folder):  # words along the outputs
+            inputs, outputs = words, outputs * 32 // bits
         dense[name] = ((inputs, outputs) if packing.turned else (outputs, inputs), "BF16")
     return dense
 

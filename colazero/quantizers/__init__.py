@@ -15,7 +15,7 @@ WITHOUT_CALIBRATION = frozenset({UNQUANTIZED, "rtn", "magnitude"})
 CUDA_ONLY = frozenset({"auto-gptq"})
 ACT_GROUP_AWARE = frozenset({"onepass", "gptqmodel"})
 """Quantizers that can order groups by activation."""
-BY_BLOCKS = frozenset({"onepass", "magnitude", "wanda", "sparsegpt"})
+BY_BLOCKS = frozenset({"onepass", "awq", "magnitude", "wanda", "sparsegpt"})
 """Quantizers that hold one block of the model at a time."""
 COMPILERS = ("numba",)
 """Packages that compile GPTQ's kernels: their versions decide when a result may be reused."""

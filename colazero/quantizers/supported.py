@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from colazero.errors import UserError
-from colazero.models.files import gptq_bits, parts_of, stored, weight_files
+from colazero.models.files import packed_bits, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
 from colazero.quantizers import BY_BLOCKS
 
@@ -93,7 +93,9 @@ def why_not(quantizer: str, folder: Path, device: str) -> str:
             open_sequence(folder, device, to_quantize=True)
         except Refused as refused:
             return refused.why
-        return ""
+        # By name: an import would make its source decide the results of every quantizer.
+        awq = importlib.import_module("colazero.quantizers.awq") if quantizer == "awq" else None
+        return str(awq.why_not(folder, device)) if awq else ""
     # By name: an import would make its source decide the results of every quantizer.
     gptqmodel = importlib.import_module("colazero.quantizers.gptqmodel")
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
@@ -167,7 +169,7 @@ def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
                 break
         else:
             left.append(layer)
-    bits = gptq_bits(checkpoint) or 4
+    bits = packed_bits(checkpoint) or 4
     spare: Counter[tuple[int, ...]] = Counter()
     for name in packed - used:
         rows, outputs = heads[f"{name}qweight"].shape

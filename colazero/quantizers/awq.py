@@ -1,0 +1,307 @@
+"""AWQ (Lin et al. 2024, arXiv 2306.00978) block by block: scales, clipping, rounding at 4 bits.
+
+As published, a block is calibrated on what the unquantized blocks before it compute.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colazero import devices
+from colazero.cache import new_entry
+from colazero.errors import UserError
+from colazero.quantizers import QUANTIZERS
+from colazero.quantizers.onepass import TOKENS_PER_BATCH, describe, rest
+from colazero.types import QuantizationReport, Work
+
+if TYPE_CHECKING:
+    from colazero.blocks.sequence import Sequence, Stream
+    from colazero.gptq.awq import Activations
+
+UNCLIPPED = ("q_proj", "k_proj")
+"""Layers that are not clipped: the product of two of them is what counts."""
+TOLERANCE = 0.05
+"""How far a block whose scales were moved may be from the block itself, relative."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Linear layers with one input, and the module before them that takes the inverse scales."""
+
+    before: str
+    layers: tuple[str, ...]
+
+
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+STRUCTURES = (
+    (  # Llama, Mistral, Qwen
+        Fusion("input_layernorm", ATTENTION),
+        Fusion("self_attn.v_proj", ("self_attn.o_proj",)),
+        Fusion("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        Fusion("mlp.up_proj", ("mlp.down_proj",)),
+    ),
+    (  # OPT
+        Fusion("self_attn_layer_norm", ATTENTION),
+        Fusion("self_attn.v_proj", ("self_attn.out_proj",)),
+        Fusion("final_layer_norm", ("fc1",)),
+        Fusion("fc1", ("fc2",)),
+    ),
+)
+
+
+@QUANTIZERS.register("awq")
+def quantize(work: Work) -> QuantizationReport:
+    """Quantize a model and write a checkpoint in AWQ's GEMM layout.
+
+    Refused, before any work, if it is not known which module comes before which layer.
+    """
+    from colazero.blocks.probe import open_sequence
+    from colazero.blocks.weights import Shards
+
+    begin = time.perf_counter()
+    windows, rider = work.calibration.windows, work.rider
+    sequence = open_sequence(work.model_dir, work.device, to_quantize=True)
+    fusions = structure(sequence)
+    stream = sequence.begin(windows, max(1, TOKENS_PER_BATCH // windows.shape[1]))
+    rows: list[dict[str, Any]] = []
+    fingerprints: dict[str, str] = {}
+    if rider:
+        rider.board(sequence)
+    with new_entry(work.out_dir) as draft, Shards(draft) as shards:
+        for index in range(len(sequence)):
+            with sequence.filled(index) as block:
+                seen = _observed(sequence, index, stream, fusions)
+                solver = Solver(sequence, index, fusions, seen, work.settings.group_size)
+                solver.run(block)
+                if rider:
+                    rider.advance(index)
+            rows += solver.rows
+            fingerprints |= solver.fingerprints
+            shards.add(solver.tensors)
+            work.progress(index + 1, len(sequence))
+        if rider:
+            rider.finish()
+        saved = time.perf_counter()
+        shards.add(rest(sequence))
+        files = shards.close()
+        describe(work.model_dir, draft, quantization_config(work.settings.group_size))
+        saving = time.perf_counter() - saved
+    devices.settle(work.device)
+    riding = rider.seconds if rider else 0.0
+    return QuantizationReport(
+        time.perf_counter() - begin - saving - riding,
+        saving,
+        rows,
+        windows_at_once=stream.at_once,
+        halved=stream.halved,
+        files=files,
+        solved=fingerprints,
+    )
+
+
+class Solver:
+    """Scales, clips and rounds one block. `tensors`: to be saved; `rows`: one per layer."""
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        index: int,
+        fusions: tuple[Fusion, ...],
+        seen: Mapping[str, Activations],
+        group_size: int,
+    ) -> None:
+        self.tensors: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.fingerprints: dict[str, str] = {}
+        self._sequence, self._index = sequence, index
+        self._fusions, self._seen, self._group_size = fusions, seen, group_size
+
+    def run(self, block: Any) -> None:
+        """Give the block its quantized weights, and the scales to what comes before them."""
+        names = [n for n in block.state_dict() if self._known(n) in self._sequence.weights]
+        stored = {name: self._sequence.weights.stored(self._known(name)) for name in names}
+        device = self._sequence.device
+        dense = {n: t.to(device).float() if t.is_floating_point() else t for n, t in stored.items()}
+        found = {one: self._scales(one, dense) for one in self._fusions}  # all on what was there
+        for one, (scales, _) in found.items():
+            fuse(dense, one, scales)
+        for one, (scales, alpha) in found.items():
+            value = self._seen[one.layers[0]].hessian.value() / scales / scales[:, None]
+            for layer in one.layers:
+                self._round(block, layer, dense, value, alpha)
+        layers = {f"{layer}.weight" for one in self._fusions for layer in one.layers}
+        for name in (name for name in names if name not in layers):
+            saved = dense[name].to(stored[name].dtype)
+            self._keep(name, "", {"": saved})
+            kind = block.state_dict()[name].dtype
+            block.load_state_dict({name: saved.to(device, kind)}, strict=False, assign=True)
+
+    def _known(self, name: str) -> str:
+        return self._sequence.at(self._index, name)
+
+    def _size(self, inputs: int) -> int:
+        return inputs if self._group_size == -1 else self._group_size
+
+    def _scales(self, one: Fusion, dense: Mapping[str, Any]) -> tuple[Any, float]:
+        """Return the scales of layers with one input and their exponent: ones where none fit."""
+        import torch
+
+        from colazero.gptq import awq
+
+        weights = [dense[f"{layer}.weight"] for layer in one.layers]
+        seen, inputs = self._seen[one.layers[0]], weights[0].shape[1]
+        if len(dense[f"{one.before}.weight"]) != inputs:  # several heads share a value
+            return torch.ones(inputs, device=weights[0].device), 0.0
+        size = self._size(inputs)
+        return awq.find_scales(weights, seen.hessian.value(), seen.magnitudes, size)
+
+    def _round(
+        self, block: Any, layer: str, dense: Mapping[str, Any], value: Any, alpha: float
+    ) -> None:
+        from torch import nn
+
+        from colazero.blocks.weights import fingerprint
+        from colazero.gptq import awq
+        from colazero.gptq.packing import pack_awq
+
+        name = f"{layer}.weight"
+        weight, tokens = dense[name], self._seen[layer].hessian.tokens
+        size = self._size(weight.shape[1])
+        cut = weight if layer.endswith(UNCLIPPED) else awq.clipped(weight, value, size)
+        solved = awq.solved(cut, size)
+        module = block.get_submodule(layer)
+        new = solved.weight(module.weight.dtype)
+        module.weight = nn.Parameter(new, requires_grad=False)
+        self.fingerprints[self._known(name)] = fingerprint(new)
+        self._keep(name, "weight", pack_awq(solved))
+        lost = awq.loss(weight, new.float(), value) / tokens
+        row = {"layer": self._index, "module": layer, "loss": lost, "damp": 0.0, "alpha": alpha}
+        self.rows.append(row | {"rtn_fallback": False, "samples": tokens})
+
+    def _keep(self, name: str, ending: str, tensors: Mapping[str, Any]) -> None:
+        stem = self._sequence.weights.stored_name(self._known(name)).removesuffix(ending)
+        self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
+
+
+def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
+    """Multiply layers' inputs by `scales`, and divide what comes before by them."""
+    for layer in one.layers:
+        dense[f"{layer}.weight"] = dense[f"{layer}.weight"] * scales
+    for part in ("weight", "bias"):
+        name = f"{one.before}.{part}"
+        if name in dense and len(dense[name]) == len(scales):
+            dense[name] = (dense[name].T / scales).T
+
+
+def _observed(
+    sequence: Sequence, index: int, stream: Stream, fusions: tuple[Fusion, ...]
+) -> dict[str, Activations]:
+    """Take the stream through a block; return what reached each of its linear layers.
+
+    RuntimeError if memory ran out on the way, as some inputs would count twice.
+    """
+    from colazero.gptq.awq import Activations
+
+    block, seen = sequence.blocks[index], dict[str, Activations]()
+    for one in fusions:
+        inputs = block.get_submodule(one.layers[0]).in_features
+        seen |= dict.fromkeys(one.layers, Activations(inputs, sequence.device))
+    with _listening({one.layers[0]: block.get_submodule(one.layers[0]) for one in fusions}, seen):
+        sequence.advance(index, stream)
+    if any(one.hessian.tokens != stream.ids.numel() for one in seen.values()):
+        raise RuntimeError("memory ran out while a block's inputs were observed: use less at once")
+    return seen
+
+
+@contextmanager
+def _listening(layers: Mapping[str, Any], seen: Mapping[str, Activations]) -> Iterator[None]:
+    def hook(name: str) -> Any:
+        return lambda _layer, args: seen[name].add(args[0])
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_pre_hook(hook(name)).remove)
+        yield
+
+
+def structure(sequence: Sequence) -> tuple[Fusion, ...]:
+    """Return which module comes before which linear layers in each block.
+
+    UserError if the blocks have other layers than the known structures, or if a block computes
+    something else once scales are moved from layers to what is taken to come before them.
+    """
+    from colazero.blocks.probe import linears
+
+    fusions = next(
+        (
+            one
+            for one in STRUCTURES
+            if all(
+                set(linears(block)) == {layer for part in one for layer in part.layers}
+                for block in sequence.blocks
+            )
+        ),
+        None,
+    )
+    if fusions is None or not _computes_the_same(sequence, fusions):
+        raise UserError(
+            "it is not known which module comes before which layer of its blocks: AWQ is "
+            "supported for blocks like those of Llama and OPT"
+        )
+    return fusions
+
+
+def _computes_the_same(sequence: Sequence, fusions: tuple[Fusion, ...]) -> bool:
+    """Try whether moving random scales leaves what the first block adds to its input."""
+    import numpy as np
+    import torch
+
+    ids = np.arange(32).reshape(2, 16) % sequence.model.config.get_text_config().vocab_size
+    streams = [sequence.begin(ids, 2) for _ in range(2)]
+    before, draw = streams[0].hidden.clone(), torch.Generator().manual_seed(0)
+    with sequence.filled(0, ahead=False) as block:
+        sequence.advance(0, streams[0])
+        moved = {name: tensor.float() for name, tensor in block.state_dict().items()}
+        for one in fusions:
+            if f"{one.before}.weight" not in moved:
+                return False
+            inputs = moved[f"{one.layers[0]}.weight"].shape[1]
+            if len(moved[f"{one.before}.weight"]) == inputs:
+                scales = torch.rand(inputs, generator=draw).to(sequence.device) * 1.5 + 0.5
+                fuse(moved, one, scales)
+        same = {name: moved[name].to(tensor.dtype) for name, tensor in block.state_dict().items()}
+        block.load_state_dict(same, assign=True)
+        sequence.advance(0, streams[1])
+    added = [(stream.hidden - before).float() for stream in streams]
+    return float((added[0] - added[1]).norm()) < TOLERANCE * float(added[0].norm())
+
+
+def why_not(folder: Path, device: str) -> str:
+    """Return why AWQ does not take a model that can be quantized by blocks; '' if it does."""
+    from colazero.blocks.probe import open_sequence
+
+    try:
+        structure(open_sequence(folder, device, to_quantize=True))
+    except UserError as refused:
+        return str(refused)
+    return ""
+
+
+def quantization_config(group_size: int) -> dict[str, Any]:
+    """Return the settings that loaders of AWQ checkpoints read."""
+    from colazero import __version__
+
+    return {
+        "quant_method": "awq",
+        "version": "gemm",
+        "bits": 4,
+        "group_size": group_size,
+        "zero_point": True,
+        "modules_to_not_convert": None,
+        "meta": {"quantizer": [f"colazero:{__version__}"]},
+    }
