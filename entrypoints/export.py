@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colazero.errors import UserError
+from colazero.settings import PRUNING, SETTINGS
 from entrypoints._session import KEPT, main
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ PARAMETERS = {
 }
 LIMITS = ("percent", "confidence", "low_percent", "high_percent")
 """The numbers of a comparison that a suite's run keeps."""
+BY_GPTQMODEL = (
+    "transformers, with GPTQModel installed: `AutoModelForCausalLM.from_pretrained(FOLDER)`",
+    "GPTQModel: `GPTQModel.load(FOLDER)`",
+)
 VLLM_GROUPS = (-1, 32, 64, 128)
 CARD = """---
 {{ card_data }}
@@ -35,8 +40,7 @@ CARD = """---
 
 # {{ title }}
 
-{{ params.quant_bits }}-bit GPTQ checkpoint of {{ params.model }}, made with colazero
-{{ versions.colazero }}.
+{{ kind }} of {{ params.model }}, made with colazero {{ versions.colazero }}.
 
 ## Base model
 
@@ -54,9 +58,7 @@ CARD = """---
 
 ## Quantization
 
-{{ params.quantizer }}: {{ params.quant_bits }} bits, group size {{ params.group_size }},
-{{ "symmetric" if params.sym == "true" else "asymmetric" }}, desc_act={{ params.desc_act }},
-damp_percent={{ params.damp_percent }}.
+quantizer={{ params.quantizer }}: {{ settings }}.
 
 ## Evaluation
 {% if metrics %}
@@ -163,21 +165,27 @@ def model_card(cell: Run, suite: Run | None, folder: Path) -> str:
         base_model_relation="quantized" if hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["gptq", "colazero", f"{params['quant_bits']}-bit"],
+        tags=[*tags_of(params), "colazero"],
     )
     versions = _Known(
         {name.removeprefix("version."): v for name, v in tags.items() if "version." in name[:8]}
     )
     metrics = client.metrics_of(cell)
     shown = ("perplexity", "kl_divergence", "top1_agreement")
-    title = f"{label(params['model'])}, {params['quant_bits']} bits, {params.get('method', '')}"
+    title = f"{label(params['model'])}, {', '.join(tags_of(params))}, {params.get('method', '')}"
     card = ModelCard.from_template(
         data,
         template_str=CARD,
         title=title.removesuffix(", "),
+        kind=kind_of(params),
+        settings=", ".join(
+            f"{name}={params.get(name, 'not recorded')}"
+            for name, one in SETTINGS.items()
+            if one.quantizers and one.taken(params["quantizer"])
+        ),
         params=_Known({name: public(value) for name, value in params.items()}),
         revision=tags.get("colazero.model_revision", "not recorded"),
-        precision=precision(params["model"], folder),
+        precision=precision(params["model"], folder, params["quantizer"]),
         set=_Known(fetch.read_json(with_files, "calibration/selection.json") or {}),
         digest=tags.get("colazero.calibration_digest", "not recorded"),
         metrics={name: f"{metrics[name]:.4f}" for name in shown if name in metrics},
@@ -196,8 +204,8 @@ class _Known(dict[str, Any]):
         return "not recorded"
 
 
-def precision(model: str, folder: Path) -> str:
-    """Say in which precision the base model's weights were before they were quantized."""
+def precision(model: str, folder: Path, quantizer: str) -> str:
+    """Say in which precision the base model's weights were before a quantizer changed them."""
     from colazero.models.convert import PACKAGED
 
     if package := PACKAGED.get(model):
@@ -210,7 +218,7 @@ def precision(model: str, folder: Path) -> str:
         return f"Precision: {dtype}."
     return (
         f"Its weights were dequantized from the GGUF file {file}, so they had been rounded before "
-        "GPTQ quantized them."
+        f"quantizer={quantizer} changed them."
     )
 
 
@@ -249,18 +257,41 @@ def _of_suite(params: dict[str, str], suite: Run | None) -> dict[str, Any]:
     return {"interval": interval, "verdicts": sorted(verdicts)}
 
 
+def tags_of(params: dict[str, str]) -> list[str]:
+    """Return the format of a checkpoint and how small it is, in the words of the Hub's tags."""
+    if params["quantizer"] in PRUNING:
+        pattern = [params["pattern"]] if params["pattern"] != "none" else []
+        return ["pruned", f"{100 * float(params['sparsity']):g}% sparse", *pattern]
+    return ["awq" if params["quantizer"] == "awq" else "gptq", f"{params['quant_bits']}-bit"]
+
+
+def kind_of(params: dict[str, str]) -> str:
+    """Say in a few words what a checkpoint is."""
+    if params["quantizer"] in PRUNING:
+        return f"Checkpoint of plain weights ({', '.join(tags_of(params))})"
+    rounded = ", rounded to nearest without calibration" if params["quantizer"] == "rtn" else ""
+    form = "AWQ" if params["quantizer"] == "awq" else "GPTQ"
+    return f"{params['quant_bits']}-bit checkpoint in {form}'s format{rounded}"
+
+
 def runtimes(params: dict[str, str]) -> list[str]:
     """Say which runtimes load a checkpoint of these settings."""
+    if params["quantizer"] in PRUNING:
+        return [
+            "transformers, and every runtime that loads the base model: the weights are plain, "
+            "and as large as before"
+        ]
+    if params["quantizer"] == "awq":
+        return [
+            *BY_GPTQMODEL,
+            "other readers of AWQ's GEMM layout, such as vLLM (not tried)",
+        ]
     bits, group = int(params["quant_bits"]), int(params["group_size"])
     vllm = bits in (4, 8) and params["sym"] == "true" and group in VLLM_GROUPS
-    lines = [
-        "transformers, with GPTQModel installed: `AutoModelForCausalLM.from_pretrained(FOLDER)`",
-        "GPTQModel: `GPTQModel.load(FOLDER)`",
-    ]
     if vllm:
-        return [*lines, "vLLM 0.33: `vllm serve FOLDER`"]
+        return [*BY_GPTQMODEL, "vLLM 0.33: `vllm serve FOLDER`"]
     return [
-        *lines,
+        *BY_GPTQMODEL,
         "not vLLM 0.33, which only loads GPTQ of 4 or 8 bits, symmetric, with groups of -1, 32, 64 "
         f"or 128 (this one: {bits} bits, sym={params['sym']}, group_size={group})",
     ]

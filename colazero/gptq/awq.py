@@ -39,7 +39,7 @@ class Activations:
     def add(self, x: Tensor) -> None:
         """Add inputs [..., inputs] of any float dtype, one token per row."""
         self.hessian.add(x)
-        self._sum += x.reshape(-1, x.shape[-1]).float().abs_().sum(0)
+        self._sum += x.reshape(-1, x.shape[-1]).float().abs().sum(0)
 
     @property
     def magnitudes(self) -> Tensor:

@@ -31,7 +31,7 @@ class Norms:
         """Add inputs [..., inputs] of any float dtype, one token per row."""
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
-        self.squares += rows.float().square_().sum(0)
+        self.squares += rows.float().square().sum(0)
 
 
 def magnitude(weight: Tensor, settings: QuantizationSettings) -> Tensor:

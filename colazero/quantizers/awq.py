@@ -195,7 +195,7 @@ def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
     for part in ("weight", "bias"):
         name = f"{one.before}.{part}"
         if name in dense and len(dense[name]) == len(scales):
-            dense[name] = (dense[name].T / scales).T
+            dense[name] = dense[name] / (scales[:, None] if dense[name].dim() == 2 else scales)
 
 
 def _observed(

@@ -105,6 +105,40 @@ def test_the_card_says_what_the_store_knows(cell: tuple[str, Path], tmp_path: Pa
     assert "gptq" in data.tags
 
 
+@pytest.mark.parametrize(
+    ("changed", "words", "tag"),
+    [
+        (
+            {"quantizer": "awq"},
+            ["4-bit checkpoint in AWQ's format", "quantizer=awq: quant_bits=4, group_size=64."],
+            "awq",
+        ),
+        (
+            {"quantizer": "wanda", "sparsity": "0.5", "pattern": "2:4"},
+            ["plain weights (pruned, 50% sparse, 2:4)", "wanda: sparsity=0.5, pattern=2:4."],
+            "pruned",
+        ),
+        ({"quantizer": "rtn"}, ["rounded to nearest", "sym=true, quant_bits=4"], "gptq"),
+    ],
+)
+def test_the_card_is_of_the_quantizer(
+    changed: dict[str, str],
+    words: list[str],
+    tag: str,
+    cell: tuple[str, Path],
+    shared_store: MlflowClient,
+    tmp_path: Path,
+) -> None:
+    for name, value in changed.items():
+        shared_store.log_param(cell[0], f"resolved.{name}", value)
+    text = exported(cell[0], tmp_path / "out")
+    for word in words:
+        assert word in " ".join(text.split()), word
+    assert tag in ModelCard(text).data.tags
+    foreign = {"awq": "damp_percent", "pruned": "-bit", "gptq": "damp_percent"}[tag]
+    assert foreign not in text
+
+
 def test_the_checkpoint_is_copied_without_mlflows_files_as_the_umask_says(
     cell: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -172,8 +206,8 @@ def test_vllm_is_named_only_for_what_it_loads(change: dict[str, str], loads: boo
 def test_a_model_from_a_gguf_file_had_been_rounded_before(
     model: str, words: str, tmp_path: Path
 ) -> None:
-    assert words in export.precision(model, tmp_path)
-    assert "dequantized" in export.precision(model, tmp_path)
+    assert words in export.precision(model, tmp_path, "onepass")
+    assert "dequantized" in export.precision(model, tmp_path, "onepass")
 
 
 def test_mistakes_are_sentences(cell: tuple[str, Path], tmp_path: Path) -> None:

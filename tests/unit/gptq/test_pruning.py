@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from layers import SETTINGS, correlated, hessian, layer_error, weights
 
+from colazero.gptq import Hessian
+from colazero.gptq.awq import Activations
 from colazero.gptq.pruning import Norms, factor, magnitude, sparsegpt, wanda
 from colazero.types import QuantizationSettings
 
@@ -117,6 +120,15 @@ def test_the_layers_error_falls_from_magnitude_over_wanda_to_sparsegpt(
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[2] < 0.8 * errors[1]
+
+
+@pytest.mark.parametrize("kind", [Norms, Activations, Hessian])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_statistic_leaves_the_inputs_as_they_are(kind: type[Any], dtype: torch.dtype) -> None:
+    x = correlated(8, INPUTS).to(dtype)
+    before = x.clone()
+    kind(INPUTS, "cpu").add(x)
+    assert torch.equal(x, before)
 
 
 def test_a_layer_that_nothing_reached_is_pruned_by_magnitude() -> None:
