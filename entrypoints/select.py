@@ -8,15 +8,24 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 from collections.abc import Mapping
 from typing import Any
 
+from colazero.errors import UserError
 from colazero.settings import taken_by
 from entrypoints._session import fields, main, start
 
 PARAMETERS = taken_by("selection")
+IMATRIX = (
+    "true: write llama.cpp's importance matrix of the set too, as imatrix/imatrix.gguf. "
+    "Default: false"
+)
 
 
 def run(given: dict[str, str]) -> int:
+    wanted = given.pop("imatrix", "auto").lower()
+    if wanted not in ("auto", "true", "false"):
+        raise UserError(f"imatrix={wanted!r}: must be true or false.")
     config = start(given, selects=True)
     from colazero import cell, devices, models, pipeline
+    from colazero.quantizers import imatrix
     from colazero.store import client, record
 
     # Nothing is evaluated here: the test split that must not leak is the corpus's own.
@@ -29,6 +38,13 @@ def run(given: dict[str, str]) -> int:
         record.log_params({name: record.as_text(getattr(config, name)) for name in PARAMETERS})
         record.set_tags(devices.tags(config.device))
         cell.log_calibration(config, model, calibration, times)
+        if wanted == "true":
+            whole, set_name = pipeline.with_bos(config, model, calibration), calibration.digest
+            with record.workspace() as work:
+                file = work / "imatrix.gguf"
+                about = f"{config.method} of {config.corpus}, seed {seed}, digest {set_name}"
+                imatrix.write(model.path, whole.windows, config.device, about, file)
+                record.log_files(file.parent, "imatrix")
     n, seq_len = calibration.windows.shape
     seconds = times["selection_time_sec"]
     print(f"{n} windows of {seq_len} tokens, digest {calibration.digest}, {seconds:.2f} s")
@@ -52,4 +68,4 @@ def sentence(notes: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(__doc__, fields(PARAMETERS), run)
+    main(__doc__, fields(PARAMETERS, imatrix=IMATRIX), run)

@@ -32,6 +32,7 @@ class Activations:
     """What AWQ needs of a layer's inputs: their Hessian, and the sum of their magnitudes."""
 
     def __init__(self, inputs: int, device: torch.device | str) -> None:
+        self.tokens = 0
         self.hessian = Hessian(inputs, device)
         self._sum = torch.zeros(inputs, device=device)
 
@@ -39,12 +40,13 @@ class Activations:
     def add(self, x: Tensor) -> None:
         """Add inputs [..., inputs] of any float dtype, one token per row."""
         self.hessian.add(x)
+        self.tokens = self.hessian.tokens
         self._sum += x.reshape(-1, x.shape[-1]).float().abs().sum(0)
 
     @property
     def magnitudes(self) -> Tensor:
         """The mean of |x| of each input over all tokens: float32 [inputs]."""
-        return self._sum / max(1, self.hessian.tokens)
+        return self._sum / max(1, self.tokens)
 
 
 def find_scales(

@@ -6,8 +6,7 @@ As published, a block is calibrated on what the unquantized blocks before it com
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +169,7 @@ class Solver:
         from colazero.gptq.packing import pack_awq
 
         name = f"{layer}.weight"
-        weight, tokens = dense[name], self._seen[layer].hessian.tokens
+        weight, tokens = dense[name], self._seen[layer].tokens
         size = self._size(weight.shape[1])
         cut = weight if layer.endswith(UNCLIPPED) else awq.clipped(weight, value, size)
         solved = awq.solved(cut, size)
@@ -201,32 +200,16 @@ def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
 def _observed(
     sequence: Sequence, index: int, stream: Stream, fusions: tuple[Fusion, ...]
 ) -> dict[str, Activations]:
-    """Take the stream through a block; return what reached each of its linear layers.
-
-    RuntimeError if memory ran out on the way, as some inputs would count twice.
-    """
+    """Take the stream through a block; return what reached each of its linear layers."""
+    from colazero.blocks.observing import observe
     from colazero.gptq.awq import Activations
 
     block, seen = sequence.blocks[index], dict[str, Activations]()
     for one in fusions:
         inputs = block.get_submodule(one.layers[0]).in_features
-        seen |= dict.fromkeys(one.layers, Activations(inputs, sequence.device))
-    with _listening({one.layers[0]: block.get_submodule(one.layers[0]) for one in fusions}, seen):
-        sequence.advance(index, stream)
-    if any(one.hessian.tokens != stream.ids.numel() for one in seen.values()):
-        raise RuntimeError("memory ran out while a block's inputs were observed: use less at once")
-    return seen
-
-
-@contextmanager
-def _listening(layers: Mapping[str, Any], seen: Mapping[str, Activations]) -> Iterator[None]:
-    def hook(name: str) -> Any:
-        return lambda _layer, args: seen[name].add(args[0])
-
-    with ExitStack() as stack:
-        for name, layer in layers.items():
-            stack.callback(layer.register_forward_pre_hook(hook(name)).remove)
-        yield
+        seen[one.layers[0]] = Activations(inputs, sequence.device)
+    observe(sequence, index, stream, seen)
+    return {layer: seen[one.layers[0]] for one in fusions for layer in one.layers}
 
 
 def structure(sequence: Sequence) -> tuple[Fusion, ...]:
