@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS: dict[str, Any] = PROJECT["entry_points"]
 EXTRAS = {
+    "select": {"imatrix"},
     "quantize": {"calibration"},
     "single": {"force"},
     "clean": {"what", "suite", "do"},
