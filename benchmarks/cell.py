@@ -53,13 +53,13 @@ def clocked(owner: Any, names: list[str], seconds: dict[str, float], stage: str)
 
 def measure(config: RunConfig) -> dict[str, float]:
     """Run one cell and return seconds by stage, with `other` and `total`."""
-    from colazero import cell, models, preconditions
+    from colazero import cell, models, pipeline
     from colazero.store import record
     from colazero.store.open import connect
 
     model = models.fetch(config.model)
-    config = preconditions.resolve(config, model)
-    preconditions.check_data(config, model)
+    config = pipeline.resolve(config, model)
+    pipeline.check_data(config, model)
     seconds = dict.fromkeys(STAGES, 0.0)
     logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags", "find_finished"]

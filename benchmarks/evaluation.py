@@ -38,11 +38,11 @@ KERNEL_WINDOWS = 4
 
 def prepared(given: dict[str, str]) -> tuple[Any, Any, Any]:
     """Return the resolved configuration, the model and the calibration set."""
-    from colazero import models, pipeline, preconditions
+    from colazero import models, pipeline
 
     config = parse(RunConfig, {"preset": "demo"} | given)
     model = models.fetch(config.model)
-    config = preconditions.resolve(config, model)
+    config = pipeline.resolve(config, model)
     return config, model, pipeline.calibrate(config, model)[0]
 
 

@@ -143,7 +143,7 @@ Figures = Iterator[tuple[str, float]]
 
 def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) -> Figures:
     """Measure the stages of a cell, and the peaks of memory in GiB."""
-    from colazero import models, pipeline, preconditions
+    from colazero import models, pipeline
     from colazero.blocks.probe import open_sequence
     from colazero.evaluation.through_blocks import Evaluator, evaluate
     from colazero.settings import RunConfig
@@ -153,7 +153,7 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     config = RunConfig(
         model=str(folder), n_calibration_samples=samples, seq_len=seq_len, device=device
     )
-    config = preconditions.resolve(config, model)
+    config = pipeline.resolve(config, model)
     calibration, times = pipeline.calibrate(config, model)
     yield "select", times["selection_time_sec"]
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]

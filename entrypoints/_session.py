@@ -108,7 +108,7 @@ def start(
     from colazero import devices
 
     device = devices.take(config.device)
-    from colazero import preconditions
+    from colazero import pipeline
     from colazero.store import fetch
     from colazero.store.open import connect
 
@@ -122,7 +122,7 @@ def start(
     refuse_untaken(given, [config.quantizer])
     config = config.model_copy(update={"device": device})
     names = [] if config.model.startswith(KEPT) else [config.model]
-    preconditions.check(config, [config.method] if selects else [], names)
+    pipeline.check(config, [config.method] if selects else [], names)
     check(config)
     connect()
     return config

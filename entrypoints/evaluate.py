@@ -16,7 +16,7 @@ def run(given: dict[str, str]) -> int:
         given = given | {"eval_seq_len": given["seq_len"]}  # nothing is calibrated here
     inherited = [name for name in PARAMETERS if name not in ("model", "device")]
     config = start(given, source=given.get("model", "auto"), inherited=inherited)
-    from colazero import devices, models, pipeline, preconditions
+    from colazero import devices, models, pipeline
     from colazero.store import client, fetch, record
 
     path = config.model
@@ -24,7 +24,7 @@ def run(given: dict[str, str]) -> int:
         path = str(fetch.fetch_artifacts(path, "model"))
     config = config.model_copy(update={"eval_seq_len": config.evaluated_len})
     model = models.fetch(path)
-    preconditions.check_evaluation(config, model)
+    pipeline.check_evaluation(config, model)
     name = client.run_name("evaluate", models.label(config.model))
     with record.run(name, "evaluate") as run_id:
         record.set_tags(devices.tags(config.device))

@@ -47,17 +47,17 @@ def run(given: dict[str, str]) -> int:
             folders.append(fetch.fetch_artifacts(source, "calibration"))
 
     asked = start(given, source=source, inherited=inherited, fetched=fetched, check=check)
-    from colazero import cell, devices, models, pipeline, preconditions
+    from colazero import cell, devices, models, pipeline
     from colazero.calibration.sets import load_calibration
     from colazero.store import client, record
 
     model = models.fetch(asked.model)
-    config = preconditions.resolve(asked, model)
+    config = pipeline.resolve(asked, model)
     if config.quantizer in WITHOUT_CALIBRATION:
         calibration, about = pipeline.calibrate(config, model)[0], {"method": config.quantizer}
     else:
         calibration, about = load_calibration(folders[-1], model)
-    preconditions.check_set(model, pipeline.with_bos(config, model, calibration))
+    pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
     name = client.run_name("quantize", about["method"], model.label)
     with record.run(name, "quantize") as run_id, record.workspace() as work:
         record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})

@@ -30,12 +30,12 @@ def run(given: dict[str, str]) -> int:
         record.refuse_unkeepable(config, "single")
 
     asked = start(given, selects=True, check=check)
-    from colazero import cell, models, preconditions
+    from colazero import cell, models, pipeline
     from colazero.store import claims, client, record
 
     model = models.fetch(asked.model)
-    config = preconditions.resolve(asked, model)
-    preconditions.check_data(config, model)
+    config = pipeline.resolve(asked, model)
+    pipeline.check_data(config, model)
     name, run_id, outcome = cell.name_of(config), "", None
     while outcome is None:
         try:

@@ -51,7 +51,7 @@ def main() -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Choose a set for each seed and print its measures; raise UserError for a mistake."""
-    from colazero import models, pipeline, preconditions
+    from colazero import models, pipeline
     from colazero.settings import RunConfig
     from colazero.suite_settings import parse
     from entrypoints.select import sentence
@@ -60,9 +60,9 @@ def show(options: argparse.Namespace) -> None:
     given |= {"preset": "demo", "eval_corpora": options.corpus, "device": "cpu"}
     for seed in options.seeds.split(","):
         config = parse(RunConfig, given | {"seed": seed})
-        preconditions.check(config, [config.method], [config.model])
+        pipeline.check(config, [config.method], [config.model])
         model = models.fetch(config.model)
-        chosen, times = pipeline.calibrate(preconditions.resolve(config, model), model)
+        chosen, times = pipeline.calibrate(pipeline.resolve(config, model), model)
         print(
             f"{options.method}, seed {seed}: digest {chosen.digest}, "
             f"{times['selection_time_sec']:.2f} s, {sentence(chosen.notes)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from colazero import cell, corpora, devices, models, preconditions, reuse
+from colazero import cell, corpora, devices, models, pipeline, reuse
 from colazero.cache import cache_dir
 from colazero.corpora.chat import Writing
 from colazero.corpora.tokens import token_pool
@@ -37,17 +37,17 @@ def usable(config: SuiteConfig, model_name: str, device: str) -> list[Job]:
     model = models.fetch(model_name)
     Weights.of(model)
     mine = [one for one in config.cells() if one.model == model_name]
-    resolved = [preconditions.resolve(one, model, device) for one in mine]
+    resolved = [pipeline.resolve(one, model, device) for one in mine]
     jobs: dict[str, Job] = {}
     step = len(resolved) // len(config.settings())
     for asked, one in zip(mine[::step], resolved[::step], strict=True):  # the first of each setting
-        preconditions.check_data(one, model)
+        pipeline.check_data(one, model)
         for name, quantizer in beside(config, one).items():
             if quantizer == UNQUANTIZED:
                 jobs.setdefault(name, Job(name, "baseline", one, model))
             else:  # a control needs no calibration; its quantizer stands in the method's place
                 control = asked.model_copy(update={"method": quantizer, "quantizer": quantizer})
-                control = preconditions.resolve(control, model, device)
+                control = pipeline.resolve(control, model, device)
                 jobs.setdefault(name, Job(name, "control", control, model))
     cells = [Job(cell.name_of(one, config.sweep), "cell", one, model) for one in resolved]
     return [*jobs.values(), *cells]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from colazero import cell, corpora, models, preconditions
+from colazero import cell, corpora, models, pipeline
 from colazero.errors import UserError, first_line
 from colazero.settings import RunConfig
 from colazero.store import claims, client, record
@@ -56,7 +56,7 @@ def check(config: SuiteConfig) -> None:
     device = executor.place(config).device
     for number, one in enumerate(config.settings()):
         names = (config.methods, config.models) if number == 0 else ((), ())
-        preconditions.check(one, *names, device=device)
+        pipeline.check(one, *names, device=device)
 
 
 def with_baseline(config: SuiteConfig) -> SuiteConfig:

@@ -46,12 +46,12 @@ def cell(request: pytest.FixtureRequest, corpus_file: Path) -> dict[str, str]:
 
 def quantized(cell: dict[str, str], device: str, folder: Path) -> tuple[str, Evaluation]:
     """Run a cell; return the digest of its checkpoint's weights and its evaluation."""
-    from colazero import models, pipeline, preconditions
+    from colazero import models, pipeline
     from colazero.store import provenance
 
     config = parse(RunConfig, cell | {"device": device})
     model = models.fetch(config.model)
-    config = preconditions.resolve(config, model)
+    config = pipeline.resolve(config, model)
     calibration, _ = pipeline.calibrate(config, model)
     rider = pipeline.evaluator(config, model)
     pipeline.quantize(config, model, calibration, folder, lambda *_: None, rider)

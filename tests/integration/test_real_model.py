@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from colazero import models, pipeline, preconditions
+from colazero import models, pipeline
 from colazero.evaluation.perplexity import load_dense, perplexity
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
@@ -30,7 +30,7 @@ def round_to_nearest(model: Any, group_size: int, bits: int) -> None:
 def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     config = parse(RunConfig, {"method": "random", "device": "cpu", "eval_windows": "8"})
     model = models.fetch(config.model)
-    config = preconditions.resolve(config, model)
+    config = pipeline.resolve(config, model)
     assert config.group_size == 64
     calibration, _ = pipeline.calibrate(config, model)
     rider = pipeline.evaluator(config, model)

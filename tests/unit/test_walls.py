@@ -15,17 +15,16 @@ GROUND |= {"environment", "figures", "devices", "colazero"}
 
 ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
-    "entrypoints": {"suite", "cell", "pipeline", "preconditions", "store", "calibration"}
+    "entrypoints": {"suite", "cell", "pipeline", "store", "calibration"}
     | {"quantizers", "models", "selection", "corpora"}
     | {"analysis.reading", "analysis.stats", "analysis.summary", "analysis.report"},
-    "suite": {"cell", "reuse", "store", "pipeline", "preconditions", "selection", "quantizers"}
+    "suite": {"cell", "reuse", "store", "pipeline", "selection", "quantizers"}
     | {"corpora", "models", "blocks"},
     "cell": {"pipeline", "reuse", "store", "calibration", "quantizers", "corpora", "blocks"},
     "store": set(),
     "reuse": {"selection", "quantizers", "evaluation", "corpora", "models"},
-    "pipeline": {"preconditions", "calibration", "selection", "quantizers", "evaluation"}
+    "pipeline": {"calibration", "selection", "quantizers", "evaluation"}
     | {"corpora", "models", "blocks"},
-    "preconditions": {"calibration", "selection", "quantizers", "evaluation", "corpora", "models"},
     # A set's picture shows the features that its method clusters.
     "calibration": {"selection", "corpora"},
     "quantizers": {"blocks", "gptq", "models"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colazero import preconditions
+from colazero import pipeline
 from colazero.calibration import trial
 from colazero.calibration.sets import select
 from colazero.errors import UserError
@@ -129,7 +129,7 @@ def test_it_is_tried_before_anything_is_fetched(write: Write) -> None:
     write("def f(pool, n, seq_len, rng): return Selection([])")
     config = RunConfig(method="mymod:f", model="nowhere/no-such-model", device="cpu")
     with pytest.raises(UserError, match=r"method 'mymod:f' .*toy documents"):
-        preconditions.check(config, [config.method], [config.model])
+        pipeline.check(config, [config.method], [config.model])
 
 
 def test_a_window_that_is_chosen_twice_on_a_real_corpus_is_the_methods_fault(write: Write) -> None:

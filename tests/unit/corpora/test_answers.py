@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from chat_layouts import END, LAYOUTS, LOOP, SYSTEM, TURNS, made, unmarked
 
-from colazero import corpora, models, preconditions
+from colazero import corpora, models, pipeline
 from colazero.corpora.answers import tokens_of
 from colazero.corpora.chat import Conversation, Template
 from colazero.errors import UserError
@@ -133,7 +133,7 @@ def test_what_has_no_answers_is_refused(
     given = {"corpus": talks, "seq_len": 32, "n_calibration_samples": 2, "eval_on": "answers"}
     config = RunConfig(**given, eval_corpora=(f"file:{corpus_file}",))
     with pytest.raises(UserError, match=r"eval_on='answers'.*no conversations"):
-        preconditions.check_evaluation(config, talk_model)
+        pipeline.check_evaluation(config, talk_model)
     config = RunConfig(**given, eval_corpora=(talks,))
     with pytest.raises(UserError, match=r"eval_on='answers'.*no chat template"):
-        preconditions.check_evaluation(config, models.fetch(str(tiny_llama)))
+        pipeline.check_evaluation(config, models.fetch(str(tiny_llama)))

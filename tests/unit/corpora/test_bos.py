@@ -12,7 +12,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from colazero import pipeline, preconditions
+from colazero import pipeline
 from colazero.corpora import bos
 from colazero.corpora.tokens import Vocabulary, vocabulary
 from colazero.errors import UserError
@@ -93,7 +93,7 @@ def test_one_rule_in_calibration_and_evaluation(model: Model, corpus: str, rule:
         *(), corpus=corpus, eval_corpora=(corpus,), method="random", bos=rule, device="cpu",
         n_calibration_samples=3, seq_len=48, eval_windows="all", seed=1,
     )  # fmt: skip
-    preconditions.check_data(config, model)
+    pipeline.check_data(config, model)
     chosen, _ = pipeline.calibrate(config, model)
     given = pipeline.with_bos(config, model, chosen).windows
     tested = pipeline.evaluation_text(model, corpus, 48, "all", rule).windows

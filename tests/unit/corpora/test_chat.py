@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_layouts import END, LAYOUTS, LOOP, SYSTEM, TURNS, WORDS, made, unmarked
 
-from colazero import corpora, models, pipeline, preconditions
+from colazero import corpora, models, pipeline
 from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.corpora import file
 from colazero.corpora.chat import Conversation, Template, Writing, document, fields_of
@@ -327,7 +327,7 @@ def test_a_set_of_conversations_has_the_template_s_tokens_and_is_read_back(
     found = {}
     for chat in ("auto", "template", "plain"):
         config = RunConfig(**given, method=method, chat=chat, device="cpu", bos="first")
-        preconditions.check_calibration(config, instruct)
+        pipeline.check_calibration(config, instruct)
         found[chat], _ = pipeline.calibrate(config, instruct)
     special = set(load_tokenizer(instruct).all_special_ids)
     assert found["auto"].digest == found["template"].digest != found["plain"].digest
@@ -352,4 +352,4 @@ def test_a_model_without_a_template_is_told_before_anything_is_computed(
 ) -> None:
     config = RunConfig(corpus=talks, n_calibration_samples=4, seq_len=64, chat="template")
     with pytest.raises(UserError, match="no chat template"):
-        preconditions.check_calibration(config, models.fetch(str(tiny_llama)))
+        pipeline.check_calibration(config, models.fetch(str(tiny_llama)))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from colazero import models, pipeline, preconditions
+from colazero import models, pipeline
 from colazero.errors import UserError
 from colazero.models import fit
 from colazero.settings import RunConfig
@@ -61,10 +61,10 @@ def a_set(seq_len: int, token: int = 7) -> CalibrationSet:
 
 Ask = Callable[[RunConfig, Model], object]
 EVERYWHERE: dict[str, Ask] = {
-    "single and suite": preconditions.check_data,
+    "single and suite": pipeline.check_data,
     "select": pipeline.calibrate,
-    "evaluate": preconditions.check_evaluation,
-    "quantize": lambda config, model: preconditions.check_set(model, a_set(config.seq_len)),
+    "evaluate": pipeline.check_evaluation,
+    "quantize": lambda config, model: pipeline.check_set(model, a_set(config.seq_len)),
 }
 
 
@@ -85,7 +85,7 @@ def test_ids_without_an_embedding(copy: Path, config: RunConfig, ask: Ask) -> No
     save_file(state, copy / SAFE, {"format": "pt"})
     model = edited(copy, vocab_size=rows)
     if ask is EVERYWHERE["quantize"]:
-        ask = lambda config, model: preconditions.check_set(model, a_set(64, rows))  # noqa: E731
+        ask = lambda config, model: pipeline.check_set(model, a_set(64, rows))  # noqa: E731
     with pytest.raises(UserError, match=rf"\b{rows - 1}\b"):
         ask(config, model)
 
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_is_larger_but_writes_no_such_id_passes(
     tokenizer = AutoTokenizer.from_pretrained(copy)
     tokenizer.add_special_tokens({"pad_token": "<|nobody-writes-this|>"})
     tokenizer.save_pretrained(copy)
-    preconditions.check_data(config, edited(copy))
+    pipeline.check_data(config, edited(copy))
 
 
 @pytest.mark.parametrize(("seq_len", "named"), [(2048, True), (1024, False), (512, False)])
@@ -148,7 +148,7 @@ def test_a_quantized_model_is_refused_before_anything_is_chosen(
     settings = {"quant_method": method, "bits": 4}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": settings}))
     model = Model("m", copy, "0")
-    for ask in (preconditions.resolve, lambda _, model: preconditions.check_set(model, a_set(64))):
+    for ask in (pipeline.resolve, lambda _, model: pipeline.check_set(model, a_set(64))):
         with pytest.raises(UserError, match=r"model '.*quantized"):
             ask(config, model)
 
@@ -166,7 +166,7 @@ def test_a_quantizer_that_cuts_windows_is_found_out(
     assert "gptqmodel" in QUANTIZERS.names()
     monkeypatch.setitem(QUANTIZERS._implementations, "gptqmodel", half)
     model = edited(copy)
-    resolved = preconditions.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
+    resolved = pipeline.resolve(config.model_copy(update={"quantizer": "gptqmodel"}), model)
     with pytest.raises(RuntimeError, match=r"64 .*128 tokens"):
         pipeline.quantize(resolved, model, a_set(64), copy / "out", lambda *_: None)
 

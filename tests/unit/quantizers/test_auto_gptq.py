@@ -19,7 +19,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.process import ShellCommandException
 
-from colazero import preconditions
+from colazero import pipeline
 from colazero.errors import UserError
 from colazero.quantizers import auto_gptq
 from colazero.settings import RunConfig
@@ -164,7 +164,5 @@ def test_group_aware_order_is_refused_before_any_work() -> None:
     # Resolved for another machine, as a suite on a cluster is: that one may have the device.
     config = RunConfig(quantizer="auto-gptq", act_group_aware=True, device="cuda:0")
     with pytest.raises(UserError, match=r"'auto-gptq'.*act_group_aware"):
-        preconditions.check(config, [], [], device="cuda:0")
-    preconditions.check(
-        config.model_copy(update={"act_group_aware": "auto"}), [], [], device="cuda:0"
-    )
+        pipeline.check(config, [], [], device="cuda:0")
+    pipeline.check(config.model_copy(update={"act_group_aware": "auto"}), [], [], device="cuda:0")
