@@ -60,13 +60,20 @@ def test_a_function_of_ones_own_is_a_method(write: Write) -> None:
     assert chosen.windows.ravel().tolist() == list(range(80, 100))
 
 
+@pytest.mark.parametrize(
+    "imported",
+    [
+        *("from mine.helper import help", "from .helper import help", "from . import helper"),
+        *("import mine.helper", "def later():\n    from mine import helper"),
+    ],
+)
 def test_an_edited_method_is_another_one_and_so_is_one_whose_helper_was_edited(
-    write: Write,
+    imported: str, write: Write
 ) -> None:
     digests = set()
     write("helper", "def help(): return 1")
     write("unrelated", "x = 1")
-    for text in (LAST.format(more=""), LAST.format(more="from mine.helper import help")):
+    for text in (LAST.format(more=""), LAST.format(more=imported)):
         write("choice", text)
         digests.add(source_digest("mine.choice:last"))
     assert len(digests) == 2
