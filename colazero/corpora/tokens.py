@@ -324,9 +324,9 @@ def need_tokens(available: int, windows: int, seq_len: int, corpus: str) -> None
         fitting = available // seq_len
         ask = f"at most {fitting} windows of this length" if fitting else "shorter windows"
         raise UserError(
-            f"corpus {corpus!r} is too small: {windows} windows of {seq_len} tokens need "
-            f"{windows * seq_len:,} tokens, it has {available:,}. Ask for {ask}, or take a larger "
-            "corpus."
+            f"n_calibration_samples={windows}: corpus {corpus!r} is too small: {windows} windows "
+            f"of {seq_len} tokens need {windows * seq_len:,} tokens, it has {available:,}. Ask for "
+            f"{ask}, or take a larger corpus."
         )
 
 

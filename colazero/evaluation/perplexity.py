@@ -172,9 +172,8 @@ def eval_windows(
     if wanted > available or available == 0:
         which = "" if scored is None else " that hold a part of an answer (eval_on=answers)"
         raise UserError(
-            f"the test split of corpus {corpus!r} has {len(ids):,} tokens, which is "
-            f"{available} windows of {seq_len}{which}; eval_windows={count}. Ask for fewer or "
-            "shorter."
+            f"eval_windows={count}: the test split of corpus {corpus!r} has {len(ids):,} tokens, "
+            f"which is {available} windows of {seq_len}{which}. Ask for fewer or shorter."
         )
     chosen = np.arange(wanted) * available // wanted
     starts = places[chosen] * length

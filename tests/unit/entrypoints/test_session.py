@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+import numpy as np
 import pytest
 
+from colazero.corpora.tokens import need_tokens
 from colazero.errors import UserError, log_discreetly
+from colazero.evaluation.perplexity import eval_windows
 from colazero.suite_settings import parse, preset_names
 from entrypoints import _session
 
@@ -78,3 +81,17 @@ def test_a_single_run_names_one_seed() -> None:
 
     with pytest.raises(UserError, match=r"seed='42-46'.*seeds=42-46"):
         parse(RunConfig, {"seed": "42-46"})
+
+
+def test_a_corpus_too_small_for_what_a_preset_asks_is_explained() -> None:
+    """Nobody typed 128 windows: a model was named."""
+    calls = {
+        "n_calibration_samples": lambda: need_tokens(100, 128, 2048, "toy"),
+        "eval_windows": lambda: eval_windows(np.arange(100), 2048, "all", "toy"),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError) as caught:
+            call()
+        said = _session.explained(str(caught.value), {"preset": "auto", "model": "/my/model"})
+        assert f"{name} comes from preset 'full'" in said
+        assert f"--{name}=VALUE, or --preset=demo" in said
