@@ -16,7 +16,7 @@ PARAMETERS = taken_by("quantization")
 CALIBRATION = (
     "runs:/RUN_ID of a run of `select`, `single` or a suite's cell, models:/NAME/VERSION or "
     "models:/NAME@ALIAS of a model made with a set, or a directory with the files of its "
-    "calibration/. Default: none, it must be given unless quantizer=rtn"
+    "calibration/. Default: none, it must be given unless the quantizer takes none (rtn, magnitude)"
 )
 
 

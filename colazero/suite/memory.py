@@ -13,7 +13,7 @@ from colazero.blocks.sequence import SHARE_OF_DEVICE
 from colazero.devices import cpu_dtype
 from colazero.models.files import stored, weight_files
 from colazero.quantizers import BY_BLOCKS, UNQUANTIZED, WITHOUT_CALIBRATION
-from colazero.settings import Resolved
+from colazero.settings import PRUNING, Resolved
 from colazero.suite.cells import Place
 from colazero.suite.worker import Job
 from colazero.types import Model
@@ -99,6 +99,10 @@ class Weights:
         """Return the bytes of a checkpoint, with scales and zero points of groups of 32 at most."""
         return self.layers * (bits + 1) / 8 + 2.0 * self.others
 
+    def checkpoint(self, config: Resolved) -> float:
+        """Return the bytes of a cell's checkpoint; a pruned one is as large as the model."""
+        return self.dense if config.quantizer in PRUNING else self.quantized(config.quant_bits)
+
     def waiting(self, tokens: float, number: float) -> float:
         """Return the bytes that micro-batches hold where they hold most, in a block.
 
@@ -144,6 +148,8 @@ def of_cell(config: Resolved, model: Model, free: float) -> Room:
     number = 4.0 if cpu_dtype(config.device) == "float32" else 2.0
     hidden = number * weights.hidden * tokens(config, model)
     fixed = number * (weights.block + weights.outside)
+    if config.quantizer == "awq":  # the block in float32, and the Hessians of its four inputs
+        fixed += 4.0 * (weights.block + 3 * weights.hidden**2 + weights.widest**2)
     window = config.evaluated_len
     least = fixed + weights.waiting(window, number)
     full = fixed + hidden + weights.waiting(max(BATCH, window), number)

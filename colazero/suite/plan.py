@@ -28,7 +28,7 @@ from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 
 REVISION = "colazero.model_revision"
-SAME_TIME = ("n_calibration_samples", "seq_len", "quant_bits", "do_downstream")
+SAME_TIME = ("quantizer", "n_calibration_samples", "seq_len", "quant_bits", "do_downstream")
 """Settings of a finished cell that must be the same for its duration to count."""
 
 
@@ -293,7 +293,7 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
             name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
             found.append(Need(name, tokens, available, "tokens"))
     sizes = [
-        Weights.of(job.model).quantized(job.config.quant_bits)
+        Weights.of(job.model).checkpoint(job.config)
         for job in run
         if job.config.quantizer != UNQUANTIZED
     ]

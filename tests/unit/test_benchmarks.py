@@ -12,6 +12,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from colazero.settings import PRUNING
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(
     f"{folder.name}/{file.stem}"
@@ -19,7 +21,7 @@ SCRIPTS = sorted(
     for file in folder.glob("*.py")
     if "\ndef main() -> None:" in file.read_text()
 )
-OF_A_CELL = ("benchmarks/cell", "benchmarks/evaluation", "benchmarks/suite")
+OF_A_CELL = tuple(f"benchmarks/{name}" for name in ("cell", "evaluation", "quantizers", "suite"))
 """Those that take the parameters of an entry point."""
 
 
@@ -109,6 +111,33 @@ def test_selecting_is_measured_at_a_toy_size(
     row = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert all(value > 0 for name, value in row.items() if "_sec" in name or "_over_" in name)
     assert row["peak_gib"] > 0
+
+
+def test_quantizers_are_measured_beside_onepass_at_a_toy_size(
+    tiny_llama: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    corpus = f"file:{corpus_file}"
+    given = [f"--model={tiny_llama}", f"--corpus={corpus}", f"--eval_corpora={corpus}"]
+    given += ["--preset=demo", "--seq_len=64", "--n_calibration_samples=4", "--eval_windows=2"]
+    given += ["--method=random", "--device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["quantizers.py", "--json", *given])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(FOLDER / "quantizers.py"), run_name="__main__")
+    mlflow.set_tracking_uri(before)
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(rows) == {"onepass", "awq", *PRUNING}
+    for row in rows.values():
+        assert 0 < row["quantize_sec"] < row["total_sec"]
+        assert row["total_ratio"] == pytest.approx(
+            row["total_sec"] / rows["onepass"]["total_sec"], abs=0.01
+        )
 
 
 @pytest.mark.whole

@@ -176,6 +176,11 @@ def test_disk_is_needed_for_what_is_left(
     assert new.needs("disk") == pytest.approx(checkpoints * one + (hidden if checkpoints else 0))
 
 
+def test_a_pruned_checkpoint_needs_as_much_disk_as_the_model(a_suite: Any) -> None:
+    new = a_suite(executor="ray", workers=50, device="cuda", quantizer="wanda")
+    assert new.needs("disk") == pytest.approx(6 * memory.Weights.of(new.jobs[0].model).dense)
+
+
 def test_workers_elsewhere_need_nothing_of_this_machine(a_suite: Any) -> None:
     new = a_suite(executor="ray", workers=50, device="cuda")
     one = memory.Weights.of(new.jobs[0].model).quantized(4)

@@ -219,6 +219,16 @@ def test_quantizers_are_kept_apart_by_themselves_and_by_what_they_take(suites):
     assert table[table["method"] == "unquantized"]["model"].nunique() == 3
 
 
+def test_a_suite_of_several_quantizers_is_a_model_for_each(suites):
+    sweep = {"quantizer": ["onepass", "awq", "wanda"]}
+    table = load_suite(suites.suite(sweep=sweep, methods=FEW, windows=False))
+    assert set(table["facets"]) == {"quantizer"}
+    assert cells(table).groupby("model")["quantizer"].nunique().eq(1).all()
+    summary = summarize(table, Options())
+    assert {pair.model for pair in summary.pairs} == set(table["model"])
+    assert len(set(table["model"])) == 3
+
+
 def test_models_and_methods_that_differ_are_no_settings(suites):
     few = {"settings": DEFAULTS, "seeds": 2, "windows": False}
     first = suites.suite(methods={"random": FEW["random"]}, **few)

@@ -1,0 +1,56 @@
+"""A cell of each quantizer beside onepass: `python benchmarks/quantizers.py [--json] [...]`.
+
+Takes any parameter of `single`. One cell of preset demo per quantizer (unless said otherwise), all
+in one process, each in the same store; a first cell of onepass warms up and does not count. Prints
+the seconds of quantizing and of the whole cell, and their ratio to onepass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks._harness import read, told
+from benchmarks.cell import measure
+from colazero.settings import RunConfig
+from colazero.suite_settings import parse
+
+QUANTIZERS = ("onepass", "awq", "sparsegpt", "wanda", "magnitude")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    options, given = read(parser, RunConfig)
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder, told():
+        os.chdir(folder)
+        for quantizer in (QUANTIZERS[0], *QUANTIZERS):
+            config = parse(RunConfig, {"preset": "demo"} | given | {"quantizer": quantizer})
+            found[quantizer] = measure(config)
+    base = found[QUANTIZERS[0]]
+    if options.json:
+        stages = ("quantize", "total")
+        rows = {
+            name: {f"{stage}_sec": round(seconds[stage], 3) for stage in stages}
+            | {f"{stage}_ratio": round(seconds[stage] / base[stage], 3) for stage in stages}
+            for name, seconds in found.items()
+        }
+        print(json.dumps(rows))
+        return
+    for name, seconds in found.items():
+        quantize, total = seconds["quantize"], seconds["total"]
+        print(
+            f"{name:10} quantize {quantize:7.2f} s, {quantize / base['quantize']:5.2f} of onepass; "
+            f"cell {total:7.2f} s, {total / base['total']:5.2f} of onepass"
+        )
+
+
+if __name__ == "__main__":
+    main()
