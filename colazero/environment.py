@@ -47,7 +47,7 @@ def patience() -> float:
 
     UserError if that is not a number of minutes.
     """
-    found = _number("COLAZERO_PATIENCE", float, "minutes, 0 or more", lambda n: n >= 0)
+    found = _number("COLAZERO_PATIENCE", float, "0 or more minutes", lambda n: n >= 0)
     return 60 * (30.0 if found is None else found)
 
 

@@ -80,7 +80,7 @@ def _seeds(value: object) -> object:
                 raise ValueError(f"the range {item!r} holds more than 10,000 seeds")
             seeds.extend(range(first, last + 1))
         elif isinstance(item, str) and not re.fullmatch(r"\d+", item):
-            raise ValueError(f"{item!r} is no non-negative integer and no range like 42-46")
+            raise ValueError(f"{item!r} is not a whole number of at least 0, or a range like 42-46")
         else:
             seeds.append(item)
     return seeds
@@ -97,7 +97,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
         raise ValueError("the list is empty or has an empty item")
     twice = sorted({str(v) for v in values if values.count(v) > 1})
     if twice:
-        raise ValueError(f"named twice: {', '.join(twice)}")
+        raise ValueError(f"named twice: {', '.join(twice)}. Name each once")
     return values
 
 
@@ -127,20 +127,20 @@ def _json_object(value: object) -> object:
 
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
-        near = " (the GPU is cuda)" if value.lower() in ("gpu", "nvidia") else ""
-        raise ValueError(f"must be auto, cpu, cuda or cuda:N, such as cuda:1{near}")
+        near = "; a GPU is called cuda" if value.lower() in ("gpu", "nvidia") else ""
+        raise ValueError(f"must be auto, cpu, cuda or cuda:N{near}")
     return value
 
 
 def _one_seed(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\d+\s*[-,].*", value):
-        raise ValueError("must be one whole number; several seeds are a suite's: seeds=42-46")
+        raise ValueError("must be one whole number; the entry point suite takes seeds=42-46")
     return value
 
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], BeforeValidator(_values), AfterValidator(_distinct)]
-Seed = Annotated[int, BeforeValidator(_one_seed), Field(ge=0, lt=2**32)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_one_seed)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
@@ -237,7 +237,7 @@ class Common(BaseModel):
     damp_percent: float = setting(
         0.05,
         QUANTIZATION,
-        "damping: share of the Hessian's mean diagonal that is added to the diagonal",
+        "damping: share of the Hessian's mean diagonal that is added to the diagonal; 0.05 is 5 %",
         quantizers=(*GPTQ, "sparsegpt"),
         gt=0,
         lt=1,
@@ -295,7 +295,8 @@ class Common(BaseModel):
     device: Device = setting(
         "auto",
         EVERY,
-        "auto (CUDA if there is a GPU, else CPU), cpu, cuda or cuda:N",
+        "where torch computes: cpu, cuda, one GPU of several (cuda:1), or auto: a GPU if there is "
+        "one, else the CPU",
         per_model=True,
     )
 
@@ -456,6 +457,8 @@ def refuse_contradictions(
             "or set pattern=none"
         )
     if -1 in sizes and config.act_group_aware is True:
-        raise ValueError("act_group_aware=true needs groups: group_size=-1 makes none")
+        raise ValueError(
+            "act_group_aware=true needs groups: group_size=-1 makes none. Set one of both"
+        )
     if config.desc_act and config.act_group_aware is True:
         raise ValueError("act_group_aware=true needs desc_act=false: set one of them to false")

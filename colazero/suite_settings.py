@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -56,7 +56,7 @@ class SuiteConfig(Common):
 
     models: Names = Field(("smollm2-135m",), description="models, comma separated")
     methods: Names = Field(("gptq_default", "random", "cola_zero"), description="methods")
-    seeds: Seeds = Field((42, 43, 44, 45, 46), description="42,43 or 42-46")
+    seeds: Seeds = Field((42, 43, 44, 45, 46), description="seeds, as in 42,43 or 42-46")
     replicates: int = Field(
         1,
         ge=1,
@@ -98,7 +98,7 @@ class SuiteConfig(Common):
         "first", description="downstream tasks for the first seed of each method, or for all"
     )
     controls: Controls = Field(
-        (), description="rtn: each model rounded to nearest too, beside the grid; or none"
+        (), description="rtn: each model rounded to nearest too; none: no control"
     )
     primary: Name = Field(
         "auto",
@@ -145,10 +145,10 @@ class SuiteConfig(Common):
         if len(self.methods) < 2 or len(self.seeds) < 3:
             raise ValueError(
                 f"until=settled with {len(self.methods)} methods and {len(self.seeds)} seeds: "
-                "comparisons need at least 2 methods, and looks at least 3 seeds"
+                "comparisons need at least 2 methods, and looks at least 3 seeds. Name more"
             )
         if list(self.looks) != sorted(set(self.looks)):
-            raise ValueError(f"{given}: the numbers of seeds must rise")
+            raise ValueError(f"{given}: the numbers of seeds must rise, as in looks=5,10,20")
         if self.looks and self.looks[-1] > len(self.seeds):
             raise ValueError(
                 f"{given}: beyond the declared maximum of {len(self.seeds)} seeds. Name more seeds "
@@ -298,28 +298,28 @@ def _validated(kind: type[Config], values: Mapping[str, Any]) -> Config:
         name = next((str(part) for part in first["loc"] if part in kind.model_fields), "")
         what = first["msg"].removeprefix("Value error, ")
         if not name:
-            raise UserError(what) from None
+            raise UserError(f"{what}.") from None
         field = kind.model_fields[name]
-        raise UserError(
-            f"{name}={values.get(name)!r}: {_allowed(kind, first['loc'], what)} "
-            f"({field.description})."
-        ) from None
+        if first["type"] != "value_error":  # pydantic's words, for the types inside a field
+            words = allowed(kind.model_json_schema()["properties"][name]) or ["a word"]
+            what = "must be " + " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        raise UserError(f"{name}={values.get(name)!r}: {what} ({field.description}).") from None
 
 
-def _allowed(kind: type[Common], place: Sequence[int | str], what: str) -> str:
-    """Say what a field, or an item of its list, allows; not in pydantic's words for its insides."""
-    schema = kind.model_json_schema()["properties"][place[0]]
-    schema = schema["items"] if "items" in schema and len(place) > 1 else schema
+def allowed(schema: Mapping[str, Any]) -> list[str]:
+    """Return the values of a field's JSON schema in words; none if any text is allowed."""
     if "anyOf" in schema:
-        options = [str(o.get("const", o.get("type"))) for o in schema["anyOf"]]
-        least = next((o["minimum"] for o in schema["anyOf"] if "minimum" in o), None)
-        above = next(
-            (o["exclusiveMinimum"] for o in schema["anyOf"] if "exclusiveMinimum" in o), ""
-        )
-        limit = f" of at least {least}" if least else f" above {above}" if above != "" else ""
-        return "must be " + " or ".join(options) + limit
-    if "enum" in schema:
-        return "must be one of " + ", ".join(map(str, schema["enum"]))
-    if "pattern" in schema:
-        return f"must be like {schema['pattern'].strip('^$()')}"
-    return what[0].lower() + what[1:]
+        return [word for option in schema["anyOf"] for word in allowed(option)]
+    if "const" in schema or "enum" in schema:
+        return [str(value) for value in schema.get("enum", [schema.get("const")])]
+    kind = schema.get("type")
+    if kind == "array":
+        return allowed(schema["items"])
+    if kind == "boolean":
+        return ["true", "false"]
+    if kind not in ("integer", "number"):
+        return []
+    limits = {"minimum": "of at least", "exclusiveMinimum": "above"}
+    limits |= {"maximum": "and at most", "exclusiveMaximum": "and below"}
+    said = [f"{word} {schema[key]:,}" for key, word in limits.items() if key in schema]
+    return [" ".join(["a whole number" if kind == "integer" else "a number", *said])]

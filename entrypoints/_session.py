@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import yaml
 
@@ -25,6 +25,7 @@ from colazero.settings import RunConfig
 from colazero.suite_settings import (
     PRESET_DIR,
     SuiteConfig,
+    allowed,
     parse,
     preset_names,
     preset_of,
@@ -229,10 +230,13 @@ def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:
     except argparse.ArgumentError as error:
         name = str(error.argument_name).removeprefix("--")
         about = parameters[name] or help_text(name, parameters)
-        raise UserError(f"--{name} has no value: write --{name}=VALUE ({about}).") from None
+        raise UserError(
+            f"--{name} has no value: write --{name}=VALUE. {about[0].upper()}{about[1:]}."
+        ) from None
     for argument in rest:
         if argument.startswith("--"):
-            raise unknown("parameter", argument[2:].split("=")[0], parameters)
+            given = argument[2:].split("=")[0]
+            raise unknown("parameter", given, parameters, f"`{parser.prog} --help` lists its own")
         raise UserError(f"unexpected argument {argument!r}: parameters are written --name=value.")
     return vars(values)
 
@@ -266,26 +270,7 @@ def _values(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> list[str]:
         return [*(n for n in CORPORA.names() if n not in WITH_ARGUMENT), *own]
     if name == "quantizer":
         return [*QUANTIZERS.names(), UNQUANTIZED]
-    return _of_schema(kind.model_json_schema()["properties"][name])
-
-
-def _of_schema(schema: dict[str, Any]) -> list[str]:
-    """Return the values of a field's JSON schema in words; none if any text is allowed."""
-    if "anyOf" in schema:
-        return [word for option in schema["anyOf"] for word in _of_schema(option)]
-    if "const" in schema or "enum" in schema:
-        return [str(value) for value in schema.get("enum", [schema.get("const")])]
-    kind = schema.get("type")
-    if kind == "array":
-        return _of_schema(schema["items"])
-    if kind == "boolean":
-        return ["true", "false"]
-    if kind not in ("integer", "number"):
-        return []
-    limits = {"minimum": "of at least", "exclusiveMinimum": "above"}
-    limits |= {"maximum": "and at most", "exclusiveMaximum": "and below"}
-    said = [f"{word} {schema[key]:,}" for key, word in limits.items() if key in schema]
-    return [" ".join(["whole number" if kind == "integer" else "number", *said])]
+    return allowed(kind.model_json_schema()["properties"][name])
 
 
 def _default(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> str:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from colazero.errors import UserError, first_line, unknown
+from colazero.errors import UserError, first_line
 from entrypoints._session import main
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def run(given: dict[str, str]) -> int:
     do = "list" if given["do"] == "auto" else given["do"]
     what = list(KINDS) if given["what"] == "auto" else given["what"].split(",")
     if do not in ("list", "remove", "send"):
-        raise unknown("value of do", do, ["list", "remove", "send"])
+        raise UserError(f"do={do!r}: must be list, remove or send.")
     for kind in what:
         if kind not in KINDS:
-            raise unknown("value of what", kind, KINDS)
+            raise UserError(f"what={kind!r}: must be one or more of {', '.join(KINDS)}.")
     if do == "remove" and given["what"] == "auto":
-        raise UserError(f"do=remove: say what, one or several of {', '.join(KINDS)}.")
+        raise UserError(f"do=remove needs what, one or more of {', '.join(KINDS)}.")
     if do == "send" and what != ["records"]:
-        raise UserError("do=send is for what=records.")
+        raise UserError("do=send needs what=records: nothing else can be sent.")
     from colazero.store.open import connect
 
     connect(reading=True)

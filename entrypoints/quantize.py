@@ -36,7 +36,10 @@ def run(given: dict[str, str]) -> int:
                 "quantizer='none' leaves nothing to quantize: evaluate the model itself."
             )
         if source == "auto" and config.quantizer not in WITHOUT_CALIBRATION:
-            raise UserError("calibration is missing: give runs:/RUN_ID or a directory.")
+            raise UserError(
+                "calibration is missing: give --calibration=runs:/RUN_ID, which select prints, or "
+                "a directory."
+            )
 
     folders = [Path(source)]
 

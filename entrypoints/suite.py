@@ -90,7 +90,9 @@ def _can_find(config: SuiteConfig) -> str:
     if len(config.methods) < 2 or len(config.seeds) < 2 or config.eval_windows == "all":
         return ""
     if int(config.eval_windows) < FEWEST_WINDOWS:
-        return f"With fewer than {FEWEST_WINDOWS} windows no verdict speaks about other text.\n"
+        return (
+            f"With fewer than {FEWEST_WINDOWS} evaluation windows, verdicts hold for these alone.\n"
+        )
     found = prospect(len(config.methods), len(config.seeds), int(config.eval_windows))
     return (
         f"If noise is as documented ({found.noise.source}), a difference of "
@@ -106,7 +108,7 @@ def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
 
 
 def show_status(given: dict[str, str]) -> int:
-    """How a suite is doing: its cells by state, from another shell."""
+    """Print the cells of a suite by state, from another shell."""
     from colazero.store.open import connect
     from colazero.suite import cells
 

@@ -265,6 +265,11 @@ def load_calibration(folder: Path, model: Model) -> tuple[CalibrationSet, dict[s
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if not folder.is_dir():
+        raise UserError(
+            f"calibration={str(folder)!r}: there is no such directory. Give runs:/RUN_ID of a run "
+            "that chose a set, or a directory with its windows.safetensors and selection.json."
+        )
     try:
         windows = load_file(folder / "windows.safetensors")["input_ids"].astype(np.int32)
         about = json.loads((folder / "selection.json").read_text())

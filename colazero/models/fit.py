@@ -16,8 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from colazero.cache import facts_digest, file_digest, kept_json, own_code
 from colazero.errors import UserError, first_line
 from colazero.models import files
@@ -38,7 +36,6 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that weights may have."""
 EXPERT = re.compile(r"(?P<block>.*\bexperts\.)(?P<number>\d+)(?P<part>\..*)")
 """A tensor of one expert of a block."""
-PRESETS = Path(__file__).parents[1] / "presets"
 MAPPED = 2**28
 """Bytes of weights after which their file is mapped anew."""
 
@@ -358,18 +355,9 @@ def refuse_long_windows(model: Model, seq_len: int) -> None:
     """
     limit = examine(model.path).positions
     if limit and seq_len > limit:
-        presets = [
-            file.stem
-            for file in sorted(PRESETS.glob("*.yaml"))
-            if yaml.safe_load(file.read_text(encoding="utf-8")).get("seq_len") == seq_len
-        ]
-        origin = (
-            f" If you gave none: preset={', '.join(presets)} sets {seq_len}; full is the preset if "
-            "a model is named and no preset."
-        )
         raise UserError(
             f"seq_len={seq_len} is more than model {model.name!r} takes: at most {limit}. Give "
-            f"seq_len={limit} or less.{origin if 'full' in presets else ''}"
+            f"seq_len={limit} or less."
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -56,6 +57,13 @@ def check(name: str) -> None:
         )
     elif name.startswith((".", "/", "~")):
         raise UserError(f"model directory {name!r} does not exist (looked in {Path.cwd()}).")
+    elif name.startswith(("runs:/", "models:/")):
+        raise UserError(
+            f"model {name!r} is in the tracking store, and only the entry point evaluate looks "
+            f"there. Give {WAYS}{', '.join(PACKAGED)}."
+        )
+    elif re.fullmatch("[0-9a-f]{32}", name):
+        raise UserError(f"model {name!r} is a run id: give runs:/{name} for the model of a run.")
     elif match := HUB_ID.fullmatch(name):
         _check_hub(name, match["repository"], match["revision"])
     else:
@@ -202,9 +210,8 @@ def _check_hub(name: str, repository: str, revision: str | None) -> None:
         _check_directory(cached(repository, revision))
     except UserError as error:
         raise UserError(
-            f"the Hugging Face Hub cannot be reached for model {name!r}, and the local cache has "
-            f"no whole copy of it ({str(error).rstrip('.')}). Connect, or name a directory or "
-            "`smollm2-135m`."
+            f"the Hugging Face Hub cannot be reached, and {error} Connect to the network, or name "
+            "a directory or `smollm2-135m`."
         ) from error
 
 

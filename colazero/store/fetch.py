@@ -113,7 +113,7 @@ def fetch_artifacts(uri: str, what: str) -> Path:
     there = f"runs:/{run.info.run_id}/{what}"
     if what == "model":
         if not outputs or client.FREED in run.data.tags:
-            raise UserError(f"{uri} has no model to evaluate: {_why_no_model(run)}")
+            raise UserError(f"{uri} has no quantized model: {_why_no_model(run)}")
         there = f"models:/{outputs[0].model_id}"
     elif (reason := _why_no_set(run)) is not None:
         raise UserError(f"{uri} has no calibration set: {reason}")

@@ -57,6 +57,11 @@ def connect(*, reading: bool = False) -> None:
                 publish.recover(experiment.experiment_id)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
         hint = ""
+        if "filesystem tracking backend" in str(error):  # a folder, or a URI that is misspelled
+            raise UserError(
+                f"the tracking store {uri!r} cannot be used: MLflow no longer writes to folders. "
+                "Give a database (sqlite:////path/mlflow.db) or a server (http://HOST:5000)."
+            ) from error
         if getattr(error, "error_code", "") == "UNAUTHENTICATED":
             hint = " Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         raise UserError(

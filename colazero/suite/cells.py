@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import mlflow
 import numpy as np
 from mlflow.entities import Run
 
@@ -145,7 +146,10 @@ def states(run_id: str) -> list[State]:
     """
     suite = client.find_run(run_id)
     if suite is None or suite.data.tags.get("colazero.kind") != "suite":
-        raise UserError(f"{run_id!r} is not the run of a suite in this tracking store.")
+        raise UserError(
+            f"status={run_id!r}: not the run id of a suite in the tracking store "
+            f"{mlflow.get_tracking_uri()}. A suite prints its run id when it begins."
+        )
     claims.bury_the_dead(suite.info.experiment_id)
     runs: dict[str, Run] = {}
     for run in sorted(client.children(run_id), key=lambda r: r.info.status == "FINISHED"):

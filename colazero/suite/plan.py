@@ -245,6 +245,8 @@ def notes(config: SuiteConfig) -> list[str]:
         lines.append(
             "eval_windows=1: one evaluation window shows nothing about other text; 16 or more do"
         )
+    if config.executor == "local" and config.ray_address != "local":
+        lines.append(f"ray_address={config.ray_address} is not used: it needs executor=ray")
     return lines
 
 

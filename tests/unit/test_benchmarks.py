@@ -56,7 +56,7 @@ def test_an_argument_that_is_none_ends_with_2(
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--quant_bits=5", "quant_bits='5': must be one of 2, 3, 4, 8"),
+        ("--quant_bits=5", "quant_bits='5': must be 2, 3, 4 or 8"),
         ("--preset=nobody", "unknown preset 'nobody'"),
         ("--corpus", "expected one argument"),
     ],

@@ -50,7 +50,7 @@ def test_whatever_value_a_preset_has_is_explained_and_no_other() -> None:
 @pytest.mark.parametrize("name", ["seed", "status"])
 def test_a_parameter_without_a_value_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["single.py", f"--{name}"])
-    with pytest.raises(UserError, match=f"--{name} .*--{name}=VALUE .*about it"):
+    with pytest.raises(UserError, match=f"--{name} .*--{name}=VALUE. About it"):
         _session._read("", {name: "about it"})
 
 

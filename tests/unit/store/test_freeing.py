@@ -313,7 +313,7 @@ def test_the_cache_goes_but_not_under_a_run_at_work(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"do": "remove"}, "say what"),
+        ({"do": "remove"}, "what, one or more of models, records"),
         ({"do": "delete"}, "remove"),
         ({"what": "modles"}, "Did you mean 'models'?"),
         ({"do": "send", "what": "models"}, "what=records"),
