@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from colazero.errors import UserError, first_line
+from colazero.errors import UserError, first_line, unknown
 from entrypoints._session import main
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run(given: dict[str, str]) -> int:
         raise UserError(f"do={do!r}: must be list, remove or send.")
     for kind in what:
         if kind not in KINDS:
-            raise UserError(f"what={kind!r}: must be one or more of {', '.join(KINDS)}.")
+            raise unknown("what", kind, KINDS)
     if do == "remove" and given["what"] == "auto":
         raise UserError(f"do=remove needs what, one or more of {', '.join(KINDS)}.")
     if do == "send" and what != ["records"]:
