@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --check              # first: a minute, the arithmetic on the card
     python benchmarks/gpu.py --shapes llama-2-7b --layers 4 --skip-default   # a few minutes
-    python benchmarks/gpu.py                      # three shapes, beside GPTQModel's default call
+    python benchmarks/gpu.py                      # three shapes, and GPTQModel's default call
     python benchmarks/gpu.py --check --interpreter   # the same check, tiny, on a CPU
     python benchmarks/gpu.py --count              # launches, synchronisations, copies; on a CPU
     python benchmarks/gpu.py --tiny               # a toy on the CPU: the script works

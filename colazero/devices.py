@@ -1,10 +1,9 @@
 """What a machine has: GPUs, main memory, and the dtype that its CPU computes in.
 
-`device` means one GPU, which the process that computes sees as `cuda:0`, or none. Libraries take
-the first GPU that they see, and some take all, whatever is asked for. So a process that computes
-sees exactly one, or none for `cpu`: that is set before torch is imported. A process that asks a GPU
-for its memory opens a context there, which takes some of it and, in exclusive mode, the whole card.
-So processes that only plan or watch ask in a process that ends.
+Libraries take the first GPU that they see, and some take all, whatever is asked for. So a process
+that computes sees exactly one GPU, as `cuda:0`, or none for `cpu`. That is set before torch is
+imported. Reading a GPU's free memory opens a context, which takes memory and, in exclusive mode,
+the whole card. So processes that only plan or supervise read it in a short-lived process.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ DRIVERS = (Path("/proc/driver/nvidia/gpus"), Path("/usr/lib/wsl/lib/libcuda.so.1
 CPU = Path("/proc/cpuinfo")
 """Where Linux lists a CPU's instructions."""
 PATIENCE = 120
-"""Seconds in which torch must have answered which GPUs there are: a hung driver never does."""
+"""Seconds in which torch must list the GPUs: a hung driver never answers."""
 BFLOAT16_SINCE = 8
-"""The compute capability from which on GPUs multiply bfloat16."""
+"""The least compute capability of GPUs that multiply bfloat16."""
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 """Where Linux shows groups of processes (cgroups), and those of this process."""
@@ -80,7 +79,7 @@ def cards() -> tuple[Card, ...]:
 
 @lru_cache(maxsize=1)
 def seen() -> Seen:
-    """Ask torch for GPUs, once, in a process that ends; not a torch that is built for CPUs."""
+    """Return the GPUs that torch sees, listed once in a short-lived process."""
     installed = version("torch")
     if installed.endswith("+cpu"):
         return Seen((), f"torch {installed} is built for CPUs: install one that is built for CUDA")
@@ -97,7 +96,7 @@ def seen() -> Seen:
     try:
         out, err = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        process.kill()  # and not waited for: inside a driver that hangs it does not end
+        process.kill()  # not waited for: inside a hung driver it does not end
         return Seen((), f"torch gave no answer in {PATIENCE} seconds: the GPU's driver hangs")
     try:
         answer = json.loads(out.splitlines()[-1])
@@ -108,7 +107,7 @@ def seen() -> Seen:
 
 
 def _answer() -> dict[str, Any]:
-    """Return what torch sees of this machine's GPUs, as `seen` reads it."""
+    """Return the GPUs that torch sees, in the form that `seen` reads."""
     import torch
 
     def first_line(error: BaseException) -> str:
@@ -167,7 +166,7 @@ def resolve(device: str) -> str:
         if present():
             raise UserError(
                 f"device='auto': this machine has an NVIDIA device that torch cannot use: "
-                f"{seen().reason}. Mend that, or set device=cpu to compute on the CPU."
+                f"{seen().reason}. Repair that, or set device=cpu to compute on the CPU."
             )
         return "cpu"
     index = int(device.partition(":")[2] or 0)
@@ -196,23 +195,23 @@ def shared_by(device: str) -> list[int]:
 
 
 def showing(index: int | None) -> dict[str, str]:
-    """Return the environment in which a process sees one GPU of those seen here, or none."""
+    """Return the variables with which a process sees one GPU of this machine, or none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     named = visible if visible != [""] else [str(i) for i in range(1 + (index or 0))]
     return {**settings(), "CUDA_VISIBLE_DEVICES": "" if index is None else named[index].strip()}
 
 
 def settings() -> dict[str, str]:
-    """Return what every process that computes has in its environment, but for the GPU it sees.
+    """Return the variables that every computing process needs, apart from the visible GPU.
 
-    What the user has set stays.
+    Values that the user has set stay.
     """
     ours = {"CUDA_DEVICE_ORDER": ORDER, "PYTORCH_ALLOC_CONF": ALLOCATOR}
     return {name: os.environ.get(name) or value for name, value in ours.items()}
 
 
 def take(device: str) -> str:
-    """Let this process see the GPU that `device` means and no other; return `cpu` or `cuda:0`.
+    """Make this process see only the GPU that `device` names; return `cpu` or `cuda:0`.
 
     Must come before torch is imported. Raise UserError as `resolve`.
     """

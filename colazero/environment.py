@@ -1,7 +1,4 @@
-"""Variables of the environment, each read here alone and checked as parameters are.
-
-One that is set but empty counts as not set.
-"""
+"""Environment variables, all read and checked here. An empty one counts as not set."""
 
 from __future__ import annotations
 
@@ -20,12 +17,11 @@ EMPTY_IS_UNSET = (
     *("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"),
     *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"),
 )
-"""Variables whose empty value somebody would take for a value. (An empty CUDA_VISIBLE_DEVICES
-is one: no GPU.)"""
+"""Variables that are removed if they are empty. (An empty CUDA_VISIBLE_DEVICES means: no GPU.)"""
 
 
 def check() -> None:
-    """Raise UserError for a value that is none, before anything is done with it."""
+    """Raise UserError for a variable with an invalid value."""
     for name in EMPTY_IS_UNSET:
         if os.environ.get(name, "x").strip() == "":
             del os.environ[name]
@@ -43,9 +39,9 @@ def check() -> None:
 
 
 def patience() -> float:
-    """Return for how many seconds a store that is away is asked again: COLAZERO_PATIENCE minutes.
+    """Return the seconds during which a store that does not answer is asked again.
 
-    UserError if that is not a number of minutes.
+    UserError if COLAZERO_PATIENCE is not a number of minutes.
     """
     found = _number("COLAZERO_PATIENCE", float, "0 or more minutes", lambda n: n >= 0)
     return 60 * (30.0 if found is None else found)
@@ -59,7 +55,7 @@ def cache_dir() -> Path:
 
 
 def threads() -> int | None:
-    """Return the threads that OpenMP may use; None where nothing, or a list by level, says."""
+    """Return the threads that OpenMP may use; None if OMP_NUM_THREADS is not one number."""
     text = os.environ.get("OMP_NUM_THREADS", "")
     return int(text) if text.isdecimal() and int(text) else None
 
@@ -70,17 +66,17 @@ def run_id() -> str | None:
 
 
 def experiment_id() -> str | None:
-    """Return the experiment's id that this process was given."""
+    """Return the id of the experiment that the environment names."""
     return os.environ.get("MLFLOW_EXPERIMENT_ID") or None
 
 
 def experiment_name() -> str | None:
-    """Return the experiment's name that this process was given."""
+    """Return the name of the experiment that the environment names."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
 
 
 def code_of_suite() -> dict[str, str] | None:
-    """Return what a suite on another machine says of its code; UserError if it is not JSON."""
+    """Return the git state that a suite on another machine passed on; UserError if not JSON."""
     text = os.environ.get("COLAZERO_CODE")
     if not text:
         return None
@@ -88,7 +84,7 @@ def code_of_suite() -> dict[str, str] | None:
         return {str(name): str(value) for name, value in json.loads(text).items()}
     except (ValueError, AttributeError):
         raise UserError(
-            f"COLAZERO_CODE={text!r}: no JSON object. Only a suite sets this variable: unset it."
+            f"COLAZERO_CODE={text!r}: not a JSON object. Only a suite sets this variable: unset it."
         ) from None
 
 

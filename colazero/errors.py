@@ -13,9 +13,9 @@ PASSWORD = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/:@'\"]*)(:[^\s'\"]*)@", re.I
 )
 SPELLED = re.compile(r"://[^/:@]*:(?P<secret>.+)@[^@]*$", re.S)
-"""The password in a URI that is alone, whatever it is made of."""
+"""A URI and nothing else; its password may hold any character."""
 HIDES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
-"""Variables of the environment with credentials in them."""
+"""Environment variables that may hold credentials."""
 TOKEN = re.compile(r"(?P<scheme>\bhttps?://)[^\s/:@'\"]+@", re.I)
 IN_QUERY = re.compile(
     r"(?P<name>(?:[?&]|;|%3B)(?!viewStateShareKey=)(?:\w*password|passwd|pwd|\w*token|\w*secret|\w*key)(?:=|%3D))"
@@ -25,9 +25,9 @@ IN_QUERY = re.compile(
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: says what was wrong, what is allowed, what to do.
+    """A mistake of the user: the message says what is wrong, what is allowed and what to do.
 
-    Its message shows no credentials.
+    Credentials in it are replaced.
     """
 
     def __init__(self, message: str) -> None:
@@ -37,9 +37,8 @@ class UserError(Exception):
 def without_credentials(text: str) -> str:
     """Return a text with `***` for each password and token in a URI in it.
 
-    That is what stands between a user's name and the last @ behind it, a name alone before a web
-    server, and parameters of a query that are called so; and what the environment has for the
-    tracking store, wherever it stands.
+    Passwords stand between a user name and the last @ after it. Tokens stand alone before a web
+    server, or in the query of a URI. The tracking store's password is replaced wherever it occurs.
     """
     for secret in _secrets():
         text = text.replace(f":{secret}@", ":***@")
@@ -49,7 +48,7 @@ def without_credentials(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """Return the passwords that stand in the environment's URIs of stores."""
+    """Return the passwords in the URIs of stores that the environment names."""
     found = (SPELLED.search(os.environ.get(name, "")) for name in HIDES)
     ports = re.compile(r"\d*/")  # HOST:PORT/…@…
     return [m["secret"] for m in found if m and not ports.match(m["secret"])]
@@ -66,14 +65,14 @@ class DiscreetFormatter(logging.Formatter):
     """Formats log records, with their tracebacks, without credentials."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record as a text."""
+        """Return the record as text."""
         return without_credentials(super().format(record))
 
 
 def log_discreetly(*, bars: bool) -> None:
-    """Log warnings to stderr without credentials; keep libraries quiet about other machines.
+    """Log warnings to stderr without credentials, and silence irrelevant messages of libraries.
 
-    bars: whether libraries may draw progress bars. It must be called before they are imported.
+    bars: whether libraries may draw progress bars. Call it before libraries are imported.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(DiscreetFormatter("%(levelname)s %(message)s"))
@@ -84,6 +83,7 @@ def log_discreetly(*, bars: bool) -> None:
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"  # a line per file
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not each table of a new store
     if not bars:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers obeys it too
         os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
@@ -97,7 +97,7 @@ def first_line(error: BaseException) -> str:
 def unknown(kind: str, value: str, allowed: Iterable[str], listing: str = "") -> UserError:
     """Return the error for a name that is not among `allowed`, with the nearest valid one.
 
-    `listing` says what is allowed where the names are too many to list.
+    listing: what is allowed, where there are too many names to list.
     """
     names = sorted(allowed)
     near = get_close_matches(value.lower(), names, n=1, cutoff=0.5)

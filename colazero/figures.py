@@ -65,7 +65,7 @@ Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
 
 def styled(draw: Draw) -> Draw:
-    """Decorate a drawing function: use the report's style and leave matplotlib's settings alone."""
+    """Decorate a drawing function so that it uses the report's style."""
 
     @wraps(draw)
     def inside(*args: Any, **kwargs: Any) -> Figure:
@@ -90,8 +90,8 @@ def short(model: str) -> str:
     return (name if len(name) <= 28 else name[:27] + "…") + bracket + setting
 
 
-def look(method: str, methods: list[str]) -> tuple[str, str]:
-    """Return a method's colour and marker, which are fixed for the built-in methods."""
+def style_of(method: str, methods: list[str]) -> tuple[str, str]:
+    """Return a method's colour and marker, which are fixed for built-in methods."""
     if method in KNOWN:
         return KNOWN[method]
     index = [name for name in methods if name not in KNOWN].index(method)
@@ -129,7 +129,7 @@ def name_rows(axis: Axes, labels: Sequence[str], above: float = 0.6) -> None:
     axis.grid(axis="x", color="#e6e6e6", lw=0.7)
 
 
-def beside(axis: Axes, row: int, text: str) -> None:
+def write_at_right(axis: Axes, row: int, text: str) -> None:
     """Write a row's numbers to the right of a chart, where they cover no marker."""
     axis.annotate(
         text, (1.01, row), xycoords=("axes fraction", "data"), va="center", ha="left",

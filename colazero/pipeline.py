@@ -165,7 +165,7 @@ def test_ngrams(model: Model, name: str, options: str) -> NDArray[np.uint64]:
 def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:
     """Return the set as the quantizer gets it: with BOS in front of each window where it belongs.
 
-    A calibration set itself is text alone: what is chosen, checked and shown.
+    A calibration set itself holds only text.
     """
     front = bos_rule.in_front(config, model)
     columns = np.tile(np.array(front, dtype=np.int32), (len(calibration.windows), 1))
@@ -272,7 +272,7 @@ def quantize(
 
 
 def evaluator(config: Settings, model: Model) -> Evaluator:
-    """Return what evaluates a model while it is quantized, on the texts that `config` names."""
+    """Return the evaluator of a model that is being quantized, on the texts of `config`."""
     from colazero.evaluation import through_blocks
 
     texts = evaluation_texts(config, model)

@@ -60,8 +60,8 @@ class SuiteConfig(Common):
     replicates: int = Field(
         1,
         ge=1,
-        description="times that each calibration set is quantized, its windows in another order "
-        "each time: what differs then is arithmetic alone",
+        description="times that each calibration set is quantized, with its windows in another "
+        "order: only rounding differs",
     )
     until: Literal["seeds", "settled"] = Field(
         "seeds",
@@ -87,7 +87,7 @@ class SuiteConfig(Common):
         "local", description="HOST:PORT of a Ray cluster; local: start one on this machine"
     )
     cpus_per_cell: float = Field(
-        1.0, gt=0, description="CPUs a cell takes of a Ray node, beside a GPU where there is one"
+        1.0, gt=0, description="CPUs that a cell takes of a Ray node, besides a GPU if there is one"
     )
     cell_time_limit: float = Field(
         720.0, gt=0, description="minutes after which a cell counts as hung and is ended"

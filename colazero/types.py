@@ -143,7 +143,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class TokenPool:
-    """The training documents of a corpus as one stream of tokens: what a method may use.
+    """The training documents of a corpus as one stream of tokens, for a method to choose from.
 
     Together with `n`, `seq_len` and `rng` it decides the selection; nothing else does.
     `tokens`: int32 [total], of the documents joined by blank lines, without special tokens.

@@ -13,7 +13,7 @@ from entrypoints import _interrupts
 
 NAMES = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean", "export")
 OPTIONAL = ("pip", "nvidia-ml-py", "optimum")
-"""Dependencies without which a program starts: the error comes where they are used."""
+"""Dependencies that are not needed to start: an error names them where they are used."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def missing() -> list[str]:
-    """Return the project's dependencies that this Python does not have; nothing is imported."""
+    """Return the project's dependencies that are not installed, without importing any."""
     file = Path(__file__).resolve().parents[1] / "pyproject.toml"
     if file.is_file():
         lines = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"]
@@ -50,7 +50,7 @@ def missing() -> list[str]:
 def _begin() -> None:
     """Refuse a Python that lacks a library, and hold signals back while libraries are imported.
 
-    A signal in those seconds would end the process and leave open what `mlflow run` has begun.
+    Otherwise a signal in these seconds would leave the run of `mlflow run` open.
     """
     if lacking := missing():
         print(
@@ -63,5 +63,5 @@ def _begin() -> None:
     _interrupts.install()
 
 
-if sys.argv[:1] == ["-m"]:  # `python -m` puts this in the program's place while it looks for it
+if sys.argv[:1] == ["-m"]:  # `python -m entrypoints.NAME` is looking for the module
     _begin()

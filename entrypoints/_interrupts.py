@@ -10,15 +10,15 @@ from threading import Timer
 from types import FrameType
 
 DELICATE = ("mlflow", "sqlalchemy")
-"""Packages in which an exception from nowhere does harm.
+"""Packages in which an exception from a signal does harm.
 
-It leaves a statement open, whose lock on a database file keeps the run from being ended, or a
-finalizer swallows it.
+It may leave a statement open, and its lock on a database file then prevents the run from being
+ended. Or a finalizer ignores it.
 """
 PATIENCE_SEC = 10.0
-"""How long a signal waits for them; a server that does not answer may keep them for minutes."""
+"""Seconds that a signal waits while they run; with a silent server they may run for minutes."""
 STARTING_SEC = 60.0
-"""How long it waits for an import, and for a program to begin that is importing its libraries."""
+"""Seconds that a signal waits for imports and for the program to begin."""
 AGAIN_SEC = 0.05
 
 
@@ -26,17 +26,17 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP came."""
 
     def __str__(self) -> str:
-        """Say it as the reason why a run ended."""
+        """Return the reason why a run ended."""
         return "SIGTERM, or the terminal was closed"
 
 
 _program = {"begun": True}
 _waiting: dict[int, Timer] = {}
-"""Signal → what sends it again."""
+"""Signal → the timer that sends it again."""
 
 
 def install() -> None:
-    """Hold back signals until `begin` is called, which lets them come."""
+    """Hold signals back until `begin` is called."""
     _program["begun"] = False
     _handle()
 
@@ -44,9 +44,9 @@ def install() -> None:
 def begin() -> None:
     """Let Ctrl-C raise KeyboardInterrupt, SIGTERM and SIGHUP Terminated, but not inside MLflow.
 
-    So every open run is ended on the way out. That is not interrupted by SIGTERM or SIGHUP, of
-    which `mlflow run` and a closing terminal send more than one, but by another Ctrl-C. Signals
-    that are ignored, as in a shell's background or by nohup, stay so.
+    The exception ends every open run. SIGTERM and SIGHUP do not interrupt that clean-up, since
+    `mlflow run` and a closing terminal send several; another Ctrl-C does. Signals that are ignored
+    stay ignored, as in a shell's background or under nohup.
     """
     if not isinstance(signal.getsignal(signal.SIGTERM), _Handler):
         _handle()
@@ -90,7 +90,7 @@ class _Handler:
 
 
 def _clean_up_begins() -> None:
-    """Ignore what would break off the clean-up; only another Ctrl-C does."""
+    """Ignore signals that would interrupt the clean-up, except Ctrl-C."""
     while _waiting:
         _waiting.popitem()[1].cancel()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -100,7 +100,7 @@ def _clean_up_begins() -> None:
 
 
 def _leave_terminal() -> None:
-    """Write no more to a terminal that is closed: each write would be an error."""
+    """Redirect output from a closed terminal, where each write would fail."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         with suppress(OSError):
@@ -110,7 +110,7 @@ def _leave_terminal() -> None:
 
 
 def _hung_up(stream: int) -> bool:
-    """Return True if a stream leads to a terminal that is gone."""
+    """Return True if a stream's terminal is closed."""
     try:
         os.write(stream, b"")
         return False
@@ -119,8 +119,10 @@ def _hung_up(stream: int) -> bool:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Return True if a module is being imported: broken off, its lock stays, and the next import,
-    in the clean-up, waits for it for ever."""
+    """Return True if a module is being imported.
+
+    Interrupted, it would keep the import lock, and imports in the clean-up would hang.
+    """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

@@ -39,15 +39,15 @@ LISTED = {"model": "models", "seed": "seeds"}
 """Parameters of a single run that take the first value of a preset's list."""
 
 KEPT = ("runs:/", "models:/")
-"""The beginnings of names that a run, or a model in the registry, has in the tracking store."""
+"""Prefixes of runs, and of models in the registry, in the tracking store."""
 
 
 def main(
     description: str, parameters: Mapping[str, str], run: Callable[[dict[str, str]], int]
 ) -> NoReturn:
-    """Read `--name=value` for each of `parameters` and exit with what `run` returns.
+    """Read `--name=value` for each of `parameters`, call `run`, and exit with its return value.
 
-    parameters: name → help, or '' for a field of the configurations, whose help is made from it.
+    parameters: name → help, or '' for a setting, which has its own help.
 
     Every parameter defaults to `auto`: the preset's value. A user's mistake ends with one message
     on stderr and exit code 2.
@@ -85,7 +85,7 @@ def main(
 
 
 def fields(names: Iterable[str], **more: str) -> dict[str, str]:
-    """Return the parameters of an entry point: `preset`, fields, and others with their help."""
+    """Return the parameters of an entry point: `preset`, settings, and others with their help."""
     return {**dict.fromkeys(("preset", *names), ""), **more}
 
 
@@ -100,9 +100,9 @@ def start(
 ) -> RunConfig:
     """Return the configuration of a run, checked and its device taken; the store is connected.
 
-    source: `runs:/ID` or `models:/NAME@ALIAS`, whose run's settings `inherited` hold where nothing
-    is given; an explicit preset inherits nothing. fetched: fetches the source's files, before the
-    settings are checked. check: what else must hold, before the store is connected. Heavy libraries
+    source: `runs:/ID` or `models:/NAME@ALIAS`. Settings in `inherited` that are not given are taken
+    from its run, unless a preset is given. fetched: is called to fetch the source's files, before
+    the settings are checked. check: further checks, before the store is connected. Heavy libraries
     are imported here, after the device is taken.
     """
     config = parse(RunConfig, given)
@@ -130,7 +130,7 @@ def start(
 
 
 def explained(message: str, given: Mapping[str, str]) -> str:
-    """Return an error's message; if the value in it comes from a preset, it says so."""
+    """Return an error's message, with the preset that its value comes from, if any."""
     name = message.partition("=")[0]
     if "preset" not in given or given.get(name, "auto") != "auto":
         return message
@@ -145,7 +145,7 @@ def explained(message: str, given: Mapping[str, str]) -> str:
 
 
 def stage_bar(name: str) -> Callable[[str], Progress]:
-    """Return what shows a bar for each stage of a run; none if stderr is not a terminal."""
+    """Return a function that shows a progress bar for a stage, if stderr is a terminal."""
     from tqdm import tqdm
 
     def show(stage: str) -> Progress:
@@ -180,7 +180,7 @@ def _flush() -> None:
 def _end_launched(run_id: str | None, status: str, reason: str) -> None:
     """End the run that `mlflow run` made for this process, if this process has not opened it.
 
-    The run is named after the command line. `mlflow run` itself may be gone, with its terminal.
+    `mlflow run` itself may have ended with its terminal. The run gets a name from the command line.
     """
     if run_id is None or environment.run_id() is None:  # opened, it is ended there
         return
@@ -198,9 +198,9 @@ def _end_launched(run_id: str | None, status: str, reason: str) -> None:
 
 
 def _end_with_launcher() -> None:
-    """End this process, as by SIGTERM, when the `mlflow run` that started it is gone.
+    """Send this process SIGTERM when the `mlflow run` that started it has ended.
 
-    A shell stands between the two, and may live on.
+    A shell between the two may still run.
     """
     import psutil
 
@@ -242,9 +242,9 @@ def _read(description: str, parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def help_text(name: str, parameters: Collection[str]) -> str:
-    """Return the help of `preset` or of a field: what it is, its values and its default.
+    """Return the help of `preset` or of a setting: what it is, its values and its default.
 
-    parameters: all that the entry point takes.
+    parameters: all parameters of the entry point.
     """
     if name == "preset":
         known = ", ".join(preset_names())
@@ -274,7 +274,7 @@ def _values(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> list[str]:
 
 
 def _default(name: str, kind: type[RunConfig] | type[SuiteConfig]) -> str:
-    """Return a parameter's default: the field's, and in brackets what presets set instead."""
+    """Return a parameter's default, and in brackets the values that presets set."""
     single = kind is RunConfig
     key = LISTED.get(name, name) if single else name
     by_value: dict[str, list[str]] = {}

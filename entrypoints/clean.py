@@ -1,6 +1,6 @@
-"""Lists what takes room and what stayed behind, and removes it: `python -m entrypoints.clean`.
+"""List files and runs that are left over, and remove them: `python -m entrypoints.clean`.
 
-Removes nothing without `--do=remove --what=KINDS`, as in `--what=models --suite=RUN_ID`.
+Nothing is removed without `--do=remove --what=KINDS`, as in `--what=models --suite=RUN_ID`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _items(what: list[str], suites: list[str], do: str) -> Iterator[Item]:
 
 
 def _done(item: Item, do: str) -> bool:
-    """Print a line about an item and treat it as asked; return True if that was done."""
+    """Print a line about an item, and list, remove or send it. Return True if that succeeded."""
     line = f"{item.what:8} {item.size / 1e6:10,.1f} MB  {item.name}"
     if item.keep:
         print(f"{line}: stays, {item.keep}")
@@ -91,7 +91,7 @@ def _done(item: Item, do: str) -> bool:
 
 
 def _say_sums(sums: dict[tuple[str, str], list[int]], suites: list[str], kept: int) -> None:
-    """Print a line per suite that has models, one per kind, and how to remove all of them."""
+    """Print one line per suite with models, one per kind, and how to remove them."""
     from colazero.store import clean, client
 
     for (kind, suite), sizes in sums.items():

@@ -44,8 +44,8 @@ def run(given: dict[str, str]) -> int:
                 bars = stage_bar(name)
                 outcome = cell.run_cell(config, model, bars, reuse=force != "true")
         except claims.Claimed:
-            print("another run is doing the same work; waiting for it (force=true does not wait)")
-            time.sleep(DEFERRED_SEC * (1 + int(run_id[:2], 16) / 255))  # two runs never in step
+            print("another run is doing the same work: waiting for it (force=true does not wait)")
+            time.sleep(DEFERRED_SEC * (1 + int(run_id[:2], 16) / 255))  # differs between two runs
     for key in ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec"):
         print(f"{key}: {outcome.metrics[key]:.6g}")
     if outcome.source_run:

@@ -1,6 +1,6 @@
 """The comparison: every model × method × seed. `python -m entrypoints.suite --seeds=42-46`.
 
-`python -m entrypoints.suite --status=RUN_ID` says from another shell how a suite is doing.
+`python -m entrypoints.suite --status=RUN_ID` prints the state of a suite, from another shell.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run(given: dict[str, str]) -> int:
 
 
 def _failures(failed: Mapping[str, str]) -> str:
-    """Return how many cells of a suite failed, and why, each reason once."""
+    """Return how many cells failed and the commonest reasons."""
     from colazero.suite.cells import counted
 
     common = Counter(failed.values()).most_common(3)
@@ -76,14 +76,14 @@ def _failures(failed: Mapping[str, str]) -> str:
 
 
 def _judge(suite_run: str, seeds: int) -> list[Finding]:
-    """Look at a suite's first seeds; the analysis takes seconds to import."""
+    """Analyze a suite's first seeds. The analysis takes seconds to import."""
     from analysis.report.facts import judge
 
     return judge(suite_run, seeds)
 
 
 def _can_find(config: SuiteConfig) -> str:
-    """Say what the suite can find, with the documented noise."""
+    """Return which differences the suite can show, with the documented noise."""
     from analysis.stats import prospect
     from analysis.stats.text import FEWEST_WINDOWS
 

@@ -35,14 +35,14 @@ from analysis.summary.pairs import BASES, text_percent
 from colazero.figures import (
     BLACK,
     GREY,
-    beside,
     label,
     legend,
-    look,
     name_rows,
     page,
     short,
+    style_of,
     styled,
+    write_at_right,
 )
 
 BAND = "#e4e4e4"
@@ -106,7 +106,7 @@ def seeds(summary: Summary, model: str) -> Figure:
     )
     figure, (axis,) = page(1, 1, 0.9 + 0.45 * len(methods), caption)
     for row, method in enumerate(methods):
-        colour, marker = look(method.name, summary.names)
+        colour, marker = style_of(method.name, summary.names)
         values, about = np.array(method.values), method.description
         assert about.mean is not None
         face = "white" if method.one_set else colour
@@ -119,7 +119,7 @@ def seeds(summary: Summary, model: str) -> Figure:
             axis.plot(about.ci95, [low, low], color=colour, lw=1.8, gid="ci95")
             axis.plot(about.mean, low, "|", color=colour, ms=9, mew=2.4, gid="mean")
             text += f" {interval(about.ci95, 3)}"
-        beside(axis, row, text if method.n > 1 else f"{text}, one draw")
+        write_at_right(axis, row, text if method.n > 1 else f"{text}, one draw")
     name_rows(axis, [label(m.name) for m in methods])
     axis.set_title(short(model))
     axis.set_xlabel(summary.metric_name)
@@ -167,7 +167,7 @@ def _basis(pairs: Sequence[Pair]) -> str:
 
 def _difference(axis: Axes, row: int, pair: Pair, names: list[str]) -> None:
     assert pair.percent is not None
-    colour, marker = look(pair.a, names)
+    colour, marker = style_of(pair.a, names)
     wide = None
     if pair.decided_by == "seeds and text" and pair.text is not None:
         wide = text_percent(pair.text, pair.scale, pair.log)
@@ -184,7 +184,7 @@ def _difference(axis: Axes, row: int, pair: Pair, names: list[str]) -> None:
         p = p_decided(pair)
         known = "" if p is None else f", {p_equation(p)}"
         text = f"{percent(pair.percent)} {pair.unit}, {deciding(pair)}\n{pair.verdict}{known}"
-    beside(axis, row, text)
+    write_at_right(axis, row, text)
 
 
 def followed(summary: Summary, model: str) -> list[Tracked]:
@@ -206,7 +206,7 @@ def looks(summary: Summary, model: str) -> Figure:
     )
     figure, axes = page(len(known), 2, 1.9 * len(known) + 0.3, caption)
     for one, left, right in zip(known, axes[::2], axes[1::2], strict=True):
-        colour, marker = look(one.pairs[0].a, summary.names)
+        colour, marker = style_of(one.pairs[0].a, summary.names)
         sizes = [8.0 if k == one.decided else 4.5 for k in range(len(one.ns))]
         left.axhspan(-margin, margin, color=BAND, lw=0, gid="margin")
         left.axhline(0, color=BLACK, lw=0.8)
@@ -257,7 +257,7 @@ def windows(summary: Summary, model: str) -> Figure:
     for axis in axes[len(pairs) :]:
         axis.remove()
     for axis, pair in zip(axes, pairs, strict=False):
-        _profile(axis, pair, text, stretches, look(pair.a, summary.names)[0])
+        _profile(axis, pair, text, stretches, style_of(pair.a, summary.names)[0])
     for axis in axes[max(0, len(pairs) - columns) : len(pairs)]:
         axis.set_xlabel("first token of the window, thousands")
     for first in axes[: len(pairs) : columns]:
@@ -348,7 +348,7 @@ def time_against_change(summary: Summary, model: str) -> Figure:
     )
     figure, (axis,) = page(1, 1, 3.2, caption)
     for m in marks:
-        colour, marker = look(m.method.name, summary.names)
+        colour, marker = style_of(m.method.name, summary.names)
         if m.y_limits is not None:
             axis.plot([m.x, m.x], m.y_limits, color=colour, lw=1.3, gid="ci95")
         if m.x_limits is not None:
@@ -403,7 +403,7 @@ def settings(summary: Summary, base: str) -> Figure:
         axis.remove()
     for k, (axis, model) in enumerate(zip(axes, models, strict=False)):
         for method in summary.of(model):
-            colour, marker = look(method.name, summary.names)
+            colour, marker = style_of(method.name, summary.names)
             row, about = names.index(method.name), method.description
             assert about.mean is not None
             if about.ci95 is not None:

@@ -1,4 +1,4 @@
-"""Micro-batches that go through a block in lockstep, as many and as large as memory holds."""
+"""Run micro-batches through a block together: all stop at each linear layer."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from colazero.blocks.skeleton import own
 log = logging.getLogger(__name__)
 
 SHARE_OF_FREE = 0.75
-"""Of the memory that is free when a block begins, for what its micro-batches hold while they wait;
-the rest is for what one of them computes, and for solving."""
+"""Share of the memory free at a block's beginning that waiting micro-batches may take; the rest is
+for the micro-batch that computes, and for solving."""
 MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` in glibc's malloc.h."""
 OF_ITS_OWN = 2**20
-"""Bytes from which on an allocation that needs more memory becomes a mapping of its own."""
+"""Least bytes of an allocation that becomes a mapping of its own."""
 NO_MEMORY = ("out of memory", "_STATUS_ALLOC_FAILED", "cublasCreate", "cusolverDnCreate")
-"""What RuntimeErrors say where memory ran out: the last two, where a library could not begin."""
+"""Words of RuntimeErrors when memory ran out; the last two, when a library could not start."""
 DIFFERENT = "micro-batches ran through different layers"
 Visit = Callable[[int, Any, bool], bool]
-"""(micro-batch, a layer's input in it, whether it leaves then): tells if it is the last layer's."""
+"""(micro-batch, a layer's input, whether the micro-batch stops here) → whether the input equals the
+previous layer's."""
 Meeting = Callable[[str], None]
-"""(name of a layer): called when its input was seen in all, before any computes its output."""
+"""(name of a layer): called when all micro-batches have reached it, before it computes."""
 
 
 class Lockstep:
     """Run micro-batches on one thread each; one thread runs at a time and hands its turn on.
 
-    The last thread is the calling one, on which `meet` is called: a single micro-batch needs no
-    other. A waiting micro-batch holds everything that its block has computed so far. Where that is
-    too much (`full` says so), a micro-batch between the first and the last leaves once its input
-    was seen. It is run again from the block's beginning, through layers that are solved, when its
-    turn comes. The operations on the inputs and their order are the same at every run.
+    The calling thread runs the last micro-batch and calls `meet`. A waiting micro-batch holds all
+    intermediate results of its block. If memory is short (`full`), a micro-batch between the first
+    and the last stops after its input was read. When its turn comes, it runs again from the
+    block's beginning, through the solved layers. The operations and their order stay the same.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class Lockstep:
         self._error: BaseException | None = None
 
     def run(self, work: Callable[[int], None]) -> None:
-        """Call `work` with the number of each micro-batch; what one of them raises is raised.
+        """Call `work` with the number of each micro-batch; raise the error of any of them.
 
-        Again for those in `left`, at each of the layers that they still have to reach.
+        Micro-batches in `left` run again for each layer that they have not reached.
         """
         self._work = work
         self._threads: dict[int, threading.Thread] = {}
@@ -76,7 +76,7 @@ class Lockstep:
             raise self._error
 
     def arrive(self, layer: str, x: Any) -> None:
-        """Wait at a layer until all micro-batches were there, with its input `x` in this one."""
+        """Wait at a layer until all micro-batches have reached it; `x`: this one's input."""
         member = self._now
         if member in self.left and layer in self._solved:
             return
@@ -112,7 +112,7 @@ class Lockstep:
             self._stop(error)
 
     def _through(self, member: int) -> bool:
-        """Run a micro-batch until it ends or leaves. Return True if it left at a known input."""
+        """Run a micro-batch until it ends or stops. Return True if it stopped at a known input."""
         import torch
 
         try:
@@ -125,7 +125,7 @@ class Lockstep:
         return False
 
     def _hand_on(self, member: int, known: bool) -> None:
-        """Give the turn to the next; those that left are passed over where the input is `known`."""
+        """Give the turn to the next micro-batch. Skip stopped ones if the input is `known`."""
         following = (member + 1) % len(self._turns)
         while known and following in self.left:
             self._met[following] = self._met[member]
@@ -141,14 +141,14 @@ class Lockstep:
             raise _Stopped
 
     def _stop(self, error: BaseException) -> None:
-        """Let no micro-batch go on: those that wait end, the one that runs at its next layer."""
+        """End all micro-batches: waiting ones now, the running one at its next layer."""
         self._error = self._error or error
         for turn in self._turns:
             turn.release()
 
 
 class _Left(BaseException):
-    """Ends a micro-batch whose input was seen, and for which there is no room to wait."""
+    """Stops a micro-batch after its input was read, for lack of memory."""
 
     def __init__(self, known: bool) -> None:
         self.known = known
@@ -160,7 +160,7 @@ class _Stopped(BaseException):
 
 @contextmanager
 def stopping_at(layers: Mapping[str, Any], arrive: Callable[[str, Any], None]) -> Iterator[None]:
-    """Call `arrive` with each layer's name and input before it computes, meanwhile."""
+    """Call `arrive` with each layer's name and input before it computes, inside the block."""
 
     def forward(name: str, layer: Any) -> Callable[[Any], Any]:
         def stopped(x: Any) -> Any:
@@ -179,7 +179,7 @@ def stopping_at(layers: Mapping[str, Any], arrive: Callable[[str, Any], None]) -
 
 
 class Headroom:
-    """The memory of a device that is free when a block begins, and whether too much of it went."""
+    """The free memory of a device at a block's beginning, and whether most of it is used."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -194,13 +194,12 @@ class Headroom:
 
 
 def give_back_freed() -> None:
-    """Let the C library return what is freed to the system, and grow its heaps no more.
+    """Make glibc return freed memory to the system, now and for large tensors from now on.
 
-    glibc has a heap for each of a lockstep's threads, which keeps what its micro-batch has freed
-    while the next one allocates the same anew: a block of 32 windows of 2,048 tokens held three
-    times what was in use. From now on a large tensor for which a heap has no place is a mapping of
-    its own, which goes when it is freed. Fresh pages cost time, up to a sixth of a cell's: so only
-    when memory is short. Nothing is done where the library is another one.
+    glibc has one heap per thread, and each heap keeps what its micro-batch has freed: a block of 32
+    windows of 2,048 tokens held three times the memory in use. Large tensors that do not fit a heap
+    become mappings of their own, which are unmapped when freed. Fresh pages take time, up to a
+    sixth of a cell's, so this is done only when memory is short. Other C libraries are left alone.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
@@ -209,7 +208,7 @@ def give_back_freed() -> None:
 
 
 def free(device: str) -> float:
-    """Return the bytes that this process may still take on the device; on a CPU main memory's."""
+    """Return the bytes that this process may still take on the device; main memory for a CPU."""
     import torch
 
     if not device.startswith("cuda"):
@@ -219,9 +218,9 @@ def free(device: str) -> float:
 
 
 def run_if_fits(work: Callable[[], object], windows: int) -> bool:
-    """Run `work` on so many windows at once. Return True if memory was enough.
+    """Run `work` on so many windows at once. Return True if memory was sufficient.
 
-    Where it was not, what the work held is given back. torch.OutOfMemoryError if it was one window.
+    If not, its memory is released. torch.OutOfMemoryError if there was only one window.
     """
     try:
         work()
@@ -232,14 +231,14 @@ def run_if_fits(work: Callable[[], object], windows: int) -> bool:
         said = str(error).partition(".")[0]
         traceback.clear_frames(error.__traceback__)  # they hold what did not fit
     devices.release()
-    log.warning("%d windows at once do not fit (%s): half as many are tried", windows, said)
+    log.warning("%d windows at once do not fit (%s): trying half as many", windows, said)
     return False
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether a device had too little memory, as PyTorch or one of its libraries says it.
+    """Return True if an error means that a device had too little memory.
 
-    cuBLAS and cuSOLVER take memory of their own, and what they raise is a plain RuntimeError.
+    cuBLAS and cuSOLVER allocate memory themselves, and raise a plain RuntimeError.
     """
     import torch
 
@@ -248,7 +247,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def halved(parts: list[slice]) -> list[slice]:
-    """Divide the largest batches, and all of more than half their windows, in two."""
+    """Halve the batches that have more than half as many windows as the largest."""
     most = max(part.stop - part.start for part in parts)
     return [
         half

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from colazero.calibration.sets import documents_of
 from colazero.corpora import tokens
-from colazero.figures import RC, caption_of, label, look, sheet, styled
+from colazero.figures import RC, caption_of, label, sheet, style_of, styled
 from colazero.selection import features, one_thread
 from colazero.selection.cola_zero import GROUPS, MIN_DOC_TOKENS
 from colazero.settings import RunConfig
@@ -235,7 +235,7 @@ def draw(picture: Picture) -> Figure:
 
 def _map_panel(picture: Picture, points: DocumentMap) -> Panel:
     chosen = np.isin(points.documents, picture.chosen)
-    colour, marker = look(picture.method, [picture.method])
+    colour, marker = style_of(picture.method, [picture.method])
 
     def paint(axis: Axes) -> None:
         rest, own = points.points[~chosen].T, points.points[chosen].T
@@ -268,7 +268,7 @@ def _map_panel(picture: Picture, points: DocumentMap) -> Panel:
 
 def _clusters_panel(picture: Picture) -> Panel:
     sizes, chosen = np.array(picture.clusters).T
-    colour, _ = look(picture.method, [picture.method])
+    colour, _ = style_of(picture.method, [picture.method])
 
     def paint(axis: Axes) -> None:
         edges = np.arange(len(sizes) + 1) - 0.5
@@ -295,7 +295,7 @@ def _clusters_panel(picture: Picture) -> Panel:
 def _lengths_panel(picture: Picture) -> Panel:
     bins = int(np.clip(2 * np.sqrt(len(picture.chosen_lengths)), 8, MOST_BINS))
     edges = np.geomspace(picture.lengths.min(), picture.lengths.max() + 1, bins + 1)
-    colour, _ = look(picture.method, [picture.method])
+    colour, _ = style_of(picture.method, [picture.method])
 
     def share(lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         return 100 * np.histogram(lengths, edges)[0] / len(lengths)

@@ -1,7 +1,7 @@
 """The files of a model directory: which of them hold weights, what their headers say, how packed.
 
 A directory may hold more than one set of weights, such as Mistral's `consolidated.safetensors`
-beside the shards. The rules here are the same for every reader.
+besides the shards. The rules here are the same for every reader.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 EXPERT = re.compile(r"(?P<block>.*\bexperts\.)(?P<number>\d+)(?P<part>\..*)")
 """A tensor of one expert of a block."""
 MAPPED = 2**28
-"""Bytes of weights after which their file is mapped anew."""
+"""Bytes of weights after which their file is mapped again."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def load_tokenizer(model: Model) -> Any:
 
 
 def _path(name: str) -> Path:
-    """Return `name` as a path; unlike Path.expanduser, accept a `~` that belongs to nobody."""
+    """Return `name` as a path; unlike Path.expanduser, accept a `~` that names no user."""
     return Path(os.path.expanduser(name))
 
 

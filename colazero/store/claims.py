@@ -1,4 +1,4 @@
-"""Decides which process does which run, and which processes are alive."""
+"""Which process does which run, and which processes are alive."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from colazero.types import label
 log = logging.getLogger(__name__)
 
 SILENT_SEC = 600
-"""A suite on another machine that was silent for so long counts as dead."""
+"""Seconds without a heartbeat after which a suite on another machine counts as ended."""
 UNBEGUN_SEC = 600
-"""A run of `mlflow run` whose program did not begin for so long counts as dead. If the program
-begins after all, it opens the run again."""
+"""Seconds after which a run of `mlflow run` counts as abandoned if its program has not begun. If
+the program begins later, it opens the run again."""
 OPEN = ("RUNNING", "SCHEDULED")
 ENTRY_POINTS = ("select", "quantize", "evaluate", "single", "suite", "analyze", "clean")
 PROOF = "executor.json"
-"""The artifact of a suite by which its workers know that they share its store."""
+"""The artifact of a suite that shows its workers that they share its store."""
 
 
 class Claimed(Exception):
-    """Another live run is doing the same work: try again later."""
+    """Another running process is doing the same work: try again later."""
 
 
 # --- Processes and their runs.
@@ -45,7 +45,7 @@ class Claimed(Exception):
 
 @lru_cache
 def _host() -> str:
-    """Name the machine, and on Linux the namespace in which process ids are unique."""
+    """Return the machine's name, and on Linux the namespace of process ids."""
     try:
         return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -60,7 +60,7 @@ def owner() -> str:
 def owner_alive(name: str) -> bool | None:
     """Return True if the process that `owner` named runs; None for one on another machine.
 
-    A killed process that nobody has waited for, as in a container without an init, does not run.
+    A zombie, as a killed process in a container without an init, counts as ended.
     """
     host, process, start = ["", "0", "0", *name.rsplit(" ", 2)][-3:]
     if host != _host():
@@ -94,9 +94,9 @@ def alive(run: Run, unbegun_sec: float = UNBEGUN_SEC) -> bool:
 
 
 def _in_charge(run: Run, unbegun_sec: float) -> bool:
-    """Return True if an open run's process lives, or that of the suite above it.
+    """Return True if the process of an open run, or of its suite, is alive.
 
-    A suite that lives tries the cell of a lost worker again, or ends its run itself.
+    A live suite repeats the cell of a lost worker, or ends its run itself.
     """
     if alive(run, unbegun_sec):
         return True
@@ -110,24 +110,24 @@ def _in_charge(run: Run, unbegun_sec: float) -> bool:
     )
 
 
-def the_dead(experiment: str, unbegun_sec: float = UNBEGUN_SEC) -> list[Run]:
-    """Return all open runs whose process is gone."""
+def abandoned(experiment: str, unbegun_sec: float = UNBEGUN_SEC) -> list[Run]:
+    """Return all open runs whose process has ended."""
     homes = client.homes(experiment)
     opened = [run for status in OPEN for run in client.search(homes, status=status)]
     mine = os.environ.get("MLFLOW_RUN_ID")  # this process is about to open it
     return [r for r in opened if r.info.run_id != mine and not _in_charge(r, unbegun_sec)]
 
 
-def bury_the_dead(experiment: str) -> list[str]:
-    """End as KILLED all open runs whose process is gone; return their names."""
-    dead = the_dead(experiment)
+def end_abandoned(experiment: str) -> list[str]:
+    """Mark all open runs whose process has ended as KILLED; return their names."""
+    dead = abandoned(experiment)
     for run in dead:
-        end_dead(run, "when a later one looked")
+        end_as_killed(run, "when a later one looked")
     return [str(run.info.run_name) for run in dead]
 
 
-def end_dead(run: Run, when: str) -> None:
-    """End a run whose process is gone as KILLED."""
+def end_as_killed(run: Run, when: str) -> None:
+    """Mark a run whose process has ended as KILLED."""
     reason = "its process was gone"
     if client.OWNER not in run.data.tags:
         reason = "`mlflow run` was gone before it had begun"
@@ -136,10 +136,7 @@ def end_dead(run: Run, when: str) -> None:
 
 
 def end(run_id: str, status: str, reason: str) -> Run | None:
-    """End a run whose process cannot do it, with the reason; return the run if it is FINISHED.
-
-    A FINISHED run stays as it is: its result reached the store.
-    """
+    """End a run for another process, with a reason. A FINISHED run is returned unchanged."""
     service = MlflowClient()
     run = service.get_run(run_id)
     if run.info.status == "FINISHED":
@@ -150,9 +147,9 @@ def end(run_id: str, status: str, reason: str) -> Run | None:
 
 
 def give_up(run_id: str, reason: str) -> Run | None:
-    """End a run as FAILED as `end` does, with patience and without raising.
+    """Mark a run as FAILED as `end` does, with retries and without raising.
 
-    If the store stays away the run stays open; the suite's end or the next suite ends it.
+    If the store does not answer, the run stays open until this suite or the next one ends it.
     """
     try:
         return client.patiently(end, run_id, "FAILED", reason)
@@ -167,14 +164,14 @@ def give_up(run_id: str, reason: str) -> Run | None:
 def claim(
     tag: str, value: str, run_id: str, *, wider: str = "", more: Mapping[str, str] | None = None
 ) -> None:
-    """Claim the work that `tag` = `value` stands for; raise Claimed if another live run has it.
+    """Claim the work that `tag` = `value` names; raise Claimed if another live run has claimed it.
 
-    A run whose tag `wider` is `value` has it too: its work includes this. A run writes such tags
-    as `more`, with its claim; it waits for no run that does only a part of its work.
+    A run whose tag `wider` is `value` has claimed it too: its work includes this. `more`: such tags
+    of this run. A run does not wait for runs that do only a part of its work.
 
-    The claim is the tag itself, written before anybody looks: of two runs that claim at once, at
-    least one sees the other and withdraws, so never do both go on. It holds for all processes
-    that use one store, on whatever machine, until the run ends or its process dies.
+    The claim is the tag itself, written before the search: of two runs that claim at the same time,
+    at least one sees the other and withdraws. It holds for all processes that use the store, on any
+    machine, until the run or its process ends.
     """
     service = MlflowClient()
     mine = {tag: value, **(more or {})}
@@ -192,13 +189,13 @@ def claim(
 
 
 def heartbeat(suite: str, progress: Mapping[str, float]) -> None:
-    """Leave the time on a suite's run, and how far it is."""
+    """Tag a suite's run with the time and its progress."""
     tags = {client.HEARTBEAT: f"{time.time():.0f}", client.PROGRESS: json.dumps(progress)}
     MlflowClient().log_batch(suite, tags=[RunTag(*item) for item in tags.items()])
 
 
 def create_child(suite: str, name: str, kind: str) -> str:
-    """Create a run below a suite's, for a worker to open; return its id."""
+    """Create a nested run of a suite, for a worker to open; return its id."""
     service = MlflowClient()
     tags = {client.PARENT: suite, client.KIND: kind, client.OWNER: owner()}
     experiment = client.experiment_of(suite)
@@ -213,13 +210,13 @@ def log_params(run_id: str, params: Mapping[str, str]) -> None:
 
 
 def worker_environment(experiment: str) -> dict[str, str]:
-    """Return the variables by which another process uses the same store and experiment."""
+    """Return the variables that point another process to the same store and experiment."""
     patience = {k: v for k, v in os.environ.items() if k == "COLAZERO_PATIENCE"}
     store = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}
     return store | patience
 
 
-def leave_proof(suite: str, about: dict[str, Any]) -> None:
+def log_proof(suite: str, about: dict[str, Any]) -> None:
     """Log the artifact of a suite's run that `refuse_unless_shared` looks for."""
     MlflowClient().log_dict(suite, about, PROOF)
 
@@ -238,7 +235,7 @@ def refuse_unless_shared(suite: str) -> None:
         )
 
 
-# --- What a suite's run keeps of its looks and its analysis.
+# --- Results of looks and analyses on a suite's run.
 
 AT_ONCE = 100
 """Tags that MLflow takes in one call; it takes more metrics."""

@@ -201,9 +201,9 @@ def left_running() -> Iterator[Item]:
     Runs whose `mlflow run` has not started a program yet are among them, however young: such a
     program opens its run again.
     """
-    dead = {r.info.run_id: r for each in experiments() for r in claims.the_dead(each, 0)}
+    dead = {r.info.run_id: r for each in experiments() for r in claims.abandoned(each, 0)}
     for run_id, run in dead.items():
-        remove = partial(claims.end_dead, run, "when it was cleaned up")
+        remove = partial(claims.end_as_killed, run, "when it was cleaned up")
         yield Item("running", f"{run.info.run_name} {run_id}: {run.info.status}", 0, remove)
 
 

@@ -373,4 +373,4 @@ def recover(experiment: str) -> None:
         except (MlflowException, OSError) as error:
             reason = first_line(error)
             log.warning("results in %s cannot be logged now: %s", record.folder, reason)
-    client.patiently(claims.bury_the_dead, experiment)
+    client.patiently(claims.end_abandoned, experiment)

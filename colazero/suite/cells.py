@@ -1,8 +1,8 @@
-"""The cells of a suite: what there is to run, in which order, what becomes of each, and its state.
+"""The cells of a suite: which there are, in which order they run, and their state.
 
-The suite's process plans, watches and keeps the record; it computes nothing itself. An executor
-gives jobs to workers, each a process of its own: whatever ends a worker (no memory, an abort in a
-library, a kill) costs one attempt at one cell.
+The suite's process plans, supervises and records, and computes nothing. An executor gives jobs to
+workers, each in a process of its own: if a worker ends (out of memory, killed, an abort in a
+library), one attempt at one cell is lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from colazero.suite.worker import Event, Job
 from colazero.suite_settings import SuiteConfig, parse
 
 ROUNDING = {name for name, one in SETTINGS.items() if "rtn" in one.quantizers}
-"""The settings that decide what rounding a model without calibration gives."""
+"""The settings that decide the result of rounding to nearest."""
 STATES = ("done", "running", "waiting", "failed", "lost", "missing", "settled")
 
 
@@ -52,7 +52,7 @@ class Executor(Protocol):
         ...
 
     def start(self, job: Job) -> None:
-        """Start what `accepts` returned."""
+        """Start the job that `accepts` returned."""
         ...
 
     def events(self, timeout: float) -> list[Event]:
@@ -74,11 +74,11 @@ class ExecutorType(Protocol):
     def __call__(
         self, config: SuiteConfig, place: Place, environment: Mapping[str, str], /
     ) -> Executor:
-        """Return the executor, its workers starting in this environment."""
+        """Return the executor, whose workers start in this environment."""
         ...
 
     def check(self, config: SuiteConfig) -> None:
-        """Raise UserError, before anything starts, if cells cannot be executed so."""
+        """Raise UserError if cells cannot be executed with these settings."""
         ...
 
     def place(self, config: SuiteConfig) -> Place:
@@ -87,21 +87,21 @@ class ExecutorType(Protocol):
 
 
 def counted(number: int, what: str) -> str:
-    """Write a number of things: `1 cell`, `2 cells`."""
+    """Return a number with its noun: `1 cell`, `2 cells`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def title(config: SuiteConfig, preset: str) -> str:
-    """Name a suite by its preset, its models and the time: `11-25 14:30·demo·smollm2-135m`."""
+    """Return a suite's name: time, preset and models, as in `11-25 14:30·demo·smollm2-135m`."""
     first, *others = [models.label(name) for name in config.models]
     more = f" and {len(others)} more" if others else ""
     return client.run_name(time.strftime("%m-%d %H:%M"), Path(preset).stem, first + more)
 
 
-def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
-    """Return what runs in addition to the grid for a cell's model and setting: name → quantizer.
+def extra_runs(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
+    """Return the runs besides the grid for a cell's model and setting: name → quantizer.
 
-    The unquantized model runs once per way of evaluating it, a control once per way of rounding it.
+    The unquantized model runs once per evaluation setting, a control once per rounding setting.
     """
     label = models.label(one.model)
     follows = {"seq_len"} if config.eval_seq_len == "auto" else set()
@@ -114,8 +114,8 @@ def beside(config: SuiteConfig, one: RunConfig) -> dict[str, str]:
 def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
     """Return a model's jobs with the methods in an order drawn anew for each seed and replicate.
 
-    A machine that slows down does so for all methods alike (randomized complete blocks), and
-    whenever the suite is stopped, each method has as many seeds as the others.
+    If the machine slows down, all methods are affected alike (randomized complete blocks). If the
+    suite stops early, all methods have about as many seeds.
     """
     blocks: dict[tuple[int, int], list[Job]] = {}
     for job in jobs:
@@ -129,9 +129,9 @@ def drawn_order(jobs: Sequence[Job], source: np.random.Generator) -> list[Job]:
 
 @dataclass(frozen=True)
 class State:
-    """How a cell or a control is doing: one of STATES, and more about it.
+    """The state of a cell or a control: one of STATES, and details.
 
-    `settled`: it needs no run, because its method's comparisons were settled before.
+    `settled`: it does not run, because its method's comparisons were settled before.
     """
 
     name: str
@@ -140,9 +140,9 @@ class State:
 
 
 def states(run_id: str) -> list[State]:
-    """Return the state of everything in a suite's grid, from its runs in the store.
+    """Return the state of every run of a suite, from the store.
 
-    Runs whose process is gone are ended as KILLED. UserError if there is no such suite.
+    Runs whose process has ended are marked KILLED. UserError if there is no such suite.
     """
     suite = client.find_run(run_id)
     if suite is None or suite.data.tags.get("colazero.kind") != "suite":
@@ -150,7 +150,7 @@ def states(run_id: str) -> list[State]:
             f"status={run_id!r}: not the run id of a suite in the tracking store "
             f"{mlflow.get_tracking_uri()}. A suite prints its run id when it begins."
         )
-    claims.bury_the_dead(suite.info.experiment_id)
+    claims.end_abandoned(suite.info.experiment_id)
     runs: dict[str, Run] = {}
     for run in sorted(client.children(run_id), key=lambda r: r.info.status == "FINISHED"):
         runs[run.info.run_name] = run
@@ -161,7 +161,7 @@ def states(run_id: str) -> list[State]:
 
 
 def _grid(suite: Run) -> dict[str, bool]:
-    """Return the names of what a suite may run, and whether a look has made each unnecessary."""
+    """Return the names of all runs of a suite, and whether a look has made each unnecessary."""
     stopped, params = fetch.stopped_at(suite), suite.data.params
     given = {
         name: params.get(f"resolved.{name}", params.get(name, "auto"))
@@ -172,7 +172,7 @@ def _grid(suite: Run) -> dict[str, bool]:
     for model in config.models:
         ends = stopped.get(model, {})
         mine = [one for one in config.cells() if one.model == model]
-        grid |= {name: False for one in mine for name in beside(config, one)}
+        grid |= {name: False for one in mine for name in extra_runs(config, one)}
         for one in mine:
             begun = config.seeds[: ends.get(one.method)]
             grid[cell.name_of(one, config.sweep)] = one.seed not in begun

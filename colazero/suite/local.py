@@ -1,4 +1,4 @@
-"""Workers on this machine: processes among which its threads, and its GPUs, are divided."""
+"""Workers on this machine: processes that share its threads and GPUs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 START = "from colazero.suite.worker import main; main()"
 GONE = (EOFError, OSError, pickle.UnpicklingError)
-"""What reading from a worker raises when it has ended, perhaps in the middle of an event."""
+"""Errors of reading from a worker that has ended."""
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A process, and this end of its pipe. sending: jobs whose results are on their way."""
+    """A process, and this end of its pipe. sending: jobs whose results are being sent."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
@@ -40,7 +40,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """As many processes as the suite has workers, started at once, and again when one is lost."""
+    """One process per worker, started at once; a process that ends is replaced."""
 
     def __init__(self, config: SuiteConfig, place: Place, environment: Mapping[str, str]) -> None:
         self._place, self._given = place, environment
@@ -86,7 +86,7 @@ class LocalExecutor:
             worker.pipe.send(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Wait for the first event, then return all that came."""
+        """Wait for an event, then return all that have arrived."""
         events, self._lost = self._lost, []
         readable = wait([worker.pipe for worker in self._workers], 0 if events else timeout)
         for worker in [worker for worker in self._workers if worker.pipe in readable]:
@@ -109,7 +109,7 @@ class LocalExecutor:
         self._replace(worker)
 
     def close(self) -> None:
-        """Kill all workers and wait until they are gone."""
+        """Kill all workers and wait until they have ended."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
@@ -117,7 +117,7 @@ class LocalExecutor:
             worker.pipe.close()
 
     def _heard(self, worker: _Worker, event: Event) -> list[Event]:
-        """Keep account of which worker is free."""
+        """Update which jobs a worker has, and return the event as a list."""
         if worker.job and event.job == worker.job.name:
             if event.kind == "computed":
                 worker.sending.add(event.job)
@@ -145,9 +145,9 @@ class LocalExecutor:
         return _Worker(process, here)
 
     def _environment(self, index: int) -> dict[str, str]:
-        """Return a worker's environment: its threads, and one GPU in turn, or none.
+        """Return a worker's environment: its threads, and one GPU or none.
 
-        Libraries read them when they are imported.
+        Libraries read it when they are imported.
         """
         environment = {**os.environ, **self._given}
         environment.pop("MLFLOW_RUN_ID", None)  # the suite's own run

@@ -1,4 +1,4 @@
-"""Seeds until it is settled: when a look is due, and which cells still follow from it."""
+"""Sequential suites (until=settled): analyze after each look, and run the cells still needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Method = tuple[str, str]
 
 
 class Finding(Protocol):
-    """What a look says of two methods of a model."""
+    """The verdict of a look on two methods of a model."""
 
     @property
     def model(self) -> str: ...
@@ -35,16 +35,16 @@ class Finding(Protocol):
 
 
 Judge = Callable[[str, int], Sequence[Finding]]
-"""(run id of a suite, number of its first seeds) → what the finished cells of these seeds say.
+"""(run id of a suite, number of its first seeds) → the verdicts of the finished cells of these.
 
-It answers from the store alone: whoever looks at the same cells decides the same.
+They depend on the store alone: every look at the same cells gives the same verdicts.
 """
 
 SETTLED = ("different", "equivalent")
 
 
 def closed(found: Iterable[Finding]) -> set[Method]:
-    """Return the methods that need no more seeds: all comparisons of theirs are settled."""
+    """Return the methods whose comparisons are all settled: they need no more seeds."""
     compared, still_open = set(), set()
     for finding in found:
         methods = {(finding.model, finding.a), (finding.model, finding.b)}
@@ -55,7 +55,7 @@ def closed(found: Iterable[Finding]) -> set[Method]:
 
 
 def due(jobs: Iterable[Job], seeds: Sequence[int], without: set[Method]) -> list[Job]:
-    """Return the cells of `seeds` in their order, those of some methods left out."""
+    """Return the cells of `seeds`, in order, without those of some methods."""
     return [
         job
         for job in jobs
@@ -72,11 +72,10 @@ def follow(
     do: Callable[[list[Job], int], bool],
     judge: Judge,
 ) -> None:
-    """Do the cells look by look until every comparison is settled, or all seeds are done.
+    """Run the cells look by look until every comparison is settled, or all seeds are done.
 
-    do: does jobs, given how many at most follow them; returns True if it got through all of them.
-    What is neither a cell nor settled by a look is done first. A look at cells that another suite
-    has finished is made again, and says the same.
+    do: runs jobs, given how many may follow; returns True if it ran all of them. Unquantized models
+    and controls run first. A look at cells that another suite has finished is repeated.
     """
     stopped: dict[Method, int] = {}
     before = 0

@@ -1,4 +1,4 @@
-"""Estimates of the memory that a cell takes, from the headers of its model's files."""
+"""Estimate the memory that a cell takes, from the headers of its model's files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Weights:
         return self.dense if config.quantizer in PRUNING else self.quantized(config.quant_bits)
 
     def waiting(self, tokens: float, number: float) -> float:
-        """Return the bytes that micro-batches hold where they hold most, in a block.
+        """Return the most bytes that micro-batches hold inside a block.
 
         Counted: at the attention's output queries, keys, values, output and normed input; at the
         last layer hidden states, normed ones, and one as wide as its input.
@@ -112,7 +112,7 @@ class Weights:
         return number * tokens * max(self.attention + self.hidden, 2 * self.hidden + self.widest)
 
     def solved(self, tokens: float, number: float) -> float:
-        """Return the bytes of micro-batches that wait while one of a block's layers is solved."""
+        """Return the most bytes in use while one of a block's layers is solved."""
 
         def solving(inputs: int) -> float:
             return max(4 * HESSIANS * inputs**2, 4.0 * inputs**2 + SOLVING * self.matrix)
@@ -126,7 +126,7 @@ class Weights:
 class Room:
     """Bytes that a cell takes: the least on its GPU, there at full speed, and of main memory.
 
-    Both are 0 on a CPU.
+    The first two are 0 on a CPU.
     """
 
     least: float
@@ -135,13 +135,13 @@ class Room:
 
 
 def of_cell(config: Resolved, model: Model, free: float) -> Room:
-    """Return what a cell takes where `free` bytes are free on its GPU.
+    """Return the memory that a cell takes if `free` bytes are free on its GPU.
 
     Block by block: one block's weights and what is outside the blocks, hidden states of all windows
-    (in main memory where they would fill more than half of a GPU), what micro-batches hold while
-    they wait in a block, and a layer's Hessian and factor. At the least three micro-batches of one
-    window wait, the others leave and are run again. GPTQModel keeps the model in main memory.
-    Downstream tasks, and methods that look at what the model computes, have it whole on the device.
+    (in main memory if they would fill more than half of a GPU), intermediate results of waiting
+    micro-batches, and a layer's Hessian and factor. With the least memory, three micro-batches of
+    one window wait; the others stop and run again. GPTQModel keeps the model in main memory.
+    Downstream tasks, and methods that run the model, need the whole model on the device.
     """
     weights = Weights.of(model)
     solves = config.quantizer not in WITHOUT_CALIBRATION
@@ -169,12 +169,12 @@ def of_cell(config: Resolved, model: Model, free: float) -> Room:
 
 
 def page_locked(size: float) -> float:
-    """Return the page-locked bytes that PyTorch takes for so many: the next power of two."""
+    """Return the bytes that PyTorch allocates for page-locked memory: the next power of two."""
     return 2.0 ** math.ceil(math.log2(size)) if size else 0.0
 
 
 def tokens(config: Resolved, model: Model) -> int:
-    """Return how many tokens go through the blocks at once, of calibration and evaluation."""
+    """Return the number of calibration and evaluation tokens that pass the blocks together."""
     calibration = config.n_calibration_samples * config.seq_len
     texts = sum(text.windows.size for text in pipeline.evaluation_texts(config, model))
     return texts + (0 if config.quantizer in WITHOUT_CALIBRATION else calibration)
@@ -188,20 +188,14 @@ def cached_hidden(config: Resolved, model: Model) -> float:
 
 
 def free_on_card(place: Place) -> tuple[str, float] | None:
-    """Return name and free bytes of the GPU that has least, of those that cells get.
-
-    None on CPUs. The GPUs were asked in a process that has ended.
-    """
+    """Return the name and free bytes of the GPU with the least free memory; None on CPUs."""
     mine = [devices.cards()[number] for number in place.gpus]
     least = min(mine, key=lambda card: card.free, default=None)
     return None if least is None else (least.name, float(least.free))
 
 
 def rooms(place: Place, jobs: Sequence[Job]) -> dict[str, Room]:
-    """Return model → what its most demanding cell needs.
-
-    Nothing if cells run on other machines, whose memory is not known here.
-    """
+    """Return model → memory of its most demanding cell; empty if cells run on other machines."""
     found: dict[str, Room] = {}
     if not place.here:
         return found
@@ -216,7 +210,7 @@ def rooms(place: Place, jobs: Sequence[Job]) -> dict[str, Room]:
 
 
 def too_large(place: Place, jobs: Sequence[Job]) -> dict[str, str]:
-    """Return model → why not even one of its cells has room on this machine."""
+    """Return model → reason, for models of which not one cell fits this machine."""
     found = {}
     card = free_on_card(place)
     main = devices.main_memory()

@@ -1,4 +1,4 @@
-"""What a suite would do, what it needs and whether there is enough of it, before any work."""
+"""Plan a suite: which cells run, what they need, and whether this machine has enough."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from colazero.quantizers import UNQUANTIZED
 from colazero.settings import canonical_key
 from colazero.store import client, fetch, publish, record
 from colazero.suite import memory
-from colazero.suite.cells import Place, beside, counted
+from colazero.suite.cells import Place, counted, extra_runs
 from colazero.suite.memory import GB, Weights
 from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
@@ -33,7 +33,7 @@ SAME_TIME = ("quantizer", "n_calibration_samples", "seq_len", "quant_bits", "do_
 
 
 def usable(config: SuiteConfig, model_name: str, device: str) -> list[Job]:
-    """Return a model's jobs; UserError if it cannot be fetched, or used as `config` says."""
+    """Return a model's jobs; UserError if it cannot be fetched or does not fit the settings."""
     model = models.fetch(model_name)
     Weights.of(model)
     mine = [one for one in config.cells() if one.model == model_name]
@@ -42,7 +42,7 @@ def usable(config: SuiteConfig, model_name: str, device: str) -> list[Job]:
     step = len(resolved) // len(config.settings())
     for asked, one in zip(mine[::step], resolved[::step], strict=True):  # the first of each setting
         pipeline.check_data(one, model)
-        for name, quantizer in beside(config, one).items():
+        for name, quantizer in extra_runs(config, one).items():
             if quantizer == UNQUANTIZED:
                 jobs.setdefault(name, Job(name, "baseline", one, model))
             else:  # a control needs no calibration; its quantizer stands in the method's place
@@ -69,7 +69,7 @@ class Finished:
             self._newest.setdefault(tags.get("colazero.config", ""), run)
 
     def divide(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
-        """Divide all but baselines into those to run and those that a finished run has done."""
+        """Divide cells and controls into jobs to run and jobs that a finished run has done."""
         run: list[Job] = []
         done: list[Job] = []
         for job in jobs:
@@ -82,7 +82,7 @@ class Finished:
     def why_new(self, run: Sequence[Job]) -> dict[str, list[str]]:
         """Return why cells of `run` are not reused: reason → names of cells.
 
-        Only cells of whose parameters there is a finished run have a reason.
+        Cells without a finished run of the same parameters have no reason.
         """
         reasons: dict[str, list[str]] = {}
         for job in run:
@@ -119,7 +119,7 @@ class Finished:
 
 
 def _why_not_reused(job: Job, finished: Run) -> str:
-    """Say why a finished run of the same parameters is not reused: what differs from it."""
+    """Return why a finished run of the same parameters is not reused."""
     if "colazero.halved" in finished.data.tags:
         return "memory ran out in it"
     before = fetch.read_json(finished, reuse.CONTEXT)
@@ -135,7 +135,7 @@ def _finished(experiments: list[str], revision: str) -> list[Run]:
 
 @dataclass(frozen=True)
 class Need:
-    """Something that a suite needs: how much, and how much there is, in `unit`."""
+    """A resource: how much a suite needs, and how much is available, in `unit`."""
 
     what: str
     needed: float
@@ -205,7 +205,7 @@ Expect = Callable[[int, Sequence[int]], Mapping[str, float]]
 
 
 def make(config: SuiteConfig, place: Place, jobs: Sequence[Job], expect: Expect) -> Plan:
-    """Plan a suite inside an open run. Nothing is selected: it takes seconds."""
+    """Plan a suite inside an open run. It takes seconds, since nothing is selected."""
     expected, most = {}, sum(job.kind == "cell" for job in jobs)
     if config.until == "settled":
         shares = expect(len(config.methods), config.schedule)
@@ -232,7 +232,7 @@ def make(config: SuiteConfig, place: Place, jobs: Sequence[Job], expect: Expect)
 
 
 def notes(config: SuiteConfig) -> list[str]:
-    """Return what a suite of these settings cannot find, in sentences."""
+    """Return warnings about settings that cannot answer the question, or have no effect."""
     lines = []
     if len(config.seeds) == 1 and len(config.methods) > 1:
         (seed,) = config.seeds
@@ -251,7 +251,7 @@ def notes(config: SuiteConfig) -> list[str]:
 
 
 def cells_at_once(place: Place) -> str:
-    """Say how many cells run at once on this machine; '' if they run elsewhere."""
+    """Return how many cells run at once on this machine; '' if they run elsewhere."""
     if not place.here:
         return ""
     workers, cards = place.workers, len(place.gpus)
@@ -271,7 +271,7 @@ def refuse_all_left_out(left_out: Mapping[str, str], left: Collection[object]) -
 
 
 def said(why: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the reasons in lines, each with the number of cells that are not reused for it."""
+    """Return one line per reason, with the number of cells."""
     return [
         f"{counted(len(names), 'cell')} not reused, although finished with the same parameters: "
         f"{reason}"
@@ -280,10 +280,10 @@ def said(why: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[Job]) -> list[Need]:
-    """Return what the suite needs of tokens, memory and disk against what there is.
+    """Return the tokens, memory and disk that the suite needs, and what is available.
 
-    run: those of `jobs` that are to run. Memory and disk of other machines are not known here, and
-    so not counted.
+    run: those of `jobs` that are to run. Memory and disk of other machines are unknown and left
+    out.
     """
     found = []
     tokens = max(config.n_calibration_samples) * max(config.seq_len)
@@ -308,7 +308,7 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
 
 
 def _memory(place: Place, run: Sequence[Job], workers: int) -> list[Need]:
-    """Return the least GPU and main memory that all workers need at once, and what is free."""
+    """Return the least GPU and main memory that all workers need together, and what is free."""
     rooms = memory.rooms(place, run).values()
     main = workers * max(room.main for room in rooms)
     found = [Need("memory", main / GB, devices.main_memory() / GB, "GB")]
@@ -323,7 +323,7 @@ def _memory(place: Place, run: Sequence[Job], workers: int) -> list[Need]:
 def _disk(
     config: SuiteConfig, place: Place, sizes: Sequence[float], workers: int, hidden: float
 ) -> list[Need]:
-    """Sum up, by file system, what stays and what is there while cells are computed.
+    """Return the disk space per file system: kept files, and files of cells in progress.
 
     hidden: bytes of unquantized models' hidden states, which stay in the cache.
     """
@@ -347,7 +347,7 @@ def _disk(
 
 
 def check(needed: Sequence[Need]) -> None:
-    """Raise UserError for the first thing of which there is certainly not enough."""
+    """Raise UserError for the first resource that is not sufficient."""
     for need in needed:
         if need.needed > need.available:
             raise UserError(
@@ -357,7 +357,7 @@ def check(needed: Sequence[Need]) -> None:
 
 
 class Budget:
-    """Which jobs still end within the hours of a suite, and how long the rest will take.
+    """Decides which jobs still end within the time budget of a suite.
 
     hours: from now; inf for no limit. known: seconds by name that finished runs suggest; the
     suite's own times count instead as soon as there are any. free: names of cells to be reused.
@@ -374,12 +374,12 @@ class Budget:
         self._took: dict[tuple[str, str], float] = {}
 
     def took(self, job: Job, seconds: float) -> None:
-        """Note how long a job took: the longest of a method is expected of its next."""
+        """Record how long a job took: the longest of a method is expected for its next job."""
         key = job.config.model, job.config.method
         self._took[key] = max(seconds, self._took.get(key, 0.0))
 
     def expected(self, job: Job) -> float:
-        """Return the seconds that a job may take; 0 if nothing is known."""
+        """Return the seconds that a job may take; 0 if unknown."""
         model, method = job.config.model, job.config.method
         if (model, method) in self._took:
             return self._took[model, method]
@@ -391,8 +391,7 @@ class Budget:
     def fits(self, job: Job) -> bool:
         """Return whether a job that starts now would end in time.
 
-        Cells to be reused always fit, and so does the unquantized model: without it the finished
-        cells mean nothing.
+        Reused cells and the unquantized model always fit.
         """
         if job.kind == "baseline" or job.name in self._free:
             return True

@@ -1,8 +1,7 @@
-"""Workers on a Ray cluster: actors, each with a GPU or a share of CPUs, that keep models loaded.
+"""Workers on a Ray cluster: actors, each with a GPU or some CPUs, that keep models loaded.
 
-Every machine needs Ray and the project's libraries in the same versions. The code itself travels
-with the suite. An actor that dies, or whose node does, is one lost worker; nodes that join later
-get workers too.
+Every machine needs Ray and the project's libraries in the same versions; the suite sends the code
+itself. If an actor or its node fails, one worker is lost. Nodes that join later get workers too.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ from colazero.suite_settings import SuiteConfig
 log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a cluster that the suite starts. Only events pass through it; Ray's least is 75 MiB."""
-PASSED_ON = ("MLFLOW_", "HF_TOKEN", "COLAZERO_PATIENCE")
-"""What the names of variables begin with that workers get from the suite's environment."""
+"""Object store of a cluster that the suite starts. It only holds events; Ray needs 75 MiB."""
+INHERITED = ("MLFLOW_", "HF_TOKEN", "COLAZERO_PATIENCE")
+"""Prefixes of the variables that workers get from the suite's environment."""
 LOOK_SEC = 5.0
-"""How often the cluster is asked for room that has no worker yet."""
+"""Seconds between two looks for nodes without workers."""
 STARTS = 3
-"""How often a worker may be lost on a node before it has begun a cell."""
+"""How many workers may end on a node before they have begun a cell."""
 
 
 def needs(config: SuiteConfig) -> dict[str, float]:
-    """Return what a cell takes of a node: CPU, and a GPU unless none is there or wanted."""
+    """Return the CPUs and GPUs that a cell takes of a node."""
     has_gpu = any(node["Resources"].get("GPU") for node in nodes())
     gpu = config.device.startswith("cuda") or (config.device == "auto" and has_gpu)
     return {"CPU": config.cpus_per_cell, "GPU": float(gpu)}
@@ -56,7 +55,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def room(node: Mapping[str, Any], needs: Mapping[str, float]) -> int:
-    """Return how many cells a node has room for when nothing else uses it."""
+    """Return how many cells fit a node that nothing else uses."""
     return min(int(node["Resources"].get(name, 0) / n) for name, n in needs.items() if n)
 
 
@@ -77,7 +76,7 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     if address != "local":
-        _knock(address)
+        _refuse_silent(address)
     ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     code = {
         "py_modules": [str(provenance.ROOT / "colazero")],
@@ -100,8 +99,8 @@ def connect(address: str) -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in the place of ours
 
 
-def _knock(address: str) -> None:
-    """Raise UserError unless somebody listens at `address`: Ray would ask for minutes."""
+def _refuse_silent(address: str) -> None:
+    """Raise UserError if nothing listens at `address`: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -121,7 +120,7 @@ def several_machines() -> bool:
 
 
 def refuse_if_too_small(config: SuiteConfig) -> None:
-    """Raise UserError if no node has room for a cell, even if nothing else used it."""
+    """Raise UserError if no node is large enough for a cell."""
     asked = needs(config)
     if any(room(node, asked) for node in nodes()):
         return
@@ -138,12 +137,12 @@ def refuse_if_too_small(config: SuiteConfig) -> None:
 
 
 class Remote:
-    """A worker on whatever machine Ray started it: one job computing, others being sent."""
+    """A worker on a node: it computes one job while results of others are sent."""
 
     def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
-        """Set the environment, before torch is imported, and go where the suite was started.
+        """Set the environment before torch is imported, and the suite's working directory.
 
-        On a machine that has no such directory, relative names of files mean nothing.
+        Without that directory, relative paths do not work on this machine.
         """
         os.environ.update(environment)
         log_discreetly(bars=False)
@@ -152,9 +151,9 @@ class Remote:
         self._sender = Sender()
 
     def begin(self, suite: str, versions: Mapping[str, str]) -> str | None:
-        """Import what cells need; return why this machine must not do any, or None if it may.
+        """Import what cells need; return why this machine must not run cells, or None.
 
-        `versions` are those of the suite's process: with others results would not compare.
+        versions: of the suite's process. With others, results could not be compared.
         """
         import colazero.cell  # noqa: F401
 
@@ -175,7 +174,7 @@ class Remote:
         def work() -> None:
             try:
                 run_job(_with_model_here(job), said.put, self._sender)
-            except BaseException as error:  # else no event comes, and nobody learns why
+            except BaseException as error:  # otherwise no event would come
                 _fail(job, error, said.put)
 
         threading.Thread(target=work, daemon=True).start()
@@ -187,7 +186,7 @@ class Remote:
 
 
 def _with_model_here(job: Job) -> Job:
-    """Return the job with a model that is on this machine, fetched if it is not."""
+    """Return the job with a model on this machine, fetched if necessary."""
     from colazero import models
 
     if job.model.path.is_dir():
@@ -211,9 +210,9 @@ def _fail(job: Job, error: BaseException, send: Send) -> None:
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and what it will say next: its start's outcome, or a stream of a job's events.
+    """An actor, and what it `says` next: whether it started, or a stream of a job's events.
 
-    `sending`: the streams of computed jobs whose results are on their way, with the jobs' names.
+    sending: streams of computed jobs whose results are being sent → names of the jobs.
     """
 
     actor: Any
@@ -227,12 +226,12 @@ class _Worker:
 
 
 class RayExecutor:
-    """As many workers as the cluster has room for, also where nodes join it later."""
+    """As many workers as fit the cluster, also on nodes that join later."""
 
     def __init__(self, config: SuiteConfig, _: Place, environment: Mapping[str, str]) -> None:
         self._needs = needs(config)
         self._setting = {
-            **{k: v for k, v in os.environ.items() if k.startswith(PASSED_ON)},
+            **{k: v for k, v in os.environ.items() if k.startswith(INHERITED)},
             **environment,
             **thread_limits(max(1, int(config.cpus_per_cell))),
             **_gpu(self._needs),
@@ -240,7 +239,7 @@ class RayExecutor:
         }
         self._setting.pop("MLFLOW_RUN_ID", None)  # that is the suite's own run
         self._suite = record.active_run_id()
-        claims.leave_proof(self._suite, {"nodes": nodes(), "a cell takes": self._needs})
+        claims.log_proof(self._suite, {"nodes": nodes(), "a cell takes": self._needs})
         self._workers: list[_Worker] = []
         self._refused: set[str] = set()
         self._failed_starts: Counter[str] = Counter()
@@ -250,7 +249,7 @@ class RayExecutor:
 
     @staticmethod
     def check(config: SuiteConfig) -> None:
-        """Connect to the cluster; UserError if there is none, or none with room for a cell."""
+        """Connect to the cluster; UserError if there is none, or no node is large enough."""
         if config.device.startswith("cuda:"):
             raise UserError(
                 f"device={config.device!r}: Ray gives every cell a GPU of its own. Use "
@@ -262,7 +261,7 @@ class RayExecutor:
 
     @staticmethod
     def place(config: SuiteConfig) -> Place:
-        """Count the cells that the cluster has room for; each sees one GPU, or none."""
+        """Return how many cells fit the cluster; each sees one GPU, or none."""
         asked = needs(config)
         count = sum(room(node, asked) for node in nodes())
         return Place("cuda:0" if asked["GPU"] else "cpu", count, here=False)
@@ -285,7 +284,7 @@ class RayExecutor:
         worker.says = worker.actor.do.remote(there)
 
     def events(self, timeout: float) -> list[Event]:
-        """Wait for the first event, then take all that are there."""
+        """Wait for an event, then return all that have arrived."""
         import ray
 
         if time.monotonic() >= self._next_look:
@@ -306,7 +305,7 @@ class RayExecutor:
         self._remove(next(worker for worker in self._workers if worker.job == job))
 
     def close(self) -> None:
-        """Kill all actors, wait until they are gone, and end a cluster that the suite started."""
+        """Kill all actors, and end a cluster that the suite started."""
         import ray
 
         for worker in list(self._workers):
@@ -317,20 +316,20 @@ class RayExecutor:
         return [worker for worker in self._workers if worker.ready and worker.job is None]
 
     def _forget_gone(self) -> None:
-        """Remove free workers whose node is gone: they have nothing to say that could tell it."""
+        """Remove free workers whose node has left: no event reports that."""
         there = {node["NodeID"] for node in nodes()}
         for worker in self._free():
             if worker.node not in there:
-                log.warning("node %s is gone, and with it a worker that was free", worker.where)
+                log.warning("node %s has left the cluster, with a free worker", worker.where)
                 self._remove(worker)
 
     def _streams(self) -> dict[Any, _Worker]:
-        """Return all that will say something, with the worker it is of."""
+        """Return every pending stream → its worker."""
         found = {stream: worker for worker in self._workers for stream in worker.sending}
         return found | {worker.says: worker for worker in self._workers if worker.says is not None}
 
     def _understand(self, worker: _Worker, stream: Any) -> list[Event]:
-        """Take what a worker says next, and keep account of who is free."""
+        """Return a stream's next events, and update which workers are free."""
         import ray
 
         starts = worker.job is None and stream == worker.says
@@ -370,7 +369,7 @@ class RayExecutor:
         return []
 
     def _refuse(self, worker: _Worker, reason: str) -> None:
-        """Give a node no more cells; UserError if there is no other."""
+        """Give a node no more cells; UserError if no other node is left."""
         log.error("no cells for node %s: %s", worker.where, reason)
         self._refused.add(worker.node)
         if all(node["NodeID"] in self._refused for node in nodes()):
@@ -386,7 +385,7 @@ class RayExecutor:
         self._next_look = 0.0
 
     def _fill(self) -> None:
-        """Start workers where there is room."""
+        """Start workers on nodes with free room."""
         self._next_look = time.monotonic() + LOOK_SEC
         self._forget_gone()
         used = Counter(worker.node for worker in self._workers)
@@ -396,7 +395,7 @@ class RayExecutor:
                 for _ in range(room(node, self._needs) - used[name]):
                     self._workers.append(self._launch(name, node["NodeManagerAddress"]))
         if not self._workers:
-            log.warning("the Ray cluster has lost all nodes with room for a cell: waiting for one")
+            log.warning("no node of the Ray cluster is large enough for a cell: waiting for one")
             self._next_look += 25
 
     def _launch(self, node: str, where: str) -> _Worker:
@@ -419,10 +418,10 @@ class RayExecutor:
 
 
 def _gpu(needs: Mapping[str, float]) -> dict[str, str]:
-    """Return what has a worker see the one GPU that Ray gives it, or none."""
+    """Return the variables by which a worker sees the GPU that Ray gives it, or none."""
     return devices.settings() if needs["GPU"] else devices.showing(None)
 
 
 def _last_line(error: BaseException) -> str:
-    """Return what an error of Ray's says last, which is the cause where it quotes a traceback."""
+    """Return the last line of a Ray error: the cause, if it quotes a traceback."""
     return ([line for line in str(error).splitlines() if line.strip()] or [""])[-1].strip()

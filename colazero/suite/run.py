@@ -1,4 +1,4 @@
-"""A suite: checked, planned and seen through, whatever ends it."""
+"""A suite: checked, planned and run; no run stays open, whatever ends it."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def check(config: SuiteConfig) -> None:
 
 
 def with_baseline(config: SuiteConfig) -> SuiteConfig:
-    """Return the configuration with its baseline named, and log which if it is not the usual one.
+    """Return the configuration with its baseline named; log it if it is not the usual one.
 
-    Every analysis of the suite takes it from the suite's parameters.
+    Every analysis of the suite reads it from the suite's parameters.
     """
     named = config.model_copy(update={"baseline": config.second})
     if len(config.methods) > 1:
@@ -123,7 +123,10 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
             log.warning(line)
         jobs, run = _with_room(config, place, jobs, run, suite, report)
         times = finished.times(run)
-        log.info(_opening(suite, place, times, len(run), len(reuse)))
+        extra = sum(job.kind != "cell" for job in jobs)
+        log.info(
+            _opening(suite, place, times, [job.kind for job in run].count("cell"), reuse, extra)
+        )
         log.info(client.where(suite))
         needed = plan.needs(config, place, jobs, run)
         plan.check(needed)
@@ -145,24 +148,34 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     return report
 
 
-def _opening(suite: str, place: Place, times: dict[str, float | None], run: int, reuse: int) -> str:
-    """Say before the first cell what is to be done, and how long it may take."""
+def _opening(
+    suite: str,
+    place: Place,
+    times: dict[str, float | None],
+    run: int,
+    reuse: Sequence[Job],
+    extra: int,
+) -> str:
+    """Return how many cells are to run, and how long they may take."""
     known = [seconds for seconds in times.values() if seconds is not None]
     time_left = f"about {counted(max(1, round(sum(known) / place.workers / 60)), 'minute')}"
     if len(known) < len(times):
         time_left = "unknown until the first cells are done"
-    return f"suite {suite}: {counted(run, 'cell')} to run, {reuse} to reuse; time: {time_left}"
+    return (
+        f"suite {suite}: {counted(run, 'cell')} to run, {len(reuse)} to reuse, {extra} "
+        f"without calibration; time: {time_left}"
+    )
 
 
 def _hours_left(config: SuiteConfig, begun: float) -> float:
-    """Return the hours that the suite may still take; they count from its beginning."""
+    """Return the hours that are left of the suite's budget."""
     if config.budget_hours == "none":
         return math.inf
     return config.budget_hours - (time.monotonic() - begun) / 3600
 
 
 def _end_open_runs(suite: str) -> None:
-    """End the runs below a suite that are still open: its workers are gone."""
+    """End the open runs of a suite whose workers have ended."""
     try:
         for run in client.children(suite):
             if run.info.status in ("RUNNING", "SCHEDULED"):
@@ -238,7 +251,7 @@ def _with_room(
 def _fail_model(
     config: SuiteConfig, cells: Sequence[RunConfig], error: Exception, suite: str, report: Report
 ) -> None:
-    """Record each cell of a model that cannot be used as a failed run, so that none is missing."""
+    """Record each cell of a model that cannot be used as a failed run."""
     log.error("model %s: %s", cells[0].model, error)
     for one in cells:
         name = cell.name_of(one, config.sweep)

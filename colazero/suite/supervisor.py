@@ -23,20 +23,19 @@ from colazero.suite_settings import SuiteConfig
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-"""How often a cell begins that loses its worker. A cell that fails by itself is not repeated."""
+"""How often a cell is begun if its worker ends. A cell that fails by itself is not repeated."""
 NEVER_BEGUN = 5
-"""How often a cell is given to a worker that is lost before the cell begins. That is not the cell's
-fault, but where no worker lives long enough the suite must still end."""
+"""How often a cell is given to a worker that ends before the cell begins. Then the suite ends."""
 DEFERRED_SEC = 5.0
-"""A cell that waits for another run is tried again after once to twice this time, or when another
-cell is done."""
+"""Seconds after which a cell that waits for another run is tried again: once to twice this, or as
+soon as another cell is done."""
 HEARTBEAT_SEC = 30.0
 
 
-class Board:
-    """A suite's lines in the terminal: how many cells are done, and the stage of each at work.
+class Display:
+    """A suite's progress in the terminal: how many cells are done, and the stage of each.
 
-    If stderr is not a terminal there is a line when a cell ends, and no other.
+    If stderr is not a terminal, there is only one line per finished cell.
     """
 
     def __init__(self, total: int) -> None:
@@ -120,7 +119,7 @@ class Supervisor:
         later: how many cells may follow in another call.
         """
         self._waiting, self._later = list(jobs), later
-        self._board = Board(len(jobs))
+        self._display = Display(len(jobs))
         try:
             while self._waiting or self._running:
                 self._beat()
@@ -129,7 +128,7 @@ class Supervisor:
                     self._handle(event)
                 self._end_overdue()
         finally:
-            self._board.close()
+            self._display.close()
         self._beat(at_once=True)
         return not self._report.not_started
 
@@ -138,7 +137,7 @@ class Supervisor:
         for job in late:
             self._waiting.remove(job)
             self._report.not_started.append(job.name)
-            self._board.ended(job.name, "not started: it would not end in time")
+            self._display.ended(job.name, "not started: it would not end in time")
 
     def _dispatch(self) -> None:
         now = time.monotonic()
@@ -172,13 +171,13 @@ class Supervisor:
             self._at_work.add(event.job)
             if event.data["stage"] == "select":  # its worker has started up and has begun
                 self._begun[event.job] = time.monotonic()
-            self._board.stage(event.job, **event.data)
+            self._display.stage(event.job, **event.data)
             return
         seconds = time.monotonic() - self._begun[event.job]
         if not event.last:
             self._computed[event.job] = seconds
-            self._at_work.discard(event.job)  # what its worker is lost by is not this cell's doing
-            self._board.stage(event.job, "send", 0, 0)
+            self._at_work.discard(event.job)  # a worker lost from here on is not this cell's fault
+            self._display.stage(event.job, "send", 0, 0)
             return
         job = self._running.pop(event.job)
         seconds = self._computed.pop(job.name, seconds)
@@ -188,8 +187,8 @@ class Supervisor:
             self._failed(job, event.data["reason"])
         elif event.kind == "deferred":
             if job.name not in self._not_before:
-                self._board.ended(job.name, "waits for a run that does the same", final=False)
-            # Two suites in step would withdraw before each other for ever.
+                self._display.ended(job.name, "waits for a run that does the same", final=False)
+            # Equal waits would let two suites withdraw from each other again and again.
             share = 1 + int(job.run_id[:2], 16) / 255
             self._not_before[job.name] = time.monotonic() + DEFERRED_SEC * share
             self._waiting.append(job)
@@ -208,7 +207,7 @@ class Supervisor:
                 self._budget.took(job, seconds)
         how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
         parts = [*self._result(job, data), how, self._left()]
-        self._board.ended(job.name, ", ".join(filter(None, parts)))
+        self._display.ended(job.name, ", ".join(filter(None, parts)))
         self._beat(at_once=True)
 
     def _result(self, job: Job, data: Mapping[str, Any]) -> list[str]:
@@ -220,7 +219,7 @@ class Supervisor:
             setting = [as_text(getattr(job.config, name)) for name in self._config.sweep]
             first = self._sets.setdefault((job.model.name, *setting, digest), job.name)
             if first != job.name and not data.get("source_run"):  # else it may be in the same order
-                found.append(f"the set of {first} in another order")
+                found.append(f"same set as {first}, in another order")
         return found
 
     def _left(self) -> str:
@@ -230,7 +229,7 @@ class Supervisor:
 
     def _failed(self, job: Job, reason: str) -> None:
         self._report.failed[job.name] = reason
-        self._board.ended(job.name, f"FAILED: {reason}")
+        self._display.ended(job.name, f"FAILED: {reason}")
         self._beat(at_once=True)
 
     def _lost(self, job: Job, reason: str) -> None:
@@ -239,7 +238,7 @@ class Supervisor:
         losses[job.name] += 1
         if losses[job.name] < most:
             self._waiting.insert(0, job)
-            self._board.ended(job.name, f"{reason}; it is tried again", final=False)
+            self._display.ended(job.name, f"{reason}; it is tried again", final=False)
         else:
             self._give_up(job, reason)
 

@@ -1,7 +1,7 @@
 """A process that does one job after another; models and tokens stay loaded in between.
 
-It reads jobs from a pipe and writes events to it. It ends when the pipe does: when the suite's
-process is gone, however that ended. Heavy libraries are imported once signals are ignored.
+It reads jobs from a pipe and writes events to it. It ends when the suite's process closes the pipe
+or ends. Heavy libraries are imported after signals are ignored.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a job.
+    """A message about a job.
 
-    `stage` (data: stage, done, total), then one of `done` (source_run, perplexity, calibration: the
-    digest of its set, each or None), `failed` (reason; its run is ended), `deferred` (another run
-    is doing the same work) and `lost` (reason; its worker is gone and its run still open). Before
+    `stage` (data: stage, done, total), then one of `done` (source_run, perplexity, digest of its
+    calibration set, each or None), `failed` (reason; its run is ended), `deferred` (another run is
+    doing the same work) and `lost` (reason; its worker has ended and its run is open). Before
     `done` there may be `computed`: the result is being sent to the store, and the worker is free.
     """
 
@@ -69,13 +69,13 @@ Send = Callable[[Event], None]
 
 
 class Sender:
-    """One thread that sends sealed results while the worker computes; one waits at most."""
+    """Sends results in a thread while the worker computes the next; at most one result waits."""
 
     def __init__(self) -> None:
         self._last: threading.Thread | None = None
 
     def begin(self, send: Callable[[], None]) -> None:
-        """Call `send` in a thread, once the one before is over."""
+        """Call `send` in a thread, after the previous call has ended."""
         if self._last:
             self._last.join()
         self._last = threading.Thread(target=send, name="send", daemon=True)
@@ -85,8 +85,8 @@ class Sender:
 def run_job(job: Job, send: Send, sender: Sender) -> None:
     """Do `job` inside its run and send its events; errors end the run, not the worker.
 
-    `sender` sends its result to the store while the worker does another job. By then the worker
-    holds nothing of this one, and no unused memory of its GPU.
+    `sender` sends its result to the store while the worker does another job. The worker has then
+    released the memory of this one.
     """
     sealed: list[Record] = []
     outcome = _done(job, send, sealed)
@@ -100,7 +100,7 @@ def run_job(job: Job, send: Send, sender: Sender) -> None:
 
 
 def _delivered(sealed: Record, outcome: Event) -> Event:
-    """Send a sealed record to the store; return what became of its job."""
+    """Send a sealed record to the store; return the job's last event."""
     from colazero.store import record
 
     try:
@@ -117,7 +117,7 @@ def _failed(job: str, error: Exception) -> Event:
 
 
 def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
-    """Do a job; its record, if it has one to be sent, goes to `sealed`."""
+    """Do a job; append its record to `sealed` if it is to be sent."""
     from colazero import cell
     from colazero.store import claims, client, publish, record
 
@@ -167,27 +167,27 @@ def of_run(run: Run) -> dict[str, Any]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clear the frames that an error and its causes went through, whoever still holds it."""
+    """Clear the frames of an error and its causes, which keep tensors alive."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def thread_limits(threads: int) -> dict[str, str]:
-    """Return the environment of a worker that uses at most so many threads."""
+    """Return the environment variables that limit a worker to so many threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     gptqmodel = {"GPTQMODEL_CPU_WORKERS": str(max(2, min(12, threads // 2)))}
     return dict.fromkeys(names, str(threads)) | gptqmodel
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, even while a library holds the GIL."""
+    """Make Linux kill this process when its parent ends, even while a library holds the GIL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def main() -> None:
-    """Do the jobs that come through the pipe whose file descriptor is given."""
+    """Do the jobs from the pipe whose file descriptor is the first argument."""
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGHUP):  # the suite's process answers them
         signal.signal(number, signal.SIG_IGN)

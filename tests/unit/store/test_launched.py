@@ -42,7 +42,7 @@ def test_a_run_that_no_program_began_is_ended_after_a_while(shared_store: Mlflow
     assert ended.info.status == "KILLED"
     assert "before it had begun" in ended.data.tags["colazero.error"]
     assert shared_store.get_run(young.info.run_id).info.status == "RUNNING"
-    assert young.info.run_id in [run.info.run_id for run in claims.the_dead("0", 0)]
+    assert young.info.run_id in [run.info.run_id for run in claims.abandoned("0", 0)]
     shared_store.set_terminated(young.info.run_id)
 
 
@@ -51,9 +51,9 @@ def test_nobody_ends_the_run_that_it_is_about_to_open(
 ) -> None:
     mine = made_by_mlflow(shared_store, minutes_ago=120)
     monkeypatch.setenv("MLFLOW_RUN_ID", mine.info.run_id)
-    assert mine.info.run_id not in [run.info.run_id for run in claims.the_dead("0")]
+    assert mine.info.run_id not in [run.info.run_id for run in claims.abandoned("0")]
     monkeypatch.delenv("MLFLOW_RUN_ID")
-    assert mine.info.run_id in [run.info.run_id for run in claims.the_dead("0")]
+    assert mine.info.run_id in [run.info.run_id for run in claims.abandoned("0")]
 
 
 def test_a_run_of_another_project_is_nobody_elses_business(shared_store: MlflowClient) -> None:
@@ -135,7 +135,7 @@ def test_a_run_that_was_ended_before_its_program_began_is_opened_again(
 ) -> None:
     experiment = own_experiment(shared_store)
     run_id = made_by_mlflow(shared_store, 120, experiment).info.run_id
-    assert claims.bury_the_dead(experiment)
+    assert claims.end_abandoned(experiment)
     assert shared_store.get_run(run_id).info.status == "KILLED"
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     connect()

@@ -279,11 +279,11 @@ def test_a_lost_cell_of_a_living_suite_is_left_to_it(store: MlflowClient) -> Non
         experiment = store.get_run(suite).info.experiment_id
         lost = claims.create_child(suite, "lost", "cell")
         store.set_tag(lost, "colazero.owner", DEAD)
-        claims.bury_the_dead(experiment)
+        claims.end_abandoned(experiment)
         assert store.get_run(lost).info.status == "RUNNING"
         assert "colazero.error" not in store.get_run(lost).data.tags
         store.set_tag(suite, "colazero.owner", DEAD)
-        claims.bury_the_dead(experiment)
+        claims.end_abandoned(experiment)
         assert store.get_run(lost).info.status == "KILLED"
 
 

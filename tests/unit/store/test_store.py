@@ -141,7 +141,7 @@ def test_a_worker_with_another_store_is_refused(tmp_path: Path, use: Callable[[s
     suite = client.create_run(client.create_experiment("x", where)).info.run_id
     with pytest.raises(UserError, match="sees no artifacts of the suite"):
         claims.refuse_unless_shared(suite)
-    claims.leave_proof(suite, {"nodes": []})
+    claims.log_proof(suite, {"nodes": []})
     claims.refuse_unless_shared(suite)
     use("sqlite:///two.db")
     with pytest.raises(UserError, match="cannot use the tracking store"):

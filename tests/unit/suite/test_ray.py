@@ -29,7 +29,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(on_ray, "nodes", lambda: list(there))
     monkeypatch.setattr(RayExecutor, "_launch", ready)
     monkeypatch.setattr(record, "active_run_id", lambda: "suite")
-    monkeypatch.setattr(claims, "leave_proof", lambda *_: None)
+    monkeypatch.setattr(claims, "log_proof", lambda *_: None)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
     return there
 

@@ -198,7 +198,7 @@ def test_in_a_log_file_a_cell_is_one_line_with_its_perplexity_and_what_is_left(
         run(suite, Told([DONE] * 3), 3)
     first, second, third = (record.message for record in caplog.records)
     assert first == "cell0: perplexity 36.299, done in 0 s, about 1 min left (1 of 3)"
-    assert second.startswith("cell1: perplexity 36.299, the set of cell0 in another order, done")
+    assert second.startswith("cell1: perplexity 36.299, same set as cell0, in another order, done")
     assert "left" not in third
     assert third.endswith("(3 of 3)")
 
