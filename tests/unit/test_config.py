@@ -229,7 +229,7 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (SuiteConfig, "corpus_share", "0", ["'0'", "above 0"]),
     (RunConfig, "corpus_share", "1.1", ["'1.1'", "at most 1"]),
     (RunConfig, "position_weight", "-1", ["'-1'", "of at least 0"]),
-    (SuiteConfig, "position_weight", "1,inf", ["'1,inf'", "finite"]),
+    (SuiteConfig, "position_weight", "1,inf", ["'1,inf'", "at most 1,000,000"]),
     (RunConfig, "replicate", "0", ["'0'", "of at least 1"]),
     (SuiteConfig, "replicates", "0", ["'0'", "of at least 1"]),
     (SuiteConfig, "seeds", "", ["''", "empty"]),
