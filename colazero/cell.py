@@ -1,4 +1,4 @@
-"""Runs that are recorded: each stage of the pipeline together with what is logged of it."""
+"""Recorded runs: each stage of the pipeline, and what is logged about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def name_of(config: RunConfig, sweep: Collection[str] = ()) -> str:
-    """Return the run's name, as in `42·cola_zero·smollm2-135m`: what differs stands first.
+    """Return the run's name, as in `42·cola_zero·smollm2-135m`, with what differs first.
 
     sweep: the settings that tell cells of one suite apart, as in `42·random·quant_bits3·…`.
     """
@@ -215,10 +215,10 @@ def _evaluate_unquantized(config: Resolved, model: Model, show: Show) -> dict[st
 
 
 def mark_halved(**stages: bool) -> None:
-    """Tag a run whose micro-batches were halved, and let no other cell take its results over.
+    """Tag a run whose micro-batches were halved, so that no other cell reuses its results.
 
-    Its sums were rounded in another order, which depends on what else used the device: a draw of
-    the arithmetic that its key does not name.
+    Its sums were rounded in an order that depends on other users of the device and is not part of
+    its key.
     """
     if where := ",".join(stage for stage, halved in stages.items() if halved):
         log.warning(

@@ -83,9 +83,9 @@ def contents() -> dict[Path, cache.Source]:
 
 
 def method_context(config: RunConfig) -> dict[str, str]:
-    """Return what decides a selection beside parameters and data: source, libraries, proxy.
+    """Return what decides a selection besides parameters and data: source, libraries, proxy.
 
-    These do not belong to what decides the work done on a calibration set that is there already.
+    It does not decide the work on a calibration set that exists already.
     """
     if config.quantizer in WITHOUT_CALIBRATION:
         return {}
@@ -97,7 +97,7 @@ def method_context(config: RunConfig) -> dict[str, str]:
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> str:
-    """Say in what two runs of one configuration differ: `torch was 2.13.0 and is 2.14.0; …`."""
+    """Return how two runs of one configuration differ: `torch was 2.13.0 and is 2.14.0; …`."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     files = [name.removeprefix("source ") for name in names if name.startswith("source ")]
     said = [f"the source of {', '.join(files)} differs"] if files else []
@@ -116,7 +116,7 @@ def work_context(config: Settings, model: Model) -> dict[str, str]:
 
 
 def key_of(config: RunConfig, model: Model) -> str:
-    """Return the key that cells share which are the same from selection to evaluation."""
+    """Return the key that equal cells share, from selection to evaluation."""
     return canonical_key(config, **facts(config, model))
 
 
@@ -126,9 +126,9 @@ def facts(config: RunConfig, model: Model) -> dict[str, str]:
 
 
 def work_key(config: RunConfig, context: Mapping[str, str], calibration: CalibrationSet) -> str:
-    """Return the key that cells share whose quantization and evaluation are the same work.
+    """Return the key that cells share if their quantization and evaluation are the same work.
 
-    It holds the calibration set itself, in its order, in the place of what led to it.
+    It contains the calibration set in its order, instead of what decided the selection.
     """
     same: dict[str, Any] = {name: RunConfig.model_fields[name].default for name in CHOOSING}
     facts = {k: v for k, v in context.items() if k != f"corpus {config.corpus}"}

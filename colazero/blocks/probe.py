@@ -1,4 +1,4 @@
-"""Opening a model as a sequence of blocks, if these give what the whole model gives: a try-out."""
+"""Open a model as a sequence of blocks, after checking that it gives the whole model's logits."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 TOKENS = 16
 UNITS = 8
-"""Units in the last place that two orders of the same sums may be apart. On a GPU products of other
-shapes run other kernels; on a CPU no difference was seen."""
+"""Largest difference between two orders of the same sums, in units in the last place. On a GPU,
+products of other shapes run other kernels; on CPUs none was observed."""
 
 
 def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) -> Sequence:
     """Return the model of a directory, quantized to GPTQ's format or not, as a sequence of blocks.
 
-    Raise Refused if it cannot be run block by block, which is tried once per model and
-    version. With `to_quantize`, also if its blocks have weights outside `nn.Linear`, norms and
-    embeddings. Raise UserError if no way of running it gives a perplexity.
+    Raise Refused if it cannot be run block by block, which is checked once per model and version.
+    With `to_quantize`, also if its blocks have weights outside `nn.Linear`, norms and embeddings.
+    Raise UserError if its logits give no perplexity.
     """
     with refusing("built"):
         sequence = Sequence(model_dir, device, eval_dtype(model_dir, device))
@@ -53,9 +53,9 @@ def open_sequence(model_dir: Path, device: str, *, to_quantize: bool = False) ->
 
 @contextmanager
 def refusing(how: str) -> Iterator[None]:
-    """Raise Refused for whatever a model's own code raises meanwhile: it is run whole then.
+    """Raise Refused for any error of the model's own code: the model then runs as a whole.
 
-    What says nothing about the model goes through: too little memory, and our own sentences.
+    UserErrors and errors for lack of memory pass through.
     """
     try:
         yield
@@ -70,7 +70,7 @@ def refusing(how: str) -> Iterator[None]:
 
 
 def kept(sequence: Sequence) -> dict[str, str]:
-    """Return `probed`, from the cache where this model was tried with these versions before."""
+    """Return `probed`, from the cache if this model was checked with these versions before."""
     config = sequence.model.config.to_dict() | {"_name_or_path": ""}
     facts = [json.dumps(config, sort_keys=True, default=str), str(sequence.dtype)]
     facts += [devices.identity(sequence.device), version("transformers"), version("torch")]
@@ -80,12 +80,12 @@ def kept(sequence: Sequence) -> dict[str, str]:
 
 
 def probed(sequence: Sequence) -> dict[str, str]:
-    """Try the model on a few tokens. Return four sentences, each empty where all is well.
+    """Check the model on a few tokens. Return four sentences, each empty if there is no problem.
 
     `causal`: why its logits are not predictions; `run` and `quantize`: why it cannot be run, or
     quantized, block by block; `differs`: by how much blocks one at a time differ from the whole.
-    The whole model is run in its own code, each block filled when its turn comes, so that this too
-    takes the memory of one. What is recorded of one text serves for another, as it does later.
+    The whole model runs in its own code, and each block is filled when it runs, so that this takes
+    the memory of one block. Arguments recorded with one text are used with the other, as later.
     """
     import torch
 
@@ -110,14 +110,14 @@ def probed(sequence: Sequence) -> dict[str, str]:
         sequence.logits(stream.hidden.flatten(0, 1), stream.ids.flatten()).view_as(logits)
         for stream in streams
     )
-    if not torch.isfinite(logits).all():  # said of these weights, and not kept for others
+    if not torch.isfinite(logits).all():  # about these weights, so it is not cached
         raise UserError(
-            f"the model gives logits that are no numbers (NaN or infinite, in {logits.dtype}): its "
+            f"the model gives logits that are not numbers (NaN or infinite, {logits.dtype}): its "
             "weights are damaged, or too large for this type. Fetch the model again."
         )
     off = units_apart(logits, second)
     why = "" if off <= UNITS else "its blocks, one at a time, do not give the whole model's logits"
-    differs = f"blocks one at a time give logits {off:.1f} units in the last place off the whole's"
+    differs = f"run block by block, its logits differ by {off:.1f} units in the last place"
     return {
         "causal": "" if why else not_causal(first, second),
         "run": why,
@@ -127,7 +127,7 @@ def probed(sequence: Sequence) -> dict[str, str]:
 
 
 def other_endings(vocabulary: int) -> NDArray[Any]:
-    """Return two texts of two windows each, [2, 2, TOKENS]: alike in their first half alone."""
+    """Return two texts of two windows each, [2, 2, TOKENS], with the same first halves."""
     ids = np.random.default_rng(0).integers(vocabulary, size=(2, 2, TOKENS))
     ids[1, :, : TOKENS // 2] = ids[0, :, : TOKENS // 2]
     return ids
@@ -144,8 +144,8 @@ def units_apart(expected: Any, found: Any) -> float:
 def not_causal(first: Any, second: Any) -> str:
     """Return why logits [windows, tokens, vocabulary] of `other_endings` are not predictions.
 
-    Logits of a position must not depend on later tokens. Rounding may (experts see other rows
-    beside each other), so a difference counts where it is large in every window.
+    Logits of a position must not depend on later tokens. Rounding may, since experts get other
+    rows together, so a difference counts if it is large in every window.
     """
     import torch
 
@@ -177,18 +177,18 @@ def unsolvable(sequence: Sequence, counts: Counter[str]) -> str:
             if counts[f"{index}.{name}"] != 1:
                 return f"layer {where!r} runs {counts[f'{index}.{name}']} times a pass, not once"
             if inputs % 32 or outputs % 32:
-                return f"layer {where!r} is {inputs} x {outputs}, no multiples of 32"
+                return f"layer {where!r} is {inputs} x {outputs}, not multiples of 32"
         for name, module in block.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 continue
             for own_name, weight in module.named_parameters(name, recurse=False):
                 if weight.dim() > 1:
-                    return f"its weight {sequence.at(index, own_name)!r} is in no nn.Linear"
+                    return f"its weight {sequence.at(index, own_name)!r} is not in an nn.Linear"
     return ""
 
 
 def linears(block: Any) -> dict[str, Any]:
-    """Return a block's linear layers by the names they have in it."""
+    """Return name in the block → linear layer."""
     from torch import nn
 
     return {name: m for name, m in block.named_modules() if isinstance(m, nn.Linear)}
@@ -196,7 +196,7 @@ def linears(block: Any) -> dict[str, Any]:
 
 @contextmanager
 def counting(index: int, block: Any, counts: Counter[str]) -> Iterator[None]:
-    """Count in `counts` how often each linear layer of a block runs meanwhile."""
+    """Count how often each linear layer of a block runs inside the `with` block."""
 
     def counted(name: str) -> Callable[..., None]:
         return lambda *_: counts.update([f"{index}.{name}"])

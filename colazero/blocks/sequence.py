@@ -1,4 +1,4 @@
-"""A model that is run a block at a time: begin, advance, and from the last block to logits."""
+"""Run a model one block at a time: begin, advance, and from the last block to logits."""
 
 from __future__ import annotations
 
@@ -35,16 +35,15 @@ from colazero.models.fit import decoder_blocks
 log = logging.getLogger(__name__)
 
 SHARE_OF_DEVICE = 0.5
-"""Of a GPU's free memory, for hidden states; what does not fit stays in pinned main memory."""
+"""Share of a GPU's free memory for hidden states; larger ones stay in pinned main memory."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Windows on their way through the blocks.
+    """Windows between two blocks.
 
-    `ids`: token ids [windows, tokens]; `hidden`: what the next block gets, [windows, tokens,
-    width]; `batches`: the windows that are run together, `planned` at most, fewer where memory runs
-    out.
+    `ids`: token ids [windows, tokens]; `hidden`: the next block's input, [windows, tokens, width];
+    `batches`: the windows that run together: `planned`, or fewer if memory runs out.
     """
 
     ids: Any
@@ -54,28 +53,28 @@ class Stream:
 
     @property
     def at_once(self) -> int:
-        """Return how many windows are run together at most."""
+        """Return the largest number of windows that run together."""
         return largest(self.batches)
 
     @property
     def halved(self) -> bool:
-        """Return whether memory ran out: sums were then rounded in another order than planned."""
+        """Return True if memory ran out: sums were then rounded in another order than planned."""
         return self.at_once < self.planned
 
 
 def batches(windows: int, at_once: int, alone: int = 0) -> list[slice]:
-    """Divide windows into batches of `at_once`, the first `alone` of them by themselves."""
+    """Divide windows into batches of `at_once`; each of the first `alone` is its own batch."""
     starts = [*range(min(alone, windows)), *range(min(alone, windows), windows, at_once)]
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], windows], strict=True)]
 
 
 def largest(parts: list[slice]) -> int:
-    """Return how many windows the largest batch has."""
+    """Return the number of windows in the largest batch."""
     return max(int(part.stop - part.start) for part in parts)
 
 
 class Sequence:
-    """A causal language model of which one block at a time has weights. Inference only."""
+    """A causal language model in which one block at a time holds weights. Inference only."""
 
     def __init__(self, model_dir: Path, device: str, dtype: Any) -> None:
         import torch
@@ -103,14 +102,14 @@ class Sequence:
         return len(self.blocks)
 
     def at(self, index: int, name: str) -> str:
-        """Return the name in the model of what a block calls `name`."""
+        """Return the full name of a block's parameter or module `name`."""
         return f"{self.name}.{index}.{name}"
 
     @contextmanager
     def filled(
         self, index: int, leave: Callable[[str], bool] = lambda _: False, *, ahead: bool = True
     ) -> Iterator[Any]:
-        """Yield a block that holds its weights on the device meanwhile, but those to `leave`.
+        """Yield a block that holds its weights on the device, except those to `leave`.
 
         For a GPU, the weights of the next block are read `ahead` into page-locked memory.
         """
@@ -138,10 +137,10 @@ class Sequence:
                 self.weights.stop_ahead()
 
     def begin(self, windows: NDArray[Any], at_once: int, alone: int = 0) -> Stream:
-        """Return windows of token ids [windows, tokens] before the first block.
+        """Return a stream of token ids [windows, tokens] before the first block.
 
-        `at_once` of them are run together, fewer where these do not fit on the device; the first
-        `alone` by themselves.
+        `at_once` windows run together, or fewer if they do not fit on the device; the first `alone`
+        run one by one.
         """
         import torch
 
@@ -155,7 +154,7 @@ class Sequence:
         return Stream(ids, hidden[0], parts, planned)
 
     def _embed(self, ids: Any, parts: list[slice], into: list[Any]) -> None:
-        """Add to `into` what the first block is given, [windows, tokens, hidden]."""
+        """Append the first block's input to `into`, [windows, tokens, hidden]."""
         import torch
 
         hidden = None
@@ -173,7 +172,7 @@ class Sequence:
         into.append(hidden)
 
     def _room(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return space for hidden states: on the device if it fits there."""
+        """Return an empty tensor for hidden states: on the device if it fits there."""
         import torch
 
         if not self.device.startswith("cuda"):
@@ -189,7 +188,7 @@ class Sequence:
         return torch.empty(shape, dtype=dtype, **where)
 
     def run_block(self, index: int, stream: Stream, part: slice) -> None:
-        """Run a block, which must be filled, on one batch of the stream."""
+        """Run a filled block on one batch of the stream."""
         hidden = stream.hidden[part].to(self.device, non_blocking=True)
         key = (len(hidden), hidden.shape[1])
         if key not in self._calls:  # a batch that was halved
@@ -199,10 +198,9 @@ class Sequence:
         stream.hidden[part] = first(call(self.blocks[index], hidden))
 
     def advance(self, index: int, stream: Stream) -> None:
-        """Run a block, which must be filled, on all windows of the stream.
+        """Run a filled block on all windows of the stream, in smaller batches if memory runs out.
 
-        In smaller batches from where memory runs out; torch.OutOfMemoryError if one window is too
-        much.
+        torch.OutOfMemoryError if one window does not fit.
         """
         import torch
 
@@ -222,11 +220,11 @@ class Sequence:
         return self.logits_of(hidden, ids)(slice(None))
 
     def logits_of(self, hidden: Any, ids: Any) -> Callable[[slice], Any]:
-        """Return what gives the logits [some, vocabulary] of a slice of a window.
+        """Return a function from a slice of a window to its logits [tokens, vocabulary].
 
-        `hidden` [tokens, width]: a window's last hidden states. `ids` [tokens]: its tokens, for
-        models that look at them again at their end. The model's own norm is run once, and its head
-        for each slice; a model that does something else after its head is run for each slice.
+        `hidden` [tokens, width]: a window's last hidden states. `ids` [tokens]: its tokens, which
+        some models read again at their end. The model's norm runs once, its head once per slice. A
+        model with further computation after its head runs as a whole for each slice.
         """
         import torch
 
@@ -244,9 +242,9 @@ class Sequence:
         return logits
 
     def _finish(self, hidden: Any, ids: Any, *, stop: bool = False) -> tuple[Any, Any]:
-        """Run what follows the last block; return logits [1, tokens, vocabulary] and head's input.
+        """Run the model after its blocks; return logits [1, tokens, vocabulary], the head's input.
 
-        With `stop`, as far as the head, and no logits.
+        With `stop`, only up to the head, without logits.
         """
         import torch
 
@@ -261,8 +259,8 @@ class Sequence:
     def _learn_head(self, ids: Any) -> tuple[Callable[[Any], Any] | None, int]:
         """Return the function from the head's input to logits, and the number of logits per token.
 
-        It is the output embeddings, with Gemma's cap where the model has one. None where that does
-        not give the model's own logits, to the last bit.
+        The function applies the output embeddings, and Gemma's cap if the model has one. It is
+        None if the result is not bit-identical to the model's own logits.
         """
         import torch
 

@@ -1,7 +1,7 @@
-"""A model's modules without their weights, its decoder blocks, and what it passes to each.
+"""A model's modules without weights, its decoder blocks, and the arguments of each.
 
-The arguments of the blocks are found by running the model with recorders in their place. No
-architecture is named.
+The arguments are recorded by running the model with functions in place of its blocks, so that no
+architecture is treated specially.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from colazero.blocks.weights import Refused, Weights
 def build(model_dir: Path, dtype: Any) -> Any:
     """Return the causal language model of a directory's config in evaluation mode.
 
-    Its parameters are on the meta device and take no memory, each in the dtype that transformers
-    loads it in: `dtype`, but for those that an architecture keeps in float32. Buffers, which may
-    be computed and stored nowhere, are real.
+    Its parameters are on the meta device and take no memory. Each has the dtype in which
+    transformers loads it: `dtype`, or float32 where an architecture keeps that. Buffers are real,
+    since some are computed and not stored.
     """
     import torch
     from accelerate import init_empty_weights
@@ -45,9 +45,9 @@ def build(model_dir: Path, dtype: Any) -> Any:
 
 
 def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
-    """Give all that is outside the blocks its weights, on `device`; Refused if some are missing.
+    """Load the weights outside the blocks on `device`; Refused if some are missing.
 
-    Tied weights are those that the model itself ties.
+    The model itself ties weights.
     """
     there = {
         name: weights.dense(name, device, empty.dtype)
@@ -73,7 +73,7 @@ def _refuse_untied(model: Any, there: dict[str, Any]) -> None:
 
     now = model.state_dict()
     for name, tensor in there.items():
-        if now[name].is_meta:  # what it is tied to is not there, which is told of that
+        if now[name].is_meta:  # the other weight is missing, and is refused as such
             continue
         if now[name].data_ptr() != tensor.data_ptr() and not torch.equal(now[name], tensor):
             raise Refused(f"its files hold {name!r}, which its config.json ties to another weight")
@@ -81,7 +81,7 @@ def _refuse_untied(model: Any, there: dict[str, Any]) -> None:
 
 @contextmanager
 def holding(block: Any, tensors: dict[str, Any]) -> Iterator[None]:
-    """Give a block its parameters by name, meanwhile; afterwards it holds none again."""
+    """Give a block its parameters by name; it holds none after the `with` block."""
     empty = dict(block.named_parameters())
     block.load_state_dict(tensors, strict=False, assign=True)
     try:
@@ -91,12 +91,12 @@ def holding(block: Any, tensors: dict[str, Any]) -> Iterator[None]:
 
 
 Acting = Callable[[int, tuple[Any, ...], dict[str, Any]], Any]
-"""(index of a block, its arguments) → what it is to return."""
+"""(index of a block, its positional arguments, its keyword arguments) → its output."""
 
 
 @contextmanager
 def standing_in(blocks: list[Any], act: Acting) -> Iterator[None]:
-    """Have `act` compute in the place of the blocks, whose attributes stay to be read."""
+    """Replace the computation of the blocks by `act`; their attributes stay readable."""
 
     def forward(index: int) -> Callable[..., Any]:
         return lambda *args, **kwargs: act(index, args, kwargs)
@@ -116,26 +116,26 @@ def standing_in(blocks: list[Any], act: Acting) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a block but for its hidden states (masks, rotary embeddings, ...)."""
+    """The arguments of a block except its hidden states (masks, rotary embeddings, ...)."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     by_name: bool
 
     def __call__(self, block: Any, hidden: Any) -> Any:
-        """Return what the block makes of hidden states [batch, tokens, width]."""
+        """Return the block's output for hidden states [batch, tokens, width]."""
         if self.by_name:
             return own(block, *self.args, hidden_states=hidden, **self.kwargs)
         return own(block, hidden, *self.args, **self.kwargs)
 
 
 def own(block: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run what the block itself computes, whatever stands in for it at the moment."""
+    """Run the block's own computation, even while another function replaces it."""
     return type(block).forward(block, *args, **kwargs)
 
 
 def parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
-    """Divide a block's arguments into its hidden states and the rest; Refused if it gets none."""
+    """Split a block's arguments into hidden states and the rest; Refused if there are none."""
     if args:
         return args[0], Call(args[1:], kwargs, by_name=False)
     if "hidden_states" not in kwargs:
@@ -145,23 +145,23 @@ def parted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Call]:
 
 
 def first(output: Any) -> Any:
-    """Return the hidden states of what a block returned: that, or the first of a tuple."""
+    """Return the hidden states in a block's output: the tensor, or the first of a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
 class Form:
-    """Whether blocks return a tensor, or a tuple of how many with the tensor at its head."""
+    """The form of a block's output: a tensor, or a tuple of some length that begins with it."""
 
     def __init__(self, output: Any) -> None:
         self._others = len(output) - 1 if isinstance(output, tuple) else None
 
     def __call__(self, hidden: Any) -> Any:
-        """Return hidden states as a block would."""
+        """Return hidden states in the form of a block's output."""
         return hidden if self._others is None else (hidden, *[None] * self._others)
 
 
 class _Recorded(Exception):
-    """Ends a model's run when nothing more is to be learnt from it."""
+    """Ends a model's run once everything needed is recorded."""
 
 
 def record(model: Any, blocks: list[Any], ids: Any, form: Form) -> tuple[Any, list[Call]]:
@@ -195,7 +195,7 @@ def embed(model: Any, blocks: list[Any], ids: Any) -> Any:
 
 
 def learn_form(model: Any, blocks: list[Any], ids: Any) -> Form:
-    """Return the form of what the first block, which must hold its weights, returns."""
+    """Return the form of the first block's output; the block must hold its weights."""
     forms: list[Form] = []
 
     def act(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,10 +209,10 @@ def learn_form(model: Any, blocks: list[Any], ids: Any) -> Form:
 def run_to_head(
     model: Any, blocks: list[Any], ids: Any, act: Any, *, stop: bool
 ) -> tuple[Any, Any]:
-    """Run the model as `run` does; return its logits, and what its head got [1, tokens, width].
+    """Run the model as `run` does; return its logits and its head's input [1, tokens, width].
 
-    With `stop` it ends there: no logits. What the head got is None if it was not called, or has no
-    shape of its own.
+    With `stop` the run ends before the head, without logits. The input is None unless the head was
+    called exactly once.
     """
     head = model.get_output_embeddings()
     got: list[Any] = []
@@ -229,12 +229,12 @@ def run_to_head(
 
 
 def logit_cap(model: Any) -> float | None:
-    """Return the bound of a model's logits, which tanh brings them into; None for most."""
+    """Return the bound of logits that tanh limits (soft-capping); None for most models."""
     return getattr(model.config, "final_logit_softcapping", None)
 
 
 def run(model: Any, blocks: list[Any], ids: Any, act: Any) -> Any:
-    """Run the model on ids [batch, tokens] with `act` for its blocks; return what it returns."""
+    """Run the model on ids [batch, tokens] with `act` for its blocks; return its output."""
     with standing_in(blocks, act):
         try:
             return model(input_ids=ids, use_cache=False)

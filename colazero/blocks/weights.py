@@ -20,22 +20,22 @@ from colazero.models.files import NEEDED, PACKED, Packing, packed_bits, packings
 log = logging.getLogger(__name__)
 
 SHARD_BYTES = 2**28
-"""Tensors are kept until they are so many bytes, then written to a file of their own."""
+"""Bytes of tensors after which a new shard is written."""
 
 
 class Refused(UserError):
-    """A model that cannot be run, or quantized, a block at a time: `why` is the reason alone."""
+    """A model that cannot be run, or quantized, one block at a time. `why`: the reason."""
 
     def __init__(self, why: str) -> None:
         self.why = why
-        super().__init__(f"the model cannot be taken a block at a time: {why}.")
+        super().__init__(f"the model cannot be run one block at a time: {why}.")
 
 
 def eval_dtype(model_dir: Path, device: str) -> Any:
     """Return the torch dtype to compute in, the same for quantized and unquantized models.
 
-    On CUDA the model's own half precision; else bfloat16 where the device multiplies it, and
-    float32 on CPUs that do not: without instructions of its own it is several times slower there.
+    On CUDA it is the model's own half precision. Otherwise it is bfloat16, or float32 on CPUs
+    without bfloat16 instructions, where bfloat16 is several times slower.
     """
     import torch
     from transformers import AutoConfig
@@ -53,7 +53,7 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
 
 @lru_cache
 def warn_of_float16(model: str) -> None:
-    """Say, once per model, that a GPU without bfloat16 computes in float16."""
+    """Warn, once per model, that a GPU without bfloat16 computes in float16."""
     log.warning(
         "%s is computed in float16, not bfloat16, which GPUs of a compute capability below %d "
         "multiply slowly or not at all. Numbers above 65,504 would become infinite.",
@@ -64,7 +64,7 @@ def warn_of_float16(model: str) -> None:
 def fingerprint(weight: Any) -> str:
     """Return 16 hex digits over a matrix's bits, computed on its device.
 
-    On a GPU rows and columns are hashed there, and only these hashes copied.
+    A GPU hashes rows and columns, and only these hashes are copied.
     """
     import torch
 
@@ -81,7 +81,7 @@ def fingerprint(weight: Any) -> str:
 def quantization_settings(model_dir: Path) -> dict[str, Any]:
     """Return how a GPTQ or AWQ checkpoint is packed, as `gptq.dequantize` takes it.
 
-    `checkpoint_format` alone counts: optimum 2.3 writes v1 and `format: gptq_v2`.
+    Only `checkpoint_format` counts: optimum 2.3 writes v1 and `format: gptq_v2`.
     """
     config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
     if config is None:
@@ -99,10 +99,10 @@ def quantization_settings(model_dir: Path) -> dict[str, Any]:
 
 
 class Weights:
-    """The tensors of a directory's safetensors by the names that the model's modules have.
+    """The tensors in a directory's safetensors, by the names of the model's modules.
 
-    Files are mapped: a tensor takes memory while it is used. transformers' own renaming of stored
-    names is applied; some files also leave out what the model puts before its decoder's names.
+    Files are memory-mapped: a tensor takes memory while it is used. transformers' own renaming of
+    stored names is applied. The prefix of the decoder's names may be missing in the files.
     """
 
     def __init__(self, model_dir: Path, model: Any) -> None:
@@ -137,7 +137,7 @@ class Weights:
         return self._packings.get(name) or self._packings.get(name.removeprefix(self._prefix))
 
     def stored_name(self, name: str) -> str:
-        """Return what the files call a tensor; KeyError if they have none of that name."""
+        """Return a tensor's name in the files; KeyError if there is none."""
         found = self._find(name)
         if found is None:
             raise KeyError(name)
@@ -151,7 +151,7 @@ class Weights:
         return packing is not None and all(self._find(part) for part in needed)
 
     def stored(self, name: str) -> Any:
-        """Return a tensor as it is stored, mapped; KeyError if there is none."""
+        """Return a stored tensor, memory-mapped; KeyError if there is none."""
         found = self._find(name)
         if found is None:
             raise KeyError(name)
@@ -165,17 +165,17 @@ class Weights:
         return self._opened[path].get_tensor(stored)
 
     def release(self) -> None:
-        """Unmap the files, or every page once read would count as this process's memory.
+        """Unmap the files, so that pages that were read do not count as this process's memory.
 
-        What was staged is given up: a GPU must have copied it by then.
+        Staged tensors are dropped: a GPU must have copied them before.
         """
         self._opened.clear()
         self._staged = {}
 
     def read_ahead(self, index: int, names: Iterable[str], pinned: bool) -> None:
-        """Begin to read what block `index` will need, in a thread; `take_ahead` waits for it.
+        """Start reading the weights of block `index` in a thread; `take_ahead` waits for them.
 
-        A GPU then copies from page-locked memory while Python goes on, instead of waiting for the
+        A GPU then copies from page-locked memory while Python continues, instead of waiting for
         pages of a mapped file.
         """
         places = []
@@ -187,18 +187,18 @@ class Weights:
         self._ahead.begin(index, places)
 
     def take_ahead(self, index: int) -> None:
-        """Have `stored` give what was read ahead for a block, if anything was."""
+        """Let `stored` return the tensors that were read ahead for a block, if any."""
         if self._ahead:
             self._staged = self._ahead.take(index)
 
     def stop_ahead(self) -> None:
-        """Give the buffers back: no block follows."""
+        """Free the buffers after the last block."""
         self._ahead = None
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
         """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.
 
-        A packed layer may have other bits than the configuration's.
+        A packed layer may have other bits than the configuration says.
         """
         if self._find(name) is not None:
             tensor = self.stored(name)
@@ -237,7 +237,7 @@ class _Ahead:
         self._reading = index, self._thread.submit(self._read, places)
 
     def take(self, index: int) -> dict[str, Any]:
-        """Wait for a block's tensors, by name; none if another's were read."""
+        """Return a block's tensors by name after waiting; empty if another block was read."""
         reading, self._reading = self._reading, None
         tensors = reading[1].result() if reading else {}
         return tensors if reading and reading[0] == index else {}
@@ -279,18 +279,18 @@ class Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread, after an error or an interruption too."""
+        """End the thread, also after an error or an interruption."""
         self._thread.shutdown(cancel_futures=True)
 
     def add(self, tensors: dict[str, Any]) -> None:
-        """Take tensors by name, and write a file if there are enough."""
+        """Add tensors by name; write a file if there are enough bytes."""
         self._waiting |= {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         self._bytes = sum(tensor.nbytes for tensor in self._waiting.values())
         if self._bytes >= SHARD_BYTES:
             self._write()
 
     def close(self) -> dict[str, str]:
-        """Write what is left, give the files their names and write the index of several.
+        """Write the remaining tensors, name the files and write the index, if there are several.
 
         Return file name → SHA-256. Raise OSError if a file could not be written.
         """
@@ -316,7 +316,7 @@ class Shards:
         if not self._waiting:
             return
         if self._writing:
-            self._writing[-1].result()  # so that no more than two files' tensors are in memory
+            self._writing[-1].result()  # at most two files' tensors are in memory
         file = self._folder / f"part-{len(self._files)}.safetensors"
         self._writing.append(self._thread.submit(write_tensors, self._waiting, file))
         self._files.append((file, list(self._waiting)))
@@ -325,7 +325,7 @@ class Shards:
 
 
 def write_tensors(tensors: dict[str, Any], file: Path) -> str:
-    """Write a safetensors file; return the SHA-256 of the bytes that it was given."""
+    """Write a safetensors file; return the SHA-256 of its bytes."""
     from safetensors.torch import save
 
     data = save(tensors, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Finds what may be removed: models, records, open runs of dead processes, the cache."""
+"""Find what may be removed: models, records, open runs of ended processes, the cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def experiments() -> list[str]:
 class Takers:
     """Which suites and single runs took over the results of which runs.
 
-    Suites that were killed or failed do not count: the same command takes the results over anew.
+    Suites that were killed or failed do not count: the same command takes the results over again.
     """
 
     def __init__(self, experiments: Sequence[str]) -> None:
@@ -174,7 +174,7 @@ def _size(model: LoggedModel) -> int:
 
 
 def stale_records(*, send: bool = False) -> Iterator[Item]:
-    """Yield the records in the cache; one whose process lives must stay.
+    """Yield the records in the cache; those of running processes must stay.
 
     With `send`, `remove` logs a whole record to this store instead.
     """
@@ -196,10 +196,9 @@ def stale_records(*, send: bool = False) -> Iterator[Item]:
 
 
 def left_running() -> Iterator[Item]:
-    """Yield open runs whose process is gone; to remove one is to end it as KILLED.
+    """Yield open runs whose process has ended; removing one marks it as KILLED.
 
-    Runs whose `mlflow run` has not started a program yet are among them, however young: such a
-    program opens its run again.
+    They include runs whose `mlflow run` has not started a program yet: it opens its run again.
     """
     dead = {r.info.run_id: r for each in experiments() for r in claims.abandoned(each, 0)}
     for run_id, run in dead.items():
@@ -208,9 +207,9 @@ def left_running() -> Iterator[Item]:
 
 
 def cached() -> Iterator[Item]:
-    """Yield the parts of the cache except records; none may go while a run is at work."""
+    """Yield the parts of the cache except records; none may be removed during a run."""
     busy = any(claims.owner_alive(record.owner) for record in publish.left_behind())
-    keep = "a run is at work" if busy else ""
+    keep = "a run is using it" if busy else ""
     for part in sorted(environment.cache_dir().glob("*")):
         if part != publish.records_folder():
             yield Item("cache", str(part), size_of(part), _rm(part), keep)

@@ -1,4 +1,4 @@
-"""What every file here needs of MLflow's client: names, addresses, searches and patience."""
+"""Names, addresses, searches and retries with MLflow's client."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ SOURCE = "colazero.source_run"
 MANIFEST = "colazero.manifest"
 """The digest of the artifact that lists a run's files."""
 FREED = "colazero.model_freed"
-"""The date at which a run's model was removed to make room."""
+"""The date on which a run's model was removed to free space."""
 CHECKPOINT, CHECKPOINT_PATH = "colazero.checkpoint_digest", "colazero.checkpoint_path"
 HEARTBEAT = "colazero.heartbeat"
 PROGRESS = "colazero.progress"
-"""How far a suite is, in JSON."""
+"""The progress of a suite, in JSON."""
 UNBEGUN = "colazero.unbegun"
 """Marks a run that was ended because no program had begun it."""
 LOOKS = "colazero.looks"
-"""The numbers of seeds at which a suite was looked at, as in `5,10`."""
+"""The numbers of seeds at which a suite was analyzed, as in `5,10`."""
 STOPPED = "colazero.stopped"
-"""The number of seeds after which a method of a model got no more, in JSON."""
+"""Model → method → number of seeds after which it was stopped, in JSON."""
 TAGS = (
     *(KIND, OWNER, ERROR, SOURCE, MANIFEST, FREED, CHECKPOINT, CHECKPOINT_PATH, HEARTBEAT),
     *(PROGRESS, UNBEGUN, LOOKS, STOPPED),
@@ -223,9 +223,9 @@ PERMANENT = (
     *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"),
     *("BAD_REQUEST", "INVALID_STATE"),
 )
-"""MLflow's error codes that waiting does not cure."""
+"""MLflow's error codes for which a retry does not help."""
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""Errors of file systems that waiting does not cure."""
+"""Errors of file systems for which a retry does not help."""
 OVERRIDES = (
     *("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID"),
     *("MLFLOW_ENABLE_ASYNC_LOGGING", "MLFLOW_TRUNCATE_LONG_VALUES"),
@@ -234,9 +234,9 @@ T = TypeVar("T")
 
 
 def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Call, and while the store is away or refuses, call again for up to COLAZERO_PATIENCE minutes.
+    """Call, and repeat the call for up to COLAZERO_PATIENCE minutes while the store fails.
 
-    `call` must do no harm when it is repeated. Errors that waiting does not cure raise at once.
+    `call` must be safe to repeat. Errors for which a retry does not help raise at once.
     """
     patience = environment.patience()
     deadline, pause = time.monotonic() + patience, 1.0
@@ -260,10 +260,10 @@ def patiently(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
 
 
 def ignore_overrides() -> None:
-    """Unset what would send our values elsewhere: an active model, asynchronous logging.
+    """Unset MLflow settings that change where or how values are logged.
 
     MLflow adds every metric to the model that `MLFLOW_ACTIVE_MODEL_ID` or
-    `mlflow.set_active_model` names, whoever owns it. Asynchronous logging hides errors.
+    `mlflow.set_active_model` names. Asynchronous logging hides errors.
     """
     ignored = [name for name in OVERRIDES if os.environ.pop(name, None) is not None]
     if model := mlflow.get_active_model_id():
@@ -277,8 +277,8 @@ def ignore_overrides() -> None:
 
 EXPERIMENT = "colazero"
 HOMES = (EXPERIMENT, "Default")
-"""Where runs are if nobody names an experiment: those of `python -m entrypoints.NAME` in the first,
-those of `mlflow run`, which creates its run before our code starts, in the second."""
+"""Experiments of runs for which none was named: the first for `python -m entrypoints.NAME`, the
+second for `mlflow run`, which creates its run before our code starts."""
 
 
 def homes(experiment: str) -> list[str]:
@@ -303,7 +303,7 @@ def search(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
-    """Yield all runs that have the status, tags and parameters, the latest first."""
+    """Yield all runs with this status, tags and parameters, the latest first."""
     tags, params = tags or {}, params or {}
     clauses = [_clause(f"tags.`{name}`", value) for name, value in tags.items()]
     clauses += [_clause(f"params.`{name}`", value) for name, value in params.items()]
@@ -346,7 +346,7 @@ def find_run(run_id: str) -> Run | None:
 
 
 def children(suite: str) -> list[Run]:
-    """Return all runs below a suite's."""
+    """Return all nested runs of a suite."""
     return list(search([experiment_of(suite)], tags={PARENT: suite}))
 
 

@@ -1,4 +1,4 @@
-"""Connects to the tracking store: it answers, is whole, and has what the environment names."""
+"""Connect to the tracking store, and create it if necessary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def connect(*, reading: bool = False) -> None:
     uri = mlflow.get_tracking_uri()
     # `patiently` waits for every kind of store.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    # A bar for each small file that is looked at says nothing.
+    # One bar per small file would not help.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         if reading:

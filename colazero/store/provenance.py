@@ -1,4 +1,4 @@
-"""What a result came from: versions, the state of the code, the bytes of a checkpoint."""
+"""Where a result comes from: versions, the state of the code, digests of a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a run's record on disk until the store has all of it."""
+"""Keep a run's record on disk until the store has all of it."""
 
 from __future__ import annotations
 
@@ -296,7 +296,7 @@ def _send_model(record: Record, run: Run) -> str | None:
 def intact(run: Run) -> bool:
     """Return True if the store has all files of a finished run, each in its size.
 
-    A store that does not answer raises: it has damaged nothing.
+    Raise if the store does not answer: the files may be intact.
     """
     if client.MANIFEST not in run.data.tags:
         return True
@@ -360,7 +360,7 @@ def settle(run_id: str) -> Run | None:
 
 
 def recover(experiment: str) -> None:
-    """Send what dead processes had sealed, and end their runs."""
+    """Send sealed records of processes that have ended, and end their other runs."""
     store = without_credentials(mlflow.get_tracking_uri())
     for record in left_behind():
         if record.store != store or claims.owner_alive(record.owner):

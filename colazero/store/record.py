@@ -1,4 +1,4 @@
-"""Records a run: opens it, logs into its record on disk, and ends it."""
+"""Open a run, log into its record on disk, and end it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def run(
                 note = record.tags.get(client.NOTE) or _line(record)
                 note = client.with_settings(note, record.params) if given else note
                 record.tags |= {client.NOTE: note} if note else {}
-                # A result that is not in the store is none yet.
+                # The result is not in the store yet.
                 status, earned = "FAILED", status
                 _seal(record, earned)
                 kept = later is not None and earned == "FINISHED"
@@ -274,9 +274,9 @@ def _log_dataset(
 
 
 def log_quantization(report: QuantizationReport) -> None:
-    """Log what quantizing took, and by module what damp it needed and where it fell back.
+    """Log the seconds of quantizing, and per module its damp and whether it was rounded.
 
-    A quantizer that reports nothing about its modules has seconds only.
+    Quantizers that do not report modules log only seconds.
     """
     log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
     if report.warm_up_time_sec is not None:
@@ -359,7 +359,7 @@ LOCAL = Path("outputs/checkpoints")
 
 
 def refuse_unkeepable(config: Common, name: str) -> None:
-    """Raise UserError, before the work, if its parameters or checkpoint could not be kept."""
+    """Raise UserError if the parameters or the checkpoint could not be stored."""
     for parameter, value in config.model_dump().items():
         length = len(as_text(value))
         if length > MAX_PARAM_VAL_LENGTH:

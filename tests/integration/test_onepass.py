@@ -412,6 +412,6 @@ def test_a_model_whose_blocks_are_not_taken_is_refused(tmp_path: Path) -> None:
 
     config = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=300, n_positions=256)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(Refused, match=r"is in no nn\.Linear"):
+    with pytest.raises(Refused, match=r"is not in an nn\.Linear"):
         run(tmp_path / "gpt2", tmp_path / "out")
     assert not (tmp_path / "out").exists()

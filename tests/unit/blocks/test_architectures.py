@@ -203,7 +203,7 @@ def test_the_head_gets_the_rows_that_the_whole_model_gave_it(
 
 def test_weights_outside_linear_layers_are_not_quantized(tmp_path: Path) -> None:
     folder = make(tmp_path / "model", *EVALUATED["gpt2"])
-    with pytest.raises(Refused, match=r"is in no nn\.Linear"):
+    with pytest.raises(Refused, match=r"is not in an nn\.Linear"):
         open_sequence(folder, "cpu", to_quantize=True)
 
 
@@ -224,6 +224,6 @@ def test_a_model_whose_logits_are_no_numbers_says_nothing_of_a_good_one(tmp_path
     state = load_file(bad / "model.safetensors")
     state["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(state, bad / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="logits that are no numbers"):
+    with pytest.raises(UserError, match="logits that are not numbers"):
         open_sequence(bad, "cpu", to_quantize=True)
     assert len(open_sequence(good, "cpu", to_quantize=True)) == 3

@@ -303,7 +303,7 @@ def test_the_cache_goes_but_not_under_a_run_at_work(
     with record.run("at work", "cell"):
         code, said = call(what="cache", do="remove")
         assert code == 1
-        assert "a run is at work" in said
+        assert "a run is using it" in said
     assert "2.0 MB" in call(what="cache")[1]
     assert part.exists()
     assert call(what="cache", do="remove")[0] == 0
