@@ -191,10 +191,10 @@ def cell(folder: Path, device: str, samples: int, seq_len: int, windows: int, me
     with tempfile.TemporaryDirectory() as scratch:
         meter.mark("unquantized")
         known = through_blocks.references(model, device, [text])
-        rider: Any = Marked(through_blocks.Evaluator([text], known), meter)
+        evaluator: Any = Marked(through_blocks.Evaluator([text], known), meter)
         meter.mark("quantize")
         out = Path(scratch) / "out"
-        quantize(Work(folder, calibration, settings, out, device, rider=rider))
+        quantize(Work(folder, calibration, settings, out, device, evaluator=evaluator))
         meter.mark("verify")
         one = Text("random", ids[:1], text.starts[:1])
         through_blocks.evaluate(open_sequence(out, device), [one])

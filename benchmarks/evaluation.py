@@ -51,10 +51,12 @@ def cell_here(given: dict[str, str], out: Path) -> dict[str, float]:
     from colazero import pipeline
 
     config, model, calibration = prepared(given)
-    rider = pipeline.evaluator(config, model)  # what the unquantized model makes of the texts: kept
+    evaluator = pipeline.evaluator(
+        config, model
+    )  # what the unquantized model makes of the texts: kept
     begin = time.perf_counter()
-    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, rider)
-    evaluation = pipeline.evaluate(config, model, out, lambda *_: None, rider)
+    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, evaluator)
+    evaluation = pipeline.evaluate(config, model, out, lambda *_: None, evaluator)
     pipeline.verify(config, model, out, evaluation)
     cell = time.perf_counter() - begin - (report.warm_up_time_sec or 0.0)
     return {"quantize_sec": report.quant_time_sec, "cell_sec": cell}

@@ -158,13 +158,13 @@ def ours(folder: Path, device: str, samples: int, seq_len: int, windows: int) ->
     yield "select", times["selection_time_sec"]
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     ids = np.random.default_rng(0).integers(3, vocabulary, size=(windows, seq_len))
-    rider = Evaluator([Text("random", ids, ids[:, 0])])
+    evaluator = Evaluator([Text("random", ids, ids[:, 0])])
     out = folder / "out"
-    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, rider)
+    report = pipeline.quantize(config, model, calibration, out, lambda *_: None, evaluator)
     yield "warm_up", report.warm_up_time_sec or 0.0
     yield "quantize", report.quant_time_sec
     yield "save", report.save_time_sec
-    yield "evaluate", rider.seconds
+    yield "evaluate", evaluator.seconds
     one = Text("random", ids[:1], ids[:1, 0])
     yield "verify", timed(lambda: evaluate(open_sequence(out, device), [one]), device)[1]
     yield "checkpoint_gib", sum(file.stat().st_size for file in out.iterdir()) / 2**30

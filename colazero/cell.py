@@ -172,24 +172,24 @@ def _quantize_and_evaluate(
         return _evaluate_unquantized(config, model, show)
     with record.workspace() as folder:
         checkpoint = folder / "checkpoint"
-        rider = pipeline.evaluator(config, model)
+        evaluator = pipeline.evaluator(config, model)
         try:
             report = pipeline.quantize(
-                config, model, calibration, checkpoint, show("quantize"), rider
+                config, model, calibration, checkpoint, show("quantize"), evaluator
             )
         except Exception:
-            if rider.perplexities:  # all is computed, and the checkpoint could not be written
+            if evaluator.perplexities:  # all is computed, and the checkpoint could not be written
                 known = config.model_copy(update={"do_downstream": False})
                 record.log_evaluation(
-                    pipeline.evaluate(known, model, checkpoint, show("evaluate"), rider)
+                    pipeline.evaluate(known, model, checkpoint, show("evaluate"), evaluator)
                 )
             raise
         record.log_quantization(report)
-        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), rider)
+        evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), evaluator)
         metrics = record.log_evaluation(evaluation)  # what fails later keeps its numbers
         record.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
-        if rider.perplexities:  # else the checkpoint is what was evaluated
+        if evaluator.perplexities:  # else the checkpoint is what was evaluated
             verify_time, same = pipeline.verify(
                 config, model, checkpoint, evaluation, report.solved
             )

@@ -47,6 +47,7 @@ from colazero.quantizers import (
 from colazero.selection import features
 from colazero.settings import SETTINGS, Resolved, RunConfig, Settings
 from colazero.types import (
+    BlockEvaluator,
     CalibrationSet,
     Downstream,
     Evaluation,
@@ -54,7 +55,6 @@ from colazero.types import (
     Progress,
     QuantizationReport,
     QuantizationSettings,
-    Rider,
     SelectionSettings,
     Work,
 )
@@ -233,11 +233,11 @@ def quantize(
     calibration: CalibrationSet,
     out_dir: Path,
     progress: Progress,
-    rider: Rider | None = None,
+    evaluator: BlockEvaluator | None = None,
 ) -> QuantizationReport:
     """Quantize `model` on `calibration` into the directory `out_dir`.
 
-    A quantizer that computes one block after another lets the `rider` evaluate on the way.
+    A quantizer that works block by block calls the `evaluator` after each block.
     RuntimeError if the quantizer used fewer tokens than the calibration set has.
     """
     calibration = with_bos(config, model, calibration)
@@ -253,7 +253,7 @@ def quantize(
         config.pattern,
         config.position_weight,
     )
-    work = Work(model.path, calibration, settings, out_dir, config.device, progress, rider)
+    work = Work(model.path, calibration, settings, out_dir, config.device, progress, evaluator)
     report = QUANTIZERS.get(config.quantizer)(work)
     used = report.tokens_used
     if used is not None and used < calibration.windows.size:

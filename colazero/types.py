@@ -261,15 +261,15 @@ class QuantizationSettings:
     position_weight: float = 1.0
 
 
-class Rider(Protocol):
-    """Work that follows the quantization from block to block: the evaluation.
+class BlockEvaluator(Protocol):
+    """Evaluates a model block by block while it is quantized.
 
     `seconds`: the time it took, which does not count as quantizing.
     """
 
     seconds: float
 
-    def board(self, sequence: Any) -> None:
+    def begin(self, sequence: Any) -> None:
         """Begin, with the `colazero.blocks.Sequence` of the model."""
 
     def advance(self, index: int) -> None:
@@ -283,7 +283,7 @@ class Rider(Protocol):
 class Work:
     """What a quantizer gets: a model, a calibration set, and where the checkpoint goes.
 
-    A quantizer that works block by block calls the `rider` after each block; others ignore it.
+    A quantizer that works block by block calls the `evaluator` after each block. Others ignore it.
     """
 
     model_dir: Path
@@ -292,7 +292,7 @@ class Work:
     out_dir: Path
     device: str
     progress: Progress = lambda _done, _total: None
-    rider: Rider | None = None
+    evaluator: BlockEvaluator | None = None
 
 
 Quantizer = Callable[[Work], QuantizationReport]

@@ -100,7 +100,7 @@ class Evaluator:
         self.windows_at_once: int | None = None
         self.texts, self.references = texts, references
 
-    def board(self, sequence: Blocks) -> None:
+    def begin(self, sequence: Blocks) -> None:
         """Take the texts before the first block of `sequence`.
 
         `references` use its norm and head from here on: quantization leaves them as they are, and a
@@ -137,7 +137,7 @@ class Evaluator:
 
     def pass_all(self, sequence: Blocks, progress: Progress = lambda done, total: None) -> None:
         """Take the texts through all blocks of a model that nothing else passes meanwhile."""
-        self.board(sequence)
+        self.begin(sequence)
         for index in range(len(sequence)):
             with sequence.filled(index):
                 self.advance(index)

@@ -116,7 +116,7 @@ def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
     from colazero.blocks.probe import open_sequence
     from colazero.blocks.weights import Shards
 
-    device, rider = work.device, work.rider
+    device, evaluator = work.device, work.evaluator
     begin = time.perf_counter()
     sequence = open_sequence(work.model_dir, device, to_quantize=True)
     windows, stream = work.calibration.windows, None
@@ -126,15 +126,15 @@ def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
     rows: list[dict[str, Any]] = []
     solved: dict[str, str] = {}
     saving, warned = 0.0, False
-    if rider:
-        rider.board(sequence)
+    if evaluator:
+        evaluator.begin(sequence)
     with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
             solver = Solver(sequence, index, method)
             with sequence.filled(index, solver.solves) as block:
                 solver.run(block, stream)
-                if rider:
-                    rider.advance(index)
+                if evaluator:
+                    evaluator.advance(index)
             rows += solver.rows
             solved |= solver.solved
             if stream and solver.run_again and not warned:
@@ -150,17 +150,17 @@ def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
             work.progress(index + 1, len(sequence))
         at_once_at_last, halved = (stream.at_once, stream.halved) if stream else (None, False)
         del stream
-        if rider:
-            rider.finish()
+        if evaluator:
+            evaluator.finish()
         saved = time.perf_counter()
         shards.add(rest(sequence))
         files = shards.close()
         describe(work.model_dir, draft, method.quantization)
         saving += time.perf_counter() - saved
     devices.settle(device)
-    riding = rider.seconds if rider else 0.0
+    evaluating = evaluator.seconds if evaluator else 0.0
     return QuantizationReport(
-        time.perf_counter() - begin - saving - riding,
+        time.perf_counter() - begin - saving - evaluating,
         saving,
         rows,
         windows_at_once=at_once_at_last,

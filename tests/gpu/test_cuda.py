@@ -53,9 +53,9 @@ def quantized(cell: dict[str, str], device: str, folder: Path) -> tuple[str, Eva
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     calibration, _ = pipeline.calibrate(config, model)
-    rider = pipeline.evaluator(config, model)
-    pipeline.quantize(config, model, calibration, folder, lambda *_: None, rider)
-    evaluation = pipeline.evaluate(config, model, folder, lambda *_: None, rider)
+    evaluator = pipeline.evaluator(config, model)
+    pipeline.quantize(config, model, calibration, folder, lambda *_: None, evaluator)
+    evaluation = pipeline.evaluate(config, model, folder, lambda *_: None, evaluator)
     pipeline.verify(config, model, folder, evaluation)
     return provenance.weights_digest(provenance.manifest(folder)), evaluation
 

@@ -38,10 +38,12 @@ def run(
     model: Path,
     out: Path,
     settings: QuantizationSettings = SETTINGS,
-    rider: Evaluator | None = None,
+    evaluator: Evaluator | None = None,
 ) -> QuantizationReport:
     steps: list[tuple[int, int]] = []
-    given = Work(model, CALIBRATION, settings, out, "cpu", lambda *step: steps.append(step), rider)
+    given = Work(
+        model, CALIBRATION, settings, out, "cpu", lambda *step: steps.append(step), evaluator
+    )
     report = quantize(given)
     assert steps[-1][0] == steps[-1][1] == len(steps)
     return report
@@ -86,19 +88,19 @@ def test_what_rode_along_is_what_the_checkpoint_gives_in_one_piece(
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     original, out = request.getfixturevalue(family), tmp_path / "checkpoint"
-    rider = Evaluator([TEXT, replace(TEXT, windows=TEXT.windows[:2], starts=TEXT.starts[:2])])
-    run(original, out, rider=rider)
+    evaluator = Evaluator([TEXT, replace(TEXT, windows=TEXT.windows[:2], starts=TEXT.starts[:2])])
+    run(original, out, evaluator=evaluator)
     whole = perplexity(load_dense(out, "cpu"), "text", TEXT.windows, TEXT.starts)
     by_blocks = evaluate(open_sequence(out, "cpu"), [TEXT])[0]
-    assert rider.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
-    assert rider.perplexities[1].nll == pytest.approx(whole.nll[:2])
-    assert rider.seconds > 0
+    assert evaluator.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
+    assert evaluator.perplexities[1].nll == pytest.approx(whole.nll[:2])
+    assert evaluator.seconds > 0
     dense = perplexity(load_dense(original, "cpu"), "text", TEXT.windows, TEXT.starts)
     assert not np.allclose(dense.nll, whole.nll, rtol=1e-6), "quantized, not the original"
 
 
 def test_a_rider_changes_nothing(checkpoint: Path, tiny_llama: Path, tmp_path: Path) -> None:
-    run(tiny_llama, tmp_path / "checkpoint", rider=Evaluator([TEXT]))
+    run(tiny_llama, tmp_path / "checkpoint", evaluator=Evaluator([TEXT]))
     assert digest(tmp_path / "checkpoint") == digest(checkpoint)
 
 
@@ -165,11 +167,11 @@ def test_micro_batches_that_memory_does_not_hold_are_run_again_to_the_same_bits(
 ) -> None:
     model = request.getfixturevalue(family)
     monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 128)
-    held = run(model, tmp_path / "held", rider=Evaluator([TEXT]))
+    held = run(model, tmp_path / "held", evaluator=Evaluator([TEXT]))
     assert not caplog.messages
     short_at(monkeypatch, short)
-    rider = Evaluator([TEXT])
-    again = run(model, tmp_path / "again", rider=rider)
+    evaluator = Evaluator([TEXT])
+    again = run(model, tmp_path / "again", evaluator=evaluator)
     assert digest(tmp_path / "again") == digest(tmp_path / "held")
     assert again.modules == held.modules
     (said,) = caplog.messages
@@ -387,8 +389,8 @@ def test_others_load_the_checkpoint_and_compute_the_same(
 def test_settings_reach_the_checkpoint(
     settings: QuantizationSettings, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    rider = Evaluator([TEXT])
-    run(tiny_llama, tmp_path / "out", settings, rider)
+    evaluator = Evaluator([TEXT])
+    run(tiny_llama, tmp_path / "out", settings, evaluator)
     written = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert written == json.loads((tmp_path / "out" / "quantize_config.json").read_text())
     for name in ("group_size", "desc_act", "sym", "damp_percent"):
@@ -396,7 +398,7 @@ def test_settings_reach_the_checkpoint(
     assert written["bits"] == settings.quant_bits
     assert written["meta"]["act_group_aware"] == settings.act_group_aware
     whole = perplexity(load_dense(tmp_path / "out", "cpu"), "text", TEXT.windows, TEXT.starts)
-    assert rider.perplexities[0].nll.tolist() == whole.nll.tolist()
+    assert evaluator.perplexities[0].nll.tolist() == whole.nll.tolist()
 
 
 def test_the_tokenizer_is_there(checkpoint: Path, tiny_llama: Path) -> None:

@@ -33,10 +33,12 @@ def test_gptq_lies_between_the_original_and_rounding(tmp_path: Path) -> None:
     config = pipeline.resolve(config, model)
     assert config.group_size == 64
     calibration, _ = pipeline.calibrate(config, model)
-    rider = pipeline.evaluator(config, model)
-    report = pipeline.quantize(config, model, calibration, tmp_path / "q", lambda *_: None, rider)
+    evaluator = pipeline.evaluator(config, model)
+    report = pipeline.quantize(
+        config, model, calibration, tmp_path / "q", lambda *_: None, evaluator
+    )
     assert len(report.modules) == 210
-    evaluation = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None, rider)
+    evaluation = pipeline.evaluate(config, model, tmp_path / "q", lambda *_: None, evaluator)
     assert pipeline.verify(config, model, tmp_path / "q", evaluation)[1] == "bits"
     quantized = evaluation.perplexities[0]
 

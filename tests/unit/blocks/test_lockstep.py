@@ -74,9 +74,9 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Limit:
 
 
 def quantized(model: Path, out: Path) -> tuple[QuantizationReport, Evaluator]:
-    rider = Evaluator([TEXT])
-    report = onepass.quantize(Work(model, CALIBRATION, SETTINGS, out, "cpu", rider=rider))
-    return report, rider
+    evaluator = Evaluator([TEXT])
+    report = onepass.quantize(Work(model, CALIBRATION, SETTINGS, out, "cpu", evaluator=evaluator))
+    return report, evaluator
 
 
 @pytest.mark.parametrize(("windows", "used"), [(9, 8), (4, 4), (3, 2), (1, 1)])
@@ -89,20 +89,20 @@ def test_evaluation_takes_fewer_windows_at_once(
 ) -> None:
     plain = evaluate(open_sequence(tiny_llama, "cpu"), [TEXT])[0]
     seen = room_for(windows, "down_proj")
-    rider = Evaluator([TEXT])
+    evaluator = Evaluator([TEXT])
     sequence = open_sequence(tiny_llama, "cpu")
     seen.clear()
     with caplog.at_level(logging.WARNING):
-        rider.board(sequence)
+        evaluator.begin(sequence)
         for index in range(len(sequence)):
             with sequence.filled(index):
-                rider.advance(index)
-        rider.finish()
-    assert rider.windows_at_once == used
+                evaluator.advance(index)
+        evaluator.finish()
+    assert evaluator.windows_at_once == used
     tried = sum(size > windows for size in seen)
     assert tried == len(caplog.records) <= 3, "once a size, not once a block"
-    assert rider.perplexities[0].nll == pytest.approx(plain.nll, rel=1e-2)
-    assert rider.perplexities[0].nll[0] == plain.nll[0], "it is by itself in any case"
+    assert evaluator.perplexities[0].nll == pytest.approx(plain.nll, rel=1e-2)
+    assert evaluator.perplexities[0].nll[0] == plain.nll[0], "it is by itself in any case"
 
 
 @pytest.mark.parametrize("layer", ["q_proj", "down_proj"])
@@ -119,8 +119,8 @@ def test_onepass_takes_fewer_windows_at_once(
     monkeypatch.setattr(onepass, "TOKENS_PER_BATCH", 8 * 64)
     before, _ = quantized(tiny_llama, tmp_path / "before")
     room_for(windows, layer)
-    report, rider = quantized(tiny_llama, tmp_path / "after")
-    assert (report.windows_at_once, rider.windows_at_once) == (used, min(used, 8))
+    report, evaluator = quantized(tiny_llama, tmp_path / "after")
+    assert (report.windows_at_once, evaluator.windows_at_once) == (used, min(used, 8))
     assert [(row["layer"], row["module"]) for row in report.modules] == [
         (row["layer"], row["module"]) for row in before.modules
     ]
@@ -144,10 +144,10 @@ def test_windows_that_do_not_fit_before_the_first_block_are_halved_too(
 
     for name in ("record", "embed"):
         monkeypatch.setattr(blocks_sequence, name, limited(getattr(blocks_sequence, name)))
-    report, rider = quantized(tiny_llama, tmp_path / "limited")
+    report, evaluator = quantized(tiny_llama, tmp_path / "limited")
     assert plain.windows_at_once == 8
     assert report.windows_at_once == 2
-    assert np.isfinite(rider.perplexities[0].perplexity)
+    assert np.isfinite(evaluator.perplexities[0].perplexity)
 
 
 def test_batches_that_ended_before_memory_ran_out_are_not_run_again(
@@ -167,13 +167,13 @@ def test_batches_that_ended_before_memory_ran_out_are_not_run_again(
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Sequence, "run_block", run_block)
-    report, rider = quantized(tiny_llama, tmp_path / "after")
+    report, evaluator = quantized(tiny_llama, tmp_path / "after")
     assert failed
     assert report.windows_at_once == 1
     assert [row["loss"] for row in report.modules if row["layer"] == 0] == [
         row["loss"] for row in before.modules if row["layer"] == 0
     ]
-    assert rider.perplexities[0].nll == pytest.approx(plain.perplexities[0].nll, rel=0.02)
+    assert evaluator.perplexities[0].nll == pytest.approx(plain.perplexities[0].nll, rel=0.02)
 
 
 def test_one_window_that_does_not_fit_is_an_error(
@@ -224,11 +224,11 @@ def test_a_result_whose_batches_were_halved_says_so(
     model = models.fetch(str(tiny_llama))
     known = references(model, "cpu", [TEXT])
     now[0] = "evaluation"
-    rider = Evaluator([TEXT], known)
-    work = Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", "cpu", rider=rider)
+    evaluator = Evaluator([TEXT], known)
+    work = Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", "cpu", evaluator=evaluator)
     report = onepass.quantize(work)
     assert report.halved is (where == "quantization")
-    assert rider.perplexities[0].halved is (where in ("evaluation", "unquantized"))
+    assert evaluator.perplexities[0].halved is (where in ("evaluation", "unquantized"))
     again = references(model, "cpu", [TEXT])[0]
     assert again.halved is False, "what was halved is not kept for others"
 

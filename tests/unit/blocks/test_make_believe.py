@@ -45,8 +45,8 @@ def test_a_cell_copies_each_weight_once_and_one_checkpoint_back(
     with machine():
         open_sequence(original, DEVICE, to_quantize=True)  # the probe is made once a model
     with machine() as traffic:
-        rider = Evaluator([TEXT])
-        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, rider=rider))
+        evaluator = Evaluator([TEXT])
+        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, evaluator=evaluator))
     weights = sum(t.nbytes for t in load_file(original / "model.safetensors").values())
     packed = load_file(out / "model.safetensors")
     written = sum(t.nbytes for name, t in packed.items() if name.split(".")[-1] in PACKED)
@@ -67,11 +67,13 @@ def test_the_checkpoint_is_evaluated_alike_by_blocks_and_in_one_piece(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     with machine():
-        rider = Evaluator([TEXT])
-        quantize(Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", DEVICE, rider=rider))
+        evaluator = Evaluator([TEXT])
+        quantize(
+            Work(tiny_llama, CALIBRATION, SETTINGS, tmp_path / "q", DEVICE, evaluator=evaluator)
+        )
         whole = perplexity(load_dense(tmp_path / "q", DEVICE), "t", TEXT.windows, TEXT.starts)
         by_blocks = evaluate(open_sequence(tmp_path / "q", DEVICE), [TEXT])[0]
-    assert rider.perplexities[0].nll.tolist() == by_blocks.nll.tolist()
+    assert evaluator.perplexities[0].nll.tolist() == by_blocks.nll.tolist()
     assert by_blocks.nll == pytest.approx(whole.nll, rel=1e-5)
 
 

@@ -125,7 +125,7 @@ def test_a_device_does_not_wait_for_the_pages_of_files(
         )
         assert traffic.there - begun > 2 * block, "of two blocks"
         assert block <= traffic.waited - waited < 1.1 * block, "it waited for one"
-        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, rider=Evaluator([TEXT])))
+        quantize(Work(original, CALIBRATION, SETTINGS, out, DEVICE, evaluator=Evaluator([TEXT])))
         packed = evaluate(open_sequence(out, DEVICE), [TEXT])[0]
     assert plain.nll == pytest.approx(
         evaluate(open_sequence(original, "cpu"), [TEXT])[0].nll, rel=0.02

@@ -35,9 +35,9 @@ def cell(original: Path, corpus: Path, out: Path) -> Cell:
     names = {"corpus": f"file:{corpus}", "eval_corpora": (f"file:{corpus}",)}
     config = RunConfig(model=str(original), device="cpu", seq_len=64, eval_windows=3, **names)
     model = models.fetch(str(original))
-    rider = Evaluator(pipeline.evaluation_texts(config, model))
-    report = quantize(Work(original, CALIBRATION, SETTINGS, out, "cpu", rider=rider))
-    return config, model, out, report, Evaluation(rider.perplexities)
+    evaluator = Evaluator(pipeline.evaluation_texts(config, model))
+    report = quantize(Work(original, CALIBRATION, SETTINGS, out, "cpu", evaluator=evaluator))
+    return config, model, out, report, Evaluation(evaluator.perplexities)
 
 
 def one_bit_off(evaluation: Evaluation) -> Evaluation:

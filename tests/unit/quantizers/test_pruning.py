@@ -28,11 +28,11 @@ def pruned(
     model: Path,
     out: Path,
     settings: QuantizationSettings = SETTINGS,
-    rider: Evaluator | None = None,
+    evaluator: Evaluator | None = None,
 ) -> QuantizationReport:
     windows = CALIBRATION.windows[: 0 if quantizer in WITHOUT_CALIBRATION else None]
     given = replace(CALIBRATION, windows=windows)
-    return QUANTIZERS.get(quantizer)(Work(model, given, settings, out, "cpu", rider=rider))
+    return QUANTIZERS.get(quantizer)(Work(model, given, settings, out, "cpu", evaluator=evaluator))
 
 
 @pytest.mark.parametrize("quantizer", PRUNING)
@@ -50,8 +50,8 @@ def test_the_checkpoint_is_the_model_with_so_many_zeros(
 ) -> None:
     model, out = request.getfixturevalue(family), tmp_path / "checkpoint"
     settings = replace(SETTINGS, pattern=pattern, sparsity=sparsity)
-    rider = Evaluator([TEXT])
-    report = pruned(quantizer, model, out, settings, rider)
+    evaluator = Evaluator([TEXT])
+    report = pruned(quantizer, model, out, settings, evaluator)
     before, after = load_file(model / "model.safetensors"), load_file(out / "model.safetensors")
     assert {n: (t.shape, t.dtype) for n, t in before.items()} == {
         n: (t.shape, t.dtype) for n, t in after.items()
@@ -75,7 +75,7 @@ def test_the_checkpoint_is_the_model_with_so_many_zeros(
     assert not (out / "quantize_config.json").exists()
     by_blocks = evaluate(open_sequence(out, "cpu"), [TEXT])[0]
     whole = perplexity(load_dense(out, "cpu"), "text", TEXT.windows, TEXT.starts)
-    assert rider.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
+    assert evaluator.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
 
 
 @pytest.mark.parametrize("quantizer", ["wanda", "sparsegpt"])

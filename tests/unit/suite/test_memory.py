@@ -110,7 +110,7 @@ def test_the_plan_is_within_a_quarter_of_what_a_cell_takes(
         monkeypatch.setattr("colazero.quantizers.onepass.TOKENS_PER_BATCH", 4 * 64)
         monkeypatch.setattr("colazero.evaluation.through_blocks.TOKENS_A_BATCH", 2 * 64)
         monkeypatch.setattr("colazero.evaluation.perplexity.LOGITS_A_SLICE", 512 * 16)
-        quantize(Work(folder, calibration, SETTINGS, out, DEVICE, rider=Evaluator([text])))
+        quantize(Work(folder, calibration, SETTINGS, out, DEVICE, evaluator=Evaluator([text])))
     assert memory.BATCH == perplexity.TOKENS_A_BATCH
     weights = memory.Weights.of(Model(name, folder, "1"))
     windows = 128 + 166
