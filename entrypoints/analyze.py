@@ -99,7 +99,7 @@ def _number(name: str, value: str | float) -> float:
     try:
         return float(value)
     except ValueError:
-        raise UserError(f"{name}={value!r}: must be a number.") from None
+        raise UserError(f"{name}={value!r}: must be a number, without a sign such as %.") from None
 
 
 if __name__ == "__main__":

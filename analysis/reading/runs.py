@@ -87,7 +87,10 @@ def search(experiments: Sequence[str], filter: str, page_size: int) -> Iterable[
                 page_token=token,
             )
         except MlflowException as error:
-            raise RunsError(f"filter {filter!r}: {str(error).splitlines()[0]}") from error
+            raise RunsError(
+                f"filter={filter!r}: write it as params.quant_bits = '4' "
+                f"({str(error).splitlines()[0]})."
+            ) from error
         yield from (r for r in page if r.data.tags.get("colazero.kind") in KINDS)
         token = page.token
         if not token:
@@ -413,12 +416,15 @@ def _get(client: MlflowClient, run_id: str) -> Run:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise RunsError(f"suite={run_id!r}: {str(error).splitlines()[0]}") from error
+        raise RunsError(
+            f"suite={run_id!r}: {str(error).splitlines()[0].rstrip('.')} in this tracking store. A "
+            "suite prints its run id when it begins."
+        ) from error
     missing = [n for n in ("models", "methods", "seeds") if not _list(run, n)]
     if run.data.tags.get("colazero.kind") != "suite" or missing:
         kind = run.data.tags.get("colazero.kind", "unknown")
         lacks = f", without the parameters {', '.join(missing)}" if missing else ""
-        raise RunsError(f"suite={run_id!r} is no suite: a run of kind {kind!r}{lacks}.")
+        raise RunsError(f"suite={run_id!r} is not a suite but a run of kind {kind!r}{lacks}.")
     return run
 
 

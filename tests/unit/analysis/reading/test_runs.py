@@ -212,7 +212,7 @@ def test_an_experiment_with_a_filter(suites):
     suites.suite(windows=False)
     table = load_experiment(suites.name, "params.method = 'random'", page_size=2)
     assert set(table["method"]) == {"random", "unquantized"}
-    with pytest.raises(RunsError, match="filter 'nonsense'"):
+    with pytest.raises(RunsError, match="filter='nonsense'"):
         load_experiment(suites.name, "nonsense")
     with pytest.raises(RunsError, match="holds no cell"):
         load_experiment(suites.name, "params.method = 'none'")
