@@ -63,37 +63,37 @@ def quantize(work: Work) -> QuantizationReport:
     from colazero.blocks.weights import Shards
 
     begin = time.perf_counter()
-    windows, rider = work.calibration.windows, work.rider
+    windows, evaluator = work.calibration.windows, work.evaluator
     sequence = open_sequence(work.model_dir, work.device, to_quantize=True)
     fusions = structure(sequence)
     stream = sequence.begin(windows, max(1, TOKENS_PER_BATCH // windows.shape[1]))
     rows: list[dict[str, Any]] = []
     fingerprints: dict[str, str] = {}
-    if rider:
-        rider.board(sequence)
+    if evaluator:
+        evaluator.begin(sequence)
     with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
             with sequence.filled(index) as block:
                 seen = _observed(sequence, index, stream, fusions)
                 solver = Solver(sequence, index, fusions, seen, work.settings.group_size)
                 solver.run(block)
-                if rider:
-                    rider.advance(index)
+                if evaluator:
+                    evaluator.advance(index)
             rows += solver.rows
             fingerprints |= solver.fingerprints
             shards.add(solver.tensors)
             work.progress(index + 1, len(sequence))
-        if rider:
-            rider.finish()
+        if evaluator:
+            evaluator.finish()
         saved = time.perf_counter()
         shards.add(rest(sequence))
         files = shards.close()
         describe(work.model_dir, draft, quantization_config(work.settings.group_size))
         saving = time.perf_counter() - saved
     devices.settle(work.device)
-    riding = rider.seconds if rider else 0.0
+    evaluating = evaluator.seconds if evaluator else 0.0
     return QuantizationReport(
-        time.perf_counter() - begin - saving - riding,
+        time.perf_counter() - begin - saving - evaluating,
         saving,
         rows,
         windows_at_once=stream.at_once,

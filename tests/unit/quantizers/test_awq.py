@@ -33,8 +33,8 @@ def test_the_checkpoint_is_awqs_and_what_rode_along_is_what_it_gives(
     family: str, size: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model, out = request.getfixturevalue(family), tmp_path / "checkpoint"
-    rider, settings = Evaluator([TEXT]), replace(SETTINGS, group_size=size)
-    report = awq.quantize(Work(model, CALIBRATION, settings, out, "cpu", rider=rider))
+    evaluator, settings = Evaluator([TEXT]), replace(SETTINGS, group_size=size)
+    report = awq.quantize(Work(model, CALIBRATION, settings, out, "cpu", evaluator=evaluator))
     tensors, before = load_file(out / "model.safetensors"), load_file(model / "model.safetensors")
     packed = {name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")}
     assert len(packed) == len(report.modules) == (12 if family == "tiny_opt" else 14)
@@ -52,7 +52,7 @@ def test_the_checkpoint_is_awqs_and_what_rode_along_is_what_it_gives(
     assert all(row["samples"] == CALIBRATION.windows.size for row in report.modules)
     by_blocks = evaluate(open_sequence(out, "cpu"), [TEXT])[0]
     whole = perplexity(load_dense(out, "cpu"), "text", TEXT.windows, TEXT.starts)
-    assert rider.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
+    assert evaluator.perplexities[0].nll.tolist() == by_blocks.nll.tolist() == whole.nll.tolist()
     dense = perplexity(load_dense(model, "cpu"), "text", TEXT.windows, TEXT.starts)
     assert dense.nll.sum() == pytest.approx(whole.nll.sum(), rel=0.01)
     assert dense.nll.tolist() != whole.nll.tolist()
