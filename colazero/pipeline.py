@@ -20,6 +20,8 @@ from colazero import corpora, devices, models, selection
 from colazero.calibration import sets, trial
 from colazero.calibration.sets import ordered, pieces, select
 from colazero.corpora import bos as bos_rule
+from colazero.corpora.chat import Writing
+from colazero.corpora.documents import lay
 from colazero.corpora.tokens import (
     corpus_counts,
     drawn_by,
@@ -123,11 +125,13 @@ def check_data(config: Settings, model: Model) -> None:
 def check_calibration(config: Settings, model: Model) -> None:
     """Raise UserError unless windows of this number and length can be cut for the model."""
     fit.refuse_long_windows(model, config.seq_len)
-    tokens = token_pool(model, config.corpus, writing=writing_of(config)).tokens
+    pool = token_pool(model, config.corpus, writing=writing_of(config))
+    tokens, length = pool.tokens, bos_rule.text_length(config, model)
+    if config.windows == "document":
+        tokens = lay(pool, length, bos_rule.in_front(config, model)).pool.tokens
     available = int(config.corpus_share * len(tokens))
-    length = bos_rule.text_length(config, model)
     need_tokens(available, config.n_calibration_samples, length, config.corpus)
-    fit.refuse_unknown_ids(model, int(tokens.max()), f"corpus {config.corpus!r}")
+    fit.refuse_unknown_ids(model, int(pool.tokens.max()), f"corpus {config.corpus!r}")
 
 
 def check_evaluation(config: Settings, model: Model) -> None:
@@ -137,6 +141,11 @@ def check_evaluation(config: Settings, model: Model) -> None:
     """
     fit.refuse_long_windows(model, config.evaluated_len)
     fit.refuse_not_finite(model)
+    if config.do_downstream and config.downstream_chat and not vocabulary(model).template:
+        raise UserError(
+            f"downstream_chat=true: the tokenizer of model {model.name!r} has no chat template. "
+            "Use downstream_chat=false, or an instruct model."
+        )
     found = evaluation_texts(config, model)
     for text in found:
         fit.refuse_unknown_ids(model, int(text.windows.max()), f"the test split of {text.corpus!r}")
@@ -188,11 +197,19 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
         }
     check_calibration(config, model)
     length = bos_rule.text_length(config, model)
+    laid = None
     pool = replace(
         pool_of(config, model),
         model=model,
         selection_settings=SelectionSettings.of(config, devices.resolve(config.device)),
     )
+    if config.windows == "document":
+        laid = lay(pool, length, bos_rule.in_front(config, model))
+        log.info(
+            "windows=document: %d windows begin with a document; %.1f %% of the corpus's tokens "
+            "lie behind a cut.",
+            *(len(laid.begins), 100 * laid.share_lost),
+        )
     # one_thread() loads what it limits before the clock starts
     with selection.one_thread(), features.spared() as spared:
         begin = time.perf_counter()
@@ -203,6 +220,7 @@ def calibrate(config: RunConfig, model: Model) -> tuple[CalibrationSet, dict[str
             length,
             config.seed,
             config.corpus,
+            laid,
         )
         seconds = time.perf_counter() - begin + sum(spared)
     times = {"selection_time_sec": seconds, "selection.features_reused_sec": sum(spared)}
@@ -309,7 +327,8 @@ def evaluate(
         from colazero.evaluation import downstream as tasks
 
         loaded = load_dense(model_dir, config.device)
-        downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks)
+        chat = Writing(options=config.chat_template_kwargs) if config.downstream_chat else None
+        downstream = tasks.evaluate(loaded, tokenizer(model), config.downstream_tasks, chat)
     seconds = time.perf_counter() - begin + (done.seconds if done else 0.0)
     at_once = done.windows_at_once if done else None
     return Evaluation(results, downstream, seconds, at_once)

@@ -57,10 +57,16 @@ def _mixed(parts: Sequence[str]) -> int:
 
 
 def _is_path(item: str) -> bool:
-    try:
-        return Path(item.removeprefix("file:")).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long, or nobody's home
-        return False
+    """Return whether a file or folder is there, named with or without `:SPLIT` and `:FIELD`."""
+    path, named = re.sub(r"^(file|hf):", "", item), ""
+    while path and "," not in named:
+        try:
+            if Path(path).expanduser().exists():
+                return True
+        except (OSError, ValueError, RuntimeError):  # too long, or nobody's home
+            return False
+        path, _, named = path.rpartition(":")
+    return False
 
 
 def _seeds(value: object) -> object:
@@ -201,6 +207,12 @@ class Common(BaseModel):
         gt=0,
         le=1,
     )
+    windows: Literal["stream", "document"] = setting(
+        "stream",
+        SELECTION,
+        "where calibration windows begin: anywhere in the joined documents (stream), or with a "
+        "document; others follow until the window is full, and the last one is cut (document)",
+    )
     bos: Literal["auto", "always", "first", "never"] = setting(
         "auto",
         EVERY,
@@ -284,6 +296,9 @@ class Common(BaseModel):
         "tokens of conversations whose prediction counts: all, or those of the assistant (answers)",
     )
     do_downstream: bool = setting(False, EVALUATION, "run the downstream tasks too", decides=False)
+    downstream_chat: bool = setting(
+        False, EVALUATION, "write the downstream tasks' prompts as the model's chat template does"
+    )
     downstream_tasks: Names = setting(
         ("arc_easy", "hellaswag", "piqa", "winogrande"),
         EVALUATION,

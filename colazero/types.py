@@ -148,6 +148,8 @@ class TokenPool:
     Together with `n`, `seq_len` and `rng` it decides the selection; nothing else does.
     `tokens`: int32 [total], of the documents joined by blank lines, without special tokens.
     `starts`, `stops`: int64 [documents]; a token belongs to the document in which it begins.
+    `texts`: a conversation among them is a `colazero.corpora.chat.Conversation`: its contents as
+    text, and `messages` with roles.
     """
 
     texts: Sequence[str]
@@ -165,6 +167,9 @@ class TokenPool:
     documents: NDArray[np.int64] | None = None
     """int64 [documents]: their numbers in the corpus, if they are a part of it."""
     selection_settings: SelectionSettings | None = None
+    laid: bool = False
+    """Whether each document is one window (`windows=document`): a method then chooses whole ones.
+    """
 
     @property
     def settings(self) -> SelectionSettings:

@@ -33,7 +33,6 @@ BY_GPTQMODEL = (
     "transformers, with GPTQModel installed: `AutoModelForCausalLM.from_pretrained(FOLDER)`",
     "GPTQModel: `GPTQModel.load(FOLDER)`",
 )
-VLLM_GROUPS = (-1, 32, 64, 128)
 CARD = """---
 {{ card_data }}
 ---
@@ -286,15 +285,12 @@ def runtimes(params: dict[str, str]) -> list[str]:
             *BY_GPTQMODEL,
             "other readers of AWQ's GEMM layout, such as vLLM (not tried)",
         ]
-    bits, group = int(params["quant_bits"]), int(params["group_size"])
-    vllm = bits in (4, 8) and params["sym"] == "true" and group in VLLM_GROUPS
-    if vllm:
-        return [*BY_GPTQMODEL, "vLLM 0.33: `vllm serve FOLDER`"]
-    return [
-        *BY_GPTQMODEL,
-        "not vLLM 0.33, which only loads GPTQ of 4 or 8 bits, symmetric, with groups of -1, 32, 64 "
-        f"or 128 (this one: {bits} bits, sym={params['sym']}, group_size={group})",
-    ]
+    from colazero.quantizers.runtimes import VLLM, refused_by_vllm
+
+    settings = (int(params["quant_bits"]), int(params["group_size"]), params["sym"] == "true")
+    refused = refused_by_vllm(*settings)
+    vllm = f"not vLLM: {refused}" if refused else f"vLLM {VLLM}: `vllm serve FOLDER`"
+    return [*BY_GPTQMODEL, vllm]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colazero.corpora.documents import Laid
 from colazero.corpora.tokens import need_tokens, token_counts, vocabulary
 from colazero.errors import UserError
 from colazero.selection import find, one_thread
@@ -34,18 +35,28 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def select(
-    method: str, pool: TokenPool, n: int, seq_len: int, seed: int, corpus: str
+    method: str,
+    pool: TokenPool,
+    n: int,
+    seq_len: int,
+    seed: int,
+    corpus: str,
+    laid: Laid | None = None,
 ) -> CalibrationSet:
     """Choose `n` windows of `seq_len` tokens with `method`, on one thread.
 
-    The pool, `n`, `seq_len` and the seed decide the set. Raise UserError if the corpus has too few
-    tokens, or if a user's own method, `module:function`, is defective.
+    The pool, `n`, `seq_len` and the seed decide the set. laid: the pool's documents in windows, if
+    a window must begin with one. Raise UserError if the corpus has too few tokens, or if a user's
+    own method, `module:function`, is defective.
     """
-    need_tokens(len(pool.tokens), n, seq_len, corpus)
+    offered = laid.pool if laid else pool
+    need_tokens(len(offered.tokens), n, seq_len, corpus)
     selector = find(method)
     with one_thread():
-        selection = selector(pool, n, seq_len, np.random.default_rng(seed))
+        selection = selector(offered, n, seq_len, np.random.default_rng(seed))
     try:
+        if laid and isinstance(selection, Selection):
+            selection = laid.in_corpus(selection)
         return cut(pool, selection, n, seq_len)
     except ValueError as error:
         if ":" not in method:

@@ -25,6 +25,8 @@ ROLES |= {"observation": "tool", "function": "tool", "ipython": "tool", "model":
 KNOWN = ("system", "developer", "user", "assistant", "tool")
 ANY_MODEL = ("system", "user", "assistant")
 """Roles whose messages a template may shorten; it may not leave out those of other roles."""
+LISTS = ("messages", "conversations")
+"""Fields that hold a list in any data set."""
 FORMS = (
     *(("messages",), ("conversations",), ("conversation",)),
     *(("prompt", "completion"), ("instruction", "output"), ("instruction", "response")),
@@ -102,6 +104,11 @@ def document(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
     UserError, without the place, if it is none of these.
     """
     first, value = fields[0], row.get(fields[0])
+    if first in LISTS and isinstance(value, str):
+        raise UserError(
+            f"the field {first!r} holds text, not a list of messages. Write the list itself, as "
+            ".jsonl and .parquet files can; text goes into the field 'text'."
+        )
     if value is None or (isinstance(value, str) and len(fields) == 1):
         return value
     turns: list[Any] = []
@@ -111,11 +118,12 @@ def document(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
         asked = value
         if isinstance(value, str) and row.get("input") and "input" in fields:
             asked = f"{value}\n\n{row['input']}"
-        for role, part in (("user", asked), ("assistant", row.get(fields[1]))):
+        parts = ((first, "user", asked), (fields[1], "assistant", row.get(fields[1])))
+        for name, role, part in parts:
             if part is None:
                 return None
             turns += (
-                [{"role": role, "content": part}] if isinstance(part, str) else _list(first, part)
+                [{"role": role, "content": part}] if isinstance(part, str) else _list(name, part)
             )
     else:
         if isinstance(value, str):
@@ -140,8 +148,9 @@ def _refuse_reserved(options: Mapping[str, Any]) -> None:
 
 def _list(field: str, value: Any) -> list[Any]:
     if not isinstance(value, list) or not value or not all(isinstance(v, dict) for v in value):
+        what = "an empty list" if value == [] else f"a {type(value).__name__}"
         raise UserError(
-            f"no text in the field {field!r} (it holds a {type(value).__name__}); it must hold "
+            f"no text in the field {field!r} (it holds {what}); it must hold "
             "text, or a list of messages with 'role' and 'content'."
         )
     return value

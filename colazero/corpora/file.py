@@ -188,7 +188,8 @@ def _kind(file: Path) -> str:
 def _reader(file: Path) -> Callable[[Path, str], Iterator[Row]]:
     if _kind(file) not in READERS:
         raise UserError(
-            f"corpus file {str(file)!r}: cannot read files that end in {file.suffix!r}; use "
+            f"corpus file {str(file)!r}: cannot read files that end in "
+            f"{''.join(file.suffixes[-1 - (file.suffix.lower() in PACKED) :])!r}; use "
             f"{', '.join(READERS)}, all but .parquet also as .gz or .zst, or a folder of one kind."
         )
     return READERS[_kind(file)]
@@ -229,6 +230,11 @@ def _documents(
         ) from None
     except Exception as error:  # whatever a file can provoke in a parser
         after = f", after {place}" if place else ""
+        if file.suffix.lower() in PACKED and isinstance(error, OSError) and not error.errno:
+            raise UserError(
+                f"corpus file {str(file)!r}{after} cannot be unpacked: {first_line(error)}. It is "
+                f"cut off, damaged, or not a {file.suffix} file: fetch or pack it again."
+            ) from error
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
             f"corpus file {str(file)!r}{after} cannot be read as {_kind(file)[1:]}: "
@@ -258,7 +264,8 @@ def documents_of(
                     fields = fields_of(names, field)
                 text = document(row, fields)
             if text is None and not null:
-                raise UserError(f"no text in the field {fields[0]!r} (it holds null).")
+                name = next(name for name in fields if row.get(name) is None)  # type: ignore[union-attr]
+                raise UserError(f"no text in the field {name!r} (it holds null).")
         except UserError as error:
             raise UserError(f"{what}, {place}: {error}") from None
         if text is None:
@@ -326,6 +333,11 @@ def _json(file: Path, field: str) -> Iterator[Row]:
         content = stream.read()
     where = f"corpus file {str(file)!r}"
     if not content.lstrip().startswith("["):
+        if len(content.split("\n", 1)) > 1 and _is_json(content):
+            raise UserError(
+                f"{where} holds one JSON object. A .json file must hold a list of rows, [{{…}}, "
+                "{…}], or one row per line."
+            )
         yield from _json_lines(file, field)
         return
     for number, row in enumerate(_parsed_json(content, where), start=1):
@@ -334,7 +346,10 @@ def _json(file: Path, field: str) -> Iterator[Row]:
 
 def _mapping(row: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: no text in the field 'text' (it has nothing).")
+        raise UserError(
+            f"{where}: a row must be a JSON object with fields, such as 'text', not a "
+            f"{type(row).__name__}."
+        )
     return row
 
 
@@ -342,11 +357,20 @@ def _parsed_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg}).") from None
+        at = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise UserError(f"{where}: not JSON ({error.msg}, {at}character {error.colno}).") from None
     except RecursionError:
         raise UserError(f"{where}: its JSON is nested too deeply to be read.") from None
     except ValueError as error:  # a number of more digits than Python converts
         raise UserError(f"{where}: its JSON cannot be read ({first_line(error)}).") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _csv(file: Path, _field: str) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from colazero.cache import files_digest
+from colazero.corpora.chat import Writing
 from colazero.errors import UserError, unknown
 from colazero.types import Downstream
 
@@ -64,19 +65,26 @@ def context(tasks: Sequence[str]) -> dict[str, str]:
     return {"lm_eval": version("lm_eval"), **files}
 
 
-def evaluate(model: Any, tokenizer: Any, tasks: Sequence[str]) -> Downstream:
+def evaluate(
+    model: Any, tokenizer: Any, tasks: Sequence[str], chat: Writing | None = None
+) -> Downstream:
     """Run the tasks on a model in memory, with as many examples in the prompt as each task says.
 
     A task is a name that lm-eval knows (a group too), or the .yaml file of one of the user's own.
+    chat: write prompts as the tokenizer's chat template does, with these options.
     """
     import lm_eval
     import torch
     from lm_eval.models.huggingface import HFLM
 
     manager = _manager(tuple(tasks))
+    # In bfloat16, log-likelihoods would be rounded to halves, and choices would tie.
+    how: dict[str, Any] = {"batch_size": BATCH, "softmax_dtype": torch.float32}
+    if chat is not None:
+        how["chat_template_args"] = chat.template_options
     found = lm_eval.simple_evaluate(
-        # In bfloat16, log-likelihoods would be rounded to halves, and choices would tie.
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, softmax_dtype=torch.float32),
+        HFLM(pretrained=model, tokenizer=tokenizer, **how),
+        apply_chat_template=chat is not None,
         tasks=[_found_as(task, manager) for task in tasks],
         task_manager=manager,
     )

@@ -25,7 +25,9 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
     ranked = documents[np.argsort(lengths[documents], kind="stable")]
     strata = np.array_split(ranked, STRATA)
     sizes = separator_ends(pool) - pool.starts
-    shares = equal_shares(n * seq_len, [int(sizes[stratum].sum()) for stratum in strata])
+    unit = seq_len if pool.laid else 1  # then whole documents, each a window
+    available = [int(sizes[stratum].sum()) // unit for stratum in strata]
+    shares = [unit * share for share in equal_shares(n * seq_len // unit, available)]
     spans = []
     for stratum, share in zip(strata, shares, strict=True):
         # One cluster, in which a random "distance" puts the documents into random order.

@@ -16,10 +16,12 @@ from mlflow.entities import Run
 from colazero import cell, corpora, devices, models, pipeline, reuse
 from colazero.cache import cache_dir
 from colazero.corpora.chat import Writing
+from colazero.corpora.documents import lay
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
-from colazero.settings import canonical_key
+from colazero.quantizers.runtimes import refused_by_vllm
+from colazero.settings import GPTQ, canonical_key
 from colazero.store import client, fetch, publish, record
 from colazero.suite import memory
 from colazero.suite.cells import Place, counted, extra_runs
@@ -226,7 +228,7 @@ def make(config: SuiteConfig, place: Place, jobs: Sequence[Job], expect: Expect)
         most=most,
         cells=memory.rooms(place, run),
         left_out=left_out,
-        notes=notes(config),
+        notes=[*notes(config), *unserved(run)],
         at_once=cells_at_once(place),
     )
 
@@ -248,6 +250,16 @@ def notes(config: SuiteConfig) -> list[str]:
     if config.executor == "local" and config.ray_address != "local":
         lines.append(f"ray_address={config.ray_address} is not used: it needs executor=ray")
     return lines
+
+
+def unserved(run: Sequence[Job]) -> list[str]:
+    """Return a sentence for each kind of GPTQ checkpoint of `run` that vLLM does not load."""
+    kinds = {
+        (job.config.quant_bits, job.config.group_size, job.config.sym)
+        for job in run
+        if job.config.quantizer in (*GPTQ, "rtn") and job.config.save_model != "none"
+    }
+    return [why for kind in sorted(kinds) if (why := refused_by_vllm(*kind))]
 
 
 def cells_at_once(place: Place) -> str:
@@ -291,6 +303,8 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
         for corpus, chat in product(config.corpus, config.chat):
             writing = Writing(chat, config.chat_template_kwargs)
             pool = token_pool(model, corpus, writing=writing)
+            if config.windows == "document":
+                pool = lay(pool, max(config.seq_len)).pool
             available = int(config.corpus_share * len(pool.tokens))
             name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
             found.append(Need(name, tokens, available, "tokens"))

@@ -196,6 +196,8 @@ BAD: list[tuple[type[Common], str, str, list[str]]] = [
     (SuiteConfig, "corpus", "sotu,c4,sotu", ["named twice: sotu"]),
     (SuiteConfig, "chat", "sometimes", ["'sometimes'", "template"]),
     (RunConfig, "chat", "none", ["'none'", "plain"]),
+    (RunConfig, "windows", "documents", ["'documents'", "stream"]),
+    (RunConfig, "downstream_chat", "sometimes", ["'sometimes'", "downstream_chat"]),
     (RunConfig, "eval_on", "answer", ["'answer'", "answers"]),
     (RunConfig, "chat_template_kwargs", "{enable_thinking: false}", ["JSON object"]),
     (RunConfig, "chat_template_kwargs", "[1]", ["JSON object", "enable_thinking"]),

@@ -247,7 +247,7 @@ def test_a_text_is_a_text_whatever_else_the_row_has() -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"messages": []}, "'messages' (it holds a list)"),
+        ({"messages": []}, "'messages' (it holds an empty list)"),
         ({"messages": ["hello"]}, "a list of messages"),
         ({"messages": [{"content": "a"}]}, "message 1 must have 'role'"),
         ({"messages": [{"role": "user", "content": 5}]}, "message 1 must have"),

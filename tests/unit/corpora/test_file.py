@@ -65,7 +65,7 @@ def test_rows_without_a_text_are_left_out_and_told(
         ('{"text": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"text": "a", "id": ' + "9" * 5000 + "}", "its JSON cannot be read (Exceeds the limit"),
         ('{"text": "a"', "not JSON"),
-        ("null", "it has nothing"),
+        ("null", "not a NoneType"),
     ],
     ids=range(8),
 )
@@ -136,6 +136,15 @@ def test_a_comma_in_a_path_is_part_of_it(tmp_path: Path, monkeypatch: pytest.Mon
     Path("m,1").mkdir()
     assert parse(SuiteConfig, {"models": "m,1,m,2", "preset": "demo"}).models == ("m,1", "m", "2")
     assert parse(SuiteConfig, {"seeds": "1,2-3"}).seeds == (1, 2, 3)
+    Path("g,h.jsonl").write_text("{}")
+    named = "file:g,h.jsonl:body,file:c.txt:body,sotu,file:g,h.jsonl:test:body,hf:./m,1:x"
+    assert parse(RunConfig, {"eval_corpora": named}).eval_corpora == (
+        "file:g,h.jsonl:body",
+        "file:c.txt:body",
+        "sotu",
+        "file:g,h.jsonl:test:body",
+        "hf:./m,1:x",
+    )
 
 
 @pytest.mark.parametrize("to", ["nowhere.txt", "a folder"])
@@ -214,36 +223,95 @@ def test_every_form_gives_the_texts_as_they_are(ending: str, field: str, tmp_pat
     assert [*corpus.train, *corpus.test] == EXACT
 
 
-@pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst"])
-def test_a_packed_file_that_is_damaged_is_told(ending: str, tmp_path: Path) -> None:
-    file = rows_file(tmp_path, ending, [{"text": text} for text in TEXTS * 20])
-    for damaged in (file.read_bytes()[:-20], b"not packed"):
-        file.write_bytes(damaged)
-        with pytest.raises(UserError, match="jsonl"):
-            read(file)
+def packed(content: bytes, kind: str) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, kind) as out:
+        out.write(content)
+    return bytes(sink.getvalue())
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.json", '[{"text": "a"}, 5]', "row 2"),
-        ("a.json", '[{"text": "a"}, ', "not JSON"),
-        ("a.json", '{"text": "a"}\n{"text": ', "line 2"),
-        ("a.csv", "text,id\na,1\nb\n", "row 2"),
-        ("a.csv", 'text,id\na,1\n"b,2\n', "cannot be read as csv"),
-        ("a.csv", "body,id\na,1\n", "'body', 'id'"),
-        ("a.jsonl:body", '{"text": "a"}\n', "no field 'body' (it has 'text')"),
-        ("a.txt:body", "one\n\ntwo", "no field 'body'"),
-        ("a.jsonl:test:text", '{"text": "a"}\n', "file:PATH[:SPLIT][:FIELD]"),
-    ],
-)
+def table_of(**columns: list[object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue())
+
+
+def talk(*messages: dict[str, object], **more: object) -> bytes:
+    return (json.dumps({"messages": messages, **more}) + "\n").encode()
+
+
+ROWS = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS * 20).encode()
+GZIP, ZSTD, PARQUET = packed(ROWS, "gzip"), packed(ROWS, "zstd"), table_of(text=TEXTS)
+FINE = talk({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+LATIN = "gr\xf6\xdfe".encode("latin-1")
+DAMAGED: list[tuple[str, bytes, str]] = [
+    ("a.jsonl.gz", GZIP[:-20], "cannot be unpacked: Truncated"),
+    ("a.jsonl.gz", ROWS, "not a .gz file"),
+    ("a.jsonl.gz", GZIP + b"more", "cannot be unpacked"),
+    ("a.jsonl.gz", b"", "at least 2 are needed"),
+    ("a.txt.gz", GZIP[:-20], "cannot be unpacked"),
+    ("a.csv.gz", GZIP[:-20], "cannot be unpacked"),
+    ("a.jsonl.zst", ZSTD[:-20], "cannot be unpacked: Truncated"),
+    ("a.jsonl.zst", b"\0\0\0\0" + ZSTD[4:], "not a .zst file"),
+    ("a.jsonl.zst", GZIP, "not a .zst file"),
+    ("a.csv", b"text,id\na,1\nb\n", "row 2"),
+    ("a.csv", b'text,id\na,1\n"b,2\n', "cannot be read as csv"),
+    ("a.csv", b"body,id\na,1\n", "'body', 'id'"),
+    ("a.csv", b"text,id\n" + LATIN + b",1\n", "not UTF-8 (byte 10)"),
+    ("a.csv", b"text,id\n", "at least 2 are needed"),
+    ("a.csv", b'messages\n"[{""role"": ""user""}]"\n', "'messages' holds text"),
+    ("a.json", b'[{"text": "a"}, 5]', "row 2: a row must be a JSON object"),
+    ("a.json", b'["a", "b"]', "not a str"),
+    ("a.json", b'[{"text": "a"},\n {"te', "not JSON (Unterminated string starting at, line 2"),
+    ("a.json", b'{"text": "a"}\n{"text": ', "line 2"),
+    ("a.json", b'{"data":\n [{"text": "a"}]}', "holds one JSON object"),
+    ("a.json", b"", "at least 2 are needed"),
+    ("a.jsonl", ROWS + b"{oops\n" + ROWS, "line 241: not JSON"),
+    ("a.jsonl", ROWS + b'{"text": "' + LATIN + b'"}\n', f"not UTF-8 (byte {len(ROWS) + 12})"),
+    ("a.jsonl", ROWS.decode().encode("utf-16"), "not UTF-8 (byte 0)"),
+    ("a.jsonl", b"", "at least 2 are needed"),
+    ("a.jsonl", b'["a"]\n', "line 1: a row must be a JSON object"),
+    ("a.jsonl:body", ROWS, "no field 'body' (it has 'text')"),
+    ("a.jsonl:test:text", ROWS, "file:PATH[:SPLIT][:FIELD]"),
+    ("a.jsonl", FINE + talk(), "line 2: no text in the field 'messages' (it holds an empty list)"),
+    ("a.jsonl", FINE + b'{"messages": "text"}\n', "line 2: the field 'messages' holds text"),
+    ("a.jsonl", FINE + talk({"role": "wizard", "content": "x"}), "line 2: message 1 has the role"),
+    ("a.jsonl", FINE + talk({"content": "x"}), "line 2: message 1 must have 'role'"),
+    ("a.jsonl", FINE + talk({"role": "user", "content": 5}), "line 2: message 1 must have"),
+    (
+        "a.jsonl",
+        FINE + talk({"role": "user", "content": [{"type": "image"}]}),
+        "line 2: message 1 holds image",
+    ),
+    (
+        "a.jsonl",
+        FINE + talk({"role": "user", "content": "x"}, chat_template_kwargs={"tokenize": False}),
+        "line 2: chat_template_kwargs: 'tokenize'",
+    ),
+    ("a.jsonl", b'{"prompt": "a", "completion": null}\n', "the field 'completion' (it holds null)"),
+    ("a.jsonl", b'{"prompt": "a", "completion": 3}\n', "the field 'completion' (it holds a int)"),
+    ("a.txt", LATIN + b"\n\nb", "not UTF-8 (byte 2)"),
+    ("a.txt", b" \n\n ", "at least 2 are needed"),
+    ("a.txt:body", b"one\n\ntwo", "no field 'body'"),
+    ("a.parquet", PARQUET[:-20], "cannot be read as parquet"),
+    ("a.parquet", b"", "cannot be read as parquet"),
+    ("a.parquet", table_of(body=TEXTS), "it has 'body'"),
+    ("a.parquet", table_of(text=[1, 2]), "holds int64, not text"),
+    ("a.parquet", table_of(text=[None, None]), "at least 2 are needed"),
+    ("a.docx.gz", GZIP, "end in '.docx.gz'"),
+    ("a.pdf", b"%PDF", "end in '.pdf'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), DAMAGED, ids=range(len(DAMAGED)))
 def test_what_is_wrong_with_a_file_is_told(
-    name: str, content: str, words: str, tmp_path: Path
+    name: str, content: bytes, words: str, tmp_path: Path
 ) -> None:
-    (tmp_path / name.split(":")[0]).write_text(content)
+    (tmp_path / name.split(":")[0]).write_bytes(content)
     with pytest.raises(UserError) as caught:
         read(tmp_path / name)
     assert words in str(caught.value)
+    assert name.split(":")[0] in str(caught.value)
 
 
 def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:

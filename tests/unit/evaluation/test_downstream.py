@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from colazero.corpora.chat import Writing
 from colazero.errors import UserError
 from colazero.evaluation import downstream
 from colazero.evaluation.downstream import averages
@@ -56,6 +58,20 @@ def test_a_task_of_ones_own_is_scored_item_by_item(own_task: Path, model, tokeni
     assert found.scores["average.acc"] == found.scores[f"{name}.acc"]
     assert found.higher_is_better == {f"{name}.acc": True, f"{name}.acc_norm": True}
     assert len({row["doc_hash"] for row in found.samples}) == n
+
+
+def test_prompts_are_written_by_the_chat_template(own_task: Path, model, tokenizer) -> None:
+    talking = copy.deepcopy(tokenizer)
+    talking.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{{ note }}"
+        "{% if add_generation_prompt %}[answer]{% endif %}"
+    )
+    chat = Writing(options='{"note": "!"}')
+    found = downstream.evaluate(model, talking, [str(own_task)], chat)
+    for item, row in zip(answers(own_task), found.samples, strict=True):
+        prompt = f"[user] {item['question']}![answer]"
+        lls = [log_likelihood(model, tokenizer, prompt, choice) for choice in item["choices"]]
+        assert row["response"] == pytest.approx(lls, rel=1e-4)
 
 
 def test_averages_are_of_the_tasks_named() -> None:
