@@ -32,6 +32,7 @@ PARAMETERS = {
     "margin": "largest difference that does not matter, above 0, % of the second method's. "
     "Default: 1",
     "alpha": "level of the tests, between 0 and 1. Default: 0.05",
+    "names": "names of methods in table.tex, METHOD=NAME, comma separated. Default: their own",
     "out": "local folder that gets the files too. Default: none",
 }
 
@@ -54,6 +55,7 @@ def run(given: dict[str, str]) -> int:
         metric=chosen.get("metric", default.metric),
         margin=_number("margin", chosen.get("margin", default.margin)),
         alpha=_number("alpha", chosen.get("alpha", default.alpha)),
+        names=_names(chosen.get("names", "")),
     )
     if options.margin < 0.1:
         log.warning(
@@ -100,6 +102,14 @@ def _number(name: str, value: str | float) -> float:
         return float(value)
     except ValueError:
         raise UserError(f"{name}={value!r}: must be a number, without a sign such as %.") from None
+
+
+def _names(text: str) -> dict[str, str]:
+    pairs = [item.strip().partition("=") for item in text.split(",") if item.strip()]
+    for method, _, name in pairs:
+        if not method or not name:
+            raise UserError(f"names={text!r}: must be METHOD=NAME, several comma separated.")
+    return {method: name for method, _, name in pairs}
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from colazero.settings import Common
+from colazero.settings import CELL, SETTINGS, Common
 from colazero.suite_settings import SuiteConfig, parse, preset_of, refuse_untaken
 from entrypoints._session import explained, fields, main
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from analysis.report.facts import Finding
 
 PARAMETERS = tuple(sorted(SuiteConfig.model_fields, key=lambda name: name in Common.model_fields))
+
+OTHER = ("eval_windows", "downstream_tasks", "device")
+"""Settings in which a suite may differ whose noise a plan takes."""
 
 
 def run(given: dict[str, str]) -> int:
@@ -83,22 +87,37 @@ def _judge(suite_run: str, seeds: int) -> list[Finding]:
 
 
 def _can_find(config: SuiteConfig) -> str:
-    """Return which differences the suite can show, with the documented noise."""
-    from analysis.stats import prospect
+    """Return which differences the suite can show: a line per model and setting."""
+    from analysis.stats import DOCUMENTED, prospect
     from analysis.stats.text import FEWEST_WINDOWS
+    from analysis.summary.noise import noise_in_store
+    from colazero import models
+    from colazero.evaluation.perplexity import extent
+    from colazero.store import client, record
 
-    if len(config.methods) < 2 or len(config.seeds) < 2 or config.eval_windows == "all":
+    if len(config.methods) < 2 or len(config.seeds) < 2:
         return ""
-    if int(config.eval_windows) < FEWEST_WINDOWS:
-        return (
-            f"With fewer than {FEWEST_WINDOWS} evaluation windows, verdicts hold for these alone.\n"
+    homes = client.homes(client.experiment_of(record.active_run_id()))
+    names = [n for n, s in SETTINGS.items() if s.decides and n not in (*CELL, *OTHER)]
+    lines = []
+    for name, one in product(config.models, config.settings()):
+        windows, documents = extent(one, models.fetch(name))
+        where = " ".join([name, *(f"{n}={getattr(one, n)}" for n in config.sweep)])
+        if windows < FEWEST_WINDOWS:
+            lines.append(f"{where}: on {windows} windows no verdict speaks about other text\n")
+            continue
+        settings = {n: record.as_text(getattr(one, n)) for n in names}
+        settings["replicates"] = str(config.replicates)
+        noise = noise_in_store(homes, name, settings) or DOCUMENTED
+        found = prospect(len(config.methods), len(config.seeds), windows, documents, noise=noise)
+        lines.append(
+            f"{where}: on {windows} windows in {documents} documents, with the noise of "
+            f"{noise.source}, a difference of {found.difference:.1f} % is shown with a chance of "
+            f"80 %. Equal methods: each is shown to be at most about {found.bound:.1f} % worse "
+            f"than the best; equivalence within ±1 % is shown with a chance of "
+            f"{100 * found.equivalence:.0f} %\n"
         )
-    found = prospect(len(config.methods), len(config.seeds), int(config.eval_windows))
-    return (
-        f"If noise is as documented ({found.noise.source}), a difference of "
-        f"{found.difference:.1f} % is shown with a chance of 80 %. Equal methods: each is shown to "
-        f"be at most about {found.bound:.1f} % worse than the best.\n"
-    )
+    return "".join(lines)
 
 
 def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:

@@ -9,6 +9,8 @@ spread.
 --of=settled     instead: looks at 5, 10, ..., 30 seeds of 30, and the seeds that they save
 --of=few         instead: groups of two or three seeds, of unequal spread
 --of=best        instead: how often the bounds of all methods on the best one hold
+--of=rules       instead: the same for other rules of the degrees of freedom, by chi-squared draws
+--of=plans       instead: what presets and splits of the demo's time can find
 --suites=N       simulated suites per line (2,000: a rate of 5 % is known to 1 point)
 --json           one JSON object per line
 """
@@ -27,9 +29,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.signal import lfilter
 
-from analysis.stats import Estimate, Look, compare_on_text, judge, judge_looks, standings
+from analysis.stats import (
+    Estimate,
+    Look,
+    compare_on_text,
+    judge,
+    judge_looks,
+    prospect,
+    standings,
+)
 from analysis.stats.text import Question
 
 Array = NDArray[np.float64]
@@ -320,6 +331,84 @@ def best(
     }
 
 
+def rules(n_a: int, n_b: int, ratio: float, windows: int, suites: int) -> dict[str, Any]:
+    """Return the coverage in % of intervals that differ in their degrees of freedom alone.
+
+    Each variance is drawn from its chi-squared distribution, without seed x window noise. "used" is
+    the rule of `compare_on_text`: Satterthwaite's, at most Welch's where the seeds' part is the
+    larger. "uncapped" leaves that limit out. "smaller" is at most the seeds minus 1 of the arm
+    with the larger error. "welch" is Welch's interval over seeds alone.
+    """
+    rng, parts = np.random.default_rng([n_a, n_b, windows]), min(windows, len(DOCUMENTS))
+    truth = (ratio * SEED) ** 2 / n_a, SEED**2 / n_b, HALF**2 * (1 / windows + 1 / parts)
+    dfs = n_a - 1, n_b - 1, 2 * (parts - 1) / 3
+    drawn = [v * rng.chisquare(df, suites) / df for v, df in zip(truth, dfs, strict=True)]
+    seeds, total = drawn[0] + drawn[1], sum(drawn)
+    squares = [v**2 / df for v, df in zip(drawn, dfs, strict=True)]
+    whole, welchs = total**2 / sum(squares), seeds**2 / (squares[0] + squares[1])
+    most = seeds >= drawn[2]
+    used = np.where(most, np.minimum(whole, welchs), whole)
+    arm = np.where(drawn[0] >= drawn[1], dfs[0], dfs[1])
+    smaller = np.where(most, np.minimum(used, arm), used)
+    z = np.abs(rng.normal(size=suites))
+    rates = {
+        name: 100 * float(np.mean(z * math.sqrt(sum(truth)) <= special.stdtrit(df, 0.975) * error))
+        for name, df in {"used": used, "uncapped": whole, "smaller": smaller}.items()
+        for error in [np.sqrt(total)]
+    }
+    alone = special.stdtrit(welchs, 0.975) * np.sqrt(seeds)
+    rates["welch"] = 100 * float(np.mean(z * math.sqrt(truth[0] + truth[1]) <= alone))
+    return {"seeds": f"{n_a} + {n_b}", "spreads": f"{ratio:g} : 1", "windows": windows, **rates}
+
+
+# Seconds on two cores with two workers (SmolLM2-135M, 8 x 512 tokens): a cell's quantization, and a
+# window of 512 tokens.
+QUANTIZE, EVALUATE = 18.5, 2.0
+
+
+def plans(
+    what: str, methods: int, seeds: int, windows: int, documents: int | None = None
+) -> dict[str, Any]:
+    """Return what a suite can find with the documented noise; minutes as for the demo's model.
+
+    documents: in which the windows lie; None: the speeches in which so many evenly spread ones do.
+    """
+    if documents is None:
+        at = np.arange(windows) * WINDOWS // windows
+        documents = len(set(np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]))
+    found = prospect(methods, seeds, windows, documents)
+    seconds = methods * seeds * (QUANTIZE + EVALUATE * windows) / 2
+    return {
+        "what": what,
+        "methods": methods,
+        "seeds": seeds,
+        "windows": windows,
+        "minutes": seconds / 60,
+        "difference_percent": found.difference,
+        "bound_percent": found.bound,
+        "equivalence_percent": 100 * found.equivalence,
+    }
+
+
+def rule_lines(suites: int) -> Iterator[dict[str, Any]]:
+    for n_a, n_b, ratio in ((3, 3, 1.0), (5, 5, 1.0), (10, 10, 1.0), (2, 10, 2.0), (3, 30, 4.0)):
+        for windows in (16, 64, 466):
+            yield rules(n_a, n_b, ratio, windows, 100 * suites)
+
+
+def plan_lines(suites: int) -> Iterator[dict[str, Any]]:
+    articles = 60
+    for seeds, windows in ((3, 32), (4, 24), (5, 16), (6, 12), (7, 8)):
+        yield plans("demo", 3, seeds, windows)
+    for seeds, windows in ((5, 24), (7, 16), (8, 12), (60, 128)):
+        yield plans("two methods", 2, seeds, windows)
+    yield plans("quick", 2, 2, 166, articles)
+    yield plans("validation", 3, 3, 166, articles)
+    yield plans("full", 3, 5, 166, articles)
+    yield plans("full, 10 seeds", 3, 10, 166, articles)
+    yield plans("study", 11, 30, 64)
+
+
 def few_lines(suites: int) -> Iterator[dict[str, Any]]:
     for n_a, n_b, ratio in ((2, 2, 1.0), (3, 3, 1.0), (2, 10, 1.0), (2, 10, 2.0), (3, 30, 4.0)):
         for windows in (16, 64, 166):
@@ -342,6 +431,8 @@ def main() -> None:
         "settled": settled_lines,
         "few": few_lines,
         "best": best_lines,
+        "rules": rule_lines,
+        "plans": plan_lines,
     }
     parser.add_argument("--of", choices=tuple(lines_of), default="seeds")
     parser.add_argument("--suites", type=int, default=2000)

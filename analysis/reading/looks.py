@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ Seen = frozenset[Cell]
 KEY = "colazero.key"
 LOOKS = "colazero.looks"
 """The tag of a suite with the numbers of seeds at which it was looked at so far."""
+ENDED = "colazero.ended"
+"""The tag of a suite that ran what it was going to run; one that is FINISHED did so as well."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +28,16 @@ class Course:
 
     maximum: the number of seeds a method that was declared before the first look; None where none
     was, or where it is exceeded; maxima: by model, where models have several. earlier: run ids of
-    the suites that looked before this one.
+    the suites that looked before this one. interrupted: models of which a suite showed values and
+    broke off, and whose number of seeds is not the one that it had planned. It may have been chosen
+    by these values.
     """
 
     looks: Sequence[Seen]
     maximum: int | None = None
     earlier: Sequence[str] = ()
     maxima: Mapping[str, int | None] = field(default_factory=dict)
+    interrupted: frozenset[str] = frozenset()
 
     def maximum_of(self, model: str) -> int | None:
         """Return the maximum that holds for a model (and setting)."""
@@ -43,7 +49,8 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
 
     An earlier suite is one that holds cells of the same key: the same settings, data and code. It
     looked when it was FINISHED, since its analysis ends it; with until=settled also at each look
-    that it has logged. Of several suites each has looked at its own cells before.
+    that it has logged. One that broke off showed its values until then: see `Course.interrupted`.
+    Of several suites each has looked at its own cells before.
     """
     client = MlflowClient()
     ids = [suite_run_ids] if isinstance(suite_run_ids, str) else suite_run_ids
@@ -54,6 +61,10 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
     before = _held(client, given, good)
     if not several:
         before = [(r, seen) for r, seen in before if r.info.run_id != suite.info.run_id]
+    planned = {_seeds(run) for run in given}
+    left = [seen for run, seen in before if not _ended(run) and _seeds(run) not in planned]
+    broken = {cell[0] for seen in left for cell in seen}
+    broken |= {model for run in given for model in _cut_short(run, good)}
     looks = [seen for run, found in before for seen in _looks(run, found, at_end=True)]
     looks += [*([] if several else _looks(suite, set(here), at_end=False)), frozenset(here)]
     maxima = {
@@ -65,6 +76,7 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
         maximum=next(iter(maxima.values())) if len(set(maxima.values())) == 1 else None,
         earlier=tuple(str(run.info.run_id) for run, _ in before),
         maxima=maxima,
+        interrupted=frozenset(broken),
     )
 
 
@@ -72,6 +84,32 @@ def course_of(cells: pd.DataFrame) -> Course | None:
     """Read the looks at cells of whatever suites, as `read_course`; None if some have no suite."""
     suites = set(cells.loc[(cells["kind"] == "cell") & (cells["error"] == ""), "suite"])
     return read_course(sorted(suites), cells) if suites and "" not in suites else None
+
+
+def _ended(suite: Run) -> bool:
+    return suite.info.status == "FINISHED" or ENDED in suite.data.tags
+
+
+def _seeds(suite: Run) -> frozenset[int]:
+    return frozenset(int(seed) for seed in (param(suite.data.params, "seeds") or "").split(","))
+
+
+def _cut_short(suite: Run, good: pd.DataFrame) -> set[str]:
+    """Return the models of a suite that broke off before its cells were done.
+
+    A method without a cell, such as one that a filter leaves out, does not count.
+    """
+    if _ended(suite):
+        return set()
+    own = good[good["suite"] == suite.info.run_id]
+    whole = own.groupby(["model", "method"])["seed"].nunique() >= len(_seeds(suite))
+    return {str(model) for model, done in whole.groupby("model") if not done.all()}
+
+
+def _shows(seen: Collection[Cell]) -> bool:
+    """Whether cells allow a comparison: two seeds of two methods of a model."""
+    twice = [key for key, n in Counter(cell[:2] for cell in seen).items() if n > 1]
+    return any(n > 1 for n in Counter(model for model, _ in twice).values())
 
 
 def _holds(seen: Collection[Cell], model: object) -> bool:
@@ -120,7 +158,8 @@ def _held(
 ) -> list[tuple[Run, set[Cell]]]:
     """Return the suites that looked, and what they hold of the cells.
 
-    Of a model, they looked before the newest of the given suites that has cells of it began.
+    One that broke off and whose seeds are those of a given suite did not: its plan was kept. Of a
+    model, they looked before the newest of the given suites that has cells of it began.
     """
     mine = {run.info.run_id for run in given}
     sources = sorted(set(good["source_run"]) - {""} - set(good["run_id"]))
@@ -151,7 +190,12 @@ def _held(
             }
         )
     ]
-    looked = [(r, c) for r, c in began if r.info.status == "FINISHED" or LOOKS in r.data.tags]
+    planned = {_seeds(run) for run in given}
+    looked = [
+        (r, c)
+        for r, c in began
+        if _ended(r) or LOOKS in r.data.tags or (_seeds(r) not in planned and _shows(c))
+    ]
     return sorted(looked, key=lambda item: item[0].info.start_time)
 
 

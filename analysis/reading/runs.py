@@ -412,6 +412,27 @@ def latest_suite(experiments: Sequence[str]) -> str:
     )
 
 
+def suites_like(
+    experiments: Sequence[str], model: str, settings: Mapping[str, str], most: int = 20
+) -> list[str]:
+    """Return the newest finished suites that hold a model in these settings, the newest first.
+
+    settings: parameter -> value as a suite logs it; one that a suite did not log counts as equal.
+    """
+    runs = MlflowClient().search_runs(
+        list(experiments),
+        "tags.`colazero.kind` = 'suite' and attributes.status = 'FINISHED'",
+        max_results=PAGE,
+        order_by=["attributes.start_time DESC"],
+    )
+    return [
+        str(run.info.run_id)
+        for run in runs
+        if model in _list(run, "models")
+        and all(param(run.data.params, name) in (None, value) for name, value in settings.items())
+    ][:most]
+
+
 def _get(client: MlflowClient, run_id: str) -> Run:
     try:
         run = client.get_run(run_id)

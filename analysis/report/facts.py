@@ -14,11 +14,10 @@ from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
 from analysis.reading.table import CELL, UNQUANTIZED, VERSIONS, keys, observations
 from analysis.report.tables import (
-    deciding,
+    difference,
     own_numbers,
     p_decided,
     p_equation,
-    percent,
     versus,
 )
 from analysis.stats import Description, LookJudgement, describe, stars
@@ -254,7 +253,7 @@ def _look(one: Tracked) -> str:
     text: str = pair.verdict
     if isinstance(j, LookJudgement) and j.decided_at and j.decided_at < one.ns[-1]:
         text += f" since {j.decided_at} seeds"
-    text += f"; {percent(pair.percent)} {pair.unit}, {deciding(pair)}"
+    text += f"; {difference(pair)}"
     if one.levels and pair.estimate is not None:
         p, level, tests = pair.estimate.p_value, one.levels[one.decided], ""
         if pair.verdict == "equivalent" and j.equivalence_ci_level is not None:

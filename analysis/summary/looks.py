@@ -56,7 +56,8 @@ class Tracked:
     pairs, ns: at each look, and the seeds then, which rise: of the smaller group, or of the larger
     one where no maximum was declared, since seeds added to one method are a look as well. levels:
     nominal two-sided level of each look, spent: alpha of this comparison spent up to it; both empty
-    where no maximum was declared. maximum: the declared one. judgement: of all looks together.
+    where no maximum was declared. maximum: the declared one. judgement: of all looks together. One
+    look without a maximum: a suite broke off there after its values were shown.
     decided: index of the look whose numbers the verdict rests on. at_any_time: what undeclared
     looks allow.
     """
@@ -116,8 +117,8 @@ class Tracked:
 def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked]:
     """Follow each comparison of the primary family (of all pairs where there is none).
 
-    Those without a look at which a test is defined are left out; so are all where one look was all
-    there was and no maximum was declared: `judge` knows them.
+    Those without a look at which a test is defined are left out; so are all where one planned look
+    was all there was and no maximum was declared: `judge` knows them.
     """
     metric = column_of(options.metric, cells)
     known = about(metric, cells, options.direction)
@@ -139,7 +140,7 @@ def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked
         family = [history for history in family if history]
         if maximum is not None:
             found += _sequential(family, maximum, options.alpha)
-        elif any(len(history) > 1 for history in family):
+        elif str(model) in course.interrupted or any(len(history) > 1 for history in family):
             found += _anytime(family, options.alpha)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -32,7 +32,8 @@ class Options:
     margin: largest difference that does not matter: % of the second method's value, percentage
     points of an accuracy; of a log perplexity, % of perplexity.
     alpha: level of the tests, two-sided, over a family of comparisons.
-    declared: the primary method that the suite named; None where it named none.
+    declared: the primary method that the suite named; None where it named none. names: method ->
+    the name that table.tex prints.
     """
 
     baseline: str | None = None
@@ -42,6 +43,7 @@ class Options:
     margin: float = MARGIN
     alpha: float = ALPHA
     declared: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.margin < 100:

@@ -13,16 +13,14 @@ import pandas as pd
 from analysis.reading.looks import Course
 from analysis.reading.table import BASE, UNQUANTIZED, facets, observations, setting, setting_of
 from analysis.stats import (
-    Comparison,
-    Design,
     PooledModels,
     Source,
     VarianceBudget,
     log_difference,
     pool_models,
-    seeds_for_difference,
     variance_budget,
 )
+from analysis.stats.samples import Interval
 from analysis.summary.looks import Rank, Tracked, after_looks, ranking, track
 from analysis.summary.methods import (
     Method,
@@ -73,7 +71,7 @@ def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
         return None if percent is None else 100 * math.log1p(percent / 100) / mean
 
     def source(one: Source) -> Source:
-        return replace(one, percent=turned(one.percent))
+        return replace(one, percent=turned(one.percent), left_percent=turned(one.left_percent))
 
     return replace(
         budget,
@@ -88,11 +86,9 @@ def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
 
 @dataclass(frozen=True)
 class Sharpness:
-    """One metric on one comparison, on exactly these windows.
+    """One metric on one comparison, on exactly these windows; p_value by Welch's test.
 
-    seeds: seeds a method with which Welch's test at Holm's first step finds, with 80 % power, a
-    difference as large as the one estimated; few, many: the same for the far and the near limit of
-    its 95 % interval; None where no number does, as where the interval holds 0.
+    d, d_ci95: the difference in standard deviations of a seed (Cohen's d).
     """
 
     metric: str
@@ -101,38 +97,17 @@ class Sharpness:
     b: str
     percent: float
     p_value: float
-    seeds: int | None
-    few: int | None
-    many: int | None
+    d: float | None
+    d_ci95: Interval | None
 
 
-def sharpness(
-    metric: str, model: str, names: tuple[str, str], found: Comparison, scale: float, tests: int
-) -> Sharpness | None:
-    """Return how many seeds a metric needs for what it shows; None where no test is defined."""
-    if found.sd is None or found.diff is None or found.p_value is None or found.diff_ci95 is None:
+def sharpness(metric: str, found: Pair) -> Sharpness | None:
+    """Return how far a metric tells two methods apart; None where no test is defined."""
+    seeds, percent = found.seeds, found.seeds_percent
+    if percent is None or seeds.p_value is None:
         return None
-    if found.sd == 0:
-        return None
-    design = Design(found.sd, found.sd, max(1, tests), found.alpha)
-    limits = found.diff_ci95
-    holds_zero = limits[0] <= 0 <= limits[1]
-    near, far = sorted(abs(x) for x in limits)
-    return Sharpness(
-        metric=metric,
-        model=model,
-        a=names[0],
-        b=names[1],
-        percent=100 * found.diff / scale,
-        p_value=found.p_value,
-        seeds=_seeds(abs(found.diff), design),
-        few=_seeds(far, design),
-        many=None if holds_zero else _seeds(near, design),
-    )
-
-
-def _seeds(difference: float, design: Design) -> int | None:
-    return seeds_for_difference(difference, design) if difference > 0 else None
+    names = (found.model, found.a, found.b)
+    return Sharpness(metric, *names, percent, seeds.p_value, seeds.cohens_d, seeds.cohens_d_ci95)
 
 
 def ordered(found: Sequence[Sharpness | None]) -> list[Sharpness]:
@@ -241,6 +216,8 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
     names = list(dict.fromkeys(cells.loc[cells["kind"] == "cell", "method"]))
     primary = chosen("primary", options.primary, OURS, names)
     baseline = chosen("baseline", options.baseline, DEFAULT_BASELINE, names)
+    for name in options.names:
+        chosen("names", name, "", names)
     models = list(dict.fromkeys(cells["model"]))
     good = cells[(cells["error"] == "") & cells[metric].notna()]
     rows = good[good["method"] == UNQUANTIZED]
@@ -358,9 +335,7 @@ def _metrics(
         settings = {m: _setting(measured, m, name, EVALUATED[name], None, options) for m in models}
         for p in wanted:
             a, b = methods[p.model, p.a], methods[p.model, p.b]
-            again = pair(a, b, p.family, settings[p.model])
-            tests = max(1, p.tests)
-            found.append(sharpness(name, p.model, (p.a, p.b), again.seeds, again.scale, tests))
+            found.append(sharpness(name, pair(a, b, p.family, settings[p.model])))
     return ordered(found)
 
 

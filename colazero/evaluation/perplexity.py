@@ -57,12 +57,29 @@ def test_tokens(model: Model, name: str, options: str) -> NDArray[np.int32]:
 
 def places(config: Settings, model: Model, found: Perplexity) -> Perplexity:
     """Return the result with each window's document, the text's windows and the corpus's source."""
-    known, corpus = vocabulary(model), corpora.load(found.corpus)
+    documents, available = _places(config, model, found.corpus, found.starts)
+    source = corpora.load(found.corpus).source
+    return replace(found, documents=documents, available=available, source=source)
+
+
+def extent(config: Settings, model: Model) -> tuple[int, int]:
+    """Return how many windows of its first corpus a cell is evaluated on, in how many documents."""
+    first = config.model_copy(update={"eval_corpora": config.eval_corpora[:1]})
+    (text,) = evaluation_texts(first, model)
+    documents, _ = _places(config, model, text.corpus, text.starts)
+    return len(documents), len(np.unique(documents))
+
+
+def _places(
+    config: Settings, model: Model, name: str, starts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int]:
+    """Return the document of each window, and how many windows the text has."""
+    known, corpus = vocabulary(model), corpora.load(name)
     rule = bos_rule.resolve(config.bos, model, known)
-    pool = _test_pool(model, found.corpus, config.chat_template_kwargs)
+    pool = _test_pool(model, name, config.chat_template_kwargs)
     begin = len(bos_rule.of_text(rule, known, pool.tokens))
     length = config.evaluated_len - len(bos_rule.of_window(rule, known))
-    middle = found.starts + length // 2 - begin
+    middle = starts + length // 2 - begin
     document = np.searchsorted(pool.starts, middle, side="right") - 1
     sources = np.asarray(corpus.test_sources or np.arange(len(pool.starts)), dtype=np.int64)
     scored = None
@@ -71,8 +88,7 @@ def places(config: Settings, model: Model, found: Perplexity) -> Perplexity:
     if scored is not None:
         scored = np.concatenate([np.zeros(begin, dtype=np.bool_), scored])
     available = len(usable(len(pool.tokens) + begin, length, corpus.test_windows, scored))
-    documents = sources[np.maximum(document, 0)]
-    return replace(found, documents=documents, available=available, source=corpus.source)
+    return sources[np.maximum(document, 0)], available
 
 
 def _test_pool(model: Model, name: str, options: str) -> TokenPool:

@@ -51,9 +51,11 @@ LOOKS = "colazero.looks"
 """The numbers of seeds at which a suite was analyzed, as in `5,10`."""
 STOPPED = "colazero.stopped"
 """Model → method → number of seeds after which it was stopped, in JSON."""
+ENDED = "colazero.ended"
+"""Marks a suite that ran all that it was going to run, before its analysis."""
 TAGS = (
     *(KIND, OWNER, ERROR, SOURCE, MANIFEST, FREED, CHECKPOINT, CHECKPOINT_PATH, HEARTBEAT),
-    *(PROGRESS, UNBEGUN, LOOKS, STOPPED),
+    *(PROGRESS, UNBEGUN, LOOKS, STOPPED, ENDED),
     *(
         f"colazero.{name}"
         for name in ("key", "config", "work_key", "model_revision", "base_model", "device")

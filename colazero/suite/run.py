@@ -137,6 +137,8 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
             looks.follow(config, suite, jobs, supervisor.run, judge)
         else:
             supervisor.run(jobs)
+        record.set_tags({client.ENDED: "true"})
+        record.flush()
     except Exception:
         raise
     except BaseException:  # Ctrl-C, SIGTERM, a closed terminal

@@ -63,7 +63,7 @@ def test_into_the_open_run_of_a_suite_with_a_failed_cell(suite, tmp_path):
     assert client.get_run(suite).info.status == "RUNNING"
     assert "| random       | 4 seeds         |" in text
     assert "COLA-Zero vs Random: inconclusive" in text
-    assert "1 of 16 runs have no result" in text
+    assert "1 of 16 runs has no result" in text
     logged = artifacts(suite)
     assert {"report.html", "summary_stats.json", "table.tex", "figures"} <= logged
     assert logged == {file.name for file in (tmp_path / "results").iterdir()}

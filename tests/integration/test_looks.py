@@ -168,7 +168,7 @@ def test_killed_between_looks_it_goes_on_and_stops_when_it_is_settled(
     assert "all is settled after 6 of 9 seeds" in caplog.messages
     table = capsys.readouterr().out
     assert "COLA-Zero vs Random: equivalent" in table
-    assert "This is look 2, at 6 seeds per method, after looks at 3, of at most 9." in table
+    assert "This is look 2, at 6 seeds per method (earlier: 3), of at most 9." in table
     assert "no result" not in table, "the seeds that were not needed are not missing"
     counts = {line.name: line.state for line in status.states(again.info.run_id)}
     assert sum(state == "settled" for state in counts.values()) == 2 * 3

@@ -188,7 +188,7 @@ def test_a_plan_runs_nothing_and_says_what_it_would(
     before = len(MlflowClient().search_runs([experiment]))
     assert entry.run({**grid, "seeds": "142,143", "plan": "true"}) == 0
     told = capsys.readouterr().out
-    for words in ("6 cells to run", "512 tokens needed"):
+    for words in ("6 cells to run", "512 tokens needed", "on 6 windows no verdict"):
         assert words in told
     (plan,) = MlflowClient().search_runs([experiment], "tags.`colazero.kind` = 'plan'")
     assert "plan.json" in {file.path for file in MlflowClient().list_artifacts(plan.info.run_id)}

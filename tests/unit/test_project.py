@@ -37,7 +37,7 @@ EXTRAS = {
     "export": {"run", "out"},
     "analyze": {
         *("suite", "suites", "experiment", "filter", "primary", "baseline", "metric", "direction"),
-        *("margin", "alpha", "out"),
+        *("margin", "alpha", "names", "out"),
     },
 }
 """Parameters that are no settings of a run, by entry point; each has its help text there."""

@@ -16,7 +16,7 @@ GROUND |= {"environment", "figures", "devices", "colazero"}
 ROOMS: dict[str, set[str]] = {
     # `--help` names what there is of every kind.
     "entrypoints": {"suite", "cell", "pipeline", "store", "calibration"}
-    | {"quantizers", "models", "selection", "corpora"}
+    | {"quantizers", "models", "selection", "corpora", "evaluation"}
     | {"analysis.reading", "analysis.stats", "analysis.summary", "analysis.report"},
     "suite": {"cell", "reuse", "store", "pipeline", "selection", "quantizers"}
     | {"corpora", "models", "blocks"},

@@ -9,8 +9,8 @@ import pytest
 from analysis.reading.artifacts import read
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, load_suites
+from analysis.report.answer import reason
 from analysis.report.facts import plain
-from analysis.report.sentences import reason
 from analysis.summary import Options, summarize
 
 MODEL = "smollm2-135m"

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from analysis.reading.runs import load_suite
+from analysis.reading.table import RunsError
 from analysis.report.latex import digits_of, escape, latex_table
 from analysis.summary import Options, summarize
 from analysis.summary.pairs import BASES
@@ -40,6 +42,32 @@ def test_the_caption_says_what_decided_and_how_many_seeds(repeated, three):
     assert r"$n = 4\mbox{--}5$" in latex_table(three)
 
 
+def test_a_method_of_ones_own_has_the_name_that_is_given(suites):
+    cells = load_suite(suites.suite(methods={"mine:a_b": (23.0, 0.3), "random": (23.4, 0.3)}))
+    names = {"mine:a_b": "Ours_1", "random": "Uniform"}
+    summary = summarize(cells, Options(primary="mine:a_b", names=names))
+    assert [row.partition(" &")[0] for row in body(summary)[1:]] == [r"Ours\_1", "Uniform"]
+    assert r"Difference: Ours\_1 minus" in latex_table(summary)
+    with pytest.raises(RunsError, match=r"names='other'.*mine:a_b, random"):
+        summarize(cells, Options(names={"other": "Other"}))
+
+
+def test_without_a_primary_method_differences_are_of_the_first_that_is_no_baseline(suites):
+    methods = {"random": (23.0, 0.3), "zipcal": (24.4, 0.3), "stratified": (23.2, 0.3)}
+    summary = summarize(load_suite(suites.suite(methods=methods)), Options(baseline="random"))
+    rows = {row.partition(" &")[0]: row for row in body(summary)}
+    for pair in (p for p in summary.pairs if p.a == "zipcal"):
+        (row,) = (row for name, row in rows.items() if name.lower() == pair.b)
+        assert f"${pair.percent:+.1f}$" in row
+        assert row.endswith(f"{pair.verdict} \\\\")
+    assert [row.count("[") for row in rows.values()] == [0, 0, 1, 1]
+
+
+def test_what_was_chosen_after_the_runs_is_in_the_caption(demo):
+    summary = summarize(demo.cells, Options(alpha=0.1, margin=2))
+    assert r"Chosen after the runs: margin 2 \%, $\alpha$ = 0.1." in latex_table(summary)
+
+
 def test_many_models_stand_side_by_side_over_the_page(crowded):
     text = latex_table(crowded)
     assert text.count(r"\begin{tabular}") == 2
@@ -60,7 +88,7 @@ def test_many_models_stand_side_by_side_over_the_page(crowded):
 )
 def test_the_latex_table_compiles_and_fits_its_column(suite, columns, request, tmp_path):
     summary = request.getfixturevalue(suite)
-    body = latex_table(summary) + "\n\n" + escape("50% of_a & b# {c} ~ ^ \\ $ ü ± 模")
+    body = latex_table(summary) + "\n\n" + escape("50% of_a & b# {c} ~ ^ \\ $ ü ± α 模")
     page = (
         "\\documentclass[%scolumn]{article}\\usepackage{booktabs}\\begin{document}%s\\end{document}"
     )

@@ -3,9 +3,10 @@
 import pytest
 
 from analysis.reading.runs import load_suite
+from analysis.report.answer import key_lines
 from analysis.report.latex import latex_table
 from analysis.report.plots import figures
-from analysis.report.sentences import key_lines, results_markdown, sections
+from analysis.report.scope import results_markdown, sections
 from analysis.report.tables import (
     comparison_table,
     methods_csv,

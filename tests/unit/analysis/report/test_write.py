@@ -14,8 +14,9 @@ import pytest
 
 from analysis.reading.runs import load_suite
 from analysis.reading.table import RunsError
+from analysis.report.answer import answer, key_lines
 from analysis.report.latex import latex_table
-from analysis.report.sentences import answer, key_lines, results_markdown, sections
+from analysis.report.scope import results_markdown, sections
 from analysis.report.tables import (
     Table,
     comparison_table,
@@ -24,6 +25,7 @@ from analysis.report.tables import (
     p_text,
     result_table,
     seeds_table,
+    windows_table,
 )
 from analysis.report.write import analyze, console, contents, report
 from analysis.summary import Options, summarize
@@ -128,7 +130,7 @@ def test_a_null_is_reported_as_a_null(demo):
     text = words(demo).split("## COLA-Zero vs Random\n")[1].split("##")[0]
     for part in (
         r"23\.031 ± 0\.368 with COLA-Zero \(5 seeds\) and 23\.354 ± 0\.370 with Random \(5 seeds\)",
-        r"\*\*Inconclusive:\*\* −1\.39 %, 95 % CI \[.*\] %, p = 0\.2\d\d after Holm over 1",
+        r"\*\*Inconclusive:\*\* −1\.39 %, 95 % CI \[.*\], p = 0\.2\d\d after Holm over 1",
         r"over seeds and text together: 16 windows \(8,176 tokens\)",
         r"On exactly these windows: −1\.38 %.*Welch's t\(8\.0\) = −1\.385, p = 0\.203",
         r"Cohen's d = −0\.88, 95 % CI \[−2\.16, 0\.46\]",
@@ -186,8 +188,8 @@ def test_a_p_value_never_hides_its_side_of_the_level(p, text):
 def test_equality_within_the_margin_is_called_equivalent(suites):
     methods = {"random": (23.0, 0.02), "cola_zero": (23.0, 0.03)}
     text = words(summary_of(suites, methods, margin=2))
-    assert re.search(r"\*\*Equivalent within ±2 %:\*\* .*, 90 % CI \[.*\] % lies within it", text)
-    assert "no difference is shown" in text
+    assert re.search(r"\*\*Equivalent within ±2 %:\*\* .*, 90 % CI \[.*\] \(p", text)
+    assert "No difference is shown" in text
     assert "Post hoc: margin 2 %" in text
     assert "ost hoc" not in words(summary_of(suites, methods))
 
@@ -202,7 +204,7 @@ def test_a_small_difference_is_said_to_be_small(suites):
 def test_without_a_test_the_sentences_say_why(suites):
     cells = load_suite(suites.suite(seeds=1, windows=False))
     text = words(summarize(cells, Options()))
-    assert len(re.findall(r"\*\*No test applies:\*\* .* one draw of unknown noise", text)) == 2
+    assert len(re.findall(r"\*\*No test applies:\*\* .* one draw each of unknown noise", text)) == 2
     assert "p =" not in text
     assert "would find" not in text
 
@@ -212,8 +214,25 @@ def test_what_failed_is_listed_with_its_reason(three):
     text = words(summary)
     assert "## Runs without a result" in text
     assert "b/random/seed 44: ValueError: no luck" in text
-    assert "1 of 48 runs have no result" in "\n".join(key_lines(summary))
+    assert "1 of 48 runs has no result" in "\n".join(key_lines(summary))
     assert "## Over all models (exploratory)" in text
+    assert "rest on fewer runs than planned" in text
+
+
+def test_comparisons_do_not_rest_on_the_unquantized_run(suites):
+    change = {f"{MODEL}/unquantized": {"status": "FAILED"}}
+    cells = load_suite(suites.suite(**change), allow_failed=True)
+    text = words(summarize(cells, Options()))
+    assert "1 of 16 runs has no result" in text
+    assert "fewer runs than planned" not in text
+
+
+def test_a_verdict_stands_beside_one_p_value_and_no_stars(repeated):
+    table = comparison_table(repeated, "primary")
+    assert sum(name.startswith("p ") for name in table.header) == 1
+    tables = [table, windows_table(repeated)]
+    assert not any("*" in cell for one in tables for row in one.rows for cell in row)
+    assert all(len(row) == len(table.header) for row in table.rows)
 
 
 def test_nothing_undefined_is_written_as_a_number(three, suites):
@@ -325,7 +344,7 @@ def test_the_first_line_says_which_method_to_use_and_how_sure_that_is(suites, fi
     assert re.match(r"Use COLA-Zero: .* best of these methods\. Random is at least 4\.\d and", text)
     assert "ZipCal is at least 11." in text
     near = {"random": (23.0, 0.02), "cola_zero": (23.0, 0.02)}
-    assert re.match(r"Use any of COLA-Zero and Random|Use any of Random and", answers(suites, near))
+    assert re.match(r"Use (COLA-Zero or Random|Random or COLA-Zero): each", answers(suites, near))
     noisy = {"random": (23.0, 2.0), "cola_zero": (23.0, 2.0)}
     assert answers(suites, noisy).startswith("These runs do not show which method is best")
     (text,) = answer(demo)

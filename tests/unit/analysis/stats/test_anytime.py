@@ -65,6 +65,17 @@ def test_who_looks_after_every_seed_errs_in_5_percent_at_most(ratio):
     assert naive > 0.2
 
 
+def test_who_interrupts_a_suite_at_a_good_moment_errs_in_5_percent_at_most():
+    """He watches 3 to 15 seeds, breaks off at Welch's first p < 0.05, and reports these seeds."""
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(2, 1000, 15))
+    p = np.stack([stats.ttest_ind(a[:, :n], b[:, :n], axis=1).pvalue for n in range(3, 16)])
+    stopped = np.where((p < 0.05).any(axis=0), np.argmax(p < 0.05, axis=0), len(p) - 1) + 3
+    wrong = [anytime(x[:n], y[:n]).p_value < 0.05 for x, y, n in zip(a, b, stopped, strict=True)]
+    assert np.mean((p < 0.05).any(axis=0)) > 0.14
+    assert np.mean(wrong) <= 0.05
+
+
 def test_seeds_of_one_group_alone_change_nothing():
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=30), rng.normal(size=5)

@@ -82,7 +82,8 @@ def test_what_a_suite_can_find_is_what_simulated_ones_find(seeds, windows):
     shown, bounds = 0, []
     for _ in range(rounds):
         rows = 3.6 + noise.seed / 100 * rng.normal(size=(3, seeds, 1))
-        rows = rows + noise.window / 100 * rng.normal(size=(3, 1, windows))
+        of_text = np.hypot(noise.window, noise.document) / 100
+        rows = rows + of_text * rng.normal(size=(3, 1, windows))
         pairs = {}
         for a, b in ((0, 1), (0, 2), (1, 2)):
             pairs[a, b] = compare_on_text(rows[a] * tokens, rows[b] * tokens, tokens).estimate

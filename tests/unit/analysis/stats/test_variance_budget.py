@@ -1,4 +1,4 @@
-"""The variance budget: known truth comes back, and its factors halve the interval."""
+"""The variance budget: known truth comes back, and what more of each source leaves."""
 
 import dataclasses
 import json
@@ -53,15 +53,15 @@ def test_shares_are_those_of_the_interval():
     assert got.window.share == 0
 
 
-def test_the_factor_halves_the_interval():
+def test_what_is_left_is_the_rest_of_the_variance():
     rng = np.random.default_rng(2)
     tokens = np.full(64, 512.0)
     methods = {name: method(rng, 6, 2, 64, (0.02, 0.006, 0.003, 0.001), tokens) for name in "ab"}
     got = variance_budget(methods, tokens)
-    left = got.method_window.share + (got.seed.share + got.arithmetic.share) / got.seed.factor
-    assert left == pytest.approx(1 / 4)
-    assert got.arithmetic.factor is None  # a small share, whatever becomes of it
-    assert got.method_window.factor is None
+    error = np.log1p(got.std_error_percent / 100)
+    text = got.method_window.share * error**2
+    assert np.log1p(got.seed.left_percent / 100) ** 2 == pytest.approx(text)
+    assert 0 < got.seed.left_percent < got.arithmetic.left_percent < got.std_error_percent
 
 
 def test_more_windows_of_the_same_documents_halve_the_part_within_documents_alone():
@@ -75,12 +75,10 @@ def test_more_windows_of_the_same_documents_halve_the_part_within_documents_alon
         alike[name] = [rows + document for rows in sets]
     got = variance_budget(alike, tokens, documents=labels, available=2560)
     assert got.method_window.share > 0.9
-    assert got.method_window.factor is None
-    assert got.at_best_percent > 0.9 * got.std_error_percent
+    assert 0.9 * got.std_error_percent < got.method_window.left_percent <= got.at_best_percent
     white = {n: method(rng, 8, 1, 256, (0.001, 0.0, 0.05, 0.001), tokens) for n in "ab"}
     got = variance_budget(white, tokens, documents=labels, available=2560)
-    assert 3 < got.method_window.factor < 8
-    assert got.at_best_percent < 0.5 * got.std_error_percent
+    assert got.method_window.left_percent < got.at_best_percent < 0.5 * got.std_error_percent
     unlabelled = variance_budget(white, tokens)
     assert unlabelled.at_best_percent is None
     assert "windows" in unlabelled.method_window.reason

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from analysis.reading.artifacts import read
 from analysis.reading.runs import load_suite
 from analysis.reading.table import RunsError, observations
 from analysis.report.facts import plain, summary_stats
+from analysis.report.write import contents
 from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.summary import Options, summarize
 
@@ -174,14 +176,29 @@ def test_the_budget_is_in_percent_of_its_metric(repeated):
     assert kl.arithmetic.percent == pytest.approx(100 * pooled / level, rel=1e-6)
 
 
-def test_each_metric_says_how_many_seeds_it_needs(repeated):
+def test_each_metric_says_how_far_it_tells_methods_apart_in_one_unit_for_all(repeated):
     found = {(s.metric, s.b): s for s in repeated.metrics}
     assert {m for m, _ in found} == {
         *("perplexity", "nll_per_token", "kl_divergence", "top1_agreement")
     }
     for one in found.values():
-        assert one.few <= one.seeds
-        assert one.many is None or one.many >= one.seeds
+        assert one.d_ci95[0] < one.d < one.d_ci95[1]
+    values = [np.array(values_of(repeated, name)) for name in ("cola_zero", "random")]
+    pooled = np.sqrt(np.mean([x.var(ddof=1) for x in values]))
+    by_hand = (values[0].mean() - values[1].mean()) / pooled
+    assert found["perplexity", "random"].d == pytest.approx(by_hand)
+    logs = found["nll_per_token", "random"].percent  # as everywhere, % of perplexity
+    assert logs == pytest.approx(found["perplexity", "random"].percent, rel=0.05)
+
+
+def test_one_number_of_seeds_stands_in_a_report(repeated, demo):
+    """Seeds to plan come from one rule alone: no table counts seeds for another question."""
+    for summary in (repeated, demo):
+        files = contents(summary, "suite")
+        planned = files["results.md"].count("needed to resolve")
+        primary = [p for p in summary.pairs if p.family == "primary" and p.plan]
+        assert planned == sum(p.verdict == "inconclusive" for p in primary)
+        assert not re.search(r"seeds per method|no number", files["table.md"])
 
 
 def test_sets_of_a_method_overlap(demo):

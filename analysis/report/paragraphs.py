@@ -1,0 +1,191 @@
+"""One comparison in full: the verdict, what it rests on, what more seeds would show, the spread."""
+
+from __future__ import annotations
+
+from analysis.report.answer import judged_earlier, reason
+from analysis.report.tables import (
+    difference,
+    draws,
+    interval,
+    mean_std,
+    number,
+    observed,
+    p_equation,
+    percent,
+)
+from analysis.summary.methods import Method
+from analysis.summary.pairs import BASES, Pair, text_percent
+from analysis.summary.summarize import Summary
+from colazero.figures import label
+
+
+def paragraphs(summary: Summary, pair: Pair) -> list[str]:
+    """Return the paragraphs of a primary comparison."""
+    a, b = (summary.method(pair.model, name) for name in (pair.a, pair.b))
+    means = [f"{mean_std(m, 3)} with {label(m.name)} ({observed(m)})" for m in (a, b)]
+    first = [
+        _verdict(summary, pair),
+        f"Mean {summary.metric_name} was {means[0]} and {means[1]}.",
+        judged_earlier(summary, pair),
+    ]
+    parts = [
+        " ".join(filter(None, first)),
+        one_set(pair),
+        _rests_on(pair),
+        _on_windows(summary, pair),
+        _planning(pair),
+        _spread(summary, pair, a, b),
+    ]
+    return [text for text in parts if text]
+
+
+def _verdict(summary: Summary, pair: Pair) -> str:
+    j, margin, known = pair.judgement, f"±{pair.margin:g} {pair.unit}", difference(pair)
+    p = "" if j.p_adjusted is None else f", {p_equation(j.p_adjusted)} after Holm over {pair.tests}"
+    if pair.verdict == "different" and pair.percent is not None:
+        good = (pair.percent < 0) == summary.lower_is_better
+        first, second = (pair.a, pair.b) if good else (pair.b, pair.a)
+        small = f" The difference is also shown to lie within {margin}." if j.reason else ""
+        return f"**Different:** {label(first)} did better than {label(second)} ({known}{p}).{small}"
+    if pair.verdict == "equivalent":
+        tost = j.tost_p_adjusted
+        shown = f" ({p_equation(tost)} after Holm over {pair.tests}, two one-sided tests)"
+        no = f" ({p_equation(j.p_adjusted)})" if j.p_adjusted is not None else ""
+        return (
+            f"**Equivalent within {margin}:** {known}{shown if tost is not None else ''}. No "
+            f"difference is shown{no}."
+        )
+    if pair.verdict == "undefined":
+        return f"**No test applies:** {reason(pair)}"
+    text = f"{known}{p}. Neither a difference nor equivalence within {margin} is shown"
+    if pair.verdict == "open":
+        return f"**Open:** {text} so far. Seeds are left."
+    alone = j.p_value is not None and j.p_value < pair.seeds.alpha
+    why = (
+        f" Alone it would count as a difference ({p_equation(j.p_value)}); as one of {pair.tests} "
+        "it does not."
+    )
+    return f"**Inconclusive:** {text}.{why * alone}"
+
+
+def one_set(pair: Pair) -> str:
+    """Say what the result is about where a method has one calibration set."""
+    names = [label(n) for n, one in ((pair.a, pair.one_set_a), (pair.b, pair.one_set_b)) if one]
+    if not names or pair.decided_by is None:
+        return ""
+    several = len(names) > 1
+    text = (
+        f"{' and '.join(names)} {'each have' if several else 'has'} one calibration set in all "
+        f"these runs. The result holds for {'these sets' if several else 'this one set'} only: "
+        "replicates measure rounding noise, not what the method would choose from another corpus."
+    )
+    lent = pair.seeds.lent if pair.decided_by == "seeds" else pair.text and pair.text.lent
+    if lent:
+        text += (
+            " It was quantized once: its noise is taken from the replicates of this model's other "
+            "sets."
+        )
+    return text
+
+
+def _rests_on(pair: Pair) -> str:
+    text = pair.text
+    if pair.decided_by == "seeds at any time":
+        return f"The verdict is {BASES[pair.decided_by]}. It says nothing about other text."
+    if pair.decided_by == "seeds":
+        why = "these runs have no per-window sums of it" if text is None else text.reason
+        return f"The verdict is over seeds alone, on exactly these windows: {why}."
+    if text is None or text.estimate is None:
+        return ""
+    parts = f" in {text.n_parts} documents"
+    if text.unit != "documents":
+        parts = ", each taken as a document"
+    return (
+        f"The verdict is over seeds and text together: {text.n_windows} windows "
+        f"({text.n_tokens:,.0f} tokens){parts}; {number(text.df, 1)} degrees of freedom. It "
+        "holds for other seeds (of one set: other replicates) and for other documents of this mix "
+        f"of kinds and periods.{_eras(pair)}{_trend(pair)}"
+    )
+
+
+def _eras(pair: Pair) -> str:
+    """Give the interval for periods drawn anew; it never decides."""
+    if pair.eras is None or pair.eras.ci is None:
+        return ""
+    limits = interval(text_percent(pair.eras, pair.scale, pair.log), 2, sign=True)
+    level = f"{100 * (1 - pair.eras.alpha):.4g} %"
+    return f" If whole periods of the text were drawn anew: {level} CI {limits} %."
+
+
+def _trend(pair: Pair) -> str:
+    """Say where in the text the difference is, if it changes along it."""
+    trend = pair.text and pair.text.trend
+    if not trend or trend.p_value >= pair.seeds.alpha or not pair.log:
+        return ""
+    return (
+        f" The difference changes along the text: {percent(trend.first_percent)} % in its first "
+        f"quarter, {percent(trend.last_percent)} % in its last (Spearman's ρ = "
+        f"{number(trend.rho, 2)}, {p_equation(trend.p_value)}, not adjusted)."
+    )
+
+
+def _on_windows(summary: Summary, pair: Pair) -> str:
+    r = pair.seeds
+    if r.test is None or r.t_stat is None:
+        return ""
+    name = "Welch's" if r.test == "welch" else "with lent variance,"
+    looked = any(
+        (one.pair.model, one.pair.name) == (pair.model, pair.name) for one in summary.looks
+    )
+    return (
+        f"On exactly these windows: {percent(pair.seeds_percent)} {pair.unit}, 95 % CI "
+        f"{interval(pair.seeds_percent_ci95, 2, sign=True)}, {name} "
+        f"t({number(r.df, 1)}) = {number(r.t_stat, 3)}, {p_equation(r.p_value)} "
+        f"({p_equation(r.p_adjusted)} after Holm); Cohen's d = "
+        f"{number(r.cohens_d, 2)}, 95 % CI {interval(r.cohens_d_ci95, 2)}."
+        f"{' This test does not count the looks.' * looked}"
+    )
+
+
+def _planning(pair: Pair) -> str:
+    """Say how many seeds would settle what is not settled, planned for the margin."""
+    plan = pair.plan
+    if plan is None or pair.verdict in ("different", "equivalent"):
+        return ""
+    unit = "Seeds per method"
+    if pair.one_set_a or pair.one_set_b:
+        both = pair.one_set_a and pair.one_set_b
+        unit = "Replicates per set" if both else "Seeds, and replicates of the one set,"
+    family = f", as one of {plan.tests} comparisons" if plan.tests > 1 else ""
+    text = (
+        f"{unit} needed to resolve {pair.margin:g} {pair.unit}: {draws(plan.difference)} to show a "
+        f"difference, {draws(plan.equivalence)} to show equivalence (80 % power, with the noise "
+        f"of these runs{family})."
+    )
+    if plan.difference is None or plan.equivalence is None:
+        left = number(plan.text_error_percent, 2)
+        text += f" The text leaves a standard error of {left} {pair.unit} that seeds do not reduce."
+    return text
+
+
+def _spread(summary: Summary, pair: Pair, a: Method, b: Method) -> str:
+    if a.one_set or b.one_set:
+        return ""
+    known = [
+        f"{number(cv, 2)} % ({label(m.name)})" if cv is not None else f"– ({label(m.name)})"
+        for m in (a, b)
+        for cv in [m.description.cv_percent]
+    ]
+    text = f"Coefficients of variation over seeds: {known[0]}, {known[1]}"
+    s = pair.spread
+    if s.test is None:
+        return f"{text}; the spreads cannot be compared."
+    shown = s.p_value is not None and s.p_value < pair.seeds.alpha
+    word = "a difference in spread (not adjusted)" if shown else "no difference in spread is shown"
+    limits = "" if s.sd_ratio_ci95 is None else f", 95 % CI {interval(s.sd_ratio_ci95, 2)}"
+    look = " at that look" if judged_earlier(summary, pair) else ""
+    return (
+        f"{text}; ratio of spreads{look} {number(s.sd_ratio, 2)}{limits} (Bonett), Brown–Forsythe "
+        f"{p_equation(s.p_value)}: {word}. Seeing one spread at half of the other takes "
+        f"{s.n_for_halving} seeds per method."
+    )
