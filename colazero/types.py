@@ -170,6 +170,8 @@ class TokenPool:
     laid: bool = False
     """Whether each document is one window (`windows=document`): a method then chooses whole ones.
     """
+    plain: TokenPool | None = None
+    """The same documents without the chat template's tokens, if a template wrote some of them."""
 
     @property
     def settings(self) -> SelectionSettings:
@@ -177,6 +179,11 @@ class TokenPool:
         if self.selection_settings is None:
             raise ValueError("this pool has no selection_settings: a method of it needs them")
         return self.selection_settings
+
+    @property
+    def contents(self) -> TokenPool:
+        """Return the documents without a template's tokens, for features of what they say."""
+        return self if self.plain is None else self.plain
 
 
 Selector = Callable[[TokenPool, int, int, np.random.Generator], Selection]

@@ -117,6 +117,8 @@ EVALUATED = {
 }
 TAILS = ("kl_q95", "kl_q99", "kl_reverse", *(f"top1_changed_q{n}" for n in range(1, 5)))
 """The metrics `divergence.NAME`: what the means of KL divergence and agreement hide."""
+LISTED = (*EVALUATED, "divergence.kl_reverse", "divergence.kl_q95", "divergence.kl_q99")
+"""The metrics that a report compares with each other."""
 SHARES = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "f1")
 # For runs that did not log lm-eval's own `higher_is_better`.
 DOWNSTREAM = {
@@ -158,7 +160,7 @@ def about(column: str, cells: pd.DataFrame, direction: str | None = None) -> Kno
 
 def present(cells: pd.DataFrame) -> list[str]:
     """Return the metrics of the evaluation itself that the runs have, each of its first corpus."""
-    return [name for name in EVALUATED if name in cells.columns and cells[name].notna().any()]
+    return [name for name in LISTED if name in cells.columns and cells[name].notna().any()]
 
 
 def corpora_of(column: str, cells: pd.DataFrame) -> pd.Series[str]:

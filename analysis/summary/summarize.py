@@ -34,7 +34,7 @@ from analysis.summary.methods import (
 )
 from analysis.summary.options import (
     DEFAULT_BASELINE,
-    EVALUATED,
+    LISTED,
     OURS,
     Known,
     Options,
@@ -321,7 +321,7 @@ def _metrics(
     options: Options,
 ) -> list[Sharpness]:
     """Of every metric of the evaluation, in the primary comparisons (all where none is)."""
-    if metric not in EVALUATED:
+    if metric not in LISTED:
         return []
     wanted = [
         p
@@ -332,7 +332,9 @@ def _metrics(
     for name in present(good):
         measured = good[good[name].notna()]
         methods = _methods_of(measured, name, models, {p.a for p in wanted} | {p.b for p in wanted})
-        settings = {m: _setting(measured, m, name, EVALUATED[name], None, options) for m in models}
+        settings = {
+            m: _setting(measured, m, name, about(name, good), None, options) for m in models
+        }
         for p in wanted:
             a, b = methods[p.model, p.a], methods[p.model, p.b]
             found.append(sharpness(name, pair(a, b, p.family, settings[p.model])))

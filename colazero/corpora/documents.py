@@ -88,6 +88,9 @@ def lay(pool: TokenPool, length: int, front: Sequence[int] = ()) -> Laid:
         joined([pool.texts[i] for i in range(first, until + 1)])
         for first, until in zip(documents.tolist(), last.tolist(), strict=True)
     ]
+    plain = pool.plain
+    if plain is not None:  # as in `texts`, all of the document that a window's end cuts
+        plain = replace(plain, starts=plain.starts[documents], stops=plain.stops[last])
     starts = np.arange(len(begins), dtype=np.int64) * length
     view = replace(
         pool,
@@ -98,6 +101,7 @@ def lay(pool: TokenPool, length: int, front: Sequence[int] = ()) -> Laid:
         entry=pool.entry and pool.entry.with_name(f"{pool.entry.name}-document-{length}"),
         documents=None,
         laid=True,
+        plain=plain,
     )
     lost = np.maximum(0, pool.stops[last] - begins - length)
     share_lost = 1 - len(view.tokens) / max(1, len(pool.tokens))

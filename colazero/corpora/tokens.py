@@ -122,12 +122,14 @@ def token_pool(
     whole, documents = corpora.load(corpus), None
     if share < 1:
         whole, documents = corpora.drawn(whole, share, seed)
-    open_it = (vocabulary(model), lambda: tokenizer(model), None, SEPARATOR, writing)
-    found = open_pool(whole, *open_it)
+    open_it = (vocabulary(model), lambda: tokenizer(model), None, SEPARATOR)
+    found = open_pool(whole, *open_it, writing)
     if whole.parts:
         whole, chosen = mix.mixed(whole, found.stops - found.starts)
         documents = chosen if documents is None else documents[chosen]
-        found = open_pool(whole, *open_it)
+        found = open_pool(whole, *open_it, writing)
+    if _uses_template(whole, vocabulary(model), writing.chat):
+        found = replace(found, plain=open_pool(whole, *open_it, Writing("plain")))
     return replace(found, documents=documents)
 
 

@@ -47,12 +47,13 @@ def eligible(pool: TokenPool, n: int, seq_len: int) -> tuple[NDArray[np.int64], 
     """Return the documents of at least MIN_DOC_TOKENS tokens, and notes.
 
     If these are too few for `n` clusters, or too short together for the budget, add the longest
-    of the shorter ones; the notes and the log say so.
+    of the shorter ones; the notes and the log say so. A chat template's tokens make no document
+    longer, but fill windows, so they count for the budget.
     """
-    lengths = pool.stops - pool.starts
+    lengths = pool.contents.stops - pool.contents.starts
     order = np.argsort(-lengths, kind="stable")
     enough_documents = min(n, int((lengths > 0).sum()))
-    budget = np.searchsorted(np.cumsum(lengths[order]), n * seq_len) + 1
+    budget = np.searchsorted(np.cumsum((pool.stops - pool.starts)[order]), n * seq_len) + 1
     needed = min(len(order), max(enough_documents, int(budget)))
     long = int((lengths >= MIN_DOC_TOKENS).sum())
     taken = order[: max(long, needed)]

@@ -191,14 +191,16 @@ def tfidf(pool: TokenPool, documents: NDArray[np.int64]) -> Matrix:
 
 
 def length(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the documents' lengths in tokens, [documents, 1]."""
-    return (pool.stops[documents] - pool.starts[documents]).astype(np.float64)[:, None]
+    """Return the documents' lengths in tokens without the template's, [documents, 1]."""
+    said = pool.contents
+    return (said.stops[documents] - said.starts[documents]).astype(np.float64)[:, None]
 
 
 def diversity(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return distinct tokens / tokens of each document, [documents, 1]."""
-    spans = zip(pool.starts[documents].tolist(), pool.stops[documents].tolist(), strict=True)
-    shares = [len(set(pool.tokens[a:b].tolist())) / max(1, b - a) for a, b in spans]
+    """Return distinct tokens / tokens of each document, [documents, 1], without the template's."""
+    said = pool.contents
+    spans = zip(said.starts[documents].tolist(), said.stops[documents].tolist(), strict=True)
+    shares = [len(set(said.tokens[a:b].tolist())) / max(1, b - a) for a, b in spans]
     return np.array(shares)[:, None]
 
 

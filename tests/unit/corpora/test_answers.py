@@ -137,3 +137,13 @@ def test_what_has_no_answers_is_refused(
     config = RunConfig(**given, eval_corpora=(talks,))
     with pytest.raises(UserError, match=r"eval_on='answers'.*no chat template"):
         pipeline.check_evaluation(config, models.fetch(str(tiny_llama)))
+
+
+def test_prompts_of_tasks_need_a_template(talk_model: Model, tiny_llama: Path, talks: str) -> None:
+    given = {"corpus": talks, "eval_corpora": (talks,), "seq_len": 32, "n_calibration_samples": 2}
+    config = RunConfig(**given, do_downstream=True, downstream_chat=True)
+    pipeline.check_evaluation(config, talk_model)
+    without = models.fetch(str(tiny_llama))
+    with pytest.raises(UserError, match=r"downstream_chat=true.*no chat template.*=false"):
+        pipeline.check_evaluation(config, without)
+    pipeline.check_evaluation(config.model_copy(update={"do_downstream": False}), without)

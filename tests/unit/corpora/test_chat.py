@@ -17,10 +17,11 @@ from colazero import corpora, models, pipeline
 from colazero.calibration.sets import load_calibration, save_calibration
 from colazero.corpora import file
 from colazero.corpora.chat import Conversation, Template, Writing, document, fields_of
-from colazero.corpora.tokens import build_pool, open_pool, vocabulary_of
+from colazero.corpora.tokens import build_pool, open_pool, pool_of, vocabulary_of
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import evaluation_text
 from colazero.models import load_tokenizer
+from colazero.selection import features
 from colazero.settings import RunConfig
 from colazero.types import Corpus, Model
 
@@ -336,6 +337,30 @@ def test_a_set_of_conversations_has_the_template_s_tokens_and_is_read_back(
     save_calibration(tmp_path / "set", found["auto"], instruct, corpora.load(talks), {})
     again, _ = load_calibration(tmp_path / "set", instruct)
     assert again.digest == found["auto"].digest
+
+
+def test_the_length_of_the_template_changes_no_feature_and_no_choice(
+    tiny_llama: Path, talks: str, tmp_path: Path
+) -> None:
+    given = {"corpus": talks, "chat": "template", "device": "cpu", "method": "cola_zero"}
+    config = RunConfig(**given, n_calibration_samples=8, seq_len=64)
+    closing = {"short": "", "long": " That was {{ m.role }}, and this is nothing." * 40}
+    pools, chosen = [], []
+    for name, words in closing.items():
+        folder = Path(shutil.copytree(tiny_llama, tmp_path / name))
+        template = LOOP + "<s>{{ m.content }}" + words + "</s>" + END
+        (folder / "chat_template.jinja").write_text(template)
+        model = models.fetch(str(folder))
+        pools.append(pool_of(config, model))
+        chosen.append(pipeline.calibrate(config, model)[0].notes["document_clusters"])
+    short, long = pools
+    assert len(long.tokens) > 2 * len(short.tokens)
+    documents = np.arange(len(short.texts))
+    for feature in (features.length, features.diversity, features.reasoning):
+        assert (feature(long, documents) == feature(short, documents)).all()
+        assert feature(short, documents).std(axis=0).any()
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 8
 
 
 def test_the_evaluation_text_does_not_depend_on_how_it_is_calibrated(

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -70,6 +71,12 @@ def test_what_the_template_writes_before_a_window_does_not_stand_there_twice() -
     tokens[[0, 20]] = 7
     own = TokenPool(pool.texts, tokens, pool.starts, pool.stops, frozenset())
     assert lay(own, 9, (7,)).begins.tolist() == [1, 10, 21]
+
+
+def test_windows_know_their_documents_without_the_template() -> None:
+    pool = replace(pool_with([6, 6, 12, 12]), plain=pool_with([1, 2, 4, 8]))
+    said = lay(pool, 12).pool.contents
+    assert (said.stops - said.starts).tolist() == [1 + 2, 4, 8]
 
 
 def test_windows_of_conversations_keep_their_roles() -> None:

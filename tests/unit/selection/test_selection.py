@@ -137,7 +137,7 @@ def test_the_methods_differ(pool: TokenPool) -> None:
 def test_a_method_gets_every_setting_that_decides_a_selection() -> None:
     """Either as an argument, through the pool's documents, or as one of SelectionSettings."""
     arguments = {"n_calibration_samples", "seq_len", "bos", "seed", "method", "model"}
-    documents = {"corpus", "corpus_share", "chat", "chat_template_kwargs"}
+    documents = {"corpus", "corpus_share", "chat", "chat_template_kwargs", "windows"}
     after_selection = {"replicate"}
     given = {one.name for one in fields(SelectionSettings)}
     assert set(taken_by("selection")) == given | arguments | documents | after_selection

@@ -45,6 +45,17 @@ def test_every_metric_of_the_evaluation_says_which_method_is_better(repeated, me
     assert pair.seeds_percent == pytest.approx(100 * change)
 
 
+@pytest.mark.parametrize("name", ["kl_q95", "kl_q99", "kl_reverse"])
+def test_what_means_of_the_divergence_hide_is_compared_over_seeds_alone(repeated, name):
+    """Each is a multiple of the mean divergence here, but no sum over windows: text has no part."""
+    summary = summarize(repeated.cells, Options(metric=f"divergence.{name}"))
+    means = summarize(repeated.cells, Options(metric="kl_divergence"))
+    assert summary.lower_is_better
+    for found, of_means in zip(summary.pairs, means.pairs, strict=True):
+        assert found.text is None
+        assert found.seeds_percent == pytest.approx(of_means.seeds_percent)
+
+
 def test_a_log_perplexity_is_judged_by_the_margin_of_perplexity(repeated):
     """1 % of 3.6 nats is 3.65 % of perplexity: the same runs would come out equivalent."""
     for margin in (0.5, 1.0, 2.0, 5.0):
@@ -179,7 +190,8 @@ def test_the_budget_is_in_percent_of_its_metric(repeated):
 def test_each_metric_says_how_far_it_tells_methods_apart_in_one_unit_for_all(repeated):
     found = {(s.metric, s.b): s for s in repeated.metrics}
     assert {m for m, _ in found} == {
-        *("perplexity", "nll_per_token", "kl_divergence", "top1_agreement")
+        *("perplexity", "nll_per_token", "kl_divergence", "top1_agreement"),
+        *("divergence.kl_reverse", "divergence.kl_q95", "divergence.kl_q99"),
     }
     for one in found.values():
         assert one.d_ci95[0] < one.d < one.d_ci95[1]
