@@ -358,7 +358,7 @@ class Settings(Common):
 
     @property
     def evaluated_len(self) -> int:
-        """Tokens per evaluation window."""
+        """Return the number of tokens per evaluation window."""
         return self.seq_len if self.eval_seq_len == "auto" else self.eval_seq_len
 
 

@@ -169,7 +169,7 @@ class SuiteConfig(Common):
 
     @property
     def second(self) -> str:
-        """The baseline: as named, or gptq_default, or the first method that is not the primary."""
+        """Return the baseline: as named, gptq_default, or the first method but the primary."""
         if self.baseline != "auto":
             return self.baseline
         if USUAL_BASELINE in self.methods:
@@ -179,7 +179,7 @@ class SuiteConfig(Common):
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """Numbers of seeds after which the suite is looked at; the last is all of them."""
+        """Return the numbers of seeds after which the suite compares; the last is all of them."""
         maximum = len(self.seeds)
         if self.until == "seeds":
             return (maximum,)
@@ -188,7 +188,7 @@ class SuiteConfig(Common):
 
     @property
     def sweep(self) -> dict[str, tuple[Any, ...]]:
-        """The settings of which there are several values: name → values."""
+        """Return the settings that have several values: name → values."""
         return {name: getattr(self, name) for name in SWEPT if len(getattr(self, name)) > 1}
 
     def settings(self) -> list[Settings]:

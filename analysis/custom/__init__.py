@@ -1,8 +1,8 @@
-"""Your own statistics: one function in one file of this folder, found without editing another.
+"""Your own statistics: one function in one file of this folder, found without editing another file.
 
 A file `NAME.py` defines a function `NAME`. It gets what its parameters name:
 
-- values: shape [n], the metric of one method on one model, a value an independent observation;
+- values: shape [n], the metric of one method on one model, one value per independent observation;
 - reference: the unquantized model's value, or None where it was not measured;
 - windows: shape [n, W], what the metric is made of, summed over each evaluation window (nats, for a
   perplexity); tokens: shape [W], predicted in each.
@@ -13,8 +13,8 @@ undefined; the first line of its docstring says what it is, with its unit, and h
 report.
 
 Results appear in the report and in suite.json. Where the runs have no windows, a statistic that
-asks for them is undefined. What it raises is shown in its place: it cannot keep a report from being
-written.
+asks for them is undefined. If it raises an error, the report
+shows the error in its place.
 """
 
 from __future__ import annotations

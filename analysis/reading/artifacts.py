@@ -37,13 +37,13 @@ def leave(run_id: str, folder: Path, name: str) -> None:
 
 @cache
 def _root(run_id: str) -> str:
-    """Return where a run's artifacts are: asking anew for each file takes as long as the file."""
+    """Return where a run's artifacts are. Asking again for each file would double the time."""
     return str(MlflowClient().get_run(run_id).info.artifact_uri)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Switch off MLflow's progress bars, one a file, as long as it lasts."""
+    """Switch off MLflow's progress bars, one per file, inside the block."""
     before = os.environ.get(BARS)
     os.environ[BARS] = "false"
     try:

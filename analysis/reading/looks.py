@@ -107,7 +107,7 @@ def _cut_short(suite: Run, good: pd.DataFrame) -> set[str]:
 
 
 def _shows(seen: Collection[Cell]) -> bool:
-    """Whether cells allow a comparison: two seeds of two methods of a model."""
+    """Return True if cells allow a comparison: two seeds of two methods of a model."""
     twice = [key for key, n in Counter(cell[:2] for cell in seen).items() if n > 1]
     return any(n > 1 for n in Counter(model for model, _ in twice).values())
 
@@ -137,7 +137,7 @@ def _cells(rows: pd.DataFrame) -> list[Cell]:
 
 
 def _looks(suite: Run, found: Collection[Cell], *, at_end: bool) -> Iterator[Seen]:
-    """What a suite saw of the cells: at its looks, and at its end if it came to one."""
+    """Return the cells that a suite had at each look, and at its end if it came to one."""
     seeds = [int(seed) for seed in (param(suite.data.params, "seeds") or "").split(",") if seed]
     for number in filter(None, suite.data.tags.get(LOOKS, "").split(",")):
         first = set(seeds[: int(number)])

@@ -1,4 +1,4 @@
-"""Finished runs as one tidy table: a row per cell, typed, and complete or not at all."""
+"""Finished runs as one tidy, typed table with one row per cell; incomplete suites are refused."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def result_row(file: Path) -> dict[str, Any]:
         row |= {f"downstream.{key}": float(value) for key, value in downstream.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunsError(
-            f"{file} is no result file: {type(error).__name__}: {error}. It must be an object with "
-            f"model, method, {', '.join(('seed', *SIZES, *ALWAYS))} and downstream. "
+            f"{file} is not a result file: {type(error).__name__}: {error}. It must be an object "
+            f"with model, method, {', '.join(('seed', *SIZES, *ALWAYS))} and downstream. "
             "`replicate` may be left out for 1."
         ) from error
     kind = "baseline" if row["method"] == UNQUANTIZED else "cell"
@@ -203,13 +203,13 @@ SWEEP = "colazero.sweep"
 def load_suite(
     suite_run_id: str, *, allow_failed: bool = False, page_size: int = PAGE
 ) -> pd.DataFrame:
-    """Read the runs of a suite: a row a cell, and a row with method `unquantized` a model.
+    """Read the runs of a suite: one row per cell, and per model one with method `unquantized`.
 
     Columns: model, method, seed, replicate, kind (cell, baseline, control), status, error, run_id,
     suite (its run id), experiment_id, date and started (UTC), source_run, the parameters, every
     metric under its name (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of
-    `mark_observations`, from which `observations` makes a row an independent observation. A cell
-    that failed, is missing or gave no finite number has its reason in `error`, which is ''
+    `mark_observations`, from which `observations` makes one row per independent observation. A
+    cell that failed, is missing or gave no finite number has its reason in `error`, which is ''
     otherwise, and no metrics. Of a method that was settled before its last seed the seeds from
     there on are not missing.
 
@@ -229,9 +229,9 @@ def load_suites(
 ) -> pd.DataFrame:
     """Read the runs of several suites side by side; columns as `load_suite`.
 
-    Whatever settings their cells differ in, `model` names and `facets` lists. Of a cell's repeats
-    the newest that finished is taken, once. filter: MLflow's search syntax; complete means then
-    that each suite has, of each model and method that it finds, every seed that it finds.
+    `model` names, and `facets` lists, the settings in which their cells differ. Of a cell's
+    repeats the newest finished run is taken. filter: MLflow's search syntax. A suite is complete
+    if each model and method that the filter leaves has every seed that it leaves.
 
     RunsError if a suite does not exist, or nothing is found.
     """
@@ -329,7 +329,7 @@ def seeds_of(suite_run_id: str) -> list[int]:
 
 
 def named_by(*suites: str) -> dict[str, str]:
-    """Return the methods that suites name as `primary` and `baseline`: the first that does, counts.
+    """Return the methods that suites name as `primary` and `baseline`; the first suite counts.
 
     RunsError if there is no such suite.
     """
@@ -350,8 +350,8 @@ def load_experiment(
 ) -> pd.DataFrame:
     """Read all cells of one or more experiments, of whatever suites; columns as `load_suites`.
 
-    filter: MLflow's search syntax, such as `params.seq_len = '512'`. Complete means that each suite
-    has, in each setting, of every model and method that it holds, every seed that it holds.
+    filter: MLflow's search syntax, such as `params.seq_len = '512'`. A suite is complete if, in
+    each setting, each of its models and methods has every one of its seeds.
 
     RunsError if nothing is found, or, unless `allow_failed`, a cell has an `error`.
     """
@@ -383,8 +383,8 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
 
     A file holds model, method, seed, n_calibration_samples, seq_len, quant_bits, group_size,
     selection_time_sec, quant_time_sec, total_time_sec, perplexity and downstream. It does not
-    say which cells share a calibration set, so that each counts as an observation: name one file's
-    run in the `source_run` of another that is the same work.
+    say which cells share a calibration set, so each counts as an observation. If two files are the
+    same work, name the run of one in the `source_run` of the other.
 
     Complete means that every model has every method with every seed that occurs. RunsError for a
     file that is not such an object, and as for `load_suite`.

@@ -1,7 +1,7 @@
-"""A table of runs: what must hold of it, what a cell and an observation are, what settings differ.
+"""A table of runs: its checks, its cells and observations, and the settings that differ.
 
 A table of several settings names the setting in its column `model`, as in
-`smollm2-135m [quant_bits=3]`: whatever is done per model is then done per model and setting.
+`smollm2-135m [quant_bits=3]`. Whatever is done per model is then done per model and setting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LARGEST = 1e100
 
 
 class RunsError(UserError):
-    """Runs that no honest table can be made of: says which, and what to do."""
+    """Runs that cannot make one table. The message names them and says what to do."""
 
 
 def keys(table: pd.DataFrame) -> list[Key]:
@@ -94,17 +94,17 @@ def blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def refuse_duplicates(table: pd.DataFrame, where: str) -> None:
-    """RunsError if a cell, or a model's unquantized run, is there twice."""
+    """Raise RunsError if a cell, or a model's unquantized run, is there twice."""
     twice = table[table.duplicated(CELL, keep="first")]
     if len(twice):
         raise RunsError(
-            f"{where} holds more than one run of {names_of(twice)}. A repeat is no new "
+            f"{where} holds more than one run of {names_of(twice)}. A repeat is not a new "
             "observation: delete one of them, or narrow what is read with a filter."
         )
 
 
 def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str]) -> None:
-    """RunsError if finished cells differ in anything but model, method, seed and replicate.
+    """Raise RunsError if finished cells differ in more than model, method, seed and replicate.
 
     known: the settings that the column `model` names.
     """
@@ -125,7 +125,7 @@ def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str
 
 
 def refuse_unfinished(table: pd.DataFrame, where: str) -> None:
-    """RunsError if a cell failed, is missing or gave a number that is not finite."""
+    """Raise RunsError if a cell failed, is missing or gave a number that is not finite."""
     bad = table[table["error"] != ""]
     if len(bad):
         raise RunsError(
@@ -162,11 +162,11 @@ def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def observations(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row an independent observation of a table as `load_suite` reads it.
+    """Return one row per independent observation of a table that `load_suite` reads.
 
     A seed's replicates are averaged; of a method with one set each draw is a row. Rows with an
-    error are left out. Columns: those of the table, numbers as means, the rest as in the first of
-    the rows; `draws` counts what was averaged.
+    error are left out. Columns: those of the table, numbers as means, the rest from the first
+    row; `draws` counts the rows that were averaged.
     """
     keys = ["model", "method", "observation"]
     draws = table[table["error"] == ""].drop_duplicates([*keys, "draw"])
@@ -180,8 +180,8 @@ def observations(table: pd.DataFrame) -> pd.DataFrame:
 def mixed_devices(table: pd.DataFrame) -> str:
     """Say that rows of a table were computed on different devices; '' where all are of one.
 
-    Each rounds in its own way, which moves a quantized model's perplexity. A run from before
-    devices were logged has none, and is not counted.
+    Each device rounds in its own way, which changes a quantized model's perplexity. Runs from
+    before devices were logged are not counted.
     """
     count = table.loc[table["device_name"] != "", "device_name"].value_counts()
     if len(count) < 2:
@@ -202,9 +202,9 @@ ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if "rtn" in one.quantize
 
 
 def differing(table: pd.DataFrame) -> list[str]:
-    """Return the settings that finished cells differ in, those resolved a model within a model.
+    """Return the settings that finished cells differ in; those resolved per model, within a model.
 
-    The text is one of them only where it differs among cells that agree in all others.
+    The evaluation text counts only if it differs among cells that agree in all other settings.
     """
     cells = table[(table["kind"] == "cell") & (table["error"] == "")]
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
@@ -227,7 +227,7 @@ def taking(cells: pd.DataFrame, name: str) -> pd.DataFrame:
 def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return the table with the settings `names` in the column `model`.
 
-    Runs outside the grid (the unquantized model, controls) gets a row in each setting of its
+    A run outside the grid (the unquantized model, a control) gets a row in each setting of its
     suite whose cells it belongs to.
     """
     table = table.assign(base_model=table["model"], facets=", ".join(names))

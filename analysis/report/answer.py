@@ -1,4 +1,4 @@
-"""What a reader sees first: which method to use, each verdict in a line, and what to mind."""
+"""The first part of a report: which method to use, one line per verdict, and the caveats."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def named(summary: Summary, model: str, text: str) -> str:
 
 
 def key_lines(summary: Summary) -> list[str]:
-    """Return the report in a terminal: the verdicts counted, a line per primary comparison.
+    """Return the lines for a terminal: the verdicts counted, then one per primary comparison.
 
     Without a primary method there is a line for each comparison with the baseline, without either
     for each comparison.

@@ -213,13 +213,13 @@ ASSUMED = {"where nothing differs": 0.0, "where one method differs by 1 sd of a 
 
 
 def expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
-    """Return the shares of its cells that a suite is expected to run until all is settled."""
+    """Return the expected shares of its cells that a suite runs until all is settled."""
     return {what: expected_share(methods, looks, effect) for what, effect in ASSUMED.items()}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look says of two methods of a model; numbers: what is logged of it."""
+    """The result of a look for two methods of a model; numbers: the metrics to log."""
 
     model: str
     a: str

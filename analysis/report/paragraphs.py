@@ -1,4 +1,4 @@
-"""One comparison in full: the verdict, what it rests on, what more seeds would show, the spread."""
+"""One comparison in full: the verdict, its basis, what more seeds would show, the spread."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _on_windows(summary: Summary, pair: Pair) -> str:
 
 
 def _planning(pair: Pair) -> str:
-    """Say how many seeds would settle what is not settled, planned for the margin."""
+    """Say how many seeds would settle an open comparison, planned for the margin."""
     plan = pair.plan
     if plan is None or pair.verdict in ("different", "equivalent"):
         return ""

@@ -57,8 +57,8 @@ def analyze(
 ) -> str:
     """Analyze suites, log all of it under `analysis/`, return the answer and the result table.
 
-    suites: a run id, or several, whose cells stand side by side, each setting on its own.
-    filter: MLflow's search syntax, which of their cells are taken.
+    suites: a run id, or several. Their cells form one table; each setting is analysed on its own.
+    filter: selects cells, in MLflow's search syntax.
     into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
     out; `tell` gets the numbers of each method and comparison. Where no primary method or
@@ -92,7 +92,7 @@ def report(
     out: str | Path | None = None,
     tell: Tell | None = None,
 ) -> str:
-    """As `analyze`, for a table of cells that is already read; `into` None logs nothing."""
+    """Do as `analyze` for a table of cells that is already read; `into` None logs nothing."""
     if out is not None:
         make_folder(out)
     summary = summarize(cells, options, course)
@@ -238,7 +238,7 @@ def image(figure: Figure, kind: str) -> bytes:
 
 @cache
 def template(name: str) -> Template:
-    """Return a page's template, which stands beside this file."""
+    """Return a page's template, which is in this file's folder."""
     environment = Environment(autoescape=True)
     environment.filters["bold"] = _bold
     source = Path(__file__).with_name(f"{name}.jinja").read_text(encoding="utf-8")

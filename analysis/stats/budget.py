@@ -1,4 +1,4 @@
-"""A model's variance budget: what a perplexity is made of, and what would halve the interval."""
+"""A model's variance budget: each source's share of the noise, and what more draws leave of it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def variance_budget(
     and the mean of all methods, without row x text noise (at least 0). For shares it is estimated
     as the question "mix" asks, from neighbouring parts of the text.
 
-    More windows of the same documents reduce the part within documents alone, which is known where
+    More windows of the same documents reduce only the part within documents. It is known where
     documents hold several windows; else all of the text's part counts as that, and `reason` says
     so. Shares and what is left are those of two methods with the average of these designs; a
     method of one set is judged by its replicates, as in `compare_on_text`. Degrees of freedom,
@@ -145,7 +145,7 @@ def variance_budget(
 def _reasons(
     seed: Term | None, arithmetic: Term | None, text: Term | None
 ) -> tuple[str | None, str | None, str | None]:
-    """Why arithmetic, seed and method x window are unknown, or what they hold besides."""
+    """Return why arithmetic, seed and method x window are unknown, or what else they include."""
     no_rounding = None if arithmetic else "no set was quantized twice to other numbers"
     no_seed = no_rounding and f"{no_rounding}: the arithmetic is in here"
     if seed is None:
@@ -156,7 +156,7 @@ def _reasons(
 def _seed(
     sets: Rows, means: Sequence[FloatArray], weight: FloatArray, arithmetic: Term | None
 ) -> Term | None:
-    """Variance between sets of a method, pooled, without the arithmetic in a set's mean."""
+    """Return the pooled variance between sets of a method, without their means' arithmetic."""
     several = [k for k, m in enumerate(means) if len(m) > 1]
     df = sum(len(means[k]) - 1 for k in several)
     if df == 0:
@@ -197,7 +197,7 @@ def within(rows: Sequence[FloatArray], weight: FloatArray, parts: Parts) -> floa
         return None
 
     def variance(values: FloatArray) -> float:
-        """values: shape [W], NLL sums. Pooled over documents, per window, then per mean."""
+        """Return the variance of `values` [W], NLL sums, within documents, of their mean."""
         means = np.bincount(parts.label, weights=values) / parts.size
         residual = (values - means[parts.label] * weight)[several]
         df = several.sum() - np.sum(counts > 1)
@@ -224,14 +224,14 @@ def _window(means: Sequence[FloatArray], weight: FloatArray) -> Source:
 
 
 def _part(term: Term | None, share: float | np.floating) -> float:
-    """What a source adds to the variance of a difference of two methods."""
+    """Return a source's part of the variance of a difference of two methods."""
     return 0.0 if term is None else 2 * float(share) * term[0]
 
 
 def _source(
     term: Term | None, part: float, shrinks: float, total: float | None, reason: str | None
 ) -> Source:
-    """shrinks: what of `total` is divided when there are more draws of this source."""
+    """Describe a source. shrinks: the part of `total` that more draws of it reduce."""
     if term is None:
         return Source(None, 0, None, None, reason)
     percent = percent_change(math.sqrt(term[0]))

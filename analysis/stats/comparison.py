@@ -43,7 +43,7 @@ class Comparison:
     test: 'welch'; 'lent-variance' when the variance of a group of one draw is that of other sets'
         replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'.
     n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out.
-    t_stat, df, p_value: the primary test. student: the pooled-variance test, beside 'welch' only.
+    t_stat, df, p_value: the primary test. student: the pooled-variance test, only with 'welch'.
     sd: the pooled standard deviation. cohens_d, cohens_d_ci95, hedges_g: diff in units of it.
     diff, diff_ci95, diff_ci90, margin: in the units of the data; diff = mean(a) - mean(b).
     tost_p_value: p of the two one-sided tests of |true difference| >= margin.
@@ -89,7 +89,7 @@ class Comparison:
 
     @property
     def estimate(self) -> Estimate | None:
-        """The difference for `judge`."""
+        """Return the difference for `judge`."""
         if self.diff is None or self.std_error is None or self.df is None:
             return None
         return Estimate(self.diff, self.std_error, self.df)
@@ -123,8 +123,7 @@ def compare(
     noise: variance of one draw in the same units, from `pooled_variance`.
 
     Welch's test (1947); Student's is reported as well. A group of one draw has no variance of its
-    own: `noise` gives it one, and without `noise` there is no test. Nor is there one for two groups
-    without any spread.
+    own: `noise` gives it one. There is no test without `noise`, or for two groups without spread.
 
     Equivalence: two one-sided tests (Schuirmann 1987). Limits of d: noncentral t (Steiger &
     Fouladi 1997). Hedges' g: the exact gamma factor (Hedges 1981).
@@ -198,7 +197,7 @@ def _arm(sample: Sample, noise: PooledVariance | None) -> _Arm | None:
 
 
 def _tested(untested: Comparison, a: _Arm, b: _Arm) -> Comparison:
-    """`untested` with every number that two known variances define."""
+    """Return `untested` with every number that two known variances define."""
     diff, alpha = a.mean - b.mean, untested.alpha
     terms = [(a.variance / a.n, a.df), (b.variance / b.n, b.df)]
     estimate = Estimate(diff, math.sqrt(terms[0][0] + terms[1][0]), satterthwaite(terms))
@@ -231,7 +230,7 @@ def _tested(untested: Comparison, a: _Arm, b: _Arm) -> Comparison:
 
 
 def _at_level(known: Comparison, level: float) -> Comparison:
-    """`known` with what its test finds at `level`."""
+    """Return `known` with the difference that its test can find at `level`."""
     estimate = known.estimate
     if estimate is None or known.sd is None:
         return known
@@ -240,7 +239,7 @@ def _at_level(known: Comparison, level: float) -> Comparison:
 
 
 def _hedges_g(d: float, df: int) -> float:
-    """d without its small-sample bias: J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
+    """Return d without its small-sample bias. J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
     log_ratio = special.gammaln(df / 2) - special.gammaln((df - 1) / 2)
     return float(d * np.exp(log_ratio) / math.sqrt(df / 2))
 
@@ -342,7 +341,7 @@ def _log(sample: Sample, name: str) -> FloatArray:
 
 
 def _brown_forsythe(x: FloatArray, y: FloatArray) -> float | None:
-    """F statistic between the distances from the medians; None when they do not vary."""
+    """Return the F statistic between distances from the medians; None if they do not vary."""
     distances = [np.abs(group - np.median(group)) for group in (x, y)]
     everything = np.concatenate(distances)
     within = sum(float(np.sum((z - z.mean()) ** 2)) for z in distances)
@@ -385,7 +384,7 @@ def _ratio_interval(x: FloatArray, y: FloatArray, alpha: float = 0.05) -> Interv
 
 
 def _trimmed_mean(values: FloatArray, share: float) -> float:
-    """Mean without floor(share * n) values at either end; the median when that leaves nothing."""
+    """Return the mean without floor(share * n) values at either end; the median if none is left."""
     cut = int(share * values.size)
     if share >= 0.5:
         return float(np.median(values))
@@ -418,7 +417,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedItems:
     any number of items (McNemar 1947; conditional on the items that differ), the interval the
     Laplace-adjusted Wald one with z = 1.96 (Bonett & Price 2012).
 
-    It speaks about these two checkpoints: what other calibration seeds would give is not in it.
+    The result holds for these two checkpoints, not for other calibration seeds.
     Raises ValueError for shapes that differ, no items, and values that are neither 0 nor 1.
     """
     a, b = np.asarray(correct_a, dtype=np.float64), np.asarray(correct_b, dtype=np.float64)

@@ -68,8 +68,8 @@ def pool_models(log_ratios: Sequence[float], std_errors: Sequence[float]) -> Poo
     would be 1 by construction. Interval: Hartung & Knapp (2001), Sidik & Jonkman (2002), t with
     models - 1 degrees of freedom, its scale never under 1, so that a few models that agree by luck
     cannot give a narrower interval than their own errors allow (Knapp & Hartung 2003).
-    The models are a convenient handful, not a sample of all models, and each error comes from few
-    seeds: the result is exploratory.
+    The models are not a sample of all models, and each error comes from few seeds: the result is
+    exploratory.
 
     With one model (or none) the effect is undefined. Raises ValueError for shapes and values out
     of range.
@@ -103,13 +103,13 @@ def pool_models(log_ratios: Sequence[float], std_errors: Sequence[float]) -> Poo
 
 
 def _weighted(y: FloatArray, variance: FloatArray) -> tuple[float, float]:
-    """Inverse-variance mean, and Cochran's Q around it."""
+    """Return the inverse-variance mean, and Cochran's Q around it."""
     mean = float(np.average(y, weights=1 / variance))
     return mean, float(np.sum((y - mean) ** 2 / variance))
 
 
 def _between_models(y: FloatArray, variance: FloatArray) -> float:
-    """DerSimonian & Laird's moment estimate of the variance of the true effects; at least 0."""
+    """Estimate the variance of the true effects (DerSimonian & Laird's moments); at least 0."""
     weight = 1 / variance
     _, q = _weighted(y, variance)
     excess = q - (y.size - 1)

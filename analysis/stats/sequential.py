@@ -30,7 +30,7 @@ FAR = 8.5
 
 
 def hwang_shih_decani(alpha: float, t: float, gamma: float = -2.0) -> float:
-    """alpha (1 - exp(-gamma t)) / (1 - exp(-gamma)): Hwang, Shih & DeCani (1990)."""
+    """Return alpha (1 - exp(-gamma t)) / (1 - exp(-gamma)): Hwang, Shih & DeCani (1990)."""
     return alpha * math.expm1(-gamma * t) / math.expm1(-gamma)
 
 
@@ -93,7 +93,7 @@ def _levels(
 
 @lru_cache(maxsize=64)
 def _rule(size: int) -> tuple[FloatArray, FloatArray]:
-    """Gauss-Legendre nodes and weights on (-1, 1): 32 for every 8 standard deviations of a step."""
+    """Return Gauss-Legendre nodes and weights on (-1, 1): 32 per 8 deviations of a step."""
     nodes, weights = np.polynomial.legendre.leggauss(32 * min(size, 64))
     return nodes, weights
 
@@ -101,7 +101,7 @@ def _rule(size: int) -> tuple[FloatArray, FloatArray]:
 def _boundary(
     points: FloatArray, density: FloatArray, step: float, root: float, target: float
 ) -> float:
-    """The z that the statistic first passes here with probability `target`."""
+    """Return the z that the statistic first passes here with probability `target`."""
 
     def excess(z: float) -> float:
         return float(np.dot(density, special.ndtr((points - z * root) / step))) - target
@@ -226,7 +226,7 @@ def sequential_p(
 def _curves(
     looks: tuple[int, ...], maximum: int, sides: int
 ) -> list[interpolate.PchipInterpolator]:
-    """For each look: log of its nominal level -> log of the alpha that gives it."""
+    """Return, for each look, log of its nominal level -> log of the alpha that gives it."""
     alphas = np.concatenate([np.geomspace(1e-9, 1e-3, 40), np.geomspace(1.2e-3, 0.99, 80)])
     levels = np.array([nominal_levels(looks, maximum, alpha=float(a), sides=sides) for a in alphas])
     return [
@@ -240,7 +240,7 @@ def _with_intervals(
     difference: tuple[Sequence[float], Sequence[float]],
     equivalence: tuple[Sequence[float], Sequence[float]],
 ) -> LookJudgement:
-    """`known` with the repeated intervals of the look that decided; each pair is p and level."""
+    """Return `known` with the deciding look's repeated intervals; each pair is p and level."""
     crossed = [k for k, (p, level) in enumerate(zip(*difference, strict=True)) if p < level]
     shown = [k for k, (p, level) in enumerate(zip(*equivalence, strict=True)) if p < level]
     at = {"different": crossed, "equivalent": shown}.get(known.verdict, [])
@@ -265,10 +265,10 @@ def _with_outlook(
     level: float,
     tost_level: float,
 ) -> LookJudgement:
-    """`known` with the chances that the maximum, the only look from here, shows either.
+    """Return `known` with the chances that the maximum, the only look left, shows either.
 
-    The last estimate moves on to one that is normal around it, as it is for a flat prior, with the
-    variance that the seeds to come take away; standard deviations stay as they are.
+    The final estimate is normal around the last one (a flat prior). Its variance is the part that
+    the remaining seeds take away; standard deviations stay as they are.
     """
     last = looks[-1]
     share = last.n / maximum
@@ -306,7 +306,7 @@ def expected_share(
 ) -> float:
     """Estimate the mean share of its cells that a suite with until=settled does.
 
-    One method is held against each other one and differs from all of them by `effect` standard
+    One method is compared with each other one and differs from all of them by `effect` standard
     deviations of a seed. looks: numbers of seeds, the last the declared maximum. By simulation with
     a fixed seed, of normal seeds of one spread, each comparison by a t-test at its share of alpha,
     and none shown equivalent: Holm and equivalences end a suite earlier. Raises ValueError as
@@ -414,7 +414,7 @@ def median_unbiased(z: float, looks: Sequence[int], maximum: int, levels: Sequen
     times = [n / maximum for n in looks]
 
     def excess(drift: float) -> float:
-        """P(at least as extreme upwards) - 1/2 for Z_k of mean drift * sqrt(t_k)."""
+        """Return P(at least as extreme upwards) - 1/2 for Z_k of mean drift * sqrt(t_k)."""
         points: FloatArray = np.zeros(1)
         density: FloatArray = np.ones(1)
         before = above = 0.0

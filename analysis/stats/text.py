@@ -2,7 +2,7 @@
 
 Two questions can be asked of the text. "mix": what would other documents of the same kinds and
 periods show? "eras": what if whole periods were drawn anew? A difference between two methods that
-goes with the period is a fixed fact for the first and noise for the second.
+goes with the period is a fixed effect for the first and noise for the second.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def succession_variance(sums: FloatArray, size: FloatArray) -> FloatArray:
 
 
 def _steps_weight(size: FloatArray) -> FloatArray:
-    """Weight of each squared half difference in `succession_variance`: shape [G - 1]."""
+    """Return the weight of each squared half difference in `succession_variance`: shape [G - 1]."""
     share = (size / size.sum()) ** 2
     neighbours = np.full(size.size, 2.0)
     neighbours[[0, -1]] = 1.0
@@ -343,7 +343,7 @@ def edge_factor(values: FloatArray, stretches: int) -> float:
     r = min(max(r, 0.0), LARGEST_CORRELATION)
 
     def variance(length: float) -> float:
-        """Of the sum of so many windows, in units of one."""
+        """Return the variance of a sum of `length` windows, in units of one window's."""
         return float(length * (1 + r) / (1 - r) - 2 * r * (1 - r**length) / (1 - r) ** 2)
 
     share = stretches**2 * variance(windows / stretches) / variance(windows)
@@ -356,7 +356,7 @@ def upper_factor(stretches: int) -> float:
 
 
 def _trend(delta: FloatArray, weight: FloatArray, parts: Parts) -> Trend | None:
-    """delta: shape [W], the difference of the methods' mean NLL sums."""
+    """Test for a trend along the text. delta: [W], the difference of the mean NLL sums."""
     means = summed(delta[None], parts)[0] / parts.size
     if means.size < FEWEST_DOCUMENTS or np.ptp(means) == 0:
         return None

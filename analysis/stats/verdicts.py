@@ -50,7 +50,7 @@ def holm_levels(p_values: Sequence[float | None], alpha: float) -> list[float | 
 
 
 def stars(p: float | None) -> str:
-    """'***' under 0.001, '**' under 0.01, '*' under 0.05, else ''. Give it an adjusted p."""
+    """Return '***' for an adjusted p under 0.001, '**' under 0.01, '*' under 0.05, else ''."""
     if p is None:
         return ""
     return "*" * sum(p < level for level in (0.05, 0.01, 0.001))

@@ -64,10 +64,10 @@ def compare(
 
 
 def _metrics(rows: pd.DataFrame) -> list[str]:
-    """Return the columns that judge every item of a task: one a filter, as METRICS orders them.
+    """Return the columns that judge every item of a task: one per filter, as METRICS orders them.
 
-    A task that filters answers in several ways (gsm8k: strict-match, flexible-extract) has a row
-    an item and filter, and METRIC.FILTER for METRIC.
+    A task that filters answers in several ways (gsm8k: strict-match, flexible-extract) has one
+    row per item and filter, and METRIC.FILTER for METRIC.
     """
     items = rows["doc_id"].nunique()
     found: dict[str, str] = {}
@@ -80,7 +80,7 @@ def _metrics(rows: pd.DataFrame) -> list[str]:
 
 
 def _methods(summary: Summary, model: str) -> list[str]:
-    """The unquantized model first, and then the order of the runs."""
+    """Return the methods, the unquantized model first, then in the order of the runs."""
     rows = summary.cells[(summary.cells["model"] == model) & (summary.cells["error"] == "")]
     return sorted(dict.fromkeys(rows["method"]), key=lambda name: name != UNQUANTIZED)
 

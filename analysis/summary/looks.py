@@ -1,7 +1,7 @@
 """A family of comparisons over its looks: what each look showed, and the verdict that they allow.
 
 With a declared maximum alpha is spent over the looks (`judge_looks`); looks without one are judged
-by what holds whenever one looks (`anytime`).
+by a test that holds at any time (`anytime`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tracked:
     """One comparison over its looks.
 
     pairs, ns: at each look, and the seeds then, which rise: of the smaller group, or of the larger
-    one where no maximum was declared, since seeds added to one method are a look as well. levels:
+    one where no maximum was declared: seeds added to one method are a look as well. levels:
     nominal two-sided level of each look, spent: alpha of this comparison spent up to it; both empty
     where no maximum was declared. maximum: the declared one. judgement: of all looks together. One
     look without a maximum: a suite broke off there after its values were shown.
@@ -73,13 +73,13 @@ class Tracked:
 
     @property
     def pair(self) -> Pair:
-        """The comparison at the look that decided, with the verdict of all looks."""
+        """Return the comparison at the look that decided, with the verdict of all looks."""
         pair = self.pairs[self.decided]
         return replace(pair, judgement=self.judgement, at_any_time=self.at_any_time)
 
     @property
     def unbiased(self) -> float | None:
-        """The median-unbiased difference where the test ended before its maximum, % of b.
+        """Return the median-unbiased difference where the test ended before its maximum, % of b.
 
         None where nothing was settled early. The plain estimate is too large then: simulated with
         looks at 5, 10, ... 30 seeds, 1.5 to 2.5 times for tests that end at the first look.
@@ -98,11 +98,11 @@ class Tracked:
 
     @property
     def nominal(self) -> Interval | None:
-        """The 1 - alpha interval of the last look as if there had been no other, % of b."""
+        """Return the 1 - alpha interval of the last look as if there had been no other, % of b."""
         return self._percent(len(self.ns) - 1, self.pairs[-1].seeds.alpha)
 
     def repeated(self, k: int) -> Interval | None:
-        """The interval of look k at its nominal level, % of b; None without a declared maximum."""
+        """Return the interval of look k at its nominal level, % of b; None without a maximum."""
         return self._percent(k, self.levels[k]) if self.levels else None
 
     def _percent(self, k: int, alpha: float) -> Interval | None:
@@ -117,8 +117,8 @@ class Tracked:
 def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked]:
     """Follow each comparison of the primary family (of all pairs where there is none).
 
-    Those without a look at which a test is defined are left out; so are all where one planned look
-    was all there was and no maximum was declared: `judge` knows them.
+    Comparisons without a defined test at any look are left out. All are left out after a single
+    planned look without a declared maximum: `judge` covers these.
     """
     metric = column_of(options.metric, cells)
     known = about(metric, cells, options.direction)
@@ -146,7 +146,7 @@ def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked
 
 
 def after_looks(pairs: Sequence[Pair], tracked: Sequence[Tracked]) -> list[Pair]:
-    """Return the pairs with what their looks say in the place of what one look would."""
+    """Return the pairs with the verdicts of their looks instead of those of one look."""
     known = {(t.pair.model, t.pair.name): t.pair for t in tracked}
     found = [
         replace(own, tests=p.tests, plan=None if own.at_any_time else p.plan)
@@ -258,7 +258,7 @@ def _look(found: Compared) -> Look:
 
 
 def _of_text(found: Pair, estimate: Estimate) -> float:
-    """The part of the standard error that more seeds leave as it is."""
+    """Return the part of the standard error that more seeds do not reduce."""
     text = found.text
     if found.decided_by != "seeds and text" or text is None or text.text_variance is None:
         return 0.0

@@ -21,14 +21,14 @@ Windows = Mapping[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class Draws:
-    """One method: an array [replicates, windows] a calibration set, summed over a window."""
+    """One method: an array [replicates, windows] per calibration set, summed over each window."""
 
     sets: tuple[FloatArray, ...]
     one_set: bool
 
     @property
     def rows(self) -> FloatArray:
-        """Rows [n, windows]: a seed (its replicates averaged), or a replicate of the one set."""
+        """Return rows [n, windows]: seeds (replicates averaged), or replicates of the one set."""
         if self.one_set:
             return self.sets[0]
         return np.stack([draws.mean(axis=0) for draws in self.sets])
@@ -53,7 +53,7 @@ class Text:
     available: int | None = None
 
     def profile(self, a: str, b: str) -> FloatArray:
-        """Shape [windows]: mean of a minus mean of b, a token."""
+        """Return the mean of a minus that of b, per token: [windows]."""
         means = [self.draws[name].rows.mean(axis=0) for name in (a, b)]
         return np.asarray((means[0] - means[1]) / self.tokens, dtype=np.float64)
 
@@ -76,7 +76,7 @@ def read_windows_of(cells: pd.DataFrame, corpora: pd.Series[str]) -> Windows:
 def texts_of(cells: pd.DataFrame, windows: Windows, column: str) -> dict[str, Text]:
     """Return by model what its methods made of the text; column: nll, kl or agreed.
 
-    The text of a model is that of most of its methods, or of the first where as many have another.
+    The text of a model is the one that most of its methods have; of equally many, the first.
     """
     found = {}
     for model, rows in _finished(cells).groupby("model", sort=False):
@@ -110,7 +110,7 @@ def _places(frame: pd.DataFrame) -> tuple[NDArray[np.int64] | None, int | None]:
 
 
 def _finished(cells: pd.DataFrame) -> pd.DataFrame:
-    """The draws of every observation, each once."""
+    """Return the draws of every observation, each once."""
     good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
     return good.drop_duplicates(["model", "method", "observation", "draw"])
 
@@ -157,7 +157,7 @@ def mean_overlap(sets: list[Pieces]) -> float:
     """Return the tokens that two sets share, averaged over all pairs, as a share of a set's size.
 
     sets: two or more arrays [pieces, 3] as `read_pieces` returns them. A place in the corpus counts
-    once a set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).
+    once per set. From the number c of sets that hold a place: sum of c (c - 1) over n (n - 1).
     """
     flat = [_merged(pieces) for pieces in sets]
     first, stop = (np.concatenate([ends[:, k] for ends in flat]) for k in (0, 1))
@@ -184,7 +184,7 @@ def _merged(pieces: Pieces) -> Pieces:
 class Method:
     """One method on one model. Undefined numbers are None.
 
-    values: the metric, one value an independent observation. n_seeds, n_draws: finished cells by
+    values: the metric, one value per independent observation. n_seeds, n_draws: finished cells by
     seed, and quantizations that were made for them.
     one_set: all seeds gave one calibration set; the observations are then its replicates, and what
     they show holds for this set. change_percent: of the mean from the unquantized model.
@@ -206,7 +206,7 @@ class Method:
 
     @property
     def n(self) -> int:
-        """Independent observations."""
+        """Return the number of independent observations."""
         return self.description.n
 
     @property

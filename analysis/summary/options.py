@@ -23,14 +23,14 @@ METRIC = "perplexity"
 class Options:
     """What is compared and how strictly.
 
-    baseline: the method that stands second where it is compared; None: what the suite says, or
-    gptq_default where the runs have it. primary: the method whose comparisons with each other one
-    are the primary family; None: what the suite says, or cola_zero where the runs have it.
+    baseline: the method named second in its comparisons; None: the suite's, or gptq_default where
+    the runs have it. primary: the method of the primary family, which is its comparison with each
+    other method; None: the suite's, or cola_zero where the runs have it.
     metric: `perplexity`, `kl_divergence`, `perplexity.CORPUS`, `divergence.kl_q99`, or a downstream
     metric such as `arc_easy.acc`. direction: 'lower' or 'higher' is better, for a metric that does
     not say so.
-    margin: largest difference that does not matter: % of the second method's value, percentage
-    points of an accuracy; of a log perplexity, % of perplexity.
+    margin: largest difference that does not matter, in % of the second method's value; in
+    percentage points for an accuracy; in % of perplexity for a log perplexity.
     alpha: level of the tests, two-sided, over a family of comparisons.
     declared: the primary method that the suite named; None where it named none. names: method ->
     the name that table.tex prints.
@@ -81,7 +81,7 @@ def chosen(name: str, wanted: str | None, usual: str, methods: list[str]) -> str
         return usual if usual in methods else None
     if wanted not in methods:
         raise RunsError(
-            f"{name}={wanted!r} is no method of these runs. Allowed: {', '.join(methods)}."
+            f"{name}={wanted!r} is not a method of these runs. Allowed: {', '.join(methods)}."
         )
     return wanted
 
@@ -105,7 +105,7 @@ class Known(NamedTuple):
 
     @property
     def log(self) -> bool:
-        """Whether a variance budget is in % of perplexity."""
+        """Return True if a variance budget is in % of perplexity."""
         return self.kind in ("exponential", "logarithm")
 
 
@@ -142,7 +142,7 @@ def column_of(metric: str, cells: pd.DataFrame) -> str:
 def about(column: str, cells: pd.DataFrame, direction: str | None = None) -> Known:
     """Return what is known of a column; RunsError if nothing says which direction is good.
 
-    `direction` (lower, higher) says so for an unknown column. It cannot turn a known one round.
+    `direction` (lower, higher) says so for an unknown column. A known one keeps its own.
     """
     known = _known(column, _logged(cells))
     if known is None and direction is None:

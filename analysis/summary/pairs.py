@@ -113,17 +113,17 @@ class Pair:
 
     @property
     def unit(self) -> str:
-        """The unit of differences: "%" of b, or percentage "points"."""
+        """Return the unit of differences: "%" of b, or percentage "points"."""
         return "points" if self.kind == "share" else "%"
 
     @property
     def log(self) -> bool:
-        """Whether `text` compares logarithms."""
+        """Return True if `text` compares logarithms."""
         return self.kind in ("exponential", "logarithm", "ratio")
 
     @property
     def decided_by(self) -> Basis | None:
-        """What the verdict rests on; None where it is undefined."""
+        """Return the basis of the verdict; None where it is undefined."""
         if self.at_any_time is not None:
             return "seeds at any time"
         if self.text is not None and self.text.estimate is not None:
@@ -132,27 +132,27 @@ class Pair:
 
     @property
     def estimate(self) -> Estimate | None:
-        """The difference at one look: of logarithms, or in the metric's unit."""
+        """Return the difference at one look: of logarithms, or in the metric's unit."""
         by_text = None if self.text is None else self.text.estimate
         return by_text or self.ratio or self.seeds.estimate
 
     @property
     def margin_of_estimate(self) -> float:
-        """The margin in the unit of the estimate."""
+        """Return the margin in the unit of the estimate."""
         if self.in_logs:
             return math.log1p(self.margin / 100)
         return self.margin / 100 * self.scale
 
     @property
     def in_logs(self) -> bool:
-        """Whether what decides is a difference of logarithms."""
+        """Return True if the deciding difference is one of logarithms."""
         if self.decided_by == "seeds":
             return self.kind == "logarithm" or self.ratio is not None
         return self.log
 
     @property
     def percent(self) -> float | None:
-        """The difference that decides, or the only one there is, in `unit`."""
+        """Return the difference that decides, or the only one there is, in `unit`."""
         if self.at_any_time is not None and self.at_any_time.diff is not None:
             return self._percent(self.at_any_time.diff)
         if self.estimate is not None:
@@ -161,7 +161,7 @@ class Pair:
 
     @property
     def decided(self) -> tuple[Interval, float] | None:
-        """The interval that decided (for equivalence its own), in `unit`, and its confidence."""
+        """Return the interval that decided, in `unit`, and its confidence."""
         j = self.judgement
         limits, level = j.ci, j.ci_level
         if j.verdict == "equivalent":
@@ -173,7 +173,7 @@ class Pair:
 
     @property
     def seeds_percent(self) -> float | None:
-        """Difference of the means on exactly these windows, in `unit`."""
+        """Return the difference of the means on exactly these windows, in `unit`."""
         if self.seeds.diff is None:
             return None
         if self.kind == "logarithm":
@@ -350,14 +350,14 @@ def design(pair: Pair, text: Text | None) -> Design | None:
 
 
 def _left(found: TextComparison) -> float:
-    """Standard error of the text alone: seed x window noise goes with the number of seeds."""
+    """Return the standard error of the text alone: more seeds reduce seed x window noise."""
     assert found.text_variance is not None
     assert found.overlap_variance is not None
     return math.sqrt(max(0.0, found.text_variance - found.overlap_variance))
 
 
 def _sd(rows: FloatArray, tokens: FloatArray, relative: bool) -> float | None:
-    """Standard deviation of a draw's mean per token, or as a share of it; None for one draw."""
+    """Return the deviation of draws' means per token, or as a share; None for one draw."""
     if len(rows) < 2:
         return None
     means = rows.sum(axis=1) / tokens.sum()

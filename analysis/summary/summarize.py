@@ -111,7 +111,7 @@ def sharpness(metric: str, found: Pair) -> Sharpness | None:
 
 
 def ordered(found: Sequence[Sharpness | None]) -> list[Sharpness]:
-    """Return the known ones, a comparison's metrics side by side."""
+    """Return the defined ones, grouped by comparison."""
     known = [s for s in found if s is not None]
     first = {key: i for i, key in enumerate(dict.fromkeys((s.model, s.a, s.b) for s in known))}
     return sorted(known, key=lambda s: first[s.model, s.a, s.b])
@@ -131,7 +131,7 @@ class Place(NamedTuple):
 class Summary:
     """All numbers of the report. `cells` is the table they were computed from.
 
-    Where its runs differ in settings, a model is a model in one of them (`place` tells them apart).
+    Where its runs differ in settings, `model` means a model in one setting; `place` splits the two.
 
     texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
     each metric of the runs is in the primary comparisons. looks: what each look at them showed,
@@ -157,46 +157,45 @@ class Summary:
 
     @property
     def models(self) -> list[str]:
-        """The models, in the order of the rows."""
+        """Return the models, in the order of the rows."""
         return list(dict.fromkeys(self.cells["model"]))
 
     @property
     def facets(self) -> list[str]:
-        """The settings that the runs differ in: each is analysed within itself, as a model is."""
+        """Return the settings in which the runs differ; each is analysed on its own."""
         return facets(self.cells)
 
     def place(self, model: str) -> Place:
-        """What `model` names: the model alone, and the setting's values."""
+        """Split a model's name into the model alone and the setting's values."""
         rows = self.cells[self.cells["model"] == model]
         row = rows.loc[(rows["kind"] != "cell").sort_values(kind="stable").index[0]]
         return Place(str(row[BASE]), setting(row, self.facets))
 
     @property
     def names(self) -> list[str]:
-        """The methods, in the order of the rows."""
+        """Return the methods, in the order of the rows."""
         return list(dict.fromkeys(m.name for m in self.methods))
 
     @property
     def metric_name(self) -> str:
-        """The metric as a reader sees it."""
+        """Return the metric's name for readers."""
         return self.metric.removeprefix("downstream.")
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a small value is the good one."""
+        """Return True if a smaller value is better."""
         return self.known.lower
 
     @property
     def failed(self) -> pd.DataFrame:
-        """The rows without a result."""
+        """Return the rows without a result."""
         return self.cells[self.cells["error"] != ""]
 
     def of(self, model: str) -> list[Method]:
-        """The methods of a model that have a result."""
+        """Return the methods of a model that have a result."""
         return [m for m in self.methods if m.model == model and m.values]
 
     def method(self, model: str, name: str) -> Method:
-        """One method of a model."""
         return next(m for m in self.methods if (m.model, m.name) == (model, name))
 
 
@@ -304,7 +303,7 @@ def _budgets(
     texts: Mapping[str, Text],
     known: Known,
 ) -> dict[tuple[str, str], VarianceBudget]:
-    """Of the metric, and beside a perplexity of the divergence on the same windows."""
+    """Return the budgets of the metric and, with perplexity, of the divergence on its windows."""
     found = {(metric, model): b for model, b in budgets(texts, known.log).items()}
     if known.log:
         name = metric.replace("perplexity", "kl_divergence")
@@ -320,7 +319,7 @@ def _metrics(
     models: Sequence[str],
     options: Options,
 ) -> list[Sharpness]:
-    """Of every metric of the evaluation, in the primary comparisons (all where none is)."""
+    """Return the sharpness of each metric in the primary comparisons (all if none is primary)."""
     if metric not in LISTED:
         return []
     wanted = [

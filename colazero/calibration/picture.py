@@ -1,4 +1,4 @@
-"""A calibration set for the eye: a map of its documents, and a page to read its windows on.
+"""The picture of a calibration set: a map of its documents, and a page with its windows.
 
 The map has the first two principal components of the features that COLA-Zero clusters. It is the
 same for every method and seed that shows the same documents.
@@ -274,7 +274,7 @@ def _clusters_panel(picture: Picture) -> Panel:
         edges = np.arange(len(sizes) + 1) - 0.5
         axis.stairs(sizes, edges, fill=True, color=GREY)
         axis.stairs(chosen, edges, fill=True, color=colour)
-        if len(sizes) <= FEW:  # next to hundreds, a few chosen ones are too small to see
+        if len(sizes) <= FEW:  # among hundreds, a few chosen ones are too small to see
             for number, (size, own) in enumerate(zip(sizes, chosen, strict=True)):
                 axis.text(number, size, str(own), color=colour, ha="center", va="bottom", size=8)
             axis.set_ylim(0, 1.15 * sizes.max())  # room for the numbers

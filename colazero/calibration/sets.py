@@ -145,7 +145,7 @@ def documents_of(calibration: CalibrationSet, pool: TokenPool) -> NDArray[np.int
 
 
 def pieces(calibration: CalibrationSet, pool: TokenPool) -> list[list[int]]:
-    """Return what the set holds of each document: [document, first, stop), in its own tokens.
+    """Return the set's part of each document: [document, first, stop), in the document's tokens.
 
     Documents have their numbers in the corpus, so that sets from different draws of it compare.
     """

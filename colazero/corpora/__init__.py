@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from colazero.errors import UserError
+from colazero.errors import UserError, unknown
 from colazero.registry import Registry
 from colazero.types import HUB_ID, Corpus, CorpusLoader
 
 DOCUMENTS = 0
-"""The spawn key of the generator, of those that a run's seed gives, that draws documents."""
+"""The spawn key, under a run's seed, of the generator that draws documents."""
 CORPORA: Registry[CorpusLoader] = Registry("corpus", "colazero.corpora")
 WITH_ARGUMENT = {"file": "PATH", "hf": "ORG/NAME", "mix": "CORPUS=SHARE,CORPUS=SHARE"}
 PART = re.compile(r"(?P<name>.+?)=(?P<share>[0-9.]+)(?:,|$)")
@@ -29,7 +29,7 @@ SHAPE = "mix:CORPUS=SHARE,CORPUS=SHARE, as in mix:sotu=0.5,file:my.jsonl=0.5"
 def load(name: str) -> Corpus:
     """Return the corpus called `name` (`sotu`, `file:PATH`, `hf:ORG/NAME`, …), kept for reuse.
 
-    Training documents that stand word for word in the test split, such as headings, are left out.
+    Leave out training documents that occur word for word in the test split, such as headings.
     UserError if there is no such corpus, if it cannot be read, or if a split is empty.
     """
     corpus = _loader(name)(name.partition(":")[2])
@@ -37,7 +37,7 @@ def load(name: str) -> Corpus:
     for split, documents in (("train", corpus.train), ("test", corpus.test)):
         if not any(text.strip() for text in documents):
             raise UserError(
-                f"corpus {name!r} has no text in its {split} split (documents that stand in both "
+                f"corpus {name!r} has no text in its {split} split (documents that are in both "
                 "splits belong to test alone)."
             )
     return corpus
@@ -89,16 +89,20 @@ def _loader(name: str) -> CorpusLoader:
             near = f"hf:{name}"
         if near:
             raise UserError(f"unknown corpus {name!r}. Did you mean {near!r}?")
+        known = ", ".join(
+            f"{k}:{WITH_ARGUMENT[k]}" if k in WITH_ARGUMENT else k for k in CORPORA.names()
+        )
+        raise unknown("corpus", kind, CORPORA.names(), f"Allowed: {known}")
     loader = CORPORA.get(kind)
     if kind in WITH_ARGUMENT and not argument:
-        raise UserError(f"corpus {kind!r} needs a name behind it: {kind}:{WITH_ARGUMENT[kind]}.")
+        raise UserError(f"corpus {kind!r} needs an argument: {kind}:{WITH_ARGUMENT[kind]}.")
     if kind not in WITH_ARGUMENT and argument:
         raise UserError(f"corpus {kind!r} takes no argument, got {argument!r}.")
     return loader
 
 
 def without(documents: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Return `documents` less those that stand word for word among `others`."""
+    """Return `documents` without the ones that occur word for word in `others`."""
     there = {text.strip() for text in others}
     return [text for text in documents if text.strip() not in there]
 

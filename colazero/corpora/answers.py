@@ -1,8 +1,8 @@
-"""Which tokens of conversations the assistant says, for a loss over answers alone.
+"""The tokens of conversations that the assistant says, for a loss over answers alone.
 
-A template marks them itself with `{% generation %}`. Without it an answer lies between what the
-template writes of the messages before it, with the generation prompt, and what it writes of them
-and the answer.
+A template may mark them itself with `{% generation %}`. Otherwise the template writes the messages
+before an answer with the generation prompt, and then again with the answer. The answer is the text
+that the second result adds.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def answered(
 def tokens_of(template: Template, one: Conversation, where: str) -> NDArray[np.bool_]:
     """Return which tokens of a conversation, as `Template.encode` gives them, are the assistant's.
 
-    With its end-of-turn token, without white space behind that. `where` is for errors.
+    Include the end-of-turn token, but no white space after it. `where` is for errors.
     """
-    special = template.spells_special(one)  # transformers marks no answers in these
+    special = template.spells_special(one)  # transformers does not mark answers in these
     if GENERATION.search(template.source(one)) and not special:
         how = {"return_dict": True, "return_assistant_tokens_mask": True}
         found = template.apply(one, tokenize=True, **how)

@@ -1,7 +1,7 @@
 """Conversations: rows with messages → documents, and a tokenizer's own chat template → tokens.
 
-A conversation is also a plain text, its messages joined by blank lines, for whatever looks at words
-alone: `chat=plain`, features, and the comparison of splits.
+A conversation is also a plain text, its messages joined by blank lines. `chat=plain`, text features
+and the comparison of splits use that text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMS = (
 )
 """Fields of a row that make a conversation, the most usual first."""
 OPTIONS = ("tools", "chat_template_kwargs")
-"""Fields of a row that its template gets besides the messages."""
+"""Fields of a row that its template gets in addition to the messages."""
 RESERVED = frozenset(
     (
         *("conversation", "messages", "tools", "chat_template", "add_generation_prompt"),
@@ -63,7 +63,7 @@ class Conversation(str):
     options: dict[str, Any]
 
     def __new__(cls, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> Self:
-        """Make one of checked messages (`role`, `content`) and options for the template."""
+        """Make a conversation from checked messages (`role`, `content`) and template options."""
         contents = [str(message["content"]).strip() for message in messages]
         made = super().__new__(cls, "\n\n".join(filter(None, contents)))
         made.messages = [dict(message) for message in messages]
@@ -79,7 +79,7 @@ class Conversation(str):
 def fields_of(names: Sequence[str], field: str = "") -> list[str]:
     """Return the fields of a row, or columns of a table, that a document is made of.
 
-    `field`: the one that the user named. UserError, without the place, if there is none.
+    `field`: the one that the user named. UserError, without file and line, if it is missing.
     """
     if field:
         if field not in names:
@@ -101,7 +101,7 @@ def fields_of(names: Sequence[str], field: str = "") -> list[str]:
 def document(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
     """Return the document in a row's `fields`: a text, a Conversation, or None where it is null.
 
-    UserError, without the place, if it is none of these.
+    UserError, without file and line, for any other row.
     """
     first, value = fields[0], row.get(fields[0])
     if first in LISTS and isinstance(value, str):
@@ -157,7 +157,7 @@ def _list(field: str, value: Any) -> list[Any]:
 
 
 def _message(turn: Mapping[str, Any], at: int) -> dict[str, Any]:
-    """Return a message as templates know it; UserError, without the place, if it is none."""
+    """Return a message in the templates' form; UserError, without file and line, for others."""
     given = {name: value for name, value in turn.items() if value is not None}
     role = given.pop("role", None) or given.pop("from", None)
     content = given.pop("content", given.pop("value", ""))
@@ -197,13 +197,13 @@ class Writing:
 class Template:
     """A tokenizer's chat template: conversations → token ids.
 
-    Special tokens are tokens where the template wrote them. One that a message spells out is text.
+    Special tokens are tokens where the template writes them. In a message their spelling is text.
     """
 
     def __init__(self, tokenizer: Any, writing: Writing | None = None) -> None:
         """Take transformers' tokenizer, which must have a chat template.
 
-        The template gets the options of `writing`, and those of a row in their place.
+        The template gets the options of `writing`; a row's own options override them.
         """
         self._tokenizer = tokenizer
         self._options = (writing or Writing()).template_options
@@ -236,7 +236,7 @@ class Template:
         return str(self._tokenizer.get_chat_template(tools=one.options.get("tools")))
 
     def apply(self, one: Conversation, **how: Any) -> Any:
-        """Return what the tokenizer's `apply_chat_template` gives; whatever it raises passes."""
+        """Return what the tokenizer's `apply_chat_template` returns, or raise what it raises."""
         template = self.source(one)
         if "strftime_now" in template:
             template = DATE + template
@@ -245,7 +245,7 @@ class Template:
         return self._tokenizer.apply_chat_template(one.messages, chat_template=template, **how)
 
     def rendered(self, one: Conversation, where: str) -> str:
-        """Return a conversation as the template writes it; UserError if it does not take it."""
+        """Return a conversation as the template writes it; UserError if it refuses it."""
         try:
             text = str(self.apply(one, tokenize=False))
         except Exception as error:  # a template is a program, and can raise anything
@@ -274,6 +274,6 @@ class Template:
 
 
 def special_names(tokenizer: Any) -> list[str]:
-    """Return what a tokenizer's special tokens are spelled like."""
+    """Return the spellings of a tokenizer's special tokens."""
     added = (one.content for one in tokenizer.added_tokens_decoder.values() if one.special)
     return sorted({name for name in (*tokenizer.all_special_tokens, *added) if name})

@@ -1,7 +1,7 @@
 """`windows=document`: each calibration window begins where a document begins.
 
 Documents follow each other, in the order of the corpus, until a window is full. The last one is cut
-there, and what lies behind the cut is in no window: the next window begins with the next document.
+there, and its rest is not in any window: the next window begins with the next document.
 So no window begins in the middle of a conversation. llm-compressor and GPTQModel also cut a sample
 at the window's length; they leave short samples short or pad them, which would give the methods
 different numbers of tokens.
@@ -25,8 +25,8 @@ class Laid:
     """A corpus laid into windows. `pool`: a pool whose documents are the windows, for a method.
 
     Per window: `begins`, its first token in the corpus's pool, and `documents`, the document there.
-    `lost`: tokens of the document that its end cuts which lie behind the cut. `share_lost`: share
-    of the corpus's tokens that are in no window.
+    `lost`: tokens behind the cut, of the document that the window's end cuts. `share_lost`: share
+    of the corpus's tokens that are not in any window.
     """
 
     pool: TokenPool
@@ -36,7 +36,7 @@ class Laid:
     share_lost: float
 
     def in_corpus(self, selection: Selection) -> Selection:
-        """Return a selection of these windows as one of the corpus, with notes of what was lost.
+        """Return a selection of these windows as one of the corpus, with notes of the lost tokens.
 
         ValueError, a defect of the method, for a window that is not one of these.
         """

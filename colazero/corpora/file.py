@@ -76,9 +76,8 @@ def _parsed(argument: str) -> tuple[Path, list[str]]:
         while not (source := Path(os.path.expanduser(path))).exists():
             path, colon, last = path.rpartition(":")
             if not colon:
-                raise UserError(
-                    f"corpus file {argument!r} does not exist (looked in {Path.cwd()})."
-                )
+                whole = os.path.expanduser(argument)
+                raise UserError(f"corpus file {whole!r} does not exist (looked in {Path.cwd()}).")
             names.insert(0, last)
     except OSError as error:  # too long for a file system
         raise UserError(
@@ -96,7 +95,7 @@ def _saved(source: Path) -> Mapping[str, Any]:
 
     try:
         found = load_from_disk(str(source))
-    except Exception as error:  # whatever a damaged folder can provoke
+    except Exception as error:  # a damaged folder can raise anything
         raise UserError(
             f"corpus folder {str(source)!r}: the data set saved there cannot be read: "
             f"{first_line(error)}"
@@ -111,9 +110,9 @@ def enumerate_rows(rows: Any) -> Iterator[Row]:
 
 
 def _by_split(source: Path) -> dict[str, list[Path]]:
-    """Return split → files; all under '' where no name says that there are splits.
+    """Return split → files; all files under '' if no name is that of a split.
 
-    UserError if a part of the names says so: what the others are is not known.
+    UserError if only some names say so: the splits of the others are unknown.
     """
     if source.is_file():
         _reader(source)
@@ -178,7 +177,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _kind(file: Path) -> str:
-    """Return a file's ending in small letters, that of what is packed in a .gz or .zst file."""
+    """Return a file's ending in small letters; of a .gz or .zst file, the ending before that."""
     name = file.name.lower()
     for ending in PACKED:
         name = name.removesuffix(ending)
@@ -198,7 +197,7 @@ def _reader(file: Path) -> Callable[[Path, str], Iterator[Row]]:
 def _documents(
     file: Path, field: str, reader: Callable[[Path, str], Iterator[Row]] | None = None
 ) -> Iterator[str]:
-    """Yield the documents of a file; whatever goes wrong is a sentence that says where."""
+    """Yield the documents of a file; UserError with file and line for anything unreadable."""
     place = ""
 
     def placed() -> Iterator[Row]:
@@ -228,7 +227,7 @@ def _documents(
             f"corpus file {str(file)!r} is not UTF-8 (byte {_first_bad_byte(file)}): convert it "
             "first, for instance with iconv."
         ) from None
-    except Exception as error:  # whatever a file can provoke in a parser
+    except Exception as error:  # a file can make a parser raise anything
         after = f", after {place}" if place else ""
         if file.suffix.lower() in PACKED and isinstance(error, OSError) and not error.errno:
             raise UserError(

@@ -106,7 +106,7 @@ def mathqa(_argument: str) -> Corpus:
 
 
 def _source(repository: str, config: str, revision: str) -> dict[str, str]:
-    """Return a corpus's source, as `Corpus` has it, without what is unknown."""
+    """Return a corpus's source, as `Corpus` has it, without unknown fields."""
     named = {"path": repository, "config_name": config, "revision": revision}
     return {key: value for key, value in named.items() if value}
 
@@ -130,7 +130,7 @@ class Named:
 
     @property
     def local(self) -> bool:
-        """Return whether it is a folder of this machine."""
+        """Return True if it is a folder on this machine."""
         return Path(self.repository).is_dir()
 
 
@@ -185,7 +185,7 @@ def load(argument: str) -> Corpus:
 
 
 def _corpus(asked: Named, config: str, splits: list[str], rows_of: Any, commit: str) -> Corpus:
-    """Return the corpus of the splits that `rows_of` gives the rows of."""
+    """Return the corpus of splits; `rows_of` yields the rows of one."""
     if asked.split and asked.split not in splits:
         raise UserError(
             f"corpus 'hf:{asked.repository}' has no split {asked.split!r}; its splits are "
@@ -222,7 +222,7 @@ def _config(asked: Named, names: list[str]) -> str:
 
 
 def _commit(asked: Named) -> str:
-    """Return the commit of a data set's revision; UserError if the Hub says that there is none."""
+    """Return the commit of a data set's revision; UserError if the Hub does not have it."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -307,9 +307,9 @@ def rows(
 
 
 def _unreachable(repository: str, revision: str) -> Exception | None:
-    """Return why the Hub cannot be reached, or None: asked once, where `datasets` asks six times.
+    """Return why the Hub cannot be reached, or None. Ask once; `datasets` would ask six times.
 
-    Any answer of the Hub counts as reached. A directory needs no Hub.
+    Any answer of the Hub counts as reached. A directory does not need the Hub.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -348,7 +348,7 @@ def _cached(
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """Let `datasets` look into its cache alone."""
+    """Let `datasets` read only its cache."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

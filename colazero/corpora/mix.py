@@ -45,9 +45,9 @@ def load(argument: str) -> Corpus:
 def mixed(corpus: Corpus, tokens: NDArray[np.int64]) -> tuple[Corpus, NDArray[np.int64]]:
     """Return the corpus whose parts have their shares of tokens, and its documents' numbers.
 
-    `tokens` [documents] counts the tokens of each document of `corpus`. As much is kept as the
-    shares allow; the documents left out are drawn, always in the same way. Parts are interleaved,
-    so that the beginning of the corpus also holds them in their shares.
+    `tokens` [documents] counts the tokens of each document of `corpus`. The mix is as large
+    as the shares allow; the documents left out are drawn, always in the same way. Parts are
+    interleaved, so that the beginning of the corpus also holds them in their shares.
     """
     ends = np.cumsum([size for size, _ in corpus.parts])
     places = [np.arange(end - size, end) for end, (size, _) in zip(ends, corpus.parts, strict=True)]
@@ -57,7 +57,7 @@ def mixed(corpus: Corpus, tokens: NDArray[np.int64]) -> tuple[Corpus, NDArray[np
     for own, share in pairs:
         drawn = np.random.default_rng(0).permutation(own)
         behind = np.cumsum(tokens[drawn])
-        # The document that crosses the border stays if it is nearer with it than without.
+        # Keep the document that crosses the border if the share is then closer.
         chosen = np.sort(drawn[behind - tokens[drawn] / 2 <= share * total])
         kept.append(chosen)
         order.append((np.cumsum(tokens[chosen]) - tokens[chosen] / 2) / tokens[chosen].sum())

@@ -1,4 +1,4 @@
-"""Splits: which documents of a data set are calibrated on, and which evaluated on."""
+"""Splits: the documents of a data set to calibrate on, and the ones to evaluate on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARD = re.compile(rf".*[-_.]{NAME}[-_.]?{NUMBER}")
 
 
 def split_of(folders: Sequence[str], stem: str) -> str:
-    """Return the split that names tell, `train`, `test` or `validation` and more; '' if none."""
+    """Return the split that names stand for (`train`, `test`, `validation`, …); '' if none."""
     for part in map(str.lower, (*folders, stem)):
         if found := SPLIT.fullmatch(part) or SHARD.fullmatch(part):
             usual = {"training": "train", "testing": "test", "train": "train", "test": "test"}
@@ -56,7 +56,7 @@ def in_pairs(names: Sequence[str]) -> list[str]:
 def assembled(
     name: str, splits: Sequence[str], asked: str, read: Callable[[str], Iterator[str]]
 ) -> Corpus:
-    """Return the corpus of a data set's splits, each of which `read` gives the documents of.
+    """Return the corpus of a data set's splits; `read` yields the documents of one.
 
     A split `asked` for is calibrated on if its name begins with `train`, else evaluated on. Without
     a second split the last tenth is evaluated on. UserError if a split has no documents.

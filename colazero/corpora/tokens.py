@@ -34,7 +34,7 @@ ARRAYS = ("tokens", "starts", "stops", "written")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of a tokenizer without loading it.
+    """The facts about a tokenizer that are kept, so that it need not be loaded.
 
     `special`: ids of special tokens. `front`: what it writes in front of a text; `bos`: what can
     begin a text. `template`: a digest of its chat template, '' without one.
@@ -55,7 +55,7 @@ def tokenizer(model: Model) -> Any:
 
 @lru_cache(maxsize=4)
 def vocabulary(model: Model) -> Vocabulary:
-    """Return what is known of the model's tokenizer, kept on disk: loading one takes seconds."""
+    """Return the facts about the model's tokenizer, kept on disk: loading one takes seconds."""
     return kept_vocabulary(model.revision, lambda: tokenizer(model))
 
 
@@ -88,7 +88,7 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return 16 hex digits that change with anything that changes what the tokenizer does."""
+    """Return 16 hex digits that change whenever the tokenizer's tokens would."""
     backend = _backend(tokenizer)
     if backend.truncation or backend.padding:  # a copy takes a tenth of a second: only if needed
         backend = _plain(tokenizer)
@@ -134,7 +134,7 @@ def token_pool(
 
 
 def pool_of(config: RunConfig, model: Model) -> TokenPool:
-    """Return what a cell's method may choose from."""
+    """Return the pool that a cell's method chooses from."""
     return token_pool(model, *drawn_by(config))
 
 
@@ -197,7 +197,7 @@ def open_pool(
 
 
 def _uses_template(corpus: Corpus, known: Vocabulary, chat: str) -> bool:
-    """Return whether conversations are written by the chat template.
+    """Return True if conversations are written by the chat template.
 
     UserError if `chat` asks for it, and the corpus has no conversations or the model no template.
     """
@@ -266,7 +266,7 @@ def text_tokens(
 ) -> Iterator[Tokens]:
     """Yield the tokens of documents with `between` between them; no token is special.
 
-    UserError, which names the corpus, for half of a surrogate pair.
+    UserError with the corpus's name for half of a surrogate pair.
     """
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" spelled out in a text is text
@@ -275,7 +275,7 @@ def text_tokens(
 
 
 def written_special(texts: Sequence[str], tokenizer: Any) -> int:
-    """Count the special tokens (`<|endoftext|>`) that texts spell out: they are text there."""
+    """Count the special tokens (`<|endoftext|>`) that texts spell out, which count as text."""
     names = special_names(tokenizer)
     if not names:
         return 0

@@ -1,1 +1,1 @@
-"""What a model is worth: perplexity on held-out text, accuracy on downstream tasks."""
+"""Evaluation: perplexity on held-out text, accuracy on downstream tasks."""

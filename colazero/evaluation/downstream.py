@@ -1,7 +1,7 @@
 """Accuracy on downstream tasks, by EleutherAI's lm-evaluation-harness.
 
-A task is a name that lm-eval knows, or a YAML file of the user's own. Of the latter all files that
-decide it are part of a result's key: YAML, code and local data.
+A task is a name that lm-eval knows, or a YAML file of the user's own. All files that
+decide the latter are part of a result's key: YAML, code and local data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check(tasks: Sequence[str]) -> None:
     for task in tasks:
         try:
             members = manager.load(_found_as(task, manager))["tasks"]
-        except Exception as error:  # whatever `datasets` raises, or code of the user's own
+        except Exception as error:  # anything from `datasets`, or from the user's own code
             raise UserError(
                 f"downstream task {task!r} cannot be loaded: {_reason(error)}. Mend its file and "
                 f"the paths in it (relative ones begin at {Path.cwd()}); for data from the Hugging "
@@ -57,7 +57,7 @@ def check(tasks: Sequence[str]) -> None:
 
 
 def context(tasks: Sequence[str]) -> dict[str, str]:
-    """Return what decides the results besides the tasks' names: lm-eval, and the user's own files.
+    """Return what decides the results apart from the tasks' names: lm-eval and the user's files.
 
     Those are the task files, the code in their folders and the local data that they name.
     """
@@ -135,9 +135,9 @@ def _metric(key: str) -> str:
 
 
 def _sample(task: str, one: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep of an item what identifies it, what the model said and how it was scored, not its text.
+    """Return an item without its text: its identifiers, the model's answer and the scores.
 
-    `response`: a log-likelihood a choice (nats), or what the model wrote.
+    `response`: a log-likelihood per choice (nats), or the text that the model wrote.
     """
     response = [
         answer[0] if isinstance(answer, list | tuple) else answer
@@ -155,7 +155,7 @@ def _sample(task: str, one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return an error's first line, and that of its cause, which often is what a user can mend."""
+    """Return the first lines of an error and of its cause, which a user can often mend."""
     words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": .")
     return f"{words} ({_reason(error.__cause__)})" if error.__cause__ else words
 
@@ -170,14 +170,14 @@ def _manager(tasks: tuple[str, ...]) -> Any:
 
 @lru_cache
 def _index(folders: tuple[str, ...], alone: bool) -> Any:
-    """Keep the index: reading that of lm-eval's own 14,000 tasks takes half a minute."""
+    """Return the index, kept in memory: reading lm-eval's own 14,000 tasks takes half a minute."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=list(folders) or None, include_defaults=not alone)
 
 
 def _found_as(task: str, manager: Any) -> str:
-    """Return what lm-eval finds a task by: its name, or its file where the index has it not."""
+    """Return a task's name for lm-eval, or its file if the index does not have it."""
     name = _name(task)
     return name if name in manager.all_tasks else task
 
@@ -190,12 +190,12 @@ def _name(task: str) -> str:
 
 
 def is_task_file(task: str) -> bool:
-    """Tell a task file from the name of a task that lm-eval has."""
+    """Return True for a task file, and False for the name of a task that lm-eval has."""
     return task.lower().endswith((".yaml", ".yml"))
 
 
 def task_file(task: str | Path) -> dict[str, Any]:
-    """Return a task file's settings, all as strings; UserError if it is none."""
+    """Return a task file's settings, all as strings; UserError if it is not a task file."""
     found = _parsed(task)
     if not {"task", "group"} & found.keys():
         raise UserError(f"downstream task file {str(task)!r} names no `task` and no `group`.")
@@ -206,8 +206,8 @@ def task_digest(task: str) -> str:
     """Return a digest of all files that decide the task.
 
     Those are its YAML file, the files that it includes, the members of a group below the group's
-    folder, the code next to each, and the data they name: files, patterns, and whole folders. What
-    a task's own Python opens is not known here.
+    folder, the code next to each, and the data they name: files, patterns, and whole folders. Files
+    that a task's own Python opens are not known here.
     """
     found: set[Path] = set()
     configs: dict[Path, dict[str, Any]] = {}
@@ -247,8 +247,8 @@ def _members(group: Path, names: set[str]) -> Iterator[Path]:
 def _data(configs: list[dict[str, Any]]) -> Iterator[Path]:
     """Find the local data that task files name.
 
-    Which of several files says what counts is lm-eval's business: every path is tried from every
-    folder that one of them names. A file too many costs an evaluation, one too few a wrong result.
+    lm-eval decides which of several files counts. So every path is tried from every folder that one
+    of them names. A file too many costs an evaluation, one too few a wrong result.
     """
     roots = list(_under(configs, "dataset_path"))
     named = {*roots, *_under(configs, "dataset_kwargs")} - {""}
@@ -262,7 +262,7 @@ def _data(configs: list[dict[str, Any]]) -> Iterator[Path]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Return a file itself, of a folder all files in it; hidden ones are not data."""
+    """Return a file itself, or all files in a folder except hidden ones."""
     if path.is_file():
         yield path
         return

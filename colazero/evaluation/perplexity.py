@@ -63,7 +63,7 @@ def places(config: Settings, model: Model, found: Perplexity) -> Perplexity:
 
 
 def extent(config: Settings, model: Model) -> tuple[int, int]:
-    """Return how many windows of its first corpus a cell is evaluated on, in how many documents."""
+    """Return the numbers of windows and documents of a cell's first evaluation corpus."""
     first = config.model_copy(update={"eval_corpora": config.eval_corpora[:1]})
     (text,) = evaluation_texts(first, model)
     documents, _ = _places(config, model, text.corpus, text.starts)
@@ -73,7 +73,7 @@ def extent(config: Settings, model: Model) -> tuple[int, int]:
 def _places(
     config: Settings, model: Model, name: str, starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], int]:
-    """Return the document of each window, and how many windows the text has."""
+    """Return the document of each window, and the number of windows of the text."""
     known, corpus = vocabulary(model), corpora.load(name)
     rule = bos_rule.resolve(config.bos, model, known)
     pool = _test_pool(model, name, config.chat_template_kwargs)
@@ -117,9 +117,9 @@ def evaluation_text(
 ) -> Text:
     """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
 
-    Of all documents joined as the corpus says; `bos` decides what stands in front, see
-    `corpora.bos`. on: `answers` scores what the assistant says alone, and leaves out windows
-    without any of it; a corpus without conversations is scored whole. options: the setting
+    Join all documents as the corpus says; `bos` decides the tokens in front, see `corpora.bos`.
+    on: `answers` scores only what the assistant says, and leaves out windows without any of it; a
+    corpus without conversations is scored whole. options: the setting
     `chat_template_kwargs`.
     """
     known, loaded = vocabulary(model), corpora.load(corpus)
@@ -151,7 +151,7 @@ def evaluation_texts(config: Settings, model: Model) -> list[Text]:
 
 
 def warn_of_other_tokens(corpus: str, model_dir: Path, tokens: int) -> None:
-    """Warn of WikiText-2 in other tokens than published results of Llama-2 are of.
+    """Warn if WikiText-2 is in other tokens than those of Llama-2's published results.
 
     Its tokenizer is that of a model of type `llama` with 32,000 ids.
     """
@@ -176,10 +176,10 @@ def eval_windows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut the test tokens `ids` into windows: [windows, seq_len], and where each begins in them.
 
-    `front` stands at the beginning of each window, before as many tokens fewer. The rest that
-    fills no window is dropped, and what follows the first `most`; windows without a `scored` token
-    too. `count` windows, or `all`; fewer than all are spread evenly over the text. UserError, which
-    names the `corpus`, if there are fewer.
+    `front` stands at the beginning of each window, before as many tokens fewer. Drop the rest
+    that does not fill a window, windows after the first `most`, and windows without a `scored`
+    token. Return `count` windows, or `all`; fewer than all are spread evenly over the text.
+    UserError with the name `corpus` if there are fewer.
     """
     length = seq_len - len(front)
     places = usable(len(ids), length, most, scored)
@@ -233,7 +233,7 @@ class Likelihoods:
         return known
 
     def found(self, divergence: Divergence | None = None) -> Perplexity:
-        """Return what was added up of the text; FloatingPointError if a sum is not finite."""
+        """Return the text's sums; FloatingPointError if one is not finite."""
         text, finite = self._text, np.isfinite(self._sums)
         if not finite.all():
             raise FloatingPointError(
@@ -249,7 +249,7 @@ class Likelihoods:
 
 
 def digest(text: Text) -> str:
-    """Return 16 hex digits over a text's token ids, and over which of them are scored."""
+    """Return 16 hex digits over a text's token ids and over which of them are scored."""
     whole = hashlib.sha256(np.ascontiguousarray(text.windows, dtype="<i8").data)
     if text.scored is not None:
         whole.update(np.packbits(text.scored).tobytes())
@@ -320,7 +320,7 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
         expected = whole(second.to(model.device))
         if why := not_causal(whole(first.to(model.device)), expected):
             raise UserError(why)
-        with suppress(Exception):  # whatever it raises, the whole model gave logits
+        with suppress(Exception):  # on any error: the whole model gave logits
             if torch.equal(capped(decoder(second.to(model.device))), expected):
                 return decoder, capped
     return whole, None
@@ -332,7 +332,7 @@ def _vocabulary(logits_of: Callable[[Any], Any] | None, hidden: Any) -> int:
 
 
 def load_dense(model_dir: Path, device: str) -> Any:
-    """Load a model directory, quantized by whomever or not, as a dense model in evaluation mode.
+    """Load a model directory, quantized or not, as a dense model in evaluation mode.
 
     UserError if it cannot be loaded.
     """

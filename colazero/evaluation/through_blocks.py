@@ -1,4 +1,4 @@
-"""Evaluation a block at a time, of a model by itself or while it is quantized.
+"""Evaluation one block at a time, of a model by itself or while it is quantized.
 
 Perplexity, and the distance from the unquantized model: KL divergence of the predictions and top-1
 agreement. They are a steadier measure of what quantization did than perplexity, which it can also
@@ -81,7 +81,7 @@ class Reference:
         return torch.from_numpy(np.array(self._hidden[window])).view(self.sequence.dtype)
 
     def logits_of(self, window: int, ids: Any) -> Callable[[slice], Any]:
-        """Return what gives the logits of a slice of a window; `ids`: the window's tokens."""
+        """Return a function: slice of a window → its logits; `ids`: the window's tokens."""
         return self.sequence.logits_of(self.hidden(window), ids)
 
 
@@ -90,8 +90,8 @@ class Evaluator:
 
     Windows are run in the batches of `perplexity()`, the first of each text by itself: evaluated
     alone again, it gives the same bits. `references`: the unquantized model's last hidden states of
-    each text, for the divergence from it. `seconds`: the time of all of it, the device's queue
-    empty at both ends.
+    each text, for the divergence from it. `seconds`: the time of all of it, measured with
+    the device's queue empty.
     """
 
     def __init__(self, texts: Sequence[Text], references: Sequence[Reference] = ()) -> None:
@@ -136,7 +136,7 @@ class Evaluator:
         self.streams = []
 
     def pass_all(self, sequence: Blocks, progress: Progress = lambda done, total: None) -> None:
-        """Take the texts through all blocks of a model that nothing else passes meanwhile."""
+        """Take the texts through all blocks of a model."""
         self.begin(sequence)
         for index in range(len(sequence)):
             with sequence.filled(index):
@@ -213,7 +213,7 @@ class Distances:
         self._agreed[window] += int((~changed).sum())
 
     def found(self) -> Divergence:
-        """Return what was collected of the text."""
+        """Return the text's distances."""
         each = {name: np.concatenate(parts) for name, parts in self._each.items()}
         return Divergence(self._kl, self._agreed, **each)
 
@@ -224,7 +224,7 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     references: Sequence[Reference] = (),
 ) -> list[Perplexity]:
-    """Return the perplexity of each text under a model, each of whose blocks is read once."""
+    """Return the perplexity of each text under a model; each block is read once."""
     evaluator = Evaluator(texts, references)
     evaluator.pass_all(sequence, progress)
     evaluator.finish()
@@ -237,7 +237,7 @@ def references(
     texts: Sequence[Text],
     progress: Progress = lambda done, total: None,
 ) -> list[Reference]:
-    """Return what the unquantized `model` makes of each text; none if it is not run by blocks."""
+    """Return the unquantized `model`'s reference for each text; none if it is not run by blocks."""
     try:
         sequence = open_sequence(model.path, device)
     except Refused as refused:

@@ -45,7 +45,7 @@ class Activations:
 
     @property
     def magnitudes(self) -> Tensor:
-        """The mean of |x| of each input over all tokens: float32 [inputs]."""
+        """Return the mean of |x| of each input over all tokens: float32 [inputs]."""
         return self._sum / max(1, self.tokens)
 
 

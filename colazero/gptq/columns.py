@@ -1,4 +1,4 @@
-"""The grid of a group, the loop over the columns of a block, and the choice of what runs it.
+"""The grid of a group, the loop over a block's columns, and the choice of its implementation.
 
 One function has three implementations: plain torch (`reference`), which the others are compared
 with, numba for CPUs and `columns_triton` for CUDA. They do the same operations in the same order
@@ -170,7 +170,7 @@ def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
         kernel = _compiled(kind)
         same = agrees(kernel, torch.device(kind), group_size)
         reason = "it does not give the reference's codes"
-    except Exception as error:  # whatever a compiler may raise: there is a way without it
+    except Exception as error:  # a compiler can raise anything; torch works without it
         same, reason = False, f"{type(error).__name__}: {error}"
     if same:
         return kernel, name
@@ -179,7 +179,7 @@ def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
 
 
 def _compiled(kind: str) -> Block:
-    """Return what is compiled for a kind of device; Triton is imported where there is a GPU."""
+    """Return the compiled implementation for a kind of device; import Triton only for a GPU."""
     if kind == "cpu":
         return by_numba
     from colazero.gptq.columns_triton import columns

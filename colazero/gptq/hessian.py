@@ -42,14 +42,14 @@ class Hessian:
         self._weight = weight
         self._first: Tensor | None = None
         self._sum = torch.zeros(inputs, inputs, device=device)
-        # As small as one block can be and still keep the device busy.
+        # The smallest block that keeps the device busy.
         self._block = 1024 if self._sum.is_cuda else 256
 
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
         """Add inputs of any float dtype: [windows, tokens, inputs], or [tokens, inputs].
 
-        UserError for the latter if first tokens, which it does not name, have a weight.
+        UserError for the latter if first tokens have a weight: their places are then unknown.
         """
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
@@ -71,7 +71,7 @@ class Hessian:
     def first_share(self) -> float | None:
         """Return the share of Σ‖x‖² that comes from the windows' first inputs, each counted once.
 
-        None if it is not known which they are.
+        None if their places are unknown.
         """
         if self._first is None:
             return None

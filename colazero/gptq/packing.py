@@ -22,7 +22,7 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def pack(solved: Solved, bits: int) -> dict[str, Tensor]:
-    """Return a quantized layer's tensors by the names that they have in a checkpoint.
+    """Return a quantized layer's tensors by their names in a checkpoint.
 
     `qweight` int32 [inputs · bits / 32, outputs]; `qzeros` int32 [groups, outputs · bits / 32,
     rounded up], in version 1; `scales` float16 [groups, outputs]; `g_idx` int32 [inputs].
@@ -49,7 +49,7 @@ def pack(solved: Solved, bits: int) -> dict[str, Tensor]:
 
 
 def pack_awq(solved: Solved) -> dict[str, Tensor]:
-    """Return a layer's tensors by the names that they have in an AWQ checkpoint (GEMM, 4 bits).
+    """Return a layer's tensors by their names in an AWQ checkpoint (GEMM, 4 bits).
 
     `qweight` int32 [inputs, outputs / 8]; `qzeros` int32 [groups, outputs / 8]; `scales` float16
     [groups, outputs]. Outputs are a multiple of 8, groups in order.

@@ -172,7 +172,7 @@ class _Work:
         weights = todo[here].clone()
         if here.stop == len(todo):
             return weights
-        for low, high in blocks:  # as if each became what it is corrected to
+        for low, high in blocks:  # as if each block became its corrected values
             todo[low:high] -= self._corrected(todo, low, high)
         corrected = weights - todo[here]
         todo[here] = weights

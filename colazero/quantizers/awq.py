@@ -57,7 +57,7 @@ STRUCTURES = (
 def quantize(work: Work) -> QuantizationReport:
     """Quantize a model and write a checkpoint in AWQ's GEMM layout.
 
-    Refused, before any work, if it is not known which module comes before which layer.
+    Raise UserError, before any work, if the module before a layer is unknown.
     """
     from colazero.blocks.probe import open_sequence
     from colazero.blocks.weights import Shards
@@ -121,12 +121,12 @@ class Solver:
         self._fusions, self._seen, self._group_size = fusions, seen, group_size
 
     def run(self, block: Any) -> None:
-        """Give the block its quantized weights, and the scales to what comes before them."""
+        """Give the block its quantized weights, and divide what comes before them by the scales."""
         names = [n for n in block.state_dict() if self._known(n) in self._sequence.weights]
         stored = {name: self._sequence.weights.stored(self._known(name)) for name in names}
         device = self._sequence.device
         dense = {n: t.to(device).float() if t.is_floating_point() else t for n, t in stored.items()}
-        found = {one: self._scales(one, dense) for one in self._fusions}  # all on what was there
+        found = {one: self._scales(one, dense) for one in self._fusions}  # of the unscaled weights
         for one, (scales, _) in found.items():
             fuse(dense, one, scales)
         for one, (scales, alpha) in found.items():
@@ -240,7 +240,7 @@ def structure(sequence: Sequence) -> tuple[Fusion, ...]:
 
 
 def _computes_the_same(sequence: Sequence, fusions: tuple[Fusion, ...]) -> bool:
-    """Try whether moving random scales leaves what the first block adds to its input."""
+    """Return True if moving random scales leaves what the first block adds to its input."""
     import numpy as np
     import torch
 
@@ -265,7 +265,7 @@ def _computes_the_same(sequence: Sequence, fusions: tuple[Fusion, ...]) -> bool:
 
 
 def why_not(folder: Path, device: str) -> str:
-    """Return why AWQ does not take a model that can be quantized by blocks; '' if it does."""
+    """Return why AWQ does not support a model that can be quantized by blocks; '' if it does."""
     from colazero.blocks.probe import open_sequence
 
     try:

@@ -115,7 +115,7 @@ def round_to_nearest(work: Work) -> QuantizationReport:
             "module": row["module"],
             "loss": None,
             "damp": 0.0,
-            "rtn_fallback": False,  # here rounding is what was asked for
+            "rtn_fallback": False,  # rounding is intended here
             "samples": 0,
         }
         for row in modules["weight_only_rtn"]
@@ -144,7 +144,7 @@ def failures_explained(model_dir: Path) -> Iterator[None]:
 
 
 def column_kernel(device: str) -> str:
-    """Return what ran GPTQModel's loop over columns: its `cuda` extension, or plain `torch`.
+    """Return what computed GPTQModel's columns: its `cuda` extension, or plain `torch`.
 
     Warn where it was torch on a GPU. nvcc compiles the extension at first use, and PyTorch's wheels
     do not include nvcc. Without it GPTQModel says nothing and takes several times longer.
@@ -171,7 +171,7 @@ def fits_in_memory(model_dir: Path) -> bool:
 
 
 class _Layers:
-    """Reports progress. GPTQModel calls `layer_complete` twice per block; the last is the end."""
+    """Reports progress. GPTQModel calls `layer_complete` twice per block; the second ends it."""
 
     def __init__(self, progress: Progress, layers: int) -> None:
         self._progress, self._layers = progress, layers
@@ -234,7 +234,7 @@ def contained() -> Iterator[None]:
                 torch.manual_seed(0)
                 yield
             for line in said.getvalue().splitlines():
-                if "OOM" in line:  # it went on in main memory, many times slower
+                if "OOM" in line:  # it continued in main memory, many times slower
                     log.warning("GPTQModel: %s", line.strip())
         except Exception:
             log.error("GPTQModel said:\n%s", said.getvalue()[-4000:])
@@ -358,9 +358,9 @@ def failure(model_dir: str, device: str) -> str:
 
 
 def shortened(config: Any) -> Any:
-    """Return a configuration of the fewest first blocks that have one of each kind, at least two.
+    """Return a configuration with the fewest first blocks (at least 2) that hold each kind.
 
-    Kinds of blocks are what attributes hold that have an entry per block, such as `layer_types`.
+    Attributes with one entry per block, such as `layer_types`, name the kinds.
     """
     text = config.get_text_config()
     depth = text.num_hidden_layers

@@ -23,7 +23,7 @@ ARCHITECTURES = {"mistral": "llama", "mixtral": "llama"}
 def write(model_dir: Path, windows: NDArray[Any], device: str, dataset: str, file: Path) -> int:
     """Write the importance matrix of windows [windows, tokens] to `file`; return its layers.
 
-    `dataset`: what the file says that the windows are. UserError if llama.cpp has no name for the
+    `dataset`: the windows' source, for the file. UserError if llama.cpp has no name for the
     architecture or a layer, or if the model cannot be run block by block.
     """
     import gguf

@@ -1,4 +1,4 @@
-"""A model solved block by block, each block run once; GPTQ (arXiv 2210.17323) so.
+"""GPTQ (arXiv 2210.17323) and other methods, block by block, each block run once.
 
 A linear layer is solved as soon as all calibration windows have reached it. It then computes its
 output with its new weights, and the layers after it are calibrated on that output. Layers with the
@@ -39,7 +39,7 @@ class Layerwise(Protocol):
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
-        """What config.json says of the weights' format; None if they are plain weights."""
+        """Return the weights' format for config.json; None for plain weights."""
 
     def statistic(self, inputs: int, device: str) -> Any:
         """Return an empty statistic: it has `add(x)` and `tokens`.
@@ -229,7 +229,7 @@ class Solver:
         self.run_again = len(lockstep.left)
 
     def _see(self, stream: Stream, member: int, x: Any, leaves: bool) -> bool:
-        """Add a layer's input in a micro-batch to its statistic; return True if it is in it."""
+        """Add a layer's input in a micro-batch to its statistic; return True if it was added."""
         known = self._input.has(member, x)
         if member == 0 and not known:
             self._input = Input(self._method)
@@ -261,7 +261,7 @@ class Solver:
 
 
 def _left(stream: Stream, ended: list[slice]) -> Stream:
-    """Halve a stream's batches, and return the stream of those that have not ended."""
+    """Halve a stream's batches, and return the batches that have not ended."""
     from colazero.blocks.lockstep import halved
 
     left = [part for part in stream.batches if part not in ended]
@@ -280,7 +280,7 @@ class Input:
         self.tokens = 0
 
     def has(self, member: int, x: Any) -> bool:
-        """Return True if `x` was added for this micro-batch and has not been written to since."""
+        """Return True if `x` was added for this micro-batch and is unchanged since."""
         if member not in self._parts:
             return False
         old, version = self._parts[member]

@@ -29,7 +29,7 @@ def sparsegpt(work: Work) -> QuantizationReport:
 
 
 class Magnitude:
-    """Pruning by the weights alone; the parent of those that look at inputs too."""
+    """Pruning by the weights alone; the base class of Wanda and SparseGPT."""
 
     quantization: Mapping[str, Any] | None = None
 

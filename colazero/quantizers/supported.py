@@ -1,4 +1,4 @@
-"""Which models a quantizer takes, checked before any work; and what its checkpoint lacks.
+"""The models that a quantizer supports, checked before any work; and checks of checkpoints.
 
 Quantizers that work by blocks solve the weights of `nn.Linear` alone. GPTQModel 7.6 splits several
 experts in one tensor and stores the parts under names that transformers does not know. Such a model
@@ -37,13 +37,13 @@ LEAST_SCALE, LARGEST_SCALE = 2.0**-21, 65_504.0
 
 
 def check_model(quantizer: str, name: str, folder: Path) -> None:
-    """Raise UserError if the heads of a model's files show that the quantizer does not take it."""
+    """Raise UserError if a model's file headers show that the quantizer does not support it."""
     _check(quantizer, name, folder, _by_files)
 
 
 @lru_cache(maxsize=4)
 def try_model(quantizer: str, name: str, folder: Path, device: str) -> None:
-    """Raise UserError as `check_model`, or if running the model shows it.
+    """Raise UserError as `check_model` does, or if running the model shows it.
 
     A quantizer by blocks runs it on a few tokens, GPTQModel a random model with some of its blocks;
     both once per model and version.
@@ -64,7 +64,7 @@ def _check(quantizer: str, name: str, folder: Path, reason: Callable[[str, Path]
 
 
 def _by_files(quantizer: str, folder: Path) -> str:
-    """Return why a quantizer does not take a model; '' if its files give no reason."""
+    """Return why a quantizer does not support a model, by its files; '' for no reason."""
     layers = examine(folder).layers
     if quantizer in BY_BLOCKS:
         odd = next((layer.name for layer in layers if layer.kind != "linear"), "")
@@ -81,7 +81,7 @@ def _by_files(quantizer: str, folder: Path) -> str:
 
 
 def why_not(quantizer: str, folder: Path, device: str) -> str:
-    """Return why a quantizer does not take a model, by its files or by a try; '' if it does."""
+    """Return why a quantizer does not support a model, by its files or a trial; '' if it does."""
     why = _by_files(quantizer, folder)
     if why or quantizer not in (*BY_BLOCKS, *BY_GPTQMODEL):
         return why

@@ -133,8 +133,8 @@ def deal(
 
     A document comes with its separator and gives at most one window's worth of tokens, so that the
     first round reaches every cluster. If tokens are still missing after the last document, the
-    rests of the long ones follow. Return the spans in order, and the indices of the documents
-    used. Raise UserError if the documents have too few tokens.
+    remaining tokens of the long ones follow. Return the spans in order, and the indices of the
+    documents used. Raise UserError if the documents have too few tokens.
     """
     stops = separator_ends(pool)
     labels = clusters.labels

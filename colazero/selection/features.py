@@ -63,7 +63,7 @@ def _code(compute: Compute) -> list[str]:
 
 
 def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    """Return `compute()`, memory-mapped from the cache's `entry` from then on.
+    """Return `compute()`, or its earlier result memory-mapped from the cache's `entry`.
 
     Compute on one thread. A later reader is charged the seconds that it took; see `spared`.
     """
@@ -228,7 +228,7 @@ def reasoning(pool: TokenPool, documents: NDArray[np.int64]) -> NDArray[np.float
 
 
 class Group(NamedTuple):
-    """What computes a group, and what decides it besides the documents and the code."""
+    """The function that computes a group, and what decides it apart from documents and code."""
 
     compute: Compute
     facts: Callable[[TokenPool], Sequence[str]] = lambda pool: ()

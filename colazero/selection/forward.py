@@ -71,7 +71,7 @@ def proxy(pool: TokenPool) -> Model:
 
 
 def facts(pool: TokenPool, model: Model) -> list[str]:
-    """Return what decides these features besides the documents and the source code."""
+    """Return what decides these features apart from the documents and the source code."""
     device = devices.identity(pool.settings.device)
     libraries = [version(name) for name in ("torch", "transformers")]
     return [model.revision, str(pool.settings.document_tokens), device, *libraries]

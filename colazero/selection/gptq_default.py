@@ -1,4 +1,4 @@
-"""The first N × L tokens of the corpus in order: what a script gets that does not shuffle."""
+"""The first N × L tokens of the corpus in order, as from a script that does not shuffle."""
 
 from __future__ import annotations
 

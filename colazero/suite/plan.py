@@ -306,7 +306,8 @@ def needs(config: SuiteConfig, place: Place, jobs: Sequence[Job], run: Sequence[
             if config.windows == "document":
                 pool = lay(pool, max(config.seq_len)).pool
             available = int(config.corpus_share * len(pool.tokens))
-            name = f"calibration tokens of {corpora.load(corpus).name}, {model.label}"
+            written = f", chat={chat}" * (len(config.chat) > 1)
+            name = f"calibration tokens of {corpora.load(corpus).name}{written}, {model.label}"
             found.append(Need(name, tokens, available, "tokens"))
     sizes = [
         Weights.of(job.model).checkpoint(job.config)

@@ -61,7 +61,7 @@ class Event:
 
     @property
     def last(self) -> bool:
-        """Whether no other event of the job follows."""
+        """Return True if this is the job's last event."""
         return self.kind not in ("stage", "computed")
 
 

@@ -260,7 +260,7 @@ def test_a_folder_with_a_hole_or_a_broken_file_is_refused(folder):
     with pytest.raises(RunsError, match="random/seed 42"):
         load_folder(folder)
     (folder / "random_42.json").write_text('{"model": "x"}')
-    with pytest.raises(RunsError, match=r"random_42.json is no result file: KeyError"):
+    with pytest.raises(RunsError, match=r"random_42.json is not a result file: KeyError"):
         load_folder(folder)
     with pytest.raises(RunsError, match="holds no cell"):
         load_folder(folder / "nothing")
