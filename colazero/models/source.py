@@ -46,7 +46,9 @@ def check(name: str) -> None:
         _check_directory(path)
     elif _is_gguf(name):
         if not path.is_file():
-            raise UserError(f"model file {str(path)!r} does not exist (looked in {Path.cwd()}).")
+            raise UserError(
+                f"model file {os.path.expanduser(name)!r} does not exist (looked in {Path.cwd()})."
+            )
         if path.open("rb").read(4) != b"GGUF":
             raise UserError(f"model file {name!r} is not a GGUF file.")
         refuse_shard(path)
@@ -56,7 +58,9 @@ def check(name: str) -> None:
             f"tokenizer and weights. Name its directory, {str(path.parent)!r}."
         )
     elif name.startswith((".", "/", "~")):
-        raise UserError(f"model directory {str(path)!r} does not exist (looked in {Path.cwd()}).")
+        raise UserError(
+            f"model directory {os.path.expanduser(name)!r} does not exist (looked in {Path.cwd()})."
+        )
     elif name.startswith(("runs:/", "models:/")):
         raise UserError(
             f"model {name!r} is in the tracking store, and only the entry point evaluate looks "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -164,7 +165,7 @@ BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
         lambda d: write(d / "a.jsonl", '{"text": null}'),
         ["line 1", "no text in the field 'text'"],
     ),
-    "a list": (lambda d: write(d / "a.jsonl", '["a"]'), ["line 1", "'text'", "it has nothing"]),
+    "a list": (lambda d: write(d / "a.jsonl", '["a"]'), ["line 1", "'text'", "not a list"]),
     "no JSON": (
         lambda d: write(d / "a.jsonl", '{"text": "a"}\n{"text": '),
         ["a.jsonl", "line 2", "not JSON"],
@@ -181,7 +182,11 @@ BAD: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "numbers": (lambda d: bad_parquet(d, "text", [1, 2]), ["'text' holds int64"]),
     "empty folder": (lambda d: f"file:{d}", ["holds no text", ".txt"]),
     "argument": (lambda d: "sotu:1", ["'sotu' takes no argument", "'1'"]),
-    "misspelt": (lambda d: "wikitext-2", ["'wikitext-2'", "Did you mean 'wikitext2'?"]),
+    "misspelt": (
+        lambda d: "wikitext-2",
+        ["'wikitext-2'", "Did you mean 'wikitext2'?", "file:PATH"],
+    ),
+    "in no home": (lambda d: "file:~/no.txt", [f"{os.path.expanduser('~/no.txt')!r} does not"]),
     "forgotten file:": (
         lambda d: "own.txt",
         ["unknown corpus 'own.txt'", "Did you mean 'file:own.txt'?"],

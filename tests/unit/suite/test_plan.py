@@ -145,6 +145,15 @@ def test_several_values_of_a_setting_are_in_the_names_and_beside_the_grid_where_
     assert [need.needed for need in tokens] == [4 * 64]
 
 
+def test_tokens_needed_are_listed_by_way_of_writing_conversations(a_suite: Any) -> None:
+    new = a_suite(chat="auto,plain")
+    names = [need.what for need in plan.needs(new.config, new.place, new.jobs, [])]
+    assert [part for name in names for part in name.split(", ") if part.startswith("chat=")] == [
+        "chat=auto",
+        "chat=plain",
+    ]
+
+
 def test_what_an_edited_method_did_before_is_not_reused(
     a_suite: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
