@@ -60,7 +60,7 @@ def _ranked(summary: Summary, model: str, ranked: Sequence[Rank], best: str) -> 
         most = _bound(max(r.at_most or 0.0 for r in within))
         text = [f"Use {names}: each is at most {most} {first.unit} worse than {best}."]
         rest = [r for r in rest if r not in within]
-    elif not first.at_most:
+    elif not first.at_most and _differs(summary, model, ranked):
         text = [f"Use {name}: it is {best if ' ' in best[4:] else 'the best of these methods'}."]
     elif first in within:
         text = [f"Use {name}: it is {_worse(first)} worse than {best}."]
@@ -73,6 +73,17 @@ def _ranked(summary: Summary, model: str, ranked: Sequence[Rank], best: str) -> 
         words = [f"{_name(summary, model, r)} is {_worse(r)}" for r in group]
         text += [f"{', '.join(words)} worse."] if words else []
     return text
+
+
+def _differs(summary: Summary, model: str, ranked: Sequence[Rank]) -> bool:
+    """Return True if the first method's comparison with each other one says `different`.
+
+    Bounds on "worse than the best" are one-sided: a bound of 0 alone would name a best method where
+    the two-sided comparison below it is inconclusive.
+    """
+    others = {rank.name for rank in ranked[1:]}
+    pairs = [p for p in summary.pairs if p.model == model and ranked[0].name in (p.a, p.b)]
+    return all(p.verdict == "different" for p in pairs if {p.a, p.b} & others)
 
 
 def _name(summary: Summary, model: str, rank: Rank) -> str:

@@ -91,7 +91,14 @@ def one_set(pair: Pair) -> str:
 def _rests_on(pair: Pair) -> str:
     text = pair.text
     if pair.decided_by == "seeds at any time":
-        return f"The verdict is {BASES[pair.decided_by]}. It says nothing about other text."
+        said = f"The verdict is {BASES[pair.decided_by]}. It says nothing about other text."
+        used = pair.at_any_time
+        if used and used.n < max(used.n_a, used.n_b):
+            said += (
+                f" It rests on the first {used.n} observations of each method; the others are not "
+                "used."
+            )
+        return said
     if pair.decided_by == "seeds":
         why = "these runs have no per-window sums of it" if text is None else text.reason
         return f"The verdict is over seeds alone, on exactly these windows: {why}."

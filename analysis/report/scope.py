@@ -138,8 +138,8 @@ def _scope(summary: Summary) -> list[str]:
         "model is: no test compares two settings."
     ]
     return [
-        f"Metric: {summary.metric_name} ({better} is better). {per} Differences within "
-        f"±{options.margin:g} {unit(summary)} do not matter."
+        f"Metric: {summary.metric_name} ({better} is better). {per} The margin is "
+        f"±{options.margin:g} {unit(summary)}: smaller differences are taken not to matter."
         + "".join(f" {line}" for line in post_hoc(summary)),
         f"{families} Tests are two-sided at α = {options.alpha:g}, Holm-adjusted within a family: "
         "differences and equivalences each. The interval with a verdict is the one that decided.",
@@ -167,4 +167,5 @@ def _base_models(summary: Summary) -> list[str]:
             else "."
         )
         for model, types in stored.itertuples(index=False)
+        if types
     ]

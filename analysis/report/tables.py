@@ -115,7 +115,7 @@ def standing(rank: Rank) -> str:
     if rank.at_most is None:
         return NONE
     if not rank.at_least:
-        return f"at most {number(rank.at_most, 1)}" if rank.at_most else "0, the best"
+        return f"at most {number(rank.at_most, 1)}" if rank.at_most else "at most 0"
     return f"{number(rank.at_least, 1)} to {number(rank.at_most, 1)}"
 
 

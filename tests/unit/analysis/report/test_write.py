@@ -338,6 +338,21 @@ def answers(suites, methods, **options):
     return text
 
 
+def test_a_method_is_the_best_only_if_its_comparisons_say_so(suites):
+    """A one-sided bound of 0 does not contradict the two-sided verdict below it."""
+    one_sided = 0
+    for better in (22.7, 22.75, 22.8, 22.85, 22.9):
+        methods = {"random": (23.0, 0.15), "cola_zero": (better, 0.15)}
+        summary = summary_of(suites, methods)
+        (text,) = answer(summary)
+        (pair,) = summary.pairs
+        assert ("the best of these" in text) == (
+            pair.verdict == "different" and summary.ranks[MODEL][0].at_most == 0
+        )
+        one_sided += summary.ranks[MODEL][0].at_most == 0 and pair.verdict != "different"
+    assert one_sided
+
+
 def test_the_first_line_says_which_method_to_use_and_how_sure_that_is(suites, files, demo):
     far = {"random": (23.0, 0.05), "zipcal": (25.0, 0.05), "cola_zero": (22.0, 0.05)}
     text = answers(suites, far)

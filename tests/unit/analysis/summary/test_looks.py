@@ -302,6 +302,7 @@ def test_seeds_added_to_one_method_are_a_look(suites):
     assert (pair.seeds.n_a, pair.seeds.n_b) == (10, 5)
     assert pair.decided_by == "seeds at any time"
     assert pair.at_any_time.n == 5
+    assert "the first 5 observations of each method" in " ".join(paragraphs(summary, pair))
 
 
 def test_after_undeclared_looks_one_basis_is_named_everywhere(suites):
