@@ -113,7 +113,7 @@ def test_what_is_taken_passes(family: str, quantizer: str, saved: Callable[[str]
         (
             "onepass",
             lambda: transformers.LlamaConfig(**SHAPE | {"intermediate_size": 80}),
-            "layer 'model.layers.0.mlp.gate_proj' is 32 x 80, no multiples of 32. Use "
+            "layer 'model.layers.0.mlp.gate_proj' is 32 x 80, not multiples of 32. Use "
             "quantizer=gptqmodel, or",
         ),
         (
