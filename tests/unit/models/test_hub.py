@@ -60,7 +60,7 @@ def test_a_snapshot_that_broke_off_is_no_model(snapshot: Path, gone: list[str]) 
     for name in gone:
         (snapshot / name).unlink()
     for ask in (models.check, models.fetch):
-        with pytest.raises(UserError, match="cannot be reached, and .*Connect to the network"):
+        with pytest.raises(UserError, match=r"cannot be reached, and .*Connect to the network"):
             ask("a/tiny")
 
 
