@@ -23,6 +23,9 @@ from colazero.store import claims, client, publish
 
 log = logging.getLogger(__name__)
 
+SQLITE = b"SQLite format 3\0"
+"""The first bytes of a SQLite database; an empty file is one too."""
+
 
 def connect(*, reading: bool = False) -> None:
     """Make sure that the tracking store answers, and create it and the experiment if need be.
@@ -190,6 +193,14 @@ def _create(file: Path) -> None:
     """
     if file.is_dir():
         raise UserError(f"the tracking store {file} is a folder; name a file in it.")
+    if file.exists():
+        with file.open("rb") as stream:
+            begins = stream.read(len(SQLITE))
+        if begins and begins != SQLITE:  # MLflow would try for minutes
+            raise UserError(
+                f"the tracking store {file.absolute()} cannot be used: the file is not a database. "
+                "Name another in MLFLOW_TRACKING_URI, as in sqlite:////FOLDER/mlflow.db."
+            )
     if file.exists() or not file.parent.is_dir():
         return
     if not os.access(file.parent, os.W_OK):  # MLflow would try for minutes
