@@ -20,7 +20,7 @@ def select(pool: TokenPool, n: int, seq_len: int, rng: np.random.Generator) -> S
 
     If a tercile has too few tokens, the others make up for it in equal parts.
     """
-    lengths = pool.stops - pool.starts
+    lengths = pool.contents.stops - pool.contents.starts
     documents = np.flatnonzero(lengths)
     ranked = documents[np.argsort(lengths[documents], kind="stable")]
     strata = np.array_split(ranked, STRATA)
