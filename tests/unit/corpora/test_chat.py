@@ -345,7 +345,8 @@ def test_the_length_of_the_template_changes_no_feature_and_no_choice(
     given = {"corpus": talks, "chat": "template", "device": "cpu", "method": "cola_zero"}
     config = RunConfig(**given, n_calibration_samples=8, seq_len=64)
     closing = {"short": "", "long": " That was {{ m.role }}, and this is nothing." * 40}
-    pools, chosen = [], []
+    by_length = config.model_copy(update={"method": "stratified"})
+    pools, chosen, strata = [], [], []
     for name, words in closing.items():
         folder = Path(shutil.copytree(tiny_llama, tmp_path / name))
         template = LOOP + "<s>{{ m.content }}" + words + "</s>" + END
@@ -353,6 +354,7 @@ def test_the_length_of_the_template_changes_no_feature_and_no_choice(
         model = models.fetch(str(folder))
         pools.append(pool_of(config, model))
         chosen.append(pipeline.calibrate(config, model)[0].notes["document_clusters"])
+        strata.append(pipeline.calibrate(by_length, model)[0].notes["stratum_longest"])
     short, long = pools
     assert len(long.tokens) > 2 * len(short.tokens)
     documents = np.arange(len(short.texts))
@@ -361,6 +363,8 @@ def test_the_length_of_the_template_changes_no_feature_and_no_choice(
         assert feature(short, documents).std(axis=0).any()
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 8
+    assert strata[0] == strata[1]
+    assert len(set(strata[0])) == 3
 
 
 def test_the_evaluation_text_does_not_depend_on_how_it_is_calibrated(
