@@ -4,13 +4,12 @@ A file `NAME.py` defines a function `NAME`. It gets what its parameters name:
 
 - values: shape [n], the metric of one method on one model, one value per independent observation;
 - reference: the unquantized model's value, or None where it was not measured;
-- windows: shape [n, W], what the metric is made of, summed over each evaluation window (nats, for a
-  perplexity); tokens: shape [W], predicted in each.
+- windows: shape [n, W], the metric's sum over each evaluation window (nats for a perplexity);
+- tokens: shape [W], the predicted tokens in each window.
 
-With `values_a`, `values_b`, `windows_a` or `windows_b` in place of `values` and `windows` it is
-about two methods, and computed for every comparison. It returns a number, or None where it is
-undefined; the first line of its docstring says what it is, with its unit, and heads it in the
-report.
+With `values_a`, `values_b`, `windows_a` or `windows_b` in place of `values` and `windows` it
+compares two methods, and is called for every comparison. It returns a number, or None if it is
+undefined. The first line of its docstring, with its unit, is its heading in the report.
 
 Results appear in the report and in suite.json. Where the runs have no windows, a statistic that
 asks for them is undefined. If it raises an error, the report

@@ -1,4 +1,4 @@
-"""When a suite's cells were looked at: by the suite itself, and by earlier ones that hold them."""
+"""The looks at a suite's cells: by the suite itself, and by earlier suites that hold them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ENDED = "colazero.ended"
 class Course:
     """The looks at a suite's cells, in time; the last is at all of them.
 
-    maximum: the number of seeds a method that was declared before the first look; None where none
-    was, or where it is exceeded; maxima: by model, where models have several. earlier: run ids of
-    the suites that looked before this one. interrupted: models of which a suite showed values and
-    broke off, and whose number of seeds is not the one that it had planned. It may have been chosen
-    by these values.
+    maximum: seeds per method, declared before the first look; None if none was declared or if it is
+    exceeded; maxima: by model, where models have several. earlier: run ids of
+    the suites that looked before this one. interrupted: models of which an
+    interrupted suite showed values, and whose number of seeds is not the planned one. The values
+    may have decided that number.
     """
 
     looks: Sequence[Seen]
@@ -49,7 +49,7 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
 
     An earlier suite is one that holds cells of the same key: the same settings, data and code. It
     looked when it was FINISHED, since its analysis ends it; with until=settled also at each look
-    that it has logged. One that broke off showed its values until then: see `Course.interrupted`.
+    that it has logged. An interrupted suite showed its values until then: see `Course.interrupted`.
     Of several suites each has looked at its own cells before.
     """
     client = MlflowClient()
@@ -81,7 +81,7 @@ def read_course(suite_run_ids: str | Sequence[str], cells: pd.DataFrame) -> Cour
 
 
 def course_of(cells: pd.DataFrame) -> Course | None:
-    """Read the looks at cells of whatever suites, as `read_course`; None if some have no suite."""
+    """Read the looks at cells of any suites, as `read_course`; None if a cell has no suite."""
     suites = set(cells.loc[(cells["kind"] == "cell") & (cells["error"] == ""), "suite"])
     return read_course(sorted(suites), cells) if suites and "" not in suites else None
 
@@ -95,7 +95,7 @@ def _seeds(suite: Run) -> frozenset[int]:
 
 
 def _cut_short(suite: Run, good: pd.DataFrame) -> set[str]:
-    """Return the models of a suite that broke off before its cells were done.
+    """Return the models of a suite that was interrupted before its cells were done.
 
     A method without a cell, such as one that a filter leaves out, does not count.
     """
@@ -158,8 +158,8 @@ def _held(
 ) -> list[tuple[Run, set[Cell]]]:
     """Return the suites that looked, and what they hold of the cells.
 
-    One that broke off and whose seeds are those of a given suite did not: its plan was kept. Of a
-    model, they looked before the newest of the given suites that has cells of it began.
+    An interrupted suite with the seeds of a given suite did not look: its plan was kept. For a
+    model, only looks before the start of the newest given suite with cells of it count.
     """
     mine = {run.info.run_id for run in given}
     sources = sorted(set(good["source_run"]) - {""} - set(good["run_id"]))

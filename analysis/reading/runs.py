@@ -348,7 +348,7 @@ def load_experiment(
     allow_failed: bool = False,
     page_size: int = PAGE,
 ) -> pd.DataFrame:
-    """Read all cells of one or more experiments, of whatever suites; columns as `load_suites`.
+    """Read all cells of one or more experiments, of any suite; columns as `load_suites`.
 
     filter: MLflow's search syntax, such as `params.seq_len = '512'`. A suite is complete if, in
     each setting, each of its models and methods has every one of its seeds.

@@ -178,7 +178,7 @@ def observations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mixed_devices(table: pd.DataFrame) -> str:
-    """Say that rows of a table were computed on different devices; '' where all are of one.
+    """Say that rows of a table were computed on different devices; '' if all are of one.
 
     Each device rounds in its own way, which changes a quantized model's perplexity. Runs from
     before devices were logged are not counted.
@@ -302,7 +302,7 @@ def completed(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
 def filled(
     table: pd.DataFrame, asked: Mapping[str, str] | None = None, apart: Collection[str] = ()
 ) -> pd.DataFrame:
-    """Give cells that logged no settings, as they failed or are missing, those of their suite.
+    """Give the suite's settings to failed or missing cells, which did not log settings.
 
     That is what other cells of the suite and model have, or else what was `asked` for. `apart`:
     settings that are left as they are, as the suite has several values of them.

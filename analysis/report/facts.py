@@ -35,7 +35,7 @@ def summary_stats(summary: Summary) -> dict[str, Any]:
     """Return {model: {method: {ppl, times}, ttest_A_vs_B: {t_stat, p_value, cohens_d}}}.
 
     Further fields stand with them, and null stands for what is undefined. `ppl` describes
-    perplexity whatever the metric; `metric` and the tests are of the chosen one. The t-tests are
+    perplexity for every metric; `metric` and the tests are of the chosen one. The t-tests are
     over seeds, on exactly these windows; `verdict` and `headline` are what decides.
     """
     stats: dict[str, Any] = {}

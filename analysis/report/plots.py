@@ -293,7 +293,7 @@ def budget(summary: Summary, model: str) -> Figure:
     """Draw the standard deviation of each source in one draw, a panel per metric."""
     known = [(metric, b) for (metric, m), b in summary.budgets.items() if m == model]
     caption = (
-        f"What a value on {short(model)} is made of: standard deviation of each source in one "
+        f"Noise of one value on {short(model)}: standard deviation of each source in one "
         "draw, % of the metric. Next to it: its share of the variance of a difference between two "
         "methods. The window's own part is the same for all methods, and cancels in a difference."
     )

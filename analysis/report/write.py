@@ -61,8 +61,8 @@ def analyze(
     filter: selects cells, in MLflow's search syntax.
     into: the run that the artifacts are logged to; None: the first suite's own. It may be open or
     finished. out: a local folder that gets the same files. Cells that failed are listed and left
-    out; `tell` gets the numbers of each method and comparison. Where no primary method or
-    baseline is named, those of the first suite that names one are taken. RunsError for a run that
+    out; `tell` gets the numbers of each method and comparison. If no primary method or
+    baseline is given, the first suite that names one decides. RunsError for a run that
     is not a suite and for options that do not fit it.
     """
     ids = [suites] if isinstance(suites, str) else list(suites)

@@ -134,7 +134,7 @@ class LookJudgement(Judgement):
 
     n: seeds of the last look. p_value, tost_p_value: of the last look. p_adjusted,
     tost_p_adjusted: over looks and family. decided_at: seeds of the look that settled it, whose
-    repeated intervals `ci` and `equivalence_ci` are; while nothing is settled those of the last.
+    repeated intervals `ci` and `equivalence_ci` are; of the last look while nothing is settled.
     p_different, p_equivalent: chance that the maximum will show it, as things stand; both None at
     the maximum. futile: open, and hardly to be settled any more. Not binding: going on costs no
     alpha.
@@ -166,8 +166,8 @@ def judge_looks(
     share of alpha, that is Holm's procedure on the smallest alpha at which a comparison would have
     been rejected by now. Both kinds have families of their own.
 
-    Verdicts: 'different' and 'equivalent' stay, whatever later looks show; 'open' while seeds are
-    left, 'inconclusive' at the maximum. Raises ValueError for looks or alpha out of range.
+    Verdicts: 'different' and 'equivalent' are final, even if later looks differ; 'open' while seeds
+    are left, 'inconclusive' at the maximum. Raises ValueError for looks or alpha out of range.
     """
     check_alpha(alpha)
     both = list(zip(histories, margins, strict=True))
@@ -209,7 +209,7 @@ def sequential_p(
 ) -> float | None:
     """Return the smallest alpha at which the looks so far would have rejected; None without a look.
 
-    p_values: shape [looks], the p-value of each look by itself. It is a p-value whatever the number
+    p_values: shape [looks], the p-value of each look by itself. The result is valid for any number
     of looks. By interpolation of `nominal_levels` in alpha, exact to about 6 digits, at least 1e-9.
     """
     if not looks:
@@ -365,7 +365,7 @@ def anytime(a: Values, b: Values, *, alpha: float = 0.05, effect: float = 1.0) -
     The e-value is the Bayes factor of the t-test of the pairs' differences with a normal prior of d
     and the right-Haar prior 1 / sigma (Gönen, Johnson, Lu & Westfall 2005). Under that prior it
     keeps its level under optional stopping, for every mean and sigma (Hendriksen, de Heide &
-    Grünwald 2021). Differences of pairs have one variance whatever the spreads of the groups, and
+    Grünwald 2021). Differences of pairs have one variance for any spreads of the groups, and
     adding seeds to one group changes nothing; a test of two groups with one variance fails in 8 to
     20 % there. It assumes normal results.
 

@@ -164,7 +164,7 @@ def present(cells: pd.DataFrame) -> list[str]:
 
 
 def corpora_of(column: str, cells: pd.DataFrame) -> pd.Series[str]:
-    """Return for each row the corpus whose windows a column is made of; '' where none is known.
+    """Return for each row the corpus of a column's windows; '' if none is known.
 
     A metric without a corpus in its name is that of the run's first corpus, which is the one with
     the same perplexity. Runs name their corpora themselves: two settings may have two.

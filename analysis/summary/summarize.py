@@ -202,8 +202,8 @@ class Summary:
 def summarize(cells: pd.DataFrame, options: Options, course: Course | None = None) -> Summary:
     """Describe each method and compare them, from a table as `analysis.reading` gives it.
 
-    The windows that a perplexity or divergence is made of, and what the runs chose, are read from
-    their artifacts; runs without them are judged over seeds alone.
+    Sums per window and the runs' calibration sets are read from artifacts. Runs without sums per
+    window are judged over seeds alone.
 
     Primary, on each model: the primary method against each other one; all other pairs are
     exploratory. p-values are Holm-adjusted over a family of a model. RunsError for a metric, a

@@ -19,7 +19,7 @@ from colazero.selection import find, one_thread
 from colazero.types import CalibrationSet, Corpus, Model, Selection, Span, TokenPool
 
 ORDER = 1
-"""Spawn key of the random generator that orders the windows, among those of a run's seed."""
+"""The spawn key, under a run's seed, of the generator that orders the windows."""
 NGRAM = 13
 """Tokens in a row that count as copied. GPT-3's overlap study took 13 words (Brown et al. 2020,
 arXiv 2005.14165, appendix C). 13 tokens are fewer words, so they find more."""

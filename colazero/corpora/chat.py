@@ -21,10 +21,10 @@ from colazero.settings import NO_OPTIONS
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant"}
 ROLES |= {"observation": "tool", "function": "tool", "ipython": "tool", "model": "assistant"}
-"""ShareGPT's and other names of roles → those of chat templates."""
+"""ShareGPT's and other names of roles → names in chat templates."""
 KNOWN = ("system", "developer", "user", "assistant", "tool")
 ANY_MODEL = ("system", "user", "assistant")
-"""Roles whose messages a template may shorten; it may not leave out those of other roles."""
+"""Roles whose messages a template may shorten; messages of other roles must be complete."""
 LISTS = ("messages", "conversations")
 """Fields that hold a list in any data set."""
 FORMS = (
@@ -72,7 +72,7 @@ class Conversation(str):
 
     @property
     def as_json(self) -> str:
-        """Return all that decides its tokens."""
+        """Return everything that decides its tokens."""
         return json.dumps([self.messages, self.options], sort_keys=True, default=str)
 
 
@@ -190,7 +190,7 @@ class Writing:
 
     @property
     def template_options(self) -> dict[str, Any]:
-        """Return what each conversation's template gets."""
+        """Return the options that each conversation's template gets."""
         return {} if self.options == NO_OPTIONS else dict(json.loads(self.options))
 
 

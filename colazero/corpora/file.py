@@ -42,7 +42,7 @@ def load(argument: str) -> Corpus:
     A folder whose files or folders are called train, validation and test has these splits, as has
     a saved data set; of other text the last tenth (at least one document) is the test split.
     Documents are paragraphs of a .txt file, all of one in a folder, and rows elsewhere: the field
-    `text`, or a conversation. UserError, with file and line, for whatever cannot be read.
+    `text`, or a conversation. UserError, with file and line, for anything unreadable.
     """
     source, names = _parsed(argument)
     saved = _saved(source)

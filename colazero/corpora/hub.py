@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face Hub: those of the papers, and any other as `hf:ORG/NAME…`.
+"""Data sets on the Hugging Face Hub: the papers' own, and any other as `hf:ORG/NAME…`.
 
 Each is read at one revision: a pinned commit, or the commit that `hf:` finds when it is loaded.
 """

@@ -139,7 +139,7 @@ def pool_of(config: RunConfig, model: Model) -> TokenPool:
 
 
 def drawn_by(config: RunConfig) -> tuple[str, float, int, Writing]:
-    """Return what decides a cell's documents and how they are written, as `token_pool` takes it."""
+    """Return the arguments of `token_pool` that decide a cell's documents and their writing."""
     share = config.corpus_share
     return config.corpus, share, config.seed if share < 1 else 0, writing_of(config)
 

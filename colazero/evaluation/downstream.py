@@ -112,7 +112,7 @@ def evaluate(
 def averages(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float]:
     """Return the plain mean over the tasks, of `acc` and of `acc_norm` (`acc` where there is none).
 
-    Standard errors are those of a mean of independent tasks. Nothing if a task has no accuracy.
+    Standard errors are those of a mean of independent tasks. Return {} if a task has no accuracy.
     """
     found = {}
     for wanted in ("acc", "acc_norm"):

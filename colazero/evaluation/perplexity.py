@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 def test_tokens(model: Model, name: str, options: str) -> NDArray[np.int32]:
-    """Return the tokens of a corpus's test split, read as those of its training documents are.
+    """Return the tokens of a corpus's test split, read as its training documents are.
 
     options: the setting `chat_template_kwargs`.
     """

@@ -1,7 +1,7 @@
 """AWQ's arithmetic on one layer's tensors (Lin et al. 2024, arXiv 2306.00978), at 4 bits.
 
 Inputs with large activations are scaled down, and their weights up, before rounding to nearest.
-Errors are those of linear layers' outputs, tr(ΔW H ΔWᵀ), the paper's equation 4: H = Σ x xᵀ gives
+Errors are errors of linear layers' outputs, tr(ΔW H ΔWᵀ), the paper's equation 4: H = Σ x xᵀ gives
 them for all calibration tokens at once. (The authors' code compares the attention's output for q, k
 and v instead, on some of the tokens.)
 """

@@ -216,7 +216,7 @@ def _cholesky(matrix: Tensor, damp: float) -> tuple[Tensor | None, float]:
 
 
 def _by_blocks(lower: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Turn the factor L of H = L Lᵀ into what solving multiplies with, in place.
+    """Turn the factor L of H = L Lᵀ into the factors for solving, in place.
 
     Return the inverses of its diagonal blocks, each row divided by its diagonal, contiguous.
 

@@ -30,7 +30,7 @@ def quantize(work: Work) -> QuantizationReport:
     settings, out_dir = work.settings, work.out_dir
     with tempfile.TemporaryDirectory() as folder:
         windows = Path(folder) / "windows.safetensors"
-        # safetensors writes an array's memory, whatever its strides.
+        # safetensors writes an array's memory without regard to its strides.
         save_file({"input_ids": np.ascontiguousarray(work.calibration.windows)}, windows)
         parameters = {
             "model": str(work.model_dir.absolute()),

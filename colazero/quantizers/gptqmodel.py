@@ -340,7 +340,7 @@ def why_not(model_dir: Path, device: str) -> str:
 
 
 def failure(model_dir: str, device: str) -> str:
-    """Return what GPTQModel raises on a random model with few of a model's blocks, '' if nothing.
+    """Return GPTQModel's error on a random model with few of a model's blocks, '' without one.
 
     Errors of memory and of the file system do not count.
     """

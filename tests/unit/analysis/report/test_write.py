@@ -305,7 +305,7 @@ def test_the_page_of_a_suite_without_a_result_says_so(suites):
     suite = suites.suite(seeds=2, windows=False, **change)
     assert "7 of 7 runs have no result" in analyze(suite)
     files = contents(summarize(load_suite(suite, allow_failed=True), Options()), "t")
-    assert "No run has a result to show." in files["report.html"]
+    assert "None of the runs has a result." in files["report.html"]
     assert "figures/seeds.svg" not in files
 
 
