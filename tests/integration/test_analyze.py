@@ -77,7 +77,7 @@ def test_the_entry_point_finds_the_latest_suite_and_logs_into_its_own_run(store,
     done = command(store, "--margin=5", "--out=copy")
     assert done.returncode == 0, done.stderr
     assert "COLA-Zero vs Random: " in done.stdout
-    own = done.stdout.rsplit("runs:/", 1)[1].split("/")[0]
+    own = re.search(r"report: .*/runs/(\w+)/artifacts/", done.stdout)[1]
     assert own != suite
     found = MlflowClient().get_run(own)
     assert found.data.tags["colazero.kind"] == "analysis"
@@ -111,7 +111,7 @@ def test_suites_of_other_bits_stand_side_by_side(store, tmp_path):
     for bits in (2, 3):
         assert re.search(rf"\| {bits} +\| cola_zero +\| 3 seeds", done.stdout)
         assert f"{MODEL} [quant_bits={bits}]: COLA-Zero vs Random: " in done.stdout
-    own = done.stdout.rsplit("runs:/", 1)[1].split("/")[0]
+    own = re.search(r"report: .*/runs/(\w+)/artifacts/", done.stdout)[1]
     assert MlflowClient().get_run(own).data.params["suites"] == ",".join(ids)
     page = (folder / "bits/report.html").read_text()
     assert "The runs differ in quant_bits (2, 3). Each setting is analysed on its own" in page

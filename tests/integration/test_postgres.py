@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -194,7 +195,7 @@ def test_three_workers_on_a_server_with_postgresql_and_everything_read_back(
         "analyze", [f"--suite={suite.info.run_id}"], here, MLFLOW_TRACKING_URI=server, **known
     )
     assert analysed.returncode == 0, analysed.stderr[-3000:]
-    analysis = analysed.stdout.split("runs:/")[1].split("/")[0]
+    analysis = re.search(r"report: .*/runs/(\w+)/artifacts/", analysed.stdout)[1]
     names = {file.path for file in client.list_artifacts(analysis, "analysis")}
     assert "analysis/report.html" in names
 
