@@ -87,6 +87,7 @@ def log_discreetly(*, bars: bool) -> None:
     if not bars:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # transformers obeys it too
         os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ["TQDM_DISABLE"] = "1"  # transformers' bar of a GGUF file obeys no other
 
 
 def first_line(error: BaseException) -> str:

@@ -58,15 +58,15 @@ def test_a_parameter_without_a_value_is_named(name: str, monkeypatch: pytest.Mon
 def test_libraries_draw_bars_in_a_terminal_alone(
     bars: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-    names += ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "TRANSFORMERS_VERBOSITY")
+    off = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
+    names = (*off, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "TRANSFORMERS_VERBOSITY")
     for name in (*names, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     log_discreetly(bars=bars)
     assert os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] == "false"
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
-    assert [os.environ.get(name) for name in names[:2]] == ([None] * 2 if bars else ["1"] * 2)
+    assert [os.environ.get(name) for name in off] == [None if bars else "1"] * len(off)
 
 
 def test_a_stage_draws_nothing_in_a_log_file(capfd: pytest.CaptureFixture[str]) -> None:
