@@ -88,7 +88,7 @@ def _judge(suite_run: str, seeds: int) -> list[Finding]:
 
 def _can_find(config: SuiteConfig) -> str:
     """Return which differences the suite can show: a line per model and setting."""
-    from analysis.stats import DOCUMENTED, prospect
+    from analysis.stats.power import DOCUMENTED, prospect
     from analysis.stats.text import FEWEST_WINDOWS
     from analysis.summary.noise import noise_in_store
     from colazero import models

@@ -32,16 +32,11 @@ from numpy.typing import NDArray
 from scipy import special
 from scipy.signal import lfilter
 
-from analysis.stats import (
-    Estimate,
-    Look,
-    compare_on_text,
-    judge,
-    judge_looks,
-    prospect,
-    standings,
-)
-from analysis.stats.text import Question
+from analysis.stats.power import prospect
+from analysis.stats.samples import Estimate
+from analysis.stats.sequential import Look, judge_looks
+from analysis.stats.text import Question, compare_on_text
+from analysis.stats.verdicts import judge, standings
 
 Array = NDArray[np.float64]
 Draw = Callable[..., Array]

@@ -28,8 +28,8 @@ from analysis.report.tables import (
     observed,
     percent,
 )
-from analysis.stats import compare_on_text
 from analysis.stats.samples import Interval
+from analysis.stats.text import compare_on_text
 from analysis.summary import Options, Summary, summarize
 from colazero.figures import page, styled
 

@@ -44,7 +44,7 @@ from analysis.report.tables import (
     percent,
     place,
 )
-from analysis.stats import seeds_for_difference, seeds_for_equivalence
+from analysis.stats.power import seeds_for_difference, seeds_for_equivalence
 from analysis.stats.text import stretch_labels
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.pairs import design

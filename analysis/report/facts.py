@@ -20,8 +20,9 @@ from analysis.report.tables import (
     p_equation,
     versus,
 )
-from analysis.stats import Description, LookJudgement, describe, stars
-from analysis.stats.sequential import expected_share
+from analysis.stats.samples import Description, describe
+from analysis.stats.sequential import LookJudgement, expected_share
+from analysis.stats.verdicts import stars
 from analysis.summary import Method, Options, Pair, Summary, controls_of
 from analysis.summary.items import ItemPair
 from analysis.summary.looks import Tracked, track

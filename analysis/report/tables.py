@@ -10,8 +10,9 @@ import pandas as pd
 
 from analysis.custom import all_statistics, evaluate
 from analysis.reading.table import observations
-from analysis.stats import Source, stars
+from analysis.stats.budget import Source
 from analysis.stats.samples import Interval
+from analysis.stats.verdicts import stars
 from analysis.summary import Method, Pair, Summary, controls_of
 from analysis.summary.items import ItemPair
 from analysis.summary.looks import Rank

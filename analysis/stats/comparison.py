@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from analysis.stats import power
-from analysis.stats.power import Design, seeds_for_difference
+from analysis.stats.power import Design, detectable, noncentrality_interval, seeds_for_difference
 from analysis.stats.samples import (
     Estimate,
     FloatArray,
@@ -204,7 +203,7 @@ def _tested(untested: Comparison, a: _Arm, b: _Arm) -> Comparison:
     pooled_df, scale = a.df + b.df, math.sqrt(1 / a.n + 1 / b.n)
     sd = math.sqrt((a.df * a.variance + b.df * b.variance) / pooled_df)
     d = diff / sd
-    d_low, d_high = power.noncentrality_interval(d / scale, pooled_df)
+    d_low, d_high = noncentrality_interval(d / scale, pooled_df)
     student = Estimate(diff, sd * scale, pooled_df)
     tost_p = estimate.tost_p_value(untested.margin)
     word = verdict(estimate.p_value, tost_p, alpha)
@@ -234,7 +233,7 @@ def _at_level(known: Comparison, level: float) -> Comparison:
     estimate = known.estimate
     if estimate is None or known.sd is None:
         return known
-    size = power.detectable(estimate.df, level) * estimate.std_error
+    size = detectable(estimate.df, level) * estimate.std_error
     return replace(known, mde80=size / known.sd, mde80_diff=size)
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from analysis.reading.artifacts import read_items
 from analysis.reading.table import UNQUANTIZED
-from analysis.stats import PairedItems, holm, mcnemar
+from analysis.stats.comparison import PairedItems, mcnemar
+from analysis.stats.verdicts import holm
 from analysis.summary import Summary
 
 METRICS = ("acc_norm", "acc", "exact_match")

@@ -16,25 +16,20 @@ from scipy import special
 
 from analysis.reading.looks import Course, Seen
 from analysis.reading.table import mark_observations, observations
-from analysis.stats import (
+from analysis.stats.comparison import holm_family
+from analysis.stats.samples import Estimate, Interval
+from analysis.stats.sequential import (
     Anytime,
-    Estimate,
-    Judgement,
     Look,
     LookJudgement,
-    Verdict,
     anytime,
-    holm,
-    holm_family,
     hwang_shih_decani,
     judge_looks,
+    median_unbiased,
     nominal_levels,
     sequential_p,
-    standings,
 )
-from analysis.stats.samples import Interval
-from analysis.stats.sequential import median_unbiased
-from analysis.stats.verdicts import holm_levels
+from analysis.stats.verdicts import Judgement, Verdict, holm, holm_levels, standings
 from analysis.summary.methods import Method, Windows, arithmetic, method, read_windows_of, texts_of
 from analysis.summary.options import (
     DEFAULT_BASELINE,

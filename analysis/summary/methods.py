@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.reading.artifacts import read_pieces, read_windows
-from analysis.stats import Description, PooledVariance, describe, pooled_variance
-from analysis.stats.samples import FloatArray, Interval
+from analysis.stats.samples import (
+    Description,
+    FloatArray,
+    Interval,
+    PooledVariance,
+    describe,
+    pooled_variance,
+)
 
 Windows = Mapping[str, pd.DataFrame]
 """Run id → the table of its windows."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from analysis.reading.runs import load_suite, suites_like
 from analysis.reading.table import RunsError
-from analysis.stats import Noise, compare_on_text
 from analysis.stats.budget import within
-from analysis.stats.text import FEWEST_WINDOWS, parts_of
+from analysis.stats.power import Noise
+from analysis.stats.text import FEWEST_WINDOWS, compare_on_text, parts_of
 from analysis.summary.methods import Text
 from analysis.summary.options import Options
 from analysis.summary.summarize import summarize

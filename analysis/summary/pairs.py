@@ -10,33 +10,27 @@ from typing import Literal
 
 import numpy as np
 
-from analysis.stats import (
-    Anytime,
+from analysis.stats.comparison import (
     Comparison,
-    Design,
-    Estimate,
-    Judgement,
-    PooledVariance,
-    TextComparison,
-    Verdict,
+    SpreadComparison,
     compare,
-    compare_on_text,
     compare_spread,
     holm_family,
-    judge,
-    pooled_variance,
-    seeds_for_difference,
-    seeds_for_equivalence,
 )
-from analysis.stats.comparison import SpreadComparison
+from analysis.stats.power import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.stats.samples import (
+    Estimate,
     FloatArray,
     Interval,
+    PooledVariance,
     percent_change,
     percent_interval,
+    pooled_variance,
     satterthwaite,
 )
-from analysis.stats.text import Question
+from analysis.stats.sequential import Anytime
+from analysis.stats.text import Question, TextComparison, compare_on_text
+from analysis.stats.verdicts import Judgement, Verdict, judge
 from analysis.summary.methods import Method, Text
 from analysis.summary.options import Kind, Options
 

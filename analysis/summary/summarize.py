@@ -12,14 +12,8 @@ import pandas as pd
 
 from analysis.reading.looks import Course
 from analysis.reading.table import BASE, UNQUANTIZED, facets, observations, setting, setting_of
-from analysis.stats import (
-    PooledModels,
-    Source,
-    VarianceBudget,
-    log_difference,
-    pool_models,
-    variance_budget,
-)
+from analysis.stats.budget import Source, VarianceBudget, variance_budget
+from analysis.stats.pooling import PooledModels, log_difference, pool_models
 from analysis.stats.samples import Interval
 from analysis.summary.looks import Rank, Tracked, after_looks, ranking, track
 from analysis.summary.methods import (

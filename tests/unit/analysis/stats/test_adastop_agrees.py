@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import Estimate, Look, judge_looks
+from analysis.stats.samples import Estimate
+from analysis.stats.sequential import Look, judge_looks
 
 adastop = pytest.importorskip("adastop", reason="adastop is in the extra `test`")
 

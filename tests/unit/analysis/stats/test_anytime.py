@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from analysis.stats import anytime
+from analysis.stats.sequential import anytime
 
 
 @pytest.mark.parametrize(("n_a", "n_b", "effect"), [(5, 5, 1.0), (3, 9, 0.5), (4, 2, 2.0)])

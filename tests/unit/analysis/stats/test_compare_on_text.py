@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from scipy.linalg import toeplitz
 
-from analysis.stats import PooledVariance, compare_on_text, pooled_variance
-from analysis.stats.text import edge_factor
+from analysis.stats.samples import PooledVariance, pooled_variance
+from analysis.stats.text import compare_on_text, edge_factor
 
 
 def rows(rng, n, windows, seed=0.01, window=0.02, noise=0.01, tokens=512.0):

@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 from scipy import special
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
-from analysis.stats import (
-    compare,
-    describe,
-    holm,
-    holm_family,
-    pooled_variance,
-    verdict,
-)
+from analysis.stats.comparison import compare, holm_family
 from analysis.stats.power import t_power
+from analysis.stats.samples import describe, pooled_variance
+from analysis.stats.verdicts import holm, verdict
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PERPLEXITY = st.floats(3, 60).map(lambda x: round(x, 3))

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.stats import compare, compare_spread, pooled_variance
+from analysis.stats.comparison import compare, compare_spread
 from analysis.stats.power import detectable
+from analysis.stats.samples import pooled_variance
 
 ROUNDS = 1200
 MARGIN = 0.05

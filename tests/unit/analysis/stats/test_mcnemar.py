@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference
 
-from analysis.stats import mcnemar
+from analysis.stats.comparison import mcnemar
 
 
 def items(both, only_a, only_b, neither):

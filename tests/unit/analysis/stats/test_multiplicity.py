@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from analysis.stats import holm, stars
+from analysis.stats.verdicts import holm, stars
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 

@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestIndPower
 
-from analysis.stats import (
+from analysis.stats.power import (
     DOCUMENTED,
     Design,
-    Estimate,
-    compare_on_text,
     prospect,
     seeds_for_difference,
     seeds_for_equivalence,
-    standings,
 )
+from analysis.stats.samples import Estimate
+from analysis.stats.text import compare_on_text
+from analysis.stats.verdicts import standings
 
 
 @pytest.mark.parametrize("family", [1, 2, 6])

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from analysis.stats import log_difference, pool_models
+from analysis.stats.pooling import log_difference, pool_models
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # statsmodels, tau2 < 0

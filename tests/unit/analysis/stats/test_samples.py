@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.stats import describe
-from analysis.stats.samples import clean, percent_change, percent_interval
+from analysis.stats.samples import clean, describe, percent_change, percent_interval
 
 NAN, INF = float("nan"), float("inf")
 

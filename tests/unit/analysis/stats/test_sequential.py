@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from analysis.stats import (
-    Estimate,
+from analysis.stats.samples import Estimate
+from analysis.stats.sequential import (
     Look,
-    holm,
-    judge,
     judge_looks,
     median_unbiased,
     nominal_levels,
     sequential_p,
 )
+from analysis.stats.verdicts import holm, judge
 
 LOOKS = (5, 10, 15, 20, 25, 30)
 

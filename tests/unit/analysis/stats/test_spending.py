@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from analysis.stats import hwang_shih_decani, nominal_levels
+from analysis.stats.sequential import hwang_shih_decani, nominal_levels
 
 
 def obrien_fleming(alpha, t):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import compare_spread, seeds_to_find_halving
-from analysis.stats.comparison import _ratio_interval
+from analysis.stats.comparison import _ratio_interval, compare_spread, seeds_to_find_halving
 
 
 def test_against_scipy():

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.stats import Design, compare, describe, holm, seeds_for_difference, t_power
-from analysis.stats.power import detectable
+from analysis.stats.comparison import compare
+from analysis.stats.power import Design, detectable, seeds_for_difference, t_power
+from analysis.stats.samples import describe
+from analysis.stats.verdicts import holm
 
 REFERENCE = json.loads(
     (Path(__file__).parents[3] / "golden" / "statistics.json").read_text(encoding="utf-8")

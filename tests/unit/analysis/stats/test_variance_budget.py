@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from analysis.stats import compare_on_text, variance_budget
+from analysis.stats.budget import variance_budget
+from analysis.stats.text import compare_on_text
 
 SOURCES = ("seed", "arithmetic", "method_window")
 

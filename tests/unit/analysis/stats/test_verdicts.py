@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.stats import Estimate, holm, judge, standings
-from analysis.stats.verdicts import holm_levels
+from analysis.stats.samples import Estimate
+from analysis.stats.verdicts import holm, holm_levels, judge, standings
 
 
 def family(rng, size):

@@ -10,7 +10,8 @@ from analysis.reading.artifacts import read_items
 from analysis.reading.runs import load_suite
 from analysis.report.tables import item_table
 from analysis.report.write import contents
-from analysis.stats import holm, mcnemar
+from analysis.stats.comparison import mcnemar
+from analysis.stats.verdicts import holm
 from analysis.summary import Options, summarize
 from analysis.summary.items import compare, item_pairs
 

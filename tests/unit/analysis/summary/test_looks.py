@@ -13,7 +13,8 @@ from analysis.report.paragraphs import paragraphs
 from analysis.report.plots import figures
 from analysis.report.tables import looks_table
 from analysis.report.write import contents
-from analysis.stats import Look, anytime, holm, judge_looks
+from analysis.stats.sequential import Look, anytime, judge_looks
+from analysis.stats.verdicts import holm
 from analysis.summary import Options, summarize
 from analysis.summary.looks import track
 

@@ -12,7 +12,7 @@ from analysis.reading.runs import load_suite
 from analysis.reading.table import RunsError, observations
 from analysis.report.facts import plain, summary_stats
 from analysis.report.write import contents
-from analysis.stats import Design, seeds_for_difference, seeds_for_equivalence
+from analysis.stats.power import Design, seeds_for_difference, seeds_for_equivalence
 from analysis.summary import Options, summarize
 
 MODEL = "smollm2-135m"

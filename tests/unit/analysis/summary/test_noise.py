@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from analysis.stats import DOCUMENTED, prospect
+from analysis.stats.power import DOCUMENTED, prospect
 from analysis.summary.methods import Draws, Text
 from analysis.summary.noise import noise_in_store, noise_of
 from colazero.suite_settings import SuiteConfig, parse

@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from analysis.reading.runs import load_suite
 from analysis.reading.table import RunsError
 from analysis.report.facts import plain, suite_facts, summary_stats
-from analysis.stats import compare_on_text
+from analysis.stats.text import compare_on_text
 from analysis.summary import Options, pairs_of, summarize
 
 MODEL = "smollm2-135m"
