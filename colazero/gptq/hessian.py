@@ -19,9 +19,6 @@ WIDEST = 128
 """The most columns that a block has; a wider group is solved in several blocks."""
 DAMP_STEP = 0.01
 """Damp is raised by this each time that Cholesky fails, as in GPTQModel."""
-THIN = 0.005
-"""Layers that get less than this share of the calibration tokens are rounded, as in GPTQModel."""
-
 
 Block = tuple[int, int]
 
@@ -68,15 +65,15 @@ class Hessian:
                 "tokens without their places in the window. Use position_weight=1."
             )
 
-    def first_share(self) -> float | None:
+    def first_share(self) -> Tensor | None:
         """Return the share of Σ‖x‖² that comes from the windows' first inputs, each counted once.
 
-        None if their places are unknown.
+        A float64 number on the device; None if their places are unknown.
         """
         if self._first is None:
             return None
-        trace = float(self._sum.diagonal().sum() - (self._weight - 1) * self._first)
-        return float(self._first) / trace if trace > 0 else 0.0
+        trace = (self._sum.diagonal().sum() - (self._weight - 1) * self._first).double()
+        return torch.where(trace > 0, self._first.double() / trace, 0.0)
 
     def _add(self, x: Tensor, weight: float = 1) -> None:
         for first in range(0, x.shape[1], self._block):
@@ -114,7 +111,7 @@ class Prepared:
     gives. `corners`: those blocks in the order of `blocks()`, float32 and contiguous, as kernels
     compute addresses in them. `_by_blocks` says what both hold. `pivots` [inputs]: rounding a
     column with an error e costs (pivot · e)². Without a factor layers are rounded to nearest.
-    `first_share`: see `Hessian.first_share`.
+    `first_share`: see `Hessian.first_share`; None if unknown.
     """
 
     order: Tensor
@@ -140,42 +137,42 @@ def _split(start: int, stop: int) -> list[Block]:
 
 
 @torch.no_grad()
-def prepare(
-    hessian: Hessian, settings: QuantizationSettings, expected_tokens: int | None = None
-) -> Prepared:
+def prepare(hessian: Hessian, settings: QuantizationSettings) -> Prepared:
     """Order and factor a Hessian, once for all layers with its input.
 
-    `expected_tokens`: the calibration set's tokens, where some may not reach the layer. Layers
-    that too few reached, or whose Hessian cannot be factored, get no factor.
+    There is no factor if the inputs are all zero or not finite, or if no damp makes one.
     """
     value = hessian.value()
     diagonal = value.diagonal().clone()
     dead = diagonal == 0
     size = settings.group_size if settings.group_size != -1 else len(value)
-    thin = hessian.tokens < max(1, THIN * (expected_tokens or 0)) or bool(dead.all())
-    if thin or not bool(torch.isfinite(diagonal).all()):
-        reason = "too few tokens" if thin else "values that are not finite"
+    numbers = [dead.all().double(), diagonal.isfinite().all().double()]
+    if (share := hessian.first_share()) is not None:
+        numbers.append(share)
+    empty, finite, *known = torch.stack(numbers).cpu().tolist()  # one wait for the device
+    first_share = known[0] if known else None
+    if empty or not finite:
+        reason = "no values but zero" if empty else "values that are not finite"
         log.warning("a layer is rounded to nearest: its inputs have %s", reason)
-        return _unfactored(dead, size, hessian)
+        return _unfactored(dead, size, hessian.tokens, first_share)
     order, groups = _order(diagonal, size, settings)
     backwards = order.flip(0)
     ordered = value.index_select(0, backwards).index_select(1, backwards)
     lower, damp = _cholesky(ordered, settings.damp_percent)
     if lower is None:
         log.warning("a layer is rounded to nearest: no damp makes its Hessian positive definite")
-        return _unfactored(dead, size, hessian)
+        return _unfactored(dead, size, hessian.tokens, first_share)
     pivots = lower.diagonal() / hessian.tokens**0.5
     corners = _by_blocks(lower, size)
     places = dead[backwards].nonzero().flatten()
-    tokens, first_share = hessian.tokens, hessian.first_share()
+    tokens = hessian.tokens
     return Prepared(
         backwards, groups, size, places, lower, corners, pivots, damp, tokens, first_share
     )
 
 
-def _unfactored(dead: Tensor, size: int, hessian: Hessian) -> Prepared:
+def _unfactored(dead: Tensor, size: int, tokens: int, first_share: float | None) -> Prepared:
     order = torch.arange(len(dead), device=dead.device)
-    tokens, first_share = hessian.tokens, hessian.first_share()
     groups = order[: len(dead) // size]
     return Prepared(order.flip(0), groups, size, order[:0], None, (), None, 0, tokens, first_share)
 

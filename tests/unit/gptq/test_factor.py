@@ -114,7 +114,7 @@ def test_codes_do_not_depend_on_the_scale_of_inputs(order: str) -> None:
     assert torch.equal(solved[0].scales, solved[1].scales)
 
 
-@pytest.mark.parametrize("what", ["no tokens", "all zero", "infinite", "few"])
+@pytest.mark.parametrize("what", ["no tokens", "all zero", "infinite"])
 def test_where_inputs_say_nothing_weights_are_rounded(
     what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,11 +123,9 @@ def test_where_inputs_say_nothing_weights_are_rounded(
         made.add(torch.zeros(10, 64))
     elif what == "infinite":
         made.add(torch.full((10, 64), torch.inf))
-    elif what == "few":
-        made.add(correlated(4, 64))
     wanted = settings("desc_act")
     with caplog.at_level(logging.WARNING):
-        prepared = prepare(made, wanted, expected_tokens=1000)
+        prepared = prepare(made, wanted)
     assert "rounded to nearest" in caplog.text
     w = weights(40, 64)
     solved = solve(w, prepared, wanted)
@@ -139,5 +137,4 @@ def test_where_inputs_say_nothing_weights_are_rounded(
     error = (w - solved.weight(torch.float32)).abs()
     assert (error <= step * 0.501).sum() >= w.numel() - 40 * 2, "but for the largest of a group"
     assert (error <= step * 1.001).all()
-    few_but_enough = prepare(hessian(correlated(5, 64)), wanted, expected_tokens=1000)
-    assert few_but_enough.factor is not None
+    assert prepare(hessian(correlated(5, 64)), wanted).factor is not None, "few, but enough"
