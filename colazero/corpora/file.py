@@ -13,8 +13,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ PACKED = {".gz": "gzip", ".zst": "zstd"}
 """Endings of compressed files, and what pyarrow calls them."""
 USUAL = (".txt", ".jsonl", ".parquet")
 """Kinds that a folder may hold next to .json and .csv files, which are then not the corpus."""
-Row = tuple[str, Mapping[str, Any] | str]
-"""Where something stands (`line 3`), and the fields there, or the text of a .txt file."""
+Row = tuple[str, Any]
+"""Where something stands (`line 3`), and what stands there: the fields of a row."""
 
 
 @CORPORA.register("file")
@@ -62,7 +64,7 @@ def load(argument: str) -> Corpus:
         else:
             for file in files[name]:
                 whole = source.is_dir() and _kind(file) == ".txt"
-                yield from _documents(file, field, _whole_text if whole else None)
+                yield from _documents(file, field, _whole_text if whole else READERS[_kind(file)])
 
     more = [name for name in (split, field) if name]
     corpus = assembled(":".join([f"file:{source.name}", *more]), splits, split, read)
@@ -103,8 +105,8 @@ def _saved(source: Path) -> Mapping[str, Any]:
     return dict(found) if isinstance(found, DatasetDict) else {"": found}
 
 
-def enumerate_rows(rows: Any) -> Iterator[Row]:
-    """Yield the rows of a data set of `datasets`, each with its place."""
+def enumerate_rows(rows: Iterable[Any]) -> Iterator[Row]:
+    """Yield rows, each with its place."""
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", row
 
@@ -115,7 +117,13 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
     UserError if only some names say so: the splits of the others are unknown.
     """
     if source.is_file():
-        _reader(source)
+        if _kind(source) not in READERS:
+            endings = source.suffixes[-1 - (source.suffix.lower() in PACKED) :]
+            raise UserError(
+                f"corpus file {str(source)!r}: cannot read files that end in "
+                f"{''.join(endings)!r}; use {', '.join(READERS)}, all but .parquet also as .gz or "
+                ".zst, or a folder of one kind."
+            )
         return {"": [source]}
     files = _files(source)
     splits = [split_of(file.relative_to(source).parts[:-1], _stem(file)) for file in files]
@@ -184,93 +192,80 @@ def _kind(file: Path) -> str:
     return Path(name).suffix
 
 
-def _reader(file: Path) -> Callable[[Path, str], Iterator[Row]]:
-    if _kind(file) not in READERS:
-        raise UserError(
-            f"corpus file {str(file)!r}: cannot read files that end in "
-            f"{''.join(file.suffixes[-1 - (file.suffix.lower() in PACKED) :])!r}; use "
-            f"{', '.join(READERS)}, all but .parquet also as .gz or .zst, or a folder of one kind."
-        )
-    return READERS[_kind(file)]
-
-
 def _documents(
-    file: Path, field: str, reader: Callable[[Path, str], Iterator[Row]] | None = None
+    file: Path, field: str, reader: Callable[[Path, str], Iterator[Row]]
 ) -> Iterator[str]:
     """Yield the documents of a file; UserError with file and line for anything unreadable."""
-    place = ""
+    what, place = f"corpus file {str(file)!r}", ""
 
     def placed() -> Iterator[Row]:
         nonlocal place
-        for row in (reader or _reader(file))(file, field):
-            place = row[0]
-            yield row
+        try:
+            for row in reader(file, field):
+                place = row[0]
+                yield row
+        except UserError as error:
+            raise UserError(f"{what}, {error}") from None
 
     try:
         with file.open("rb") as stream:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise UserError(
-                    f"corpus file {str(file)!r} is a Git LFS pointer, not the text: run `git lfs "
-                    "pull` there."
+                    f"{what} is a Git LFS pointer, not the text: run `git lfs pull` there."
                 )
-        null = "" if _kind(file) in (".jsonl", ".json") else "left out"
-        yield from documents_of(placed(), f"corpus file {str(file)!r}", field, null)
+        nulls = _kind(file) not in (".jsonl", ".json")
+        yield from documents_of(placed(), what, field, nulls=nulls)
     except UserError:
         raise
     except UnicodeDecodeError:
-        if _kind(file) == ".parquet":
-            raise UserError(
-                f"corpus file {str(file)!r}, after {place or 'its beginning'}: a text is not "
-                "UTF-8. Write the file again from text that is."
-            ) from None
-        raise UserError(
-            f"corpus file {str(file)!r} is not UTF-8 (byte {_first_bad_byte(file)}): convert it "
-            "first, for instance with iconv."
-        ) from None
+        where = f"after {place or 'its beginning'}"
+        if _kind(file) != ".parquet":
+            where = f"byte {_first_bad_byte(file)}"
+        raise UserError(f"{what} is not UTF-8 ({where}): write it again as UTF-8.") from None
     except Exception as error:  # a file can make a parser raise anything
         after = f", after {place}" if place else ""
         if file.suffix.lower() in PACKED and isinstance(error, OSError) and not error.errno:
             raise UserError(
-                f"corpus file {str(file)!r}{after} cannot be unpacked: {first_line(error)}. It is "
-                f"cut off, damaged, or not a {file.suffix} file: fetch or pack it again."
+                f"{what}{after} cannot be unpacked: {first_line(error)}. It is cut off, damaged, "
+                f"or not a {file.suffix} file: fetch or pack it again."
             ) from error
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
-            f"corpus file {str(file)!r}{after} cannot be read as {_kind(file)[1:]}: "
-            f"{reason.rstrip('.')}."
+            f"{what}{after} cannot be read as {_kind(file)[1:]}: {reason.rstrip('.')}."
         ) from error
 
 
 def documents_of(
-    rows: Iterator[Row], what: str, field: str, null: str = "left out"
+    rows: Iterator[Row], what: str, field: str, *, nulls: bool = True
 ) -> Iterator[str]:
     """Yield the documents in rows; `what` names the source, for errors.
 
-    Without `null` a row whose text is null is an error. UserError for a row without a document.
+    Rows whose text is null are left out with `nulls`, else refused. UserError for a row without a
+    document.
     """
     empty = []
     fields: list[str] = []
     names: list[str] = []
     for place, row in rows:
         try:
-            if isinstance(row, str):
-                if field:
-                    raise UserError(f"a .txt file has no field {field!r}.")
-                text: str | None = row
-            else:
-                if list(row) != names:
-                    names = list(row)
-                    fields = fields_of(names, field)
-                text = document(row, fields)
-            if text is None and not null:
-                name = next(name for name in fields if row.get(name) is None)  # type: ignore[union-attr]
+            if not isinstance(row, Mapping):
+                raise UserError(
+                    "a row must be a JSON object with fields, such as 'text', not a "
+                    f"{type(row).__name__}."
+                )
+            if list(row) != names:
+                names = list(row)
+                fields = fields_of(names, field)
+            text = document(row, fields)
+            if text is None and not nulls:
+                name = next(name for name in fields if row.get(name) is None)
                 raise UserError(f"no text in the field {name!r} (it holds null).")
+            if text and not text.isascii() and re.search("[\ud800-\udfff]", text):
+                raise UserError("half of a surrogate pair, which is not text.")
         except UserError as error:
             raise UserError(f"{what}, {place}: {error}") from None
         if text is None:
             empty.append(place)
-        elif not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise UserError(f"{what}, {place}: half of a surrogate pair, which is not text.")
         else:
             yield text
     if empty:
@@ -302,7 +297,7 @@ def _text(file: Path, newline: str | None = None) -> io.TextIOWrapper:
 
 def _whole_text(file: Path, _field: str) -> Iterator[Row]:
     with _text(file) as stream:
-        yield "line 1", stream.read().strip()
+        yield "line 1", {"text": stream.read().strip()}
 
 
 def _paragraphs(file: Path, _field: str) -> Iterator[Row]:
@@ -311,65 +306,46 @@ def _paragraphs(file: Path, _field: str) -> Iterator[Row]:
     with _text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.isspace():
-                yield f"line {begin}", "".join(paragraph).strip()
+                yield f"line {begin}", {"text": "".join(paragraph).strip()}
                 paragraph, begin = [], number + 1
             else:
                 paragraph.append(line)
-    yield f"line {begin}", "".join(paragraph).strip()
+    yield f"line {begin}", {"text": "".join(paragraph).strip()}
 
 
 def _json_lines(file: Path, _field: str) -> Iterator[Row]:
     with _text(file) as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                where = f"corpus file {str(file)!r}, line {number}"
-                yield f"line {number}", _mapping(_parsed_json(line, where), where)
+                yield f"line {number}", _parsed_json(line, f"line {number}")
 
 
 def _json(file: Path, field: str) -> Iterator[Row]:
     """Read a list of rows, or JSON lines, which are often called .json as well."""
     with _text(file) as stream:
-        content = stream.read()
-    where = f"corpus file {str(file)!r}"
-    if not content.lstrip().startswith("["):
-        if len(content.split("\n", 1)) > 1 and _is_json(content):
-            raise UserError(
-                f"{where} holds one JSON object. A .json file must hold a list of rows, [{{…}}, "
-                "{…}], or one row per line."
-            )
-        yield from _json_lines(file, field)
+        content = stream.read().strip()
+    if content.startswith("["):
+        for number, row in enumerate(_parsed_json(content, "its list"), start=1):
+            yield f"row {number}", row
         return
-    for number, row in enumerate(_parsed_json(content, where), start=1):
-        yield f"row {number}", _mapping(row, f"{where}, row {number}")
+    if "\n" in content:
+        with suppress(ValueError, RecursionError):
+            json.loads(content)
+            raise UserError(
+                "which holds one JSON object: a .json file must hold a list of rows, [{…}, {…}], "
+                "or one row per line."
+            )
+    yield from _json_lines(file, field)
 
 
-def _mapping(row: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(
-            f"{where}: a row must be a JSON object with fields, such as 'text', not a "
-            f"{type(row).__name__}."
-        )
-    return row
-
-
-def _parsed_json(text: str, where: str) -> Any:
+def _parsed_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise UserError(f"{where}: not JSON ({error.msg}, {at}character {error.colno}).") from None
-    except RecursionError:
-        raise UserError(f"{where}: its JSON is nested too deeply to be read.") from None
-    except ValueError as error:  # a number of more digits than Python converts
-        raise UserError(f"{where}: its JSON cannot be read ({first_line(error)}).") from None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        raise UserError(f"{place}: not JSON ({error.msg}, {at}character {error.colno}).") from None
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
+        raise UserError(f"{place}: its JSON cannot be read ({first_line(error)}).") from None
 
 
 def _csv(file: Path, _field: str) -> Iterator[Row]:
@@ -378,43 +354,29 @@ def _csv(file: Path, _field: str) -> Iterator[Row]:
         table = csv.DictReader(stream, strict=True)
         names = table.fieldnames or []
         if twice := next((name for name in names if names.count(name) > 1), ""):
-            raise UserError(
-                f"corpus file {str(file)!r} has {names.count(twice)} columns {twice!r}."
-            )
+            raise UserError(f"line 1: {names.count(twice)} columns {twice!r}.")
         for number, row in enumerate(table, start=1):
             if None in row or None in row.values():
                 raise UserError(
-                    f"corpus file {str(file)!r}, row {number}: it has another number of fields "
-                    "than the first line, which names them."
+                    f"row {number}: it has another number of fields than the first line, which "
+                    "names them."
                 )
             yield f"row {number}", row
 
 
 def _parquet(file: Path, field: str) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    where = f"corpus file {str(file)!r}"
     with pq.ParquetFile(file) as table:
-        schema = table.schema_arrow
+        names = table.schema_arrow.names
         try:
-            fields = fields_of(schema.names, field)
+            fields = fields_of(names, field)
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        for name in fields:
-            if schema.names.count(name) > 1:
-                raise UserError(f"{where} has {schema.names.count(name)} columns {name!r}.")
-        kind = schema.field(fields[0]).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        checks = ["is_string", "is_large_string", "is_string_view", "is_null"]
-        checks += ["is_list", "is_large_list"]
-        if not any(getattr(pa.types, check)(value) for check in checks):
-            raise UserError(f"{where}: the column {fields[0]!r} holds {kind}, not text.")
-        number = 0
-        for batch in table.iter_batches(columns=fields):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
+            raise UserError(f"its columns: {error}") from None
+        if twice := next((name for name in fields if names.count(name) > 1), ""):
+            raise UserError(f"its columns: {names.count(twice)} columns {twice!r}.")
+        batches = (batch.to_pylist() for batch in table.iter_batches(columns=fields))
+        yield from enumerate_rows(chain.from_iterable(batches))
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
