@@ -221,7 +221,9 @@ def _documents(
         where = f"after {place or 'its beginning'}"
         if _kind(file) != ".parquet":
             where = f"byte {_first_bad_byte(file)}"
-        raise UserError(f"{what} is not UTF-8 ({where}): write it again as UTF-8.") from None
+        raise UserError(
+            f"{what} is not UTF-8 ({where}): write it again as UTF-8, for instance with iconv."
+        ) from None
     except Exception as error:  # a file can make a parser raise anything
         after = f", after {place}" if place else ""
         if file.suffix.lower() in PACKED and isinstance(error, OSError) and not error.errno:

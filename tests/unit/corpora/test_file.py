@@ -62,7 +62,10 @@ def test_rows_without_a_text_are_left_out_and_told(
         ('{"text": 12}', "it holds a int"),
         ('{"text": ["a"]}', "it holds a list"),
         ('{"body": "a"}', "it has 'body'"),
-        ('{"text": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "its JSON cannot be read (maximum recursion"),
+        (
+            '{"text": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            "its JSON cannot be read (maximum recursion",
+        ),
         ('{"text": "a", "id": ' + "9" * 5000 + "}", "its JSON cannot be read (Exceeds the limit"),
         ('{"text": "a"', "not JSON"),
         ("null", "not a NoneType"),

@@ -137,7 +137,7 @@ def test_what_is_no_name_is_refused_before_anything_is_fetched(name: str, words:
 
 
 def test_naming_a_data_set_of_the_hub_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_commit", None)
+    monkeypatch.setattr(hub, "opened", None)
     corpora.check("hf:org/name@main:config:train:field")
     found = hub.named("org/name@refs/pr/1:config:train")
     assert (found.repository, found.revision) == ("org/name", "refs/pr/1")
