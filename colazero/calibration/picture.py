@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +67,7 @@ def write(folder: Path, config: RunConfig, model: Model, calibration: Calibratio
         f"{config.n_calibration_samples:,} windows of {config.seq_len:,} tokens from "
         f"{config.corpus} (method {label(config.method)}, seed {config.seed})"
     )
-    figure = draw(picture(title, config.method, calibration, pool, points))
+    figure = draw(title, config.method, calibration, pool, points)
     svg = saved(figure, "svg", metadata={"Date": None}, dpi=300)
     figure.set_layout_engine("none")  # keep the layout of the first file
     image = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
@@ -159,50 +159,6 @@ def _made_of(blocks: Mapping[str, NDArray[np.float32]], axis: NDArray[np.float64
     return " and ".join(f"{name} ({100 * share:.0f} %)" for share, name in names if share >= 0.1)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """The data of a picture. `title`: what was chosen, in a sentence.
-
-    `lengths`: tokens of each document that has any. `chosen`: indices of the chosen documents,
-    `chosen_lengths`: their tokens. `clusters`: size and number of chosen documents per cluster,
-    empty for a method without clusters. `map`: None if the documents do not differ.
-    """
-
-    method: str
-    title: str
-    lengths: NDArray[np.int64]
-    chosen_lengths: NDArray[np.int64]
-    chosen: NDArray[np.int64]
-    clusters: Sequence[tuple[int, int]]
-    map: DocumentMap | None
-
-
-def picture(
-    title: str,
-    method: str,
-    calibration: CalibrationSet,
-    pool: TokenPool,
-    points: DocumentMap | None,
-) -> Picture:
-    """Collect the data of a set's picture."""
-    lengths = pool.stops - pool.starts
-    chosen = documents_of(calibration, pool)
-    sizes = calibration.notes.get("cluster_sizes", [])
-    used = Counter(calibration.notes.get("document_clusters", {}).values())
-    origin = f"{len(chosen):,} documents"
-    if not any(calibration.spans):
-        origin = "the method's own text, not from any document"
-    return Picture(
-        method,
-        f"{title}: {origin}.",
-        lengths[lengths > 0],
-        lengths[chosen],
-        chosen,
-        [(size, used[cluster]) for cluster, size in enumerate(sizes)],
-        points,
-    )
-
-
 class Panel(NamedTuple):
     """One chart: its title, its part of the caption, and the function that draws it."""
 
@@ -212,15 +168,29 @@ class Panel(NamedTuple):
 
 
 @styled
-def draw(picture: Picture) -> Figure:
+def draw(
+    title: str,
+    method: str,
+    calibration: CalibrationSet,
+    pool: TokenPool,
+    points: DocumentMap | None,
+) -> Figure:
     """Draw the panels that have data: the map large on the left, the others to its right."""
-    large = [] if picture.map is None else [_map_panel(picture, picture.map)]
-    small = [_clusters_panel(picture)] if picture.clusters else []
-    small += [_lengths_panel(picture)] if len(picture.chosen_lengths) else []
+    lengths, chosen = pool.stops - pool.starts, documents_of(calibration, pool)
+    style = style_of(method, [method])
+    origin = "the method's own text, not from any document"
+    if any(calibration.spans):
+        origin = f"{len(chosen):,} documents"
+    large = [] if points is None else [_map_panel(points, chosen, *style)]
+    small = []
+    if calibration.notes.get("cluster_sizes"):
+        small.append(_clusters_panel(calibration.notes, style[0]))
+    if len(chosen):
+        small.append(_lengths_panel(lengths[lengths > 0], lengths[chosen], style[0]))
     panels = dict(zip("abc", [*large, *small], strict=False))
     captions = [f"({letter}) {panel.caption}" for letter, panel in panels.items()]
     with mpl.rc_context({"text.parse_math": False}):  # a file may be called $a$
-        figure = sheet(3.9 if large else 2.6, " ".join([picture.title, *captions]))
+        figure = sheet(3.9 if large else 2.6, " ".join([f"{title}: {origin}.", *captions]))
         if not panels:
             return figure
         columns = bool(large) and len(panels) > 1
@@ -233,31 +203,28 @@ def draw(picture: Picture) -> Figure:
     return figure
 
 
-def _map_panel(picture: Picture, points: DocumentMap) -> Panel:
-    chosen = np.isin(points.documents, picture.chosen)
-    colour, marker = style_of(picture.method, [picture.method])
+def _map_panel(points: DocumentMap, chosen: NDArray[np.int64], colour: str, marker: str) -> Panel:
+    shown = np.isin(points.documents, chosen)
 
     def paint(axis: Axes) -> None:
-        rest, own = points.points[~chosen].T, points.points[chosen].T
-        flat: dict[str, Any] = {"lw": 0, "rasterized": True}
-        axis.scatter(rest[0], rest[1], 5, color=GREY, label="not chosen", **flat)
+        rest, own = points.points[~shown].T, points.points[shown].T
+        axis.scatter(rest[0], rest[1], 5, color=GREY, lw=0, label="not chosen", rasterized=True)
         axis.set_xlabel(f"first component, {100 * points.shares[0]:.0f} % of the variance")
         axis.set_ylabel(f"second component, {100 * points.shares[1]:.0f} %")
         axis.set_xticks([])
         axis.set_yticks([])
-        if chosen.any():
-            size = 18 if chosen.sum() < 200 else 10
+        if shown.any():
+            size = 18 if shown.sum() < 200 else 10
             edged: dict[str, Any] = {"edgecolor": "white", "lw": 0.35, "rasterized": True}
-            mark: dict[str, Any] = {"color": colour, "marker": marker, "label": "chosen"}
-            axis.scatter(own[0], own[1], size, **mark, **edged)
+            axis.scatter(own[0], own[1], size, color=colour, marker=marker, label="chosen", **edged)
             axis.legend(loc="best", fontsize=8, handletextpad=0.2, borderpad=0.3)
 
     long = f" of at least {points.min_tokens} tokens" if points.min_tokens > 1 else ""
     which = f"All {points.available:,} documents{long}"
     if len(points.documents) < points.available:
         which = f"{len(points.documents):,} of the {points.available:,} documents{long} (a fixed "
-        which += "random sample and the chosen ones)" if chosen.any() else "random sample)"
-    hidden = len(picture.chosen) - int(chosen.sum())
+        which += "random sample and the chosen ones)" if shown.any() else "random sample)"
+    hidden = len(chosen) - int(shown.sum())
     left_out = f" {hidden:,} chosen documents are not shown." if hidden else ""
     caption = (
         f"{which}, by the first two principal components of COLA-Zero's features; the first is "
@@ -266,9 +233,10 @@ def _map_panel(picture: Picture, points: DocumentMap) -> Panel:
     return Panel("Documents by their features", caption, paint)
 
 
-def _clusters_panel(picture: Picture) -> Panel:
-    sizes, chosen = np.array(picture.clusters).T
-    colour, _ = style_of(picture.method, [picture.method])
+def _clusters_panel(notes: Mapping[str, Any], colour: str) -> Panel:
+    used = Counter(notes.get("document_clusters", {}).values())
+    sizes = np.array(notes["cluster_sizes"])
+    chosen = [used[cluster] for cluster in range(len(sizes))]
 
     def paint(axis: Axes) -> None:
         edges = np.arange(len(sizes) + 1) - 0.5
@@ -292,17 +260,16 @@ def _clusters_panel(picture: Picture) -> Panel:
     return Panel("Cluster sizes", caption, paint)
 
 
-def _lengths_panel(picture: Picture) -> Panel:
-    bins = int(np.clip(2 * np.sqrt(len(picture.chosen_lengths)), 8, MOST_BINS))
-    edges = np.geomspace(picture.lengths.min(), picture.lengths.max() + 1, bins + 1)
-    colour, _ = style_of(picture.method, [picture.method])
+def _lengths_panel(every: NDArray[np.int64], chosen: NDArray[np.int64], colour: str) -> Panel:
+    bins = int(np.clip(2 * np.sqrt(len(chosen)), 8, MOST_BINS))
+    edges = np.geomspace(every.min(), every.max() + 1, bins + 1)
 
     def share(lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         return 100 * np.histogram(lengths, edges)[0] / len(lengths)
 
     def paint(axis: Axes) -> None:
-        axis.stairs(share(picture.lengths), edges, fill=True, color=GREY)
-        axis.stairs(share(picture.chosen_lengths), edges, color=colour, lw=1.6)
+        axis.stairs(share(every), edges, fill=True, color=GREY)
+        axis.stairs(share(chosen), edges, color=colour, lw=1.6)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.xaxis.set_minor_formatter("")

@@ -231,7 +231,6 @@ def _tokenize(
             texts = list(group)
             its = slice(first, first + len(texts))
             if conversations:
-                _refuse_half_characters(texts, first, corpus.name)
                 template = Template(tokenizer, writing)
                 its_own = [text for text in texts if isinstance(text, Conversation)]
                 for at, ids in enumerate(template.encode(its_own, corpus.name), start=first):
@@ -245,7 +244,7 @@ def _tokenize(
                 begins = np.cumsum(sizes + len(between)) - sizes - len(between)
                 begin, end = _Places(begins), _Places(begins + sizes)
                 before = total
-                for tokens in text_tokens(texts, tokenizer, corpus.name, between):
+                for tokens in text_tokens(texts, tokenizer, between):
                     file.write(tokens.ids.tobytes())
                     begin.see(tokens.at)
                     end.see(tokens.at)
@@ -262,16 +261,12 @@ def _tokenize(
 
 
 def text_tokens(
-    texts: Sequence[str], tokenizer: Any, name: str, between: str = SEPARATOR
+    texts: Sequence[str], tokenizer: Any, between: str = SEPARATOR
 ) -> Iterator[Tokens]:
-    """Yield the tokens of documents with `between` between them; no token is special.
-
-    UserError with the corpus's name for half of a surrogate pair.
-    """
+    """Return the tokens of documents with `between` between them; no token is special."""
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" spelled out in a text is text
-    _refuse_half_characters(texts, 0, name)
-    yield from stream(texts, between, plain)
+    return stream(texts, between, plain)
 
 
 def written_special(texts: Sequence[str], tokenizer: Any) -> int:
@@ -303,15 +298,6 @@ class _Places:
         """Return the number of a token for each character, after the last token came."""
         self._found[self._done :] = self._tokens
         return self._found
-
-
-def _refuse_half_characters(texts: Sequence[str], first: int, corpus: str) -> None:
-    for number, text in enumerate(texts, start=first):
-        if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            raise UserError(
-                f"document {number} of corpus {corpus!r} (counted from 0) holds half of a "
-                "surrogate pair, which is not text: remove it."
-            )
 
 
 def _write_header(stream: BinaryIO, tokens: int) -> None:

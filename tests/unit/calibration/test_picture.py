@@ -141,24 +141,22 @@ def test_two_hundred_characters_are_shown_however_many_tokens_they_are(tokenizer
 def test_the_picture_counts_what_was_chosen(model: Model, corpus_file: Path) -> None:
     config = config_of(corpus_file, "cola_zero")
     calibration, pool = chosen_and_pool(config, model)
-    picture = selection_picture.picture("A title", "cola_zero", calibration, pool, None)
-    assert picture.chosen.tolist() == documents_of(calibration, pool).tolist()
-    assert sum(chosen for _, chosen in picture.clusters) == len(picture.chosen)
-    assert [size for size, _ in picture.clusters] == calibration.notes["cluster_sizes"]
-    assert all(0 < chosen <= size for size, chosen in picture.clusters)
-    sizes = calibration.notes["cluster_sizes"]
+    figure = draw("A title", "cola_zero", calibration, pool, None)
+    chosen, sizes = documents_of(calibration, pool), calibration.notes["cluster_sizes"]
     assert sizes == sorted(sizes, reverse=True)
-    drawn = next(a for a in draw(picture).axes if "Cluster" in a.get_title(loc="left"))
+    drawn = next(a for a in figure.axes if "Cluster" in a.get_title(loc="left"))
     assert drawn.get_xlim() == (-0.5, len(sizes) - 0.5)
     labels = {int(text.get_position()[0]): int(text.get_text()) for text in drawn.texts}
     in_table = Counter(calibration.notes["document_clusters"].values())
     assert labels == in_table, "a cluster has one number, in the table of windows and the picture"
-    assert caption_of(draw(picture)).startswith(f"A title: {len(picture.chosen)} documents. (a) ")
+    assert sum(labels.values()) == len(chosen)
+    assert all(0 < labels[cluster] <= size for cluster, size in enumerate(sizes))
+    assert caption_of(figure).startswith(f"A title: {len(chosen)} documents. (a) ")
 
 
 def titles(method: str, calibration: CalibrationSet, pool: TokenPool) -> list[str]:
     found = document_map(pool, *shown(pool, documents_of(calibration, pool)))
-    figure = draw(selection_picture.picture("A title", method, calibration, pool, found))
+    figure = draw("A title", method, calibration, pool, found)
     return [axis.get_title(loc="left") for axis in figure.axes]
 
 
@@ -188,7 +186,7 @@ def test_odd_corpora_leave_out_what_cannot_be_drawn(
     pool = replace(pool, selection_settings=SETTINGS)
     calibration = select("random", pool, 1, 16, 0, "odd")
     found = document_map(pool, *shown(pool, documents_of(calibration, pool)))
-    drawn = draw(selection_picture.picture("Odd $x$", "own_method", calibration, pool, found))
+    drawn = draw("Odd $x$", "own_method", calibration, pool, found)
     assert len(drawn.axes) == panels
     assert len(selection_picture.saved(drawn, "png")) > 1_000
 
@@ -200,11 +198,11 @@ def test_no_text_is_cut_off_at_the_edge_of_the_page(
 ) -> None:
     calibration, pool = chosen_and_pool(config_of(corpus_file, method), model)
     points = document_map(pool, *shown(pool, documents_of(calibration, pool)))
-    content = selection_picture.picture("A title", method, calibration, pool, points)
-    if content.clusters:
-        sizes = [(1_000_000 - i, 1_000) for i in range(clusters)]
-        content = replace(content, clusters=sizes)
-    figure = draw(content)
+    if method == "cola_zero":
+        numbers = {str(i): i % clusters for i in range(1_000 * clusters)}
+        sizes = {"cluster_sizes": [1_000_000 - i for i in range(clusters)]}
+        calibration = replace(calibration, notes={**sizes, "document_clusters": numbers})
+    figure = draw("A title", method, calibration, pool, points)
     image = np.asarray(Image.open(io.BytesIO(selection_picture.saved(figure, "png"))).convert("L"))
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert edge.min() == 255, "a text is cut off where it leaves the page"
@@ -257,6 +255,6 @@ def test_of_a_big_corpus_a_fixed_sample_and_what_was_chosen_is_shown(
     sample, _, _ = shown(pool, chosen[:0])
     assert Counter(documents.tolist()) >= Counter(sample.tolist())
     found = document_map(pool, documents, available, min_tokens)
-    caption = caption_of(draw(selection_picture.picture("T", "x", calibration, pool, found)))
+    caption = caption_of(draw("T", "x", calibration, pool, found))
     assert f"{len(documents)} of the {available} documents of at least 175 tokens" in caption
     assert "sample" in caption

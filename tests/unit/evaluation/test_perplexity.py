@@ -143,7 +143,7 @@ def test_not_finite_is_an_error(tiny_llama: Path) -> None:
 def test_a_corpus_says_how_it_is_joined_and_how_much_of_it_is_evaluated(tiny_llama: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     spaces, lines = (
-        np.concatenate([part.ids for part in text_tokens(CORPUS.test, tokenizer, "c", between)])
+        np.concatenate([part.ids for part in text_tokens(CORPUS.test, tokenizer, between)])
         for between in (" ", "\n\n")
     )
     plain = tokenizer(" ".join(CORPUS.test), add_special_tokens=False)
