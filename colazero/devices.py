@@ -132,18 +132,13 @@ def _answer() -> dict[str, Any]:
 
 def _driver() -> str:
     """Return the version of NVIDIA's driver; `unknown` for other vendors."""
-    try:
-        import pynvml
+    import pynvml
 
+    try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # not installed, or a library that is not NVIDIA's: its errors share no base
-        pass
-    try:
-        words = Path("/proc/driver/nvidia/version").read_text().split()
-    except OSError:
+    except Exception:  # a library that is not NVIDIA's: its errors share no base
         return "unknown"
-    return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
 
 
 def present() -> bool:

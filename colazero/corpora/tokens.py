@@ -260,9 +260,7 @@ def _tokenize(
         np.save(folder / "placed.npy", np.array(sorted(placed), dtype=np.int64))
 
 
-def text_tokens(
-    texts: Sequence[str], tokenizer: Any, between: str = SEPARATOR
-) -> Iterator[Tokens]:
+def text_tokens(texts: Sequence[str], tokenizer: Any, between: str = SEPARATOR) -> Iterator[Tokens]:
     """Return the tokens of documents with `between` between them; no token is special."""
     plain = _plain(tokenizer)
     plain.encode_special_tokens = True  # "<s>" spelled out in a text is text

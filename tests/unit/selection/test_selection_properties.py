@@ -140,12 +140,6 @@ def test_random_windows_are_refused_for_their_number_or_their_repeats_alone(
         assert ("repeats itself" if enough else "is too small") in chosen
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_document(tokenizer: Any, tmp_path: Path) -> None:
-    documents = ["bado kemi"] * 7 + ["zora \ud800 bado"]
-    with pytest.raises(UserError, match=r"document 7 of corpus 'odd'.*half of a surrogate pair"):
-        build_pool(Corpus("odd", "1", documents, []), tokenizer, tmp_path)
-
-
 # --- a tokenizer that does not know every word
 
 
