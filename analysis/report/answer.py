@@ -11,6 +11,7 @@ from analysis.report.tables import percent as signed
 from analysis.stats.verdicts import Verdict
 from analysis.summary.looks import Rank
 from analysis.summary.pairs import BASES, Pair
+from analysis.summary.sizes import Size, Sizes
 from analysis.summary.summarize import Summary
 from colazero.figures import label
 
@@ -18,10 +19,46 @@ WORDS: tuple[Verdict, ...] = ("different", "equivalent", "open", "inconclusive",
 
 
 def answer(summary: Summary) -> list[str]:
-    """Say which method to use and how sure that is: one paragraph per model (and setting)."""
-    return [
+    """Say how much text is enough, if the runs tell, and which method to use: paragraphs."""
+    best = [
         named(summary, model, text) for model in summary.models if (text := _best(summary, model))
     ]
+    return [*(enough(summary, sizes) for sizes in summary.sizes), *best]
+
+
+def enough(summary: Summary, sizes: Sizes) -> str:
+    """Say which size of calibration set is enough: the least within the margin of the largest."""
+    metric, largest, least = summary.metric_name, _size(sizes.largest), sizes.least
+    where = f"{label(sizes.method)} on {sizes.model}"
+    known = [size for size in sizes.sizes if size.at_most_percent is not None]
+    if least:
+        text = f"{where}: {_size(least)} are enough. Their {metric} is {_above(least)} {largest}."
+    elif known:
+        closest = min(known, key=lambda size: size.at_most_percent or 0.0)
+        text = (
+            f"{where}: no smaller size is shown to be within {summary.options.margin:g} % of "
+            f"{largest}. {_size(closest)} come closest: their {metric} is {_above(closest)} the "
+            "largest."
+        )
+    else:
+        return (
+            f"{where}: these runs do not show how much text is enough. That takes several seeds "
+            "per size, evaluated on the same windows."
+        )
+    if sizes.best is not sizes.largest:
+        worse = number(-(sizes.best.worse_percent or 0.0), 1)
+        text += f" The lowest mean is that of {_size(sizes.best)}, {worse} % below the largest."
+    level = f"{100 * sizes.level:.4g} %"
+    return f"{text} (One-sided bounds, {level} confidence, {BASES['seeds and text']}.)"
+
+
+def _above(size: Size) -> str:
+    most = size.at_most_percent or 0.0
+    return f"at most {_bound(most)} % above that of" if most > 0 else "below that of"
+
+
+def _size(size: Size) -> str:
+    return f"{size.samples:,} × {size.seq_len:,} tokens"
 
 
 def _best(summary: Summary, model: str) -> str:

@@ -154,6 +154,7 @@ def suite_facts(summary: Summary, items: Sequence[ItemPair]) -> dict[str, Any]:
             for key, status, error in reasons
         ],
         "ranking": {m: [asdict(rank) for rank in ranks] for m, ranks in summary.ranks.items()},
+        "sizes": [asdict(one) for one in summary.sizes],
         "pooled_over_models": {name: asdict(p) for name, p in summary.pooled.items()},
         "further_statistics": own_numbers(summary),
         "downstream_items": [asdict(pair) for pair in items],

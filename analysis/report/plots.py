@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from analysis.summary import Method, Pair, Summary
 from analysis.summary.looks import Tracked
 from analysis.summary.methods import Text
 from analysis.summary.pairs import BASES, text_percent
+from analysis.summary.sizes import Sizes
 from colazero.figures import (
     BLACK,
     GREY,
@@ -60,6 +62,8 @@ def figures(summary: Summary) -> dict[str, Figure]:
         bases = list(dict.fromkeys(summary.place(m).model for m in summary.models if summary.of(m)))
         for k, base in enumerate(bases, 1):
             drawn["settings" + f"_{k}" * (len(bases) > 1)] = settings(summary, base)
+    for k, group in enumerate(summary.sizes, 1):
+        drawn["sizes" + f"_{k}" * (len(summary.sizes) > 1)] = sizes(summary, group)
     several = len(summary.models) > 1
     drawing: dict[str, tuple[Callable[[Summary, str], Figure], Callable[[str], bool]]] = {
         "seeds": (seeds, lambda m: bool(summary.of(m))),
@@ -384,6 +388,52 @@ def front(marks: Sequence[Mark], lower: bool) -> list[tuple[float, float]]:
         for a, b in combinations(best, 2)
     )
     return [(m.x, m.y) for m in best] if len(best) > 1 and told else []
+
+
+@styled
+def sizes(summary: Summary, group: Sizes) -> Figure:
+    """Draw how much worse each size is than the largest, against its tokens; a line per length."""
+    margin, largest = summary.options.margin, group.largest
+    caption = (
+        f"{label(group.method)} on {short(group.model)}: {summary.metric_name} of each size of "
+        f"calibration set against that of {largest.samples:,} × {largest.seq_len:,} tokens, %. "
+        f"Line upwards: one-sided {100 * group.level:.4g} % bound, {BASES['seeds and text']}. "
+        f"Shaded: within {margin:g} %. Filled: shown to be enough."
+    )
+    figure, (axis,) = page(1, 1, 3.2, caption)
+    axis.axhspan(-margin, margin, color=BAND, lw=0, gid="margin")
+    axis.axhline(0, color=BLACK, lw=0.8)
+    everything = [*group.sizes, replace(largest, worse_percent=0.0, enough=True)]
+    lengths = sorted({size.seq_len for size in everything})
+    for length in lengths:
+        colour, marker = style_of(str(length), [str(one) for one in lengths])
+        own = [s for s in everything if s.seq_len == length]
+        worse = [np.nan if s.worse_percent is None else s.worse_percent for s in own]
+        axis.plot(
+            [s.tokens for s in own],
+            worse,
+            color=colour,
+            lw=1.1,
+            label=f"windows of {length:,} tokens",
+            marker=marker,
+            mfc="white",
+            gid="length",
+        )
+        for size, y in zip(own, worse, strict=True):
+            if size.at_most_percent is not None:
+                ends = [y, size.at_most_percent]
+                axis.plot([size.tokens] * 2, ends, color=colour, lw=1.6, gid="bound")
+            if size.enough:
+                axis.plot(size.tokens, y, marker, color=colour, gid="enough")
+    axis.set_xscale("log", base=2)
+    ticks = sorted({size.tokens for size in everything})
+    axis.set_xticks(ticks, [f"{tokens:,}" for tokens in ticks], rotation=45, ha="right", fontsize=8)
+    axis.minorticks_off()
+    axis.set_xlabel("calibration tokens")
+    axis.set_ylabel(f"{summary.metric_name}, % above the largest size")
+    axis.grid(color="#e6e6e6", lw=0.7)
+    legend(axis)
+    return figure
 
 
 @styled

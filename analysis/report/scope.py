@@ -135,7 +135,7 @@ def _scope(summary: Summary) -> list[str]:
         evaluated = [f"Evaluated on {next(iter(texts.values()))}."]
     facets = [
         f"The runs differ in {settings(summary)}. Each setting is analysed on its own, as each "
-        "model is: no test compares two settings."
+        "model is. Only sizes of calibration sets are compared with each other."
     ]
     return [
         f"Metric: {summary.metric_name} ({better} is better). {per} The margin is "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -223,6 +224,22 @@ def comparison_table(summary: Summary, family: str) -> Table:
     ]
     header += ["interval that decided", "p (Holm)"]
     return Table([*columns(summary), *header], rows, left=3 + len(columns(summary)))
+
+
+def sizes_table(summary: Summary) -> Table:
+    """Return each size of calibration set, with the largest of its group first."""
+    header = ["model", "method", "windows", "seq_len", "tokens", summary.metric_name]
+    header += ["worse than the largest by, %", "at most, %", "enough"]
+    rows = [
+        [
+            *(group.model, label(group.method), f"{size.samples:,}", f"{size.seq_len:,}"),
+            *(f"{size.tokens:,}", number(size.mean, 3), percent(size.worse_percent)),
+            *(percent(size.at_most_percent), "yes" if size.enough else "not shown"),
+        ]
+        for group in summary.sizes
+        for size in (replace(group.largest, enough=True), *reversed(group.sizes))
+    ]
+    return Table(header, rows, left=2)
 
 
 def windows_table(summary: Summary) -> Table:

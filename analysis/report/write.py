@@ -35,6 +35,7 @@ from colazero.figures import RC, caption_of, label, short
 FOLDER = "analysis"
 Tell = Callable[[Sequence[Headline]], object]
 FIGURES = {
+    "sizes": "How much calibration text is enough",
     "settings": "The settings side by side",
     "seeds": "Every observation",
     "differences": "Differences and the intervals that decided",
@@ -144,6 +145,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     facts = suite_facts(summary, items)
     shown = {
         "methods": tables.result_table(summary),
+        "sizes": tables.sizes_table(summary),
         "primary": tables.comparison_table(summary, "primary"),
         "exploratory": tables.comparison_table(summary, "exploratory"),
         "windows": tables.windows_table(summary),

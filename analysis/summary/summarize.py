@@ -15,6 +15,7 @@ from analysis.reading.table import BASE, UNQUANTIZED, facets, observations, sett
 from analysis.stats.budget import Source, VarianceBudget, variance_budget
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
 from analysis.stats.samples import Interval
+from analysis.stats.text import TextComparison
 from analysis.summary.looks import Rank, Tracked, after_looks, ranking, track
 from analysis.summary.methods import (
     Method,
@@ -39,6 +40,7 @@ from analysis.summary.options import (
     present,
 )
 from analysis.summary.pairs import Pair, Setting, judged, pair, pairs_of
+from analysis.summary.sizes import Sizes, between, sizes_of
 
 
 def budgets(texts: Mapping[str, Text], log: bool) -> dict[str, VarianceBudget]:
@@ -130,7 +132,8 @@ class Summary:
     texts: by model, the windows of the metric. budgets: by metric and model. metrics: how sharp
     each metric of the runs is in the primary comparisons. looks: what each look at them showed,
     where there was more than one or a maximum was declared. ranks: by model, its methods with the
-    most that each can be worse than the best.
+    most that each can be worse than the best. sizes: each size of calibration set against the
+    largest, where the runs have several.
     """
 
     options: Options
@@ -148,6 +151,7 @@ class Summary:
     pooled: Mapping[str, PooledModels] = field(default_factory=dict)
     looks: Sequence[Tracked] = ()
     ranks: Mapping[str, Sequence[Rank]] = field(default_factory=dict)
+    sizes: Sequence[Sizes] = ()
 
     @property
     def models(self) -> list[str]:
@@ -188,6 +192,14 @@ class Summary:
     def of(self, model: str) -> list[Method]:
         """Return the methods of a model that have a result."""
         return [m for m in self.methods if m.model == model and m.values]
+
+    def between(self, a: tuple[str, str], b: tuple[str, str]) -> TextComparison | None:
+        """Compare two results over seeds and text, each a (model with its setting, method).
+
+        This compares two settings of one model. None if they were not evaluated on the same
+        windows, or without sums per window.
+        """
+        return between(self.texts, self.known, self.options, a, b)
 
     def method(self, model: str, name: str) -> Method:
         return next(m for m in self.methods if (m.model, m.name) == (model, name))
@@ -263,6 +275,7 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         pooled=_pooled(pairs, by_name),
         looks=looks,
         ranks=ranks,
+        sizes=sizes_of(good, methods, texts, known, options),
     )
 
 

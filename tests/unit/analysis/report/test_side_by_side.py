@@ -58,7 +58,7 @@ def test_each_setting_has_families_of_its_own(swept):
 def test_the_words_say_which_settings_and_that_none_are_compared(swept):
     words = results_markdown(swept, sections(swept))
     assert "The runs differ in quant_bits (3, 4), n_calibration_samples (8, 16)." in words
-    assert "no test compares two settings" in words
+    assert "Only sizes of calibration sets are compared" in words
     assert "COLA-Zero vs Random [quant_bits=3, n_calibration_samples=8]: " in words
     lines = "\n".join(key_lines(swept))
     assert "org/b [quant_bits=4, n_calibration_samples=16]: COLA-Zero vs Random: " in lines
