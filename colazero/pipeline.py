@@ -36,7 +36,7 @@ from colazero.errors import UserError
 from colazero.evaluation import perplexity as texts
 from colazero.evaluation.perplexity import evaluation_text as evaluation_text
 from colazero.evaluation.perplexity import evaluation_texts as evaluation_texts
-from colazero.evaluation.perplexity import test_tokens
+from colazero.evaluation.perplexity import test_pool
 from colazero.models import fit, grouping
 from colazero.quantizers import (
     ACT_GROUP_AWARE,
@@ -168,7 +168,7 @@ def check_set(model: Model, calibration: CalibrationSet) -> None:
 @lru_cache(maxsize=4)
 def test_ngrams(model: Model, name: str, options: str) -> NDArray[np.uint64]:
     """Return the n-grams of a corpus's test split, each once, sorted."""
-    return np.unique(sets.ngrams(test_tokens(model, name, options)))
+    return np.unique(sets.ngrams(test_pool(model, name, options).tokens))
 
 
 def with_bos(config: Settings, model: Model, calibration: CalibrationSet) -> CalibrationSet:

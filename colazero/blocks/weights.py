@@ -15,7 +15,7 @@ from typing import Any
 from colazero import devices
 from colazero.errors import UserError
 from colazero.models import is_quantized
-from colazero.models.files import NEEDED, PACKED, Packing, packed_bits, packings, weight_files
+from colazero.models.files import NEEDED, PACKED, Packing, packed_settings, packings, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -78,26 +78,6 @@ def fingerprint(weight: Any) -> str:
     return whole.hexdigest()[:16]
 
 
-def quantization_settings(model_dir: Path) -> dict[str, Any]:
-    """Return how a GPTQ or AWQ checkpoint is packed, as `gptq.dequantize` takes it.
-
-    Only `checkpoint_format` counts: optimum 2.3 writes v1 and `format: gptq_v2`.
-    """
-    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config")
-    if config is None:
-        config = json.loads((model_dir / "quantize_config.json").read_text())
-    if packed_bits(model_dir) and config.get("quant_method") == "awq":
-        return {"bits": config["bits"], "v1": False, "awq": True}
-    method, form = config.get("quant_method", "gptq"), config.get("checkpoint_format", "gptq")
-    if method not in ("gptq", "gptqmodel") or form not in ("gptq", "gptq_v2"):
-        raise ValueError(
-            f"quantized by {method!r}, format {form!r}: neither GPTQ nor AWQ of 4 bits (gemm)"
-        )
-    if config["bits"] not in (2, 3, 4, 8):
-        raise ValueError(f"{config['bits']} bits: not 2, 3, 4 or 8")
-    return {"bits": config["bits"], "v1": form == "gptq"}
-
-
 class Weights:
     """The tensors in a directory's safetensors, by the names of the model's modules.
 
@@ -123,7 +103,7 @@ class Weights:
                 for name in names:
                     self._found[apply_renamings(name, renamings)] = (path, name)
             if is_quantized(model_dir):
-                self._settings = quantization_settings(model_dir)
+                self._settings = packed_settings(model_dir)
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
         self._packings = packings(model, self._found)
@@ -196,10 +176,7 @@ class Weights:
         self._ahead = None
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
-        """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none.
-
-        A packed layer may have other bits than the configuration says.
-        """
+        """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none."""
         if self._find(name) is not None:
             tensor = self.stored(name)
             kind = dtype if tensor.is_floating_point() else tensor.dtype
@@ -217,10 +194,7 @@ class Weights:
             for part in PACKED
             if part != "g_idx" or self._find(f"{layer}g_idx")
         }
-        settings = dict(self._settings)
-        if "g_idx" in parts:
-            settings["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
-        return dequantize(**parts, **settings).to(dtype)
+        return dequantize(**parts, **self._settings).to(dtype)
 
 
 class _Ahead:

@@ -22,17 +22,23 @@ from numpy.typing import NDArray
 
 from colazero import corpora
 from colazero.blocks.probe import not_causal, other_endings
-from colazero.blocks.weights import eval_dtype, quantization_settings
+from colazero.blocks.weights import eval_dtype
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.answers import answered
 from colazero.corpora.chat import Writing
 from colazero.corpora.tokens import open_pool, tokenizer, vocabulary
 from colazero.errors import UserError
-from colazero.models import is_quantized
-from colazero.models.files import NEEDED, PACKED, packings, weight_files
+from colazero.models.files import (
+    NEEDED,
+    PACKED,
+    packed_settings,
+    packings,
+    quantization,
+    weight_files,
+)
 from colazero.models.fit import causal_class
 from colazero.settings import NO_OPTIONS, Settings
-from colazero.types import Divergence, Model, Perplexity, Progress, Text, TokenPool
+from colazero.types import Corpus, Divergence, Model, Perplexity, Progress, Text, TokenPool
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""
@@ -45,14 +51,6 @@ Only of a model that does something unknown to its logits, those of a whole wind
 LLAMA2_WIKITEXT2_TOKENS = 341_469
 """Tokens of WikiText-2's test split, with the BOS token: 166 windows of 2,048, as in the papers."""
 log = logging.getLogger(__name__)
-
-
-def test_tokens(model: Model, name: str, options: str) -> NDArray[np.int32]:
-    """Return the tokens of a corpus's test split, read as its training documents are.
-
-    options: the setting `chat_template_kwargs`.
-    """
-    return _test_pool(model, name, options).tokens
 
 
 def places(config: Settings, model: Model, found: Perplexity) -> Perplexity:
@@ -74,24 +72,22 @@ def _places(
     config: Settings, model: Model, name: str, starts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], int]:
     """Return the document of each window, and the number of windows of the text."""
-    known, corpus = vocabulary(model), corpora.load(name)
-    rule = bos_rule.resolve(config.bos, model, known)
-    pool = _test_pool(model, name, config.chat_template_kwargs)
-    begin = len(bos_rule.of_text(rule, known, pool.tokens))
-    length = config.evaluated_len - len(bos_rule.of_window(rule, known))
-    middle = starts + length // 2 - begin
+    corpus, pool = corpora.load(name), test_pool(model, name, config.chat_template_kwargs)
+    how = (config.bos, config.eval_on, config.chat_template_kwargs)
+    ids, scored, front = _tokens(model, corpus, pool, *how)
+    length = config.evaluated_len - len(front)
+    middle = starts + length // 2 - (len(ids) - len(pool.tokens))
     document = np.searchsorted(pool.starts, middle, side="right") - 1
     sources = np.asarray(corpus.test_sources or np.arange(len(pool.starts)), dtype=np.int64)
-    scored = None
-    if config.eval_on == "answers":
-        scored = answered(model, corpus, pool, Writing(options=config.chat_template_kwargs))
-    if scored is not None:
-        scored = np.concatenate([np.zeros(begin, dtype=np.bool_), scored])
-    available = len(usable(len(pool.tokens) + begin, length, corpus.test_windows, scored))
+    available = len(usable(len(ids), length, corpus.test_windows, scored))
     return sources[np.maximum(document, 0)], available
 
 
-def _test_pool(model: Model, name: str, options: str) -> TokenPool:
+def test_pool(model: Model, name: str, options: str) -> TokenPool:
+    """Return the tokens of a corpus's test split, read as its training documents are.
+
+    options: the setting `chat_template_kwargs`.
+    """
     corpus = corpora.load(name)
     test = replace(corpus, name=f"{corpus.name} (test)", train=corpus.test)
     how: dict[str, Any] = {"between": corpus.joined_by, "writing": Writing(options=options)}
@@ -103,6 +99,25 @@ def _test_pool(model: Model, name: str, options: str) -> TokenPool:
             *(name, pool.written, model.name),
         )
     return pool
+
+
+def _tokens(
+    model: Model, corpus: Corpus, pool: TokenPool, bos: str, on: str, options: str
+) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None, tuple[int, ...]]:
+    """Return a test split's tokens, which of them are scored, and what begins each window.
+
+    None are named where all are scored. `bos` decides the tokens in front, see `corpora.bos`.
+    """
+    known = vocabulary(model)
+    rule = bos_rule.resolve(bos, model, known)
+    ids, scored = pool.tokens, None
+    if on == "answers":
+        scored = answered(model, corpus, pool, Writing(options=options))
+    if begin := bos_rule.of_text(rule, known, ids):
+        ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
+        if scored is not None:
+            scored = np.concatenate([np.zeros(len(begin), dtype=np.bool_), scored])
+    return ids, scored, bos_rule.of_window(rule, known)
 
 
 @lru_cache(maxsize=4)
@@ -117,25 +132,15 @@ def evaluation_text(
 ) -> Text:
     """Return the corpus's evaluation windows in the model's tokens, which are kept on disk.
 
-    Join all documents as the corpus says; `bos` decides the tokens in front, see `corpora.bos`.
     on: `answers` scores only what the assistant says, and leaves out windows without any of it; a
-    corpus without conversations is scored whole. options: the setting
-    `chat_template_kwargs`.
+    corpus without conversations is scored whole. options: the setting `chat_template_kwargs`.
     """
-    known, loaded = vocabulary(model), corpora.load(corpus)
-    rule = bos_rule.resolve(bos, model, known)
-    pool = _test_pool(model, corpus, options)
-    ids, scored = pool.tokens, None
-    if on == "answers":
-        scored = answered(model, loaded, pool, Writing(options=options))
-    if begin := bos_rule.of_text(rule, known, ids):
-        ids = np.concatenate([np.array(begin, dtype=ids.dtype), ids])
-        if scored is not None:
-            scored = np.concatenate([np.zeros(len(begin), dtype=np.bool_), scored])
+    loaded, pool = corpora.load(corpus), test_pool(model, corpus, options)
+    ids, scored, front = _tokens(model, loaded, pool, bos, on, options)
     warn_of_other_tokens(corpus, model.path, len(ids))
-    front = bos_rule.of_window(rule, known)
-    cut = (seq_len, count, loaded.name, front, loaded.test_windows)
-    windows, starts = eval_windows(ids, *cut, scored)
+    windows, starts = eval_windows(
+        ids, seq_len, count, loaded.name, front, loaded.test_windows, scored
+    )
     if scored is None:
         return Text(corpus, windows, starts)
     places = starts[:, None] + np.arange(seq_len - len(front))
@@ -213,10 +218,16 @@ def usable(
 
 
 class Likelihoods:
-    """Adds up the negative log-likelihood of each window's tokens from slices of its logits."""
+    """Adds up the negative log-likelihood of each window's tokens from slices of its logits.
 
-    def __init__(self, text: Text) -> None:
-        self._text, self._sums = text, np.zeros(len(text.windows))
+    The sums stay on the device until the end.
+    """
+
+    def __init__(self, text: Text, device: Any) -> None:
+        import torch
+
+        self._text = text
+        self._sums = torch.zeros(len(text.windows), dtype=torch.float64, device=device)
 
     def take(self, window: int, part: slice, logits: Any, ids: Any) -> Any:
         """Take in the logits [positions, vocabulary] (float32) of positions `part` of a window.
@@ -229,12 +240,13 @@ class Likelihoods:
         if self._text.scored is not None:
             counts = np.flatnonzero(self._text.scored[window, part.start + 1 : part.stop + 1])
             known, actual = known[counts], actual[counts]
-        self._sums[window] -= known.gather(-1, actual[:, None]).double().sum().item()
+        self._sums[window] -= known.gather(-1, actual[:, None]).double().sum()
         return known
 
     def found(self, divergence: Divergence | None = None) -> Perplexity:
         """Return the text's sums; FloatingPointError if one is not finite."""
-        text, finite = self._text, np.isfinite(self._sums)
+        text, sums = self._text, self._sums.cpu().numpy()
+        finite = np.isfinite(sums)
         if not finite.all():
             raise FloatingPointError(
                 f"perplexity on {text.corpus} is not finite "
@@ -244,8 +256,7 @@ class Likelihoods:
         tokens = np.full(windows, length - 1, dtype=np.int64)
         if text.scored is not None:
             tokens = text.scored[:, 1:].sum(axis=1)
-        found = digest(text)
-        return Perplexity(text.corpus, text.starts, self._sums, tokens, found, divergence)
+        return Perplexity(text.corpus, text.starts, sums, tokens, digest(text), divergence)
 
 
 def digest(text: Text) -> str:
@@ -274,7 +285,7 @@ def perplexity(
 
     hidden_of, logits_of = _halves(model)
     batch = max(1, TOKENS_A_BATCH // windows.shape[1]) if logits_of else 1
-    found = Likelihoods(Text(corpus, windows, starts, scored))
+    found = Likelihoods(Text(corpus, windows, starts, scored), model.device)
     done = 0
     with torch.inference_mode():
         while done < len(windows):
@@ -337,22 +348,25 @@ def load_dense(model_dir: Path, device: str) -> Any:
     UserError if it cannot be loaded.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
+    found = quantization(model_dir) or {}
+    compressed = found.get("quant_method") == "compressed-tensors"  # llm-compressor's
     try:
-        if is_compressed(model_dir):
-            return _decompressed(model_dir, device)
-        if is_quantized(model_dir):
-            tensors: dict[str, Any] = {}
-            for file in weight_files(model_dir):
-                tensors |= load_file(file)
-            return dense(tensors, model_dir, device)
-        dtype = eval_dtype(model_dir, device)
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
-        _complete(loading)
+        if found and not compressed:
+            model = _dequantized(model_dir, device)
+        else:
+            how: dict[str, Any] = {}
+            if compressed:
+                how["quantization_config"] = CompressedTensorsConfig(run_compressed=False)
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                model_dir,
+                dtype=eval_dtype(model_dir, device),
+                trust_remote_code=False,
+                output_loading_info=True,
+                **how,
+            )
+            _complete(loading)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"model directory {str(model_dir)!r} cannot be loaded: {type(error).__name__}: "
@@ -361,39 +375,22 @@ def load_dense(model_dir: Path, device: str) -> Any:
     return model.to(device).eval()
 
 
-def is_compressed(model_dir: Path) -> bool:
-    """Return True if the checkpoint is llm-compressor's (compressed-tensors)."""
-    config = json.loads((model_dir / "config.json").read_text()).get("quantization_config") or {}
-    return bool(config.get("quant_method") == "compressed-tensors")
-
-
-def _decompressed(model_dir: Path, device: str) -> Any:
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
-
-    model, loading = AutoModelForCausalLM.from_pretrained(
-        model_dir,
-        dtype=eval_dtype(model_dir, device),
-        quantization_config=CompressedTensorsConfig(run_compressed=False),
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    _complete(loading)
-    return model.to(device).eval()
-
-
-def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
-    """Return a dense model of a GPTQ checkpoint's tensors; `model_dir` has its configuration.
+def _dequantized(model_dir: Path, device: str) -> Any:
+    """Return a dense model of a packed checkpoint.
 
     The packed layers are dequantized once: the products of their dense weights are what a GPTQ
     kernel computes, and several times faster than the portable kernels. ValueError if the
     checkpoint is of another kind, KeyError if it is incomplete.
     """
     import torch
+    from safetensors.torch import load_file
 
     from colazero.gptq import dequantize
 
-    dtype = eval_dtype(model_dir, device)
-    settings = quantization_settings(model_dir)
+    tensors: dict[str, Any] = {}
+    for file in weight_files(model_dir):
+        tensors |= load_file(file)
+    dtype, settings = eval_dtype(model_dir, device), packed_settings(model_dir)
     model_class, config = causal_class(model_dir)
     config.__dict__.pop("quantization_config", None)
     with torch.device("meta"):
@@ -401,23 +398,19 @@ def dense(tensors: Mapping[str, Any], model_dir: Path, device: str) -> Any:
     inside = {layer + part for one in packed.values() for layer in one.layers for part in PACKED}
     weights = {name: tensor for name, tensor in tensors.items() if name not in inside}
 
-    def dequantized(layer: str) -> Any:
-        parts = {p: tensors[layer + p].to(device) for p in NEEDED}
-        if f"{layer}g_idx" in tensors:
-            parts["g_idx"] = tensors[f"{layer}g_idx"].to(device)
-        own = dict(settings)
-        if "g_idx" in parts:  # layers may have other bits than the configuration's
-            own["bits"] = 32 * len(parts["qweight"]) // len(parts["g_idx"])
-        return dequantize(**parts, **own).to(dtype)
+    def dense(layer: str) -> Any:
+        there = [part for part in PACKED if part in NEEDED or layer + part in tensors]
+        parts = {part: tensors[layer + part].to(device) for part in there}
+        return dequantize(**parts, **settings).to(dtype)
 
     for name, packing in packed.items():
-        weight = packing.joined([dequantized(layer) for layer in packing.layers])
+        weight = packing.joined([dense(layer) for layer in packing.layers])
         weights[name] = weight.cpu()  # else a GPU would hold the model twice
     model, loading = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
     )
     _complete(loading)
-    return model.to(device).eval()
+    return model
 
 
 def _complete(loading: Mapping[str, Any]) -> None:

@@ -165,7 +165,8 @@ def scored(
     import torch
 
     length = text.windows.shape[1]
-    likelihoods, distances = Likelihoods(text), Distances(text)
+    likelihoods = Likelihoods(text, sequence.device)
+    distances = Distances(text, sequence.device)
     for window, ids in enumerate(torch.from_numpy(text.windows)):
         tokens = ids.to(sequence.device)
         logits_of = sequence.logits_of(hidden_of(window), tokens)
@@ -178,12 +179,17 @@ def scored(
 
 
 class Distances:
-    """Collects the distance of each prediction from the unquantized model's, slice by slice."""
+    """Collects the distance of each prediction from the unquantized model's, slice by slice.
 
-    def __init__(self, text: Text) -> None:
+    The numbers stay on the device until the end.
+    """
+
+    def __init__(self, text: Text, device: str) -> None:
+        import torch
+
         self._text = text
-        self._kl = np.zeros(len(text.windows))
-        self._agreed = np.zeros(len(text.windows), dtype=np.int64)
+        self._kl = torch.zeros(len(text.windows), dtype=torch.float64, device=device)
+        self._agreed = torch.zeros(len(text.windows), dtype=torch.int64, device=device)
         self._each: dict[str, list[Any]] = {
             name: [] for name in ("each", "reverse", "sure", "changed")
         }
@@ -208,14 +214,16 @@ class Distances:
         taken = {"each": torch.cat(each), "reverse": torch.cat(reverse)}
         taken |= {"sure": sure.double().exp(), "changed": changed}
         for name, values in taken.items():
-            self._each[name].append(values.cpu().numpy())
-        self._kl[window] += float(taken["each"].sum())
-        self._agreed[window] += int((~changed).sum())
+            self._each[name].append(values)
+        self._kl[window] += taken["each"].sum()
+        self._agreed[window] += (~changed).sum()
 
     def found(self) -> Divergence:
         """Return the text's distances."""
-        each = {name: np.concatenate(parts) for name, parts in self._each.items()}
-        return Divergence(self._kl, self._agreed, **each)
+        import torch
+
+        each = {name: torch.cat(parts).cpu().numpy() for name, parts in self._each.items()}
+        return Divergence(self._kl.cpu().numpy(), self._agreed.cpu().numpy(), **each)
 
 
 def evaluate(

@@ -88,8 +88,11 @@ def dequantize(
 
     `qweight`: int32 [inputs · bits / 32, outputs]; `qzeros`: int32 [groups, outputs · bits / 32];
     `scales`: [groups, outputs]; `g_idx`: each input's group, in order where it is None; `v1`: zero
-    points are stored less one; `awq`: both are in AWQ's layout, see `pack_awq`.
+    points are stored less one; `awq`: both are in AWQ's layout, see `pack_awq`. `bits` count where
+    there is no `g_idx`: a layer may have others than the configuration says.
     """
+    if g_idx is not None:
+        bits = 32 * len(qweight) // len(g_idx)
     codes = _of_awq(qweight) if awq else _codes(qweight, bits)
     if v1 and bits != 3:
         qzeros = qzeros + _ones(bits)

@@ -241,22 +241,35 @@ def is_quantized(folder: Path) -> bool:
     return quantization(folder) is not None
 
 
-def packed_bits(folder: Path) -> int | None:
-    """Return the bits of a GPTQ checkpoint or one of AWQ's GEMM layout; None of any other."""
+def packed(folder: Path) -> dict[str, Any] | None:
+    """Return how a GPTQ checkpoint, or one of AWQ's GEMM layout, is packed; None of any other.
+
+    The settings are those of `gptq.dequantize`. Only `checkpoint_format` says GPTQ's version:
+    optimum 2.3 writes v1 and `format: gptq_v2`.
+    """
     found = quantization(folder) or {}
-    if is_awq(folder):
-        form = str(found.get("version") or found.get("format") or "gemm").lower()
-        return (
-            4 if (form, found.get("bits"), found.get("zero_point")) == ("gemm", 4, True) else None
-        )
     method, form = found.get("quant_method", "gptq"), found.get("checkpoint_format", "gptq")
+    if method == "awq":
+        layout = str(found.get("version") or found.get("format") or "gemm").lower()
+        known = (layout, found.get("bits"), found.get("zero_point")) == ("gemm", 4, True)
+        return {"bits": 4, "v1": False, "awq": True} if known else None
     known = method in ("gptq", "gptqmodel") and form in ("gptq", "gptq_v2")
-    return int(found["bits"]) if known and found.get("bits") in (2, 3, 4, 8) else None
+    bits = found.get("bits")
+    return {"bits": bits, "v1": form == "gptq"} if known and bits in (2, 3, 4, 8) else None
 
 
-def is_awq(folder: Path) -> bool:
-    """Return whether a directory holds weights that AWQ quantized, in any of its layouts."""
-    return (quantization(folder) or {}).get("quant_method") == "awq"
+def packed_settings(folder: Path) -> dict[str, Any]:
+    """Return `packed`; ValueError where that is None."""
+    found = packed(folder)
+    if found is None:
+        said = quantization(folder) or {}
+        names = ("quant_method", "checkpoint_format", "version", "bits", "zero_point")
+        about = ", ".join(f"{name}={said[name]!r}" for name in names if name in said)
+        raise ValueError(
+            f"it is quantized with {about or said}: neither GPTQ of 2, 3, 4 or 8 bits nor AWQ of 4 "
+            "bits (gemm)"
+        )
+    return found
 
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")

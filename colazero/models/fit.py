@@ -125,15 +125,15 @@ def _examined(folder: Path, heads: Mapping[str, Stored]) -> Anatomy:
     _refuse_twins(folder, heads, model_class.base_model_prefix)
     config.__dict__.pop("quantization_config", None)
     shapes = {name: (one.shape, one.dtype) for name, one in heads.items()}
-    bits = files.packed_bits(folder) if quantized else None
+    packed = files.packed(folder)
     info: dict[str, Any] = {}
     try:
         if quantized:
             with torch.device("meta"):
                 model = model_class(config)
-        if bits:
-            shapes = _unpacked(folder, model, shapes, bits)
-        if bits or not quantized:  # the loader of another format checks its tensors itself
+        if packed:
+            shapes = _unpacked(folder, model, shapes, packed)
+        if packed or not quantized:  # the loader of another format checks its tensors itself
             model, info = _fitted(model_class, config, shapes)
     except UserError:
         raise
@@ -187,7 +187,9 @@ def _fitted(model_class: Any, config: Any, shapes: Mapping[str, Any]) -> tuple[A
     return model, dict(info)
 
 
-def _unpacked(folder: Path, model: Any, shapes: Mapping[str, Any], bits: int) -> dict[str, Any]:
+def _unpacked(
+    folder: Path, model: Any, shapes: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the shapes of a packed checkpoint's weights, as the model has them.
 
     UserError if one of the packed tensors is missing.
@@ -201,9 +203,9 @@ def _unpacked(folder: Path, model: Any, shapes: Mapping[str, Any], bits: int) ->
         words, _ = shapes[packing.layers[0] + "qweight"][0]
         outputs = sum(shapes[layer + "qweight"][0][1] for layer in packing.layers)
         order = shapes.get(packing.layers[0] + "g_idx")  # a layer may have bits of its own
-        inputs = order[0][0] if order else words * 32 // bits
-        if files.is_awq(folder):  # words along the outputs
-            inputs, outputs = words, outputs * 32 // bits
+        inputs = order[0][0] if order else words * 32 // settings["bits"]
+        if settings.get("awq"):  # words along the outputs
+            inputs, outputs = words, outputs * 32 // settings["bits"]
         dense[name] = ((inputs, outputs) if packing.turned else (outputs, inputs), "BF16")
     return dense
 

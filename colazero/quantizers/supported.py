@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from colazero.errors import UserError
-from colazero.models.files import packed_bits, parts_of, stored, weight_files
+from colazero.models.files import packed, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
 from colazero.quantizers import BY_BLOCKS
 
@@ -158,20 +158,20 @@ def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
     calls Mixtral's w1 gate_proj.
     """
     heads = stored(weight_files(checkpoint))
-    packed = {name.removesuffix("qweight") for name in heads if name.endswith(".qweight")}
+    there = {name.removesuffix("qweight") for name in heads if name.endswith(".qweight")}
     left: list[Layer] = []
     used: set[str] = set()
     for layer in examine(model).layers:
         stem = layer.name.removesuffix("weight")
         for stored_as in ((stem,), parts_of(stem)):
-            if stored_as and packed.issuperset(stored_as):
+            if stored_as and there.issuperset(stored_as):
                 used.update(stored_as)
                 break
         else:
             left.append(layer)
-    bits = packed_bits(checkpoint) or 4
+    bits = (packed(checkpoint) or {"bits": 4})["bits"]
     spare: Counter[tuple[int, ...]] = Counter()
-    for name in packed - used:
+    for name in there - used:
         rows, outputs = heads[f"{name}qweight"].shape
         spare[rows * 32 // bits, outputs] += 1
     dense = []

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from colazero.blocks.probe import open_sequence
 from colazero.evaluation.perplexity import load_dense, perplexity
-from colazero.evaluation.through_blocks import Evaluator, evaluate
+from colazero.evaluation.through_blocks import Evaluator, Reference, evaluate
+from colazero.gptq import Hessian, prepare
 from colazero.quantizers.onepass import quantize
 from colazero.selection import forward
-from colazero.types import CalibrationSet, QuantizationSettings, Text, Work
+from colazero.types import CalibrationSet, Model, QuantizationSettings, Text, Work
 
 SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 RNG = np.random.default_rng(0)
@@ -61,6 +62,29 @@ def test_a_cell_copies_each_weight_once_and_one_checkpoint_back(
 
 
 PACKED = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def test_the_host_does_not_wait_for_each_window_or_hessian(tiny_llama: Path) -> None:
+    """Sums of windows stay on the device until the end, and a Hessian is looked at once."""
+    waits = []
+    for windows in (2, 6):
+        text = Text("text", TEXT.windows[:1].repeat(windows, 0), np.arange(windows))
+        with machine() as traffic:
+            sequence = open_sequence(tiny_llama, DEVICE)
+            known = Reference(Model("tiny", tiny_llama, str(windows)), sequence, text)
+            evaluator = Evaluator([text], [known])
+            evaluator.pass_all(sequence)
+            before = traffic.syncs
+            evaluator.finish()
+        waits.append(traffic.syncs - before)
+    # Per window: its ids, the reference's hidden states, and each model's look at its mask.
+    assert waits[1] - waits[0] == 4 * (6 - 2)
+    with machine() as traffic:
+        hessian = Hessian(64, DEVICE)
+        hessian.add(torch.ones(2, 32, 64, device=DEVICE))
+        before = traffic.syncs
+        prepare(hessian, SETTINGS)
+    assert traffic.syncs - before == 3, "its checks, whether it has a factor, and its dead inputs"
 
 
 def test_the_checkpoint_is_evaluated_alike_by_blocks_and_in_one_piece(

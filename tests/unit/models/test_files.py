@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from colazero import models
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import load_dense
-from colazero.models.files import refuse_shard, stored, weight_files
+from colazero.models.files import packed_settings, refuse_shard, stored, weight_files
 from colazero.quantizers import gptqmodel
 from colazero.suite.plan import Weights
 from colazero.types import Model
@@ -212,3 +212,28 @@ def test_weights_with_an_adapter_that_is_not_merged_are_named(
     save_file(state, folder / SAFE, {"format": "pt"})
     with pytest.raises(UserError, match=rf"adapter.*{part}"):
         models.fetch(str(folder))
+
+
+def test_the_settings_are_found_where_the_writer_put_them(tmp_path: Path) -> None:
+    settings = {"bits": 4, "group_size": 128, "quant_method": "gptq"}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    assert packed_settings(tmp_path) == {"bits": 4, "v1": True}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "quantize_config.json").write_text('{"bits": 3, "checkpoint_format": "gptq_v2"}')
+    assert packed_settings(tmp_path) == {"bits": 3, "v1": False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bits": 4, "quant_method": "awq"}, "'awq'"),
+        ({"bits": 4, "checkpoint_format": "marlin"}, "'marlin'"),
+        ({"bits": 5}, "bits=5"),
+    ],
+)
+def test_what_is_not_packed_as_gptq_or_awq_is_refused(
+    settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    with pytest.raises(ValueError, match=message):
+        packed_settings(tmp_path)
