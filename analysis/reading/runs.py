@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -10,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -22,27 +24,25 @@ from analysis.reading.table import (
     UNQUANTIZED,
     Key,
     RunsError,
-    blank_non_finite,
     by_setting,
+    checked,
     complete,
-    completed,
     differing,
     drop_repeats,
-    facets,
     filled,
-    mark_observations,
     newest,
-    refuse_duplicates,
-    refuse_mixed_settings,
-    refuse_unfinished,
     with_baselines,
 )
 from colazero.settings import SETTINGS
 
-PAGE = 1000
 KINDS = ("cell", "baseline", "control")
-SIZES = ("n_calibration_samples", "seq_len", "quant_bits", "group_size")
-"""The settings that a result file must name."""
+BESIDE = "tags.`colazero.kind` != 'cell'"
+"""The condition of runs other than cells: unquantized models and controls."""
+SUITE = "tags.`colazero.kind` = 'suite'"
+STOPPED = "colazero.stopped"
+"""The tag of a suite with the number of seeds, by model and method, after which all was settled."""
+SWEEP = "colazero.sweep"
+"""The tag of a suite with the settings that it gives several values: name → values, as JSON."""
 
 
 def _of_type(kind: type) -> tuple[str, ...]:
@@ -50,9 +50,12 @@ def _of_type(kind: type) -> tuple[str, ...]:
     return tuple(n for n, one in SETTINGS.items() if one.type is kind and n not in CELL)
 
 
+SIZES = ("n_calibration_samples", "seq_len", "quant_bits", "group_size")
+"""The settings that a result file must name."""
 COUNTS = tuple(dict.fromkeys(("seed", "replicate", *SIZES, *_of_type(int))))
 FLAGS, NUMBERS, WORDS = _of_type(bool), _of_type(float), _of_type(str)
 ALWAYS = ("perplexity", "selection_time_sec", "quant_time_sec", "total_time_sec")
+ABOUT = ("kind", "status", "error", "run_id", "experiment_id", "date", "started")
 TAGS = {
     "suite": "mlflow.parentRunId",
     "source_run": "colazero.source_run",
@@ -71,52 +74,45 @@ TAGS = {
 }
 
 
-BESIDE = "tags.`colazero.kind` != 'cell'"
-"""The condition of runs other than cells: unquantized models and controls."""
+def search(experiments: Sequence[str], condition: str, order: str = "ASC") -> list[Run]:
+    """Return the runs of experiments (ids), by the time at which they began.
+
+    RunsError if MLflow does not understand the condition.
+    """
+    try:
+        return mlflow.search_runs(
+            list(experiments),
+            condition,
+            max_results=sys.maxsize,
+            order_by=[f"attributes.start_time {order}"],
+            output_format="list",
+        )
+    except MlflowException as error:
+        raise RunsError(
+            f"filter={condition!r}: write it as params.quant_bits = '4' "
+            f"({str(error).splitlines()[0]})."
+        ) from error
 
 
-def search(experiments: Sequence[str], filter: str, page_size: int) -> Iterable[Run]:
-    client, token = MlflowClient(), None
-    while True:
-        try:
-            page = client.search_runs(
-                list(experiments),
-                filter,
-                max_results=page_size,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-        except MlflowException as error:
-            raise RunsError(
-                f"filter={filter!r}: write it as params.quant_bits = '4' "
-                f"({str(error).splitlines()[0]})."
-            ) from error
-        yield from (r for r in page if r.data.tags.get("colazero.kind") in KINDS)
-        token = page.token
-        if not token:
-            return
-
-
-def param(params: Mapping[str, str], name: str) -> str | None:
+def param(run: Run, name: str) -> str | None:
     """Return a run's parameter, resolved if the run logged the resolved value."""
+    params: Mapping[str, str] = run.data.params
     return params.get(f"resolved.{name}", params.get(name))
 
 
-def metric(stored: str) -> str:
-    """Return a metric's own name: the store groups some by a slash, as in `perplexity/sotu`."""
-    return stored.removeprefix("work/").replace("/", ".", 1)
+def listed(run: Run, name: str) -> list[str]:
+    """Return the items of a run's parameter that is a list."""
+    return [item.strip() for item in (param(run, name) or "").split(",") if item]
 
 
 def row_of(run: Run) -> dict[str, Any]:
     data, info = run.data, run.info
     started = datetime.fromtimestamp(info.start_time / 1000, UTC)
-    row: dict[str, Any] = {
-        name: param(data.params, name) for name in ("model", "method", *COUNTS, *FLAGS, *NUMBERS)
-    }
-    row |= {name: param(data.params, name) for name in WORDS}
+    names = ("model", "method", *COUNTS, *FLAGS, *NUMBERS, *WORDS)
+    row: dict[str, Any] = {name: param(run, name) for name in names}
     row |= {column: data.tags.get(tag) for column, tag in TAGS.items()}
-    row[TEXT] = _text(run)
     row |= {
+        TEXT: _text(run),
         "kind": data.tags["colazero.kind"],
         "status": info.status,
         "run_id": info.run_id,
@@ -128,7 +124,11 @@ def row_of(run: Run) -> dict[str, Any]:
     if info.status != "FINISHED":
         row["error"] = data.tags.get("colazero.error") or f"the run is {info.status}"
         return row
-    return row | {metric(name): value for name, value in data.metrics.items()}
+    # The store groups some metrics by a slash, as in `perplexity/sotu`.
+    return row | {
+        name.removeprefix("work/").replace("/", ".", 1): value
+        for name, value in data.metrics.items()
+    }
 
 
 def _text(run: Run) -> str | None:
@@ -174,13 +174,11 @@ def result_row(file: Path) -> dict[str, Any]:
 
 def tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Give every column its type; a word where a number belongs (`auto`) becomes NA."""
-    about = ("kind", "status", "error", "run_id", "experiment_id", "date", "started")
-    first = ("model", "method", *COUNTS, *about)
-    words = (*(name for name in first if name not in COUNTS), *WORDS, *TAGS, TEXT)
+    words = ("model", "method", *ABOUT, *WORDS, *TAGS, TEXT)
+    known = ("model", "method", *COUNTS, *ABOUT, *WORDS, *TAGS, TEXT, *FLAGS, *NUMBERS)
     table = pd.DataFrame(list(rows))
-    known = {*first, *words, *FLAGS, *NUMBERS}
-    metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - known)
-    table = table.reindex(columns=[*dict.fromkeys((*first, *words, *FLAGS, *NUMBERS)), *metrics])
+    metrics = sorted(({str(c) for c in table.columns} | set(ALWAYS)) - set(known))
+    table = table.reindex(columns=[*known, *metrics])
     for name in COUNTS:
         table[name] = pd.to_numeric(table[name], errors="coerce").astype("Int64")
     table["replicate"] = table["replicate"].fillna(1)  # of a run that knew of no other
@@ -194,15 +192,7 @@ def tidy(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-STOPPED = "colazero.stopped"
-"""The tag of a suite with the number of seeds, by model and method, after which all was settled."""
-SWEEP = "colazero.sweep"
-"""The tag of a suite with the settings that it gives several values: name → values, as JSON."""
-
-
-def load_suite(
-    suite_run_id: str, *, allow_failed: bool = False, page_size: int = PAGE
-) -> pd.DataFrame:
+def load_suite(suite_run_id: str, *, allow_failed: bool = False) -> pd.DataFrame:
     """Read the runs of a suite: one row per cell, and per model one with method `unquantized`.
 
     Columns: model, method, seed, replicate, kind (cell, baseline, control), status, error, run_id,
@@ -219,14 +209,12 @@ def load_suite(
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
     `allow_failed`, has a cell with an `error`.
     """
-    suite = _get(MlflowClient(), suite_run_id)
-    table = drop_repeats(by_setting(_of_suite(suite, "", page_size), list(_sweep(suite))))
-    return _checked(with_baselines(table), f"suite {suite_run_id}", allow_failed)
+    suite = _suite(suite_run_id)
+    table = with_baselines(drop_repeats(by_setting(_of_suite(suite, ""), list(_sweep(suite)))))
+    return checked(table, f"suite {suite_run_id}", allow_failed=allow_failed)
 
 
-def load_suites(
-    suite_run_ids: Sequence[str], filter: str = "", *, page_size: int = PAGE
-) -> pd.DataFrame:
+def load_suites(suite_run_ids: Sequence[str], filter: str = "") -> pd.DataFrame:
     """Read the runs of several suites side by side; columns as `load_suite`.
 
     `model` names, and `facets` lists, the settings in which their cells differ. Of a cell's
@@ -235,75 +223,62 @@ def load_suites(
 
     RunsError if a suite does not exist, or nothing is found.
     """
-    client = MlflowClient()
-    found = [_of_suite(_get(client, run_id), filter, page_size) for run_id in suite_run_ids]
+    found = [_of_suite(_suite(run_id), filter) for run_id in suite_run_ids]
     table = pd.concat(found, ignore_index=True)
-    where = f"suites {', '.join(suite_run_ids)}" + (f" with filter {filter!r}" if filter else "")
+    where = f"suites {', '.join(suite_run_ids)}{_with(filter)}"
     if not (table["kind"] == "cell").any():
         raise RunsError(f"{where}: no cell is found.")
     table = with_baselines(newest(by_setting(table, differing(table))))
-    return _checked(table, where, allow_failed=True)
+    return checked(table, where, allow_failed=True)
 
 
-def _of_suite(suite: Run, filter: str, page_size: int) -> pd.DataFrame:
+def _with(filter: str) -> str:
+    return f" with filter {filter!r}" if filter else ""
+
+
+def _of_suite(suite: Run, filter: str) -> pd.DataFrame:
     """Read the rows of a suite, holes among them, settings in columns of their own alone."""
     condition = f"tags.mlflow.parentRunId = '{suite.info.run_id}'"
-    table = _rows_of([suite.info.experiment_id], condition, filter, page_size)
+    table = _rows_of([suite.info.experiment_id], condition, filter)
     sweep = _sweep(suite)
-    asked = {name: param(suite.data.params, name) or "auto" for name in COLUMNS}
+    asked = {name: param(suite, name) or "auto" for name in COLUMNS}
     cells = filled(table[table["kind"] == "cell"], asked, sweep)
     parts = [table[table["kind"] != "cell"]]
     for values in product(*sweep.values()):
-        setting = dict(zip(sweep, values, strict=True))
-        own = cells[_where(cells, setting)]
+        setting = pd.Series(dict(zip(sweep, values, strict=True)), dtype=object)
+        own = cells[cells[list(sweep)].eq(setting).fillna(False).all(axis=1)]
         whole = complete(drop_repeats(own), _seen(own) if filter else _grid(suite))
         for name, value in setting.items():
             whole.loc[whole["status"] == "MISSING", name] = value
         parts.append(filled(whole.assign(suite=suite.info.run_id), asked, sweep))
     found = pd.concat(parts, ignore_index=True).astype(table.dtypes.to_dict())
-    return _as_named(found, suite).assign(suite=suite.info.run_id)
+    # In the order in which the suite names them. Cells begin in an order of their own for each
+    # seed, and workers race.
+    for column in ("method", "model"):
+        ranks = {name: k for k, name in enumerate(listed(suite, f"{column}s"))}
+        rank = found[column].map(ranks).fillna(-1)
+        found = found.loc[rank.sort_values(kind="stable").index]
+    return found.reset_index(drop=True)
 
 
-def _rows_of(
-    experiments: Sequence[str], condition: str, filter: str, page_size: int
-) -> pd.DataFrame:
+def _rows_of(experiments: Sequence[str], condition: str, filter: str) -> pd.DataFrame:
     """Read runs that meet both conditions; `filter` selects cells alone.
 
     Unquantized models and controls lack the settings that a filter names. They come with the cells
     of their suite and model.
     """
-    both = " and ".join(part for part in (condition, filter) if part)
-    rows = [row_of(run) for run in search(experiments, both, page_size)]
+
+    def rows(*conditions: str) -> list[dict[str, Any]]:
+        runs = search(experiments, " and ".join(filter_ for filter_ in conditions if filter_))
+        return [row_of(run) for run in runs if run.data.tags.get("colazero.kind") in KINDS]
+
+    found = rows(condition, filter)
     if filter:
-        rows = [row for row in rows if row["kind"] == "cell"]
-        own = {(row["suite"], row["model"]) for row in rows}
-        others = " and ".join(part for part in (condition, BESIDE) if part)
-        more = map(row_of, search(experiments, others, page_size))
-        rows += [row for row in more if (row["suite"], row["model"]) in own]
-    return tidy(rows)
-
-
-def _as_named(table: pd.DataFrame, suite: Run) -> pd.DataFrame:
-    """Put models and methods in the order in which a suite names them.
-
-    Its cells begin in an order of their own for each seed, and workers race.
-    """
-    names = {column: _list(suite, f"{column}s") for column in ("model", "method")}
-    ranks = pd.DataFrame(
-        {
-            column: table[column].map({name: k for k, name in enumerate(order)}).fillna(-1)
-            for column, order in names.items()
-        }
-    )
-    by_name = ranks.sort_values(list(names), kind="stable").index
-    return table.loc[by_name].reset_index(drop=True)
-
-
-def _where(cells: pd.DataFrame, setting: Mapping[str, object]) -> pd.Series[bool]:
-    found = pd.Series(True, index=cells.index)
-    for name, value in setting.items():
-        found &= (cells[name] == value).fillna(False).astype(bool)
-    return found
+        found = [row for row in found if row["kind"] == "cell"]
+        own = {(row["suite"], row["model"]) for row in found}
+        others = rows(condition, BESIDE)
+        found += [row for row in others if (row["suite"], row["model"]) in own]
+    return tidy(found)
 
 
 def _sweep(suite: Run) -> dict[str, list[Any]]:
@@ -316,16 +291,16 @@ def _grid(suite: Run) -> list[Key]:
     ends = json.loads(suite.data.tags.get(STOPPED, "{}"))
     return [
         (model, method, int(seed), replicate)
-        for model in _list(suite, "models")
-        for method in _list(suite, "methods")
-        for seed in _list(suite, "seeds")[: ends.get(model, {}).get(method)]
-        for replicate in range(1, 1 + int(param(suite.data.params, "replicates") or 1))
+        for model in listed(suite, "models")
+        for method in listed(suite, "methods")
+        for seed in listed(suite, "seeds")[: ends.get(model, {}).get(method)]
+        for replicate in range(1, 1 + int(param(suite, "replicates") or 1))
     ]
 
 
 def seeds_of(suite_run_id: str) -> list[int]:
     """Return the seeds of a suite in their order; RunsError if it does not exist."""
-    return [int(seed) for seed in _list(_get(MlflowClient(), suite_run_id), "seeds")]
+    return [int(seed) for seed in listed(_suite(suite_run_id), "seeds")]
 
 
 def named_by(*suites: str) -> dict[str, str]:
@@ -334,19 +309,14 @@ def named_by(*suites: str) -> dict[str, str]:
     RunsError if there is no such suite.
     """
     found: dict[str, str] = {}
-    for suite in suites:
-        params = _get(MlflowClient(), suite).data.params
-        named = {name: param(params, name) or "auto" for name in ("primary", "baseline")}
+    for run in map(_suite, suites):
+        named = {name: param(run, name) or "auto" for name in ("primary", "baseline")}
         found = {name: method for name, method in named.items() if method != "auto"} | found
     return found
 
 
 def load_experiment(
-    name: str | Sequence[str],
-    filter: str = "",
-    *,
-    allow_failed: bool = False,
-    page_size: int = PAGE,
+    name: str | Sequence[str], filter: str = "", *, allow_failed: bool = False
 ) -> pd.DataFrame:
     """Read all cells of one or more experiments, of any suite; columns as `load_suites`.
 
@@ -356,16 +326,15 @@ def load_experiment(
     RunsError if nothing is found, or, unless `allow_failed`, a cell has an `error`.
     """
     names = [name] if isinstance(name, str) else list(name)
-    table = _rows_of([_experiment(one) for one in names], "", filter, page_size)
-    where = f"experiment {', '.join(map(repr, names))}"
-    where += f" with filter {filter!r}" if filter else ""
+    table = _rows_of([_experiment(one) for one in names], "", filter)
+    where = f"experiment {', '.join(map(repr, names))}{_with(filter)}"
     if table.empty:
         raise RunsError(f"{where} holds no cell.")
     table, settings = filled(table), differing(table)
     table = by_setting(table, settings)
     suites = table[(table["kind"] == "cell") & (table["suite"] != "")].groupby(["suite", *settings])
     wanted = [key for _, own in suites for key in _seen(own)]
-    return _checked(completed(newest(table), wanted), where, allow_failed)
+    return checked(complete(newest(table), wanted), where, allow_failed=allow_failed)
 
 
 def _experiment(name: str) -> str:
@@ -391,57 +360,44 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     """
     files = sorted(Path(folder).glob("*.json"))
     table = by_setting(tidy(map(result_row, files)), [])
-    table = completed(table, _seen(table[table["kind"] == "cell"]))
-    return _checked(table, f"folder {folder}", allow_failed=False)
+    table = complete(table, _seen(table[table["kind"] == "cell"]))
+    return checked(table, f"folder {folder}", allow_failed=False)
 
 
 def latest_suite(experiments: Sequence[str]) -> str:
     """Return the newest suite in the experiments of these ids; RunsError if there is none."""
-    client = MlflowClient()
-    runs = client.search_runs(
-        list(experiments),
-        "tags.`colazero.kind` = 'suite'",
-        max_results=1,
-        order_by=["attributes.start_time DESC"],
-    )
-    if runs:
-        return str(runs[0].info.run_id)
+    for run in search(experiments, SUITE, "DESC"):
+        return str(run.info.run_id)
     raise RunsError(
         "this experiment holds no suite. Run one first (python -m entrypoints.suite), or name what "
         "to read with suite=RUN_ID or experiment=NAME."
     )
 
 
-def suites_like(
-    experiments: Sequence[str], model: str, settings: Mapping[str, str], most: int = 20
-) -> list[str]:
-    """Return the newest finished suites that hold a model in these settings, the newest first.
+def suites_like(experiments: Sequence[str], model: str, settings: Mapping[str, str]) -> list[str]:
+    """Return the 20 newest finished suites that hold a model in these settings, the newest first.
 
     settings: parameter -> value as a suite logs it; one that a suite did not log counts as equal.
     """
-    runs = MlflowClient().search_runs(
-        list(experiments),
-        "tags.`colazero.kind` = 'suite' and attributes.status = 'FINISHED'",
-        max_results=PAGE,
-        order_by=["attributes.start_time DESC"],
-    )
+    done = f"{SUITE} and attributes.status = 'FINISHED'"
     return [
         str(run.info.run_id)
-        for run in runs
-        if model in _list(run, "models")
-        and all(param(run.data.params, name) in (None, value) for name, value in settings.items())
-    ][:most]
+        for run in search(experiments, done, "DESC")
+        if model in listed(run, "models")
+        and all(param(run, name) in (None, value) for name, value in settings.items())
+    ][:20]
 
 
-def _get(client: MlflowClient, run_id: str) -> Run:
+def _suite(run_id: str) -> Run:
+    """Return the run of a suite; RunsError if there is none of this id."""
     try:
-        run = client.get_run(run_id)
+        run = MlflowClient().get_run(run_id)
     except MlflowException as error:
         raise RunsError(
             f"suite={run_id!r}: {str(error).splitlines()[0].rstrip('.')} in this tracking store. A "
             "suite prints its run id when it begins."
         ) from error
-    missing = [n for n in ("models", "methods", "seeds") if not _list(run, n)]
+    missing = [n for n in ("models", "methods", "seeds") if not listed(run, n)]
     if run.data.tags.get("colazero.kind") != "suite" or missing:
         kind = run.data.tags.get("colazero.kind", "unknown")
         lacks = f", without the parameters {', '.join(missing)}" if missing else ""
@@ -449,22 +405,7 @@ def _get(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def _list(run: Run, name: str) -> list[str]:
-    return [item.strip() for item in (param(run.data.params, name) or "").split(",") if item]
-
-
 def _seen(cells: pd.DataFrame) -> list[Key]:
     """Return the product of the models, methods, seeds and replicates that occur."""
     occur = (cells[name].dropna().unique() for name in CELL)
     return [(m, n, int(seed), int(replicate)) for m, n, seed, replicate in product(*occur)]
-
-
-def _checked(table: pd.DataFrame, where: str, allow_failed: bool) -> pd.DataFrame:
-    if table.empty:
-        raise RunsError(f"{where} holds no cell.")
-    table = blank_non_finite(table)
-    refuse_duplicates(table, where)
-    refuse_mixed_settings(table, where, facets(table))
-    if not allow_failed:
-        refuse_unfinished(table, where)
-    return mark_observations(table)

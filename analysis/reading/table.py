@@ -6,7 +6,7 @@ A table of several settings names the setting in its column `model`, as in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from colazero.settings import EVALUATION, EVERY, SETTINGS, SWEPT
 UNQUANTIZED = "unquantized"
 CELL = ["model", "method", "seed", "replicate"]
 Key = tuple[str, str, int | None, int]
+Row = Mapping[str, Any] | pd.Series
 TEXT = "evaluation_text"
 """The column with the digest of what a run was evaluated on: names of corpora may stay the same."""
 DECIDING = [one for name, one in SETTINGS.items() if one.decides and name not in CELL]
@@ -25,6 +26,12 @@ VERSIONS = ("version.torch", "version.transformers", "version.gptqmodel")
 SHARED = (*(one.name for one in DECIDING if not one.per_model), *VERSIONS)
 SHARED_BY_MODEL = (*(one.name for one in DECIDING if one.per_model), "model_revision", TEXT)
 """What decides a result apart from the cell's name; the second group is resolved per model."""
+BASE, FACETS = "base_model", "facets"
+"""The columns with the model alone, and with the names of the settings that differ."""
+COLUMNS = tuple(dict.fromkeys((*SWEPT, *SHARED, *SHARED_BY_MODEL)))
+EVALUATING = (*(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY)), TEXT)
+ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if "rtn" in one.quantizers))
+"""What decides the unquantized model's result, and that of one rounded without calibration."""
 # MLflow returns a logged infinity as 1.797e308.
 LARGEST = 1e100
 
@@ -40,24 +47,28 @@ def keys(table: pd.DataFrame) -> list[Key]:
     return list(zip(table["model"], table["method"], seeds, replicates, strict=True))
 
 
-def names_of(rows: pd.DataFrame, limit: int = 10) -> str:
-    """Name cells in a sentence, as in `model/random/seed 42`; the first `limit` of them."""
+def names_of(rows: pd.DataFrame) -> str:
+    """Name cells in a sentence, as in `model/random/seed 42`; the first 10 of them."""
     names = [
         f"{model}/{method}"
         + ("" if seed is None else f"/seed {seed}")
         + (f"/replicate {replicate}" if replicate > 1 else "")
-        for model, method, seed, replicate in keys(rows.head(limit))
+        for model, method, seed, replicate in keys(rows.head(10))
     ]
     more = len(rows) - len(names)
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
+def finished(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the grid that have a result."""
+    return table[(table["kind"] == "cell") & (table["error"] == "")]
+
+
 def drop_repeats(table: pd.DataFrame) -> pd.DataFrame:
     """Drop a cell's failed attempts once it finished."""
     good = table["error"] == ""
-    finished = set(keys(table[good]))
-    retried = [key in finished for key in keys(table)]
-    return table[good | ~np.array(retried, dtype=bool)].reset_index(drop=True)
+    done = good.groupby([table[name] for name in CELL], dropna=False).transform("any")
+    return table[good | ~done].reset_index(drop=True)
 
 
 def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
@@ -71,6 +82,9 @@ def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
         status="MISSING",
         error="there is no such run",
     )
+    if BASE in table:
+        plain = dict(zip(table["model"], table[BASE], strict=True))
+        added = added.assign(**{BASE: added["model"].map(plain), FACETS: table[FACETS].iloc[0]})
     added = added.astype({"seed": "Int64", "replicate": "Int64"})
     joined = pd.concat([table, added], ignore_index=True)
     return joined.astype(table.dtypes.to_dict()).fillna(
@@ -78,7 +92,40 @@ def complete(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
     )
 
 
-def blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
+def checked(table: pd.DataFrame, where: str, *, allow_failed: bool) -> pd.DataFrame:
+    """Return a table of `by_setting` with the columns of `mark_observations`.
+
+    A metric that is not finite becomes an error of its cell. RunsError if a cell is there twice, if
+    finished cells differ in settings that the column `model` does not name, or, unless
+    `allow_failed`, if a cell has an error. where: what was read.
+    """
+    if table.empty:
+        raise RunsError(f"{where} holds no cell.")
+    table = _blank_non_finite(table)
+    twice = table[table.duplicated(CELL, keep="first")]
+    if len(twice):
+        raise RunsError(
+            f"{where} holds more than one run of {names_of(twice)}. A repeat is not a new "
+            "observation: delete one of them, or narrow what is read with a filter."
+        )
+    named = facets(table)
+    for name, model, values in _apart(table):
+        if name not in named:
+            raise RunsError(
+                f"{where} mixes settings: {name}{model and f' of {model}'} is "
+                f"{' and '.join(values[:5])}. Runs of different settings are not compared: narrow "
+                "what is read with a filter."
+            )
+    bad = table[table["error"] != ""]
+    if len(bad) and not allow_failed:
+        raise RunsError(
+            f"{where} is incomplete: {len(bad)} of {len(table)} runs have no result: "
+            f"{names_of(bad)}. The first reason: {bad['error'].iloc[0]}"
+        )
+    return mark_observations(table)
+
+
+def _blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
     """Turn a metric that is not finite into an error of its cell, and its number into NaN."""
     metrics = table.select_dtypes("float64").columns
     values = table[metrics]
@@ -91,47 +138,6 @@ def blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
         table.loc[table.index[index], "error"] = f"not finite: {names}"
     table[metrics] = values.mask(bad)
     return table
-
-
-def refuse_duplicates(table: pd.DataFrame, where: str) -> None:
-    """Raise RunsError if a cell, or a model's unquantized run, is there twice."""
-    twice = table[table.duplicated(CELL, keep="first")]
-    if len(twice):
-        raise RunsError(
-            f"{where} holds more than one run of {names_of(twice)}. A repeat is not a new "
-            "observation: delete one of them, or narrow what is read with a filter."
-        )
-
-
-def refuse_mixed_settings(table: pd.DataFrame, where: str, known: Collection[str]) -> None:
-    """Raise RunsError if finished cells differ in more than model, method, seed and replicate.
-
-    known: the settings that the column `model` names.
-    """
-    cells = table[(table["kind"] == "cell") & (table["error"] == "")]
-    cells = cells.assign(device=cells["device"].str.split(":").str[0])
-    groups: list[tuple[str, pd.DataFrame, Sequence[str]]] = [("", cells, SHARED)]
-    groups += [(f" of {m}", rows, SHARED_BY_MODEL) for m, rows in cells.groupby("model")]
-    for whose, rows, settings in groups:
-        for name in (name for name in settings if name not in known):
-            values = sorted({str(value) for value in taking(rows, name)[name]})
-            if name == TEXT:  # runs of older versions do not tell
-                values = [value for value in values if value]
-            if len(values) > 1:
-                raise RunsError(
-                    f"{where} mixes settings: {name}{whose} is {' and '.join(values[:5])}. Runs of "
-                    "different settings are not compared: narrow what is read with a filter."
-                )
-
-
-def refuse_unfinished(table: pd.DataFrame, where: str) -> None:
-    """Raise RunsError if a cell failed, is missing or gave a number that is not finite."""
-    bad = table[table["error"] != ""]
-    if len(bad):
-        raise RunsError(
-            f"{where} is incomplete: {len(bad)} of {len(table)} runs have no result: "
-            f"{names_of(bad)}. The first reason: {bad['error'].iloc[0]}"
-        )
 
 
 def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
@@ -193,29 +199,32 @@ def mixed_devices(table: pd.DataFrame) -> str:
     )
 
 
-BASE, FACETS = "base_model", "facets"
-"""The columns with the model alone, and with the names of the settings that differ."""
-COLUMNS = tuple(dict.fromkeys((*SWEPT, *SHARED, *SHARED_BY_MODEL)))
-EVALUATING = (*(one.name for one in DECIDING if one.stages in (EVALUATION, EVERY)), TEXT)
-ROUNDING = (*EVALUATING, *(one.name for one in DECIDING if "rtn" in one.quantizers))
-"""What decides the unquantized model's result, and that of one rounded without calibration."""
-
-
 def differing(table: pd.DataFrame) -> list[str]:
     """Return the settings that finished cells differ in; those resolved per model, within a model.
 
     The evaluation text counts only if it differs among cells that agree in all other settings.
     """
-    cells = table[(table["kind"] == "cell") & (table["error"] == "")]
+    return list(dict.fromkeys(name for name, *_ in _apart(table)))
+
+
+def _apart(table: pd.DataFrame) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each setting that finished cells differ in, the model if within one, and the values."""
+    cells = finished(table)
     cells = cells.assign(device=cells["device"].str.split(":").str[0])
     found = []
     for name in (name for name in COLUMNS if name != TEXT):
         rows = taking(cells, name)
-        groups = rows.groupby("model" if name in SHARED_BY_MODEL else [""] * len(rows))
-        if len(rows) and groups[name].nunique(dropna=False).max() > 1:
-            found.append(name)
-    texts = cells[cells[TEXT] != ""].groupby(["model", *found], dropna=False)[TEXT].nunique()
-    return [*found, TEXT] if (texts > 1).any() else found
+        groups = rows.groupby("model") if name in SHARED_BY_MODEL else [("", rows)]
+        for model, own in groups:
+            values = sorted(map(str, own[name].unique()))
+            if len(values) > 1:
+                found.append(name)
+                yield name, str(model), values
+    told = cells[cells[TEXT] != ""]  # runs of older versions do not tell
+    for _, own in told.groupby(["model", *dict.fromkeys(found)], dropna=False):
+        texts = sorted(own[TEXT].unique())
+        if len(texts) > 1:
+            yield TEXT, str(own["model"].iloc[0]), texts
 
 
 def taking(cells: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -234,32 +243,30 @@ def by_setting(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     if not names:
         return table
     cells = table[table["kind"] == "cell"]
-    cells = cells.assign(model=[_label(row, names) for row in _rows(cells)])
-    found = [cells]
-    places = cells.drop_duplicates(["suite", "model"])
-    for row in _rows(table[table["kind"] != "cell"]):
-        own = places[(places["suite"] == row["suite"]) & (places[BASE] == row[BASE])]
-        fit = [
-            model
-            for model, place in zip(own["model"], _rows(own), strict=True)
-            if _fits(row, place)
-        ]
-        copies = pd.DataFrame([row] * len(fit), columns=table.columns).astype(
-            table.dtypes.to_dict()
-        )
-        found.append(copies.assign(model=fit))
+    found = [cells.assign(model=[_label(row, names) for _, row in cells.iterrows()])]
+    places = [row for _, row in found[0].drop_duplicates(["suite", "model"]).iterrows()]
+    for index, row in table[table["kind"] != "cell"].iterrows():
+        fit = [place["model"] for place in places if _fits(row, place)]
+        found.append(table.loc[[index] * len(fit)].assign(model=fit))
     return pd.concat(found, ignore_index=True).astype(table.dtypes.to_dict())
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for _, row in table.iterrows()]
+def _fits(row: Row, place: Row) -> bool:
+    """Return True if a run outside the grid has suite, model and settings of a cell.
+
+    Of the settings, those that the run logged and that decide its result.
+    """
+    names = EVALUATING if row["method"] == UNQUANTIZED else ROUNDING
+    return all(row[n] == place[n] for n in ("suite", BASE)) and all(
+        text(row[n]) == "?" or text(row[n]) == text(place[n]) for n in names
+    )
 
 
-def _label(row: Mapping[str, object], names: Sequence[str]) -> str:
+def _label(row: Row, names: Sequence[str]) -> str:
     return f"{row[BASE]} [{', '.join(f'{k}={v}' for k, v in setting(row, names).items())}]"
 
 
-def setting(row: Mapping[str, object], names: Sequence[str]) -> dict[str, str]:
+def setting(row: Row, names: Sequence[str]) -> dict[str, str]:
     """Return a row's settings of these names that its quantizer takes.
 
     The number of a device does not count.
@@ -280,23 +287,9 @@ def text(value: object) -> str:
     return "?" if pd.isna(value) or value == "" else str(value)  # type: ignore[call-overload]
 
 
-def _fits(row: Mapping[str, object], place: Mapping[str, object]) -> bool:
-    """Return True if a run outside the grid has the settings of a cell, where it logged them."""
-    names = EVALUATING if row["method"] == UNQUANTIZED else ROUNDING
-    return all(text(row[n]) == "?" or text(row[n]) == text(place[n]) for n in names)
-
-
 def with_baselines(table: pd.DataFrame) -> pd.DataFrame:
     """Add a row with an error for each model (and setting) that lacks its unquantized run."""
-    return completed(table, [(model, UNQUANTIZED, None, 1) for model in table["model"].unique()])
-
-
-def completed(table: pd.DataFrame, wanted: Sequence[Key]) -> pd.DataFrame:
-    """Do as `complete` for a table of `by_setting`."""
-    plain = dict(zip(table["model"], table[BASE], strict=True))
-    names = table[FACETS].iloc[0] if len(table) else ""
-    table = complete(table, wanted)
-    return table.assign(**{BASE: table["model"].map(plain), FACETS: names})
+    return complete(table, [(model, UNQUANTIZED, None, 1) for model in table["model"].unique()])
 
 
 def filled(
@@ -325,9 +318,8 @@ def newest(table: pd.DataFrame) -> pd.DataFrame:
     order = table.assign(finished=table["error"] == "").sort_values(
         ["finished", "started"], kind="stable"
     )
-    return table.loc[order.drop_duplicates(CELL, keep="last").index.sort_values()].reset_index(
-        drop=True
-    )
+    kept = order.drop_duplicates(CELL, keep="last").index.sort_values()
+    return table.loc[kept].reset_index(drop=True)
 
 
 def facets(table: pd.DataFrame) -> list[str]:

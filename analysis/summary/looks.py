@@ -126,7 +126,7 @@ def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked
     found = []
     for model in dict.fromkeys(cells["model"]):
         there = set(cells.loc[cells["model"] == model, "method"])
-        maximum = course.maximum_of(model)
+        maximum = course.maxima.get(str(model))
         family = [
             _rising([one[model, a, b] for one in at_looks if (model, a, b) in one], maximum)
             for a, b, name in grid

@@ -96,15 +96,6 @@ def test_one_set_in_one_order_is_one_draw_however_often_it_was_computed(suites):
     assert (once["method"] == "random").sum() == 1
 
 
-def test_many_runs_through_many_pages(suites):
-    methods = {"random": (23.0, 0.3), "cola_zero": (22.0, 0.3)}
-    suite = suites.suite(models=("a", "b", "c"), methods=methods, seeds=25, windows=False)
-    paged = load_suite(suite, page_size=37)
-    assert len(paged) == 153
-    assert paged["run_id"].is_unique
-    assert paged.equals(load_suite(suite))
-
-
 def test_a_missing_cell_is_named(suites):
     suite = suites.suite(windows=False, **{f"{MODEL}/random/44": None})
     with pytest.raises(RunsError, match=rf"incomplete: 1 of 16 .*{MODEL}/random/seed 44.*no such"):
@@ -210,7 +201,7 @@ def test_an_experiment_counts_a_cell_once_that_two_suites_share(suites):
 
 def test_an_experiment_with_a_filter(suites):
     suites.suite(windows=False)
-    table = load_experiment(suites.name, "params.method = 'random'", page_size=2)
+    table = load_experiment(suites.name, "params.method = 'random'")
     assert set(table["method"]) == {"random", "unquantized"}
     with pytest.raises(RunsError, match="filter='nonsense'"):
         load_experiment(suites.name, "nonsense")

@@ -274,7 +274,7 @@ def test_seeds_of_two_suites_put_together_are_a_further_look(suites):
     assert (table["error"] == "").all()
     course = read_course([first, second], table)
     assert [len(seen) for seen in course.looks] == [10, 10, 20]
-    assert course.maximum is None
+    assert course.maxima == {MODEL: None}
     assert summarize(table, Options(), course).looks
 
 

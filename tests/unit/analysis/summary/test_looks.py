@@ -59,7 +59,7 @@ def values(cells, method, first):
 def test_looks_under_a_declared_maximum_are_judged_by_all_of_them(suites):
     cells = load_suite(settling(suites, ALIKE, 9, "3,6,9"))
     keys = [(MODEL, m, s) for m in ALIKE for s in range(42, 51)]
-    course = Course([frozenset(k for k in keys if k[2] < 42 + n) for n in (3, 6, 9)], maximum=9)
+    course = Course([frozenset(k for k in keys if k[2] < 42 + n) for n in (3, 6, 9)], {MODEL: 9})
     (one,) = track(cells, Options(), course)
     assert one.ns == (3, 6, 9)
     looks = [Look(n, p.seeds.estimate) for n, p in zip(one.ns, one.pairs, strict=True)]
@@ -122,7 +122,7 @@ def test_a_suite_that_was_looked_at_once_is_judged_as_ever(suites):
     suite = suites.suite(methods=ALIKE, windows=False)
     cells = load_suite(suite)
     course = read_course(suite, cells)
-    assert (len(course.looks), course.maximum, course.earlier) == (1, None, ())
+    assert (len(course.looks), course.maxima) == (1, {MODEL: None})
     looked, plain = summarize(cells, Options(), course), summarize(cells, Options())
     assert looked.looks == []
     assert looked.pairs == plain.pairs
@@ -136,8 +136,7 @@ def test_a_fixed_suite_that_is_extended_says_which_look_it_is(suites):
     second = suites.suite(methods=ALIKE, seeds=10, windows=False, **keyed(ALIKE, 10, first))
     cells = load_suite(second)
     course = read_course(second, cells)
-    assert course.maximum is None
-    assert course.earlier == (first,)
+    assert course.maxima == {MODEL: None}
     assert [len(seen) for seen in course.looks] == [10, 20]
     summary = summarize(cells, Options(), course)
     (one,) = summary.looks
@@ -164,7 +163,7 @@ def test_a_settling_suite_that_is_run_again_spends_nothing_twice(suites):
     again = settling(suites, ALIKE, 10, "5,10", **keyed(ALIKE, 10, first))
     cells = load_suite(again)
     course = read_course(again, cells)
-    assert course.maximum == 10
+    assert course.maxima == {MODEL: 10}
     assert [len(seen) for seen in course.looks] == [10, 20]
 
 
@@ -174,7 +173,7 @@ def test_a_suite_beyond_the_declared_maximum_has_none(suites):
     more = settling(suites, ALIKE, 9, "3,6,9", **keyed(ALIKE, 9, first))
     cells = load_suite(more)
     course = read_course(more, cells)
-    assert course.maximum is None
+    assert course.maxima == {MODEL: None}
     assert [len(seen) for seen in course.looks] == [6, 12, 18]
 
 
@@ -196,7 +195,6 @@ def test_a_suite_with_other_seeds_than_a_killed_one_rests_on_a_test_for_any_look
     cells = load_suite(second)
     course = read_course(second, cells)
     kept = seeds == 9
-    assert course.earlier == (() if kept else (first,))
     assert course.interrupted == (frozenset() if kept else {MODEL})
     summary = summarize(cells, Options(), course)
     (pair,) = summary.pairs
@@ -238,7 +236,7 @@ def test_one_seed_of_a_killed_suite_compares_nothing(suites):
     first = broken_off(suites, 9, 1)
     second = suites.suite(methods=ALIKE, seeds=5, windows=False, **keyed(ALIKE, 5, first))
     course = read_course(second, load_suite(second))
-    assert (course.earlier, course.interrupted) == ((), frozenset())
+    assert (len(course.looks), course.interrupted) == (1, frozenset())
 
 
 def test_only_methods_that_were_there_were_looked_at(suites):
@@ -342,7 +340,7 @@ def test_an_estimate_that_ended_the_looks_early_has_an_unbiased_one_beside_it(su
     (one,) = track(first, Options(), read_course(suite, first))
     assert one.judgement.decided_at == 10 < one.maximum
     assert 0 < one.unbiased / one.pair.percent < 1
-    (plain,) = track(cells, Options(), Course(read_course(suite, cells).looks, 20))
+    (plain,) = track(cells, Options(), Course(read_course(suite, cells).looks, {MODEL: 20}))
     assert (plain.unbiased is None) == (plain.ns[plain.decided] == 20)
 
 
