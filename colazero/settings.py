@@ -159,7 +159,7 @@ WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=16)]
-Weight = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+Weight = Literal["attention"] | Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Device = Annotated[str, AfterValidator(_device)]
 
 Stage = Literal["selection", "quantization", "evaluation"]
@@ -347,7 +347,8 @@ class Settings(Common):
     position_weight: Weight = setting(
         1.0,
         QUANTIZATION,
-        "weight of each window's first token in GPTQ's Hessians; 1: as published",
+        "weight of each window's first token in GPTQ's Hessians; 1: as published; attention: each "
+        "token by the attention that it gets",
         quantizers=("onepass",),
     )
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,7 +270,7 @@ class QuantizationSettings:
     act_group_aware: bool
     sparsity: float = 0.5
     pattern: str = "none"
-    position_weight: float = 1.0
+    position_weight: float | Literal["attention"] = 1.0
 
 
 class BlockEvaluator(Protocol):

@@ -30,6 +30,7 @@ from colazero.blocks.skeleton import (
     run_to_head,
 )
 from colazero.blocks.weights import Refused, Weights
+from colazero.errors import UserError
 from colazero.models.fit import decoder_blocks
 
 log = logging.getLogger(__name__)
@@ -214,6 +215,43 @@ class Sequence:
                 else:
                     left = halved(left)
         stream.batches[:] = done
+
+    def attended(self, index: int, stream: Stream) -> Any:
+        """Return how much attention each token gets in a filled block: float32 [windows, tokens].
+
+        Summed over heads and queries, on the CPU. The stream stays before the block. Only the eager
+        implementation gives attention weights, so it runs here, one window at a time. UserError if
+        the block's attention returns no weights.
+        """
+        import torch
+
+        block, tokens = self.blocks[index], stream.ids.shape[1]
+        received: list[Any] = []
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            for part in output if isinstance(output, tuple) else ():
+                if torch.is_tensor(part) and part.ndim == 4 and part.shape[2:] == (tokens, tokens):
+                    received.append(part.float().sum((1, 2)).cpu())
+
+        before = self.model.config._attn_implementation  # transformers has no public name for it
+        hooks = [module.register_forward_hook(keep) for module in block.modules()]
+        try:
+            self.model.set_attn_implementation("eager")
+            with torch.no_grad():
+                ids = stream.ids[:1].to(self.device)
+                call = record(self.model, self.blocks, ids, self._form)[1][index]
+                for window in stream.hidden.split(1):
+                    call(block, window.to(self.device))
+        finally:
+            self.model.set_attn_implementation(before)
+            for hook in hooks:
+                hook.remove()
+        if len(received) != len(stream.ids):
+            raise UserError(
+                "position_weight=attention: this model's attention does not return its weights. "
+                "Use a number."
+            )
+        return torch.cat(received)
 
     def logits(self, hidden: Any, ids: Any) -> Any:
         """Return the logits [tokens, vocabulary] of last hidden states [tokens, width]."""

@@ -7,8 +7,17 @@ Face GPTQ format and `dequantize` reads it back. Nothing here knows of models, f
 
 from __future__ import annotations
 
-from colazero.gptq.hessian import Hessian, Prepared, prepare
+from colazero.gptq.hessian import Hessian, Prepared, prepare, token_weights
 from colazero.gptq.packing import dequantize, pack
 from colazero.gptq.solving import Solved, solve
 
-__all__ = ["Hessian", "Prepared", "Solved", "dequantize", "pack", "prepare", "solve"]
+__all__ = [
+    "Hessian",
+    "Prepared",
+    "Solved",
+    "dequantize",
+    "pack",
+    "prepare",
+    "solve",
+    "token_weights",
+]

@@ -17,6 +17,8 @@ ROWS = 4096
 """Rows that are converted to float32 and multiplied at once: bounds the memory of the copy."""
 WIDEST = 128
 """The most columns that a block has; a wider group is solved in several blocks."""
+LEAST_WEIGHT = 0.005
+"""Weight of the token with the least attention, if the most is 1: as in the scripts of RSQ."""
 DAMP_STEP = 0.01
 """Damp is raised by this each time that Cholesky fails, as in GPTQModel."""
 
@@ -31,7 +33,7 @@ class Hessian:
     the sums' rounding. Elsewhere they are converted to float32 first.
 
     weight: how often each window's first input counts. It is then x · √weight in the sum of squared
-    errors that GPTQ minimizes (RSQ, arXiv 2503.01820, weighs all tokens so).
+    errors that GPTQ minimizes.
     """
 
     def __init__(self, inputs: int, device: torch.device | str, weight: float = 1.0) -> None:
@@ -43,11 +45,20 @@ class Hessian:
         self._block = 1024 if self._sum.is_cuda else 256
 
     @torch.no_grad()
-    def add(self, x: Tensor) -> None:
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Add inputs of any float dtype: [windows, tokens, inputs], or [tokens, inputs].
 
-        UserError for the latter if first tokens have a weight: their places are then unknown.
+        weights: [windows, tokens], how often each input counts; see `token_weights`.
+        UserError for the latter form if tokens have weights: their places are then unknown.
         """
+        if x.ndim != 3 and (weights is not None or self._weight != 1):
+            given = "attention" if weights is not None else f"{self._weight:g}"
+            raise UserError(
+                f"position_weight={given}: a layer of this model, such as an expert, gets tokens "
+                "without their places in the window. Use position_weight=1."
+            )
+        if weights is not None:
+            x = x.float() * weights.to(x.device).sqrt()[..., None]
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
         as_they_are = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
@@ -59,15 +70,11 @@ class Hessian:
             self._first = squares if self._first is None else self._first + squares
             if self._weight != 1:
                 self._add(first, self._weight - 1)
-        elif self._weight != 1:
-            raise UserError(
-                f"position_weight={self._weight:g}: a layer of this model, such as an expert, gets "
-                "tokens without their places in the window. Use position_weight=1."
-            )
 
     def first_share(self) -> Tensor | None:
-        """Return the share of Σ‖x‖² that comes from the windows' first inputs, each counted once.
+        """Return the share of Σ‖x‖² that comes from the windows' first inputs.
 
+        Inputs count by the weights that `add` got, and first ones not by the Hessian's own.
         A float64 number on the device; None if their places are unknown.
         """
         if self._first is None:
@@ -97,6 +104,19 @@ class Hessian:
             # The two halves of a symmetric product may differ in their last bit.
             corner.copy_(corner.tril() + corner.tril(-1).T)
         return self._sum
+
+
+def token_weights(attended: Tensor) -> Tensor:
+    """Return how often each token counts, from the attention that it gets, as in RSQ.
+
+    attended: [windows, tokens], summed over heads and queries. The range within each window is
+    mapped to 0.005..1 and divided by its mean, so that a window counts as often as it has tokens
+    (attention concentration; Sung et al. 2025, arXiv 2503.01820, without its rotations).
+    """
+    low, high = attended.amin(1, keepdim=True), attended.amax(1, keepdim=True)
+    span = torch.where(high > low, high - low, 1.0)
+    scaled = LEAST_WEIGHT + (1 - LEAST_WEIGHT) * (attended - low) / span
+    return scaled / scaled.mean(1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Gptq:
         """Return an empty Hessian."""
         from colazero import gptq
 
-        return gptq.Hessian(inputs, device, self._settings.position_weight)
+        weight = self._settings.position_weight
+        return gptq.Hessian(inputs, device, 1.0 if weight == "attention" else weight)
 
     def prepare(self, statistic: Any) -> Any:
         """Order and factor a Hessian."""
@@ -103,11 +104,16 @@ def quantize(work: Work) -> QuantizationReport:
     started = time.perf_counter()
     columns.for_device(work.device.partition(":")[0], work.settings.group_size)  # compiles
     warm_up_time_sec = time.perf_counter() - started
-    return replace(by_blocks(work, Gptq(work.settings)), warm_up_time_sec=warm_up_time_sec)
+    by_attention = work.settings.position_weight == "attention"
+    report = by_blocks(work, Gptq(work.settings), by_attention=by_attention)
+    return replace(report, warm_up_time_sec=warm_up_time_sec)
 
 
-def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
+def by_blocks(work: Work, method: Layerwise, *, by_attention: bool = False) -> QuantizationReport:
     """Solve a model's layers block by block and write a checkpoint.
+
+    by_attention: tokens count in the statistic by the attention that they get in the block, which
+    runs once more for that, before its layers are solved.
 
     A block's tensors are written as soon as it is solved, into a folder that becomes the checkpoint
     at the end. Refused, before any work, if the model cannot be run block by block. Without
@@ -130,7 +136,8 @@ def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
         evaluator.begin(sequence)
     with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
-            solver = Solver(sequence, index, method)
+            weights = _token_weights(sequence, index, stream) if stream and by_attention else None
+            solver = Solver(sequence, index, method, weights)
             with sequence.filled(index, solver.solves) as block:
                 solver.run(block, stream)
                 if evaluator:
@@ -170,16 +177,29 @@ def by_blocks(work: Work, method: Layerwise) -> QuantizationReport:
     )
 
 
-class Solver:
-    """Solves the linear layers of one block. `tensors`: to be saved; `rows`: one per layer."""
+def _token_weights(sequence: Sequence, index: int, stream: Stream) -> Any:
+    from colazero import gptq
 
-    def __init__(self, sequence: Sequence, index: int, method: Layerwise) -> None:
+    with sequence.filled(index, ahead=False):
+        return gptq.token_weights(sequence.attended(index, stream))
+
+
+class Solver:
+    """Solves the linear layers of one block. `tensors`: to be saved; `rows`: one per layer.
+
+    weights: [windows, tokens], how often each token counts; None: once.
+    """
+
+    def __init__(
+        self, sequence: Sequence, index: int, method: Layerwise, weights: Any = None
+    ) -> None:
         from colazero.blocks.probe import linears
 
         self.tensors: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
         self.solved: dict[str, str] = {}
         self._sequence, self._index, self._method = sequence, index, method
+        self._weights = weights
         self._layers = linears(sequence.blocks[index])
         self._input = Input(method)
         self.run_again = 0
@@ -234,8 +254,10 @@ class Solver:
         if member == 0 and not known:
             self._input = Input(self._method)
         if not known:
-            windows = stream.ids[stream.batches[member]].shape
-            self._input.add(member, x, windows, self._sequence.device, keep=not leaves)
+            part = stream.batches[member]
+            weights = None if self._weights is None else self._weights[part]
+            windows = stream.ids[part].shape
+            self._input.add(member, x, windows, self._sequence.device, weights, keep=not leaves)
         return known
 
     def _solve(self, name: str) -> None:
@@ -288,12 +310,19 @@ class Input:
         return now == then and (x.shape, x.stride()) == (old.shape, old.stride())
 
     def add(
-        self, member: int, x: Any, windows: tuple[int, int], device: str, *, keep: bool = True
+        self,
+        member: int,
+        x: Any,
+        windows: tuple[int, int],
+        device: str,
+        weights: Any = None,
+        *,
+        keep: bool = True,
     ) -> None:
         """Add a micro-batch's input to the statistic. `keep`: remember it for `has`.
 
-        windows: how many windows of how many tokens. RuntimeError if a layer was already solved
-        with the statistic.
+        windows: how many windows of how many tokens. weights: of these tokens. RuntimeError if a
+        layer was already solved with the statistic.
         """
         if self.prepared is not None:
             raise RuntimeError("a layer has another one's input in some micro-batches alone")
@@ -301,7 +330,11 @@ class Input:
             self._statistic = self._method.statistic(x.shape[-1], device)
         shape = (*windows, x.shape[-1])
         whole = x.numel() == math.prod(shape)  # an expert gets some of the tokens
-        self._statistic.add(x.reshape(shape) if whole else x)
+        x_by_window = x.reshape(shape) if whole else x
+        if weights is None:
+            self._statistic.add(x_by_window)
+        else:
+            self._statistic.add(x_by_window, weights)
         if keep:
             self._parts[member] = x, x._version
 

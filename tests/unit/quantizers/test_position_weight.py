@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from colazero import gptq
+from colazero.blocks.probe import open_sequence
 from colazero.errors import UserError
 from colazero.evaluation.perplexity import load_dense
 from colazero.gptq import Hessian, prepare, solve
@@ -21,7 +23,7 @@ SETTINGS = QuantizationSettings(4, 32, False, True, 0.05, True)
 WINDOWS = np.random.default_rng(0).integers(10, 250, size=(6, 32), dtype=np.int32)
 
 
-def quantized(model: Path, out: Path, weight: float) -> QuantizationReport:
+def quantized(model: Path, out: Path, weight: Any) -> QuantizationReport:
     settings = replace(SETTINGS, position_weight=weight)
     calibration = CalibrationSet(WINDOWS, [], {})
     return onepass.quantize(Work(model, calibration, settings, out, "cpu", lambda *_: None, None))
@@ -61,3 +63,62 @@ def test_tokens_without_places_cannot_be_weighed() -> None:
     with pytest.raises(UserError, match="position_weight=4"):
         experts.add(0, torch.ones(5, 8), (2, 4), "cpu")
     experts.add(0, torch.ones(8, 8), (2, 4), "cpu")
+
+
+def test_tokens_count_by_the_attention_that_they_get(tiny_llama: Path, tmp_path: Path) -> None:
+    """The first block's codes are those for inputs scaled by the weights of eager attention."""
+    quantized(tiny_llama, tmp_path / "attention", "attention")
+    quantized(tiny_llama, tmp_path / "1", 1)
+    loaded = load_dense(tiny_llama, "cpu")
+    loaded.set_attn_implementation("eager")
+    ids = torch.from_numpy(WINDOWS).long()
+    with torch.no_grad():
+        attention = loaded(ids, output_attentions=True).attentions[0].float()
+        attended = attention.sum((1, 2))
+        low, high = attended.amin(1, keepdim=True), attended.amax(1, keepdim=True)
+        weights = 0.005 + 0.995 * (attended - low) / (high - low)
+        weights /= weights.mean(1, keepdim=True)
+        x = loaded.model.layers[0].input_layernorm(loaded.model.embed_tokens(ids))
+    hessian = Hessian(x.shape[-1], "cpu")
+    hessian.add(x.float() * weights.sqrt()[..., None])
+    name = "model.layers.0.self_attn.q_proj"
+    weight = load_file(tiny_llama / "model.safetensors")[f"{name}.weight"]
+    wanted = codes(gptq.pack(solve(weight, prepare(hessian, SETTINGS), SETTINGS), 4)["qweight"])
+    alike = {
+        given: (codes(written[f"{name}.qweight"]) == wanted).float().mean().item()
+        for given in ("1", "attention")
+        if (written := load_file(tmp_path / given / "model.safetensors"))
+    }
+    assert alike["attention"] > 0.99 > alike["1"]
+
+
+def test_weighing_by_attention_leaves_the_evaluation_as_it_was(tiny_llama: Path) -> None:
+    """Hidden states after a block are the same bits, whether its attention was read before."""
+    sequence, streams = open_sequence(tiny_llama, "cpu"), []
+    for read in (False, True):
+        stream = sequence.begin(WINDOWS, 3)
+        with sequence.filled(0):
+            if read:
+                sequence.attended(0, stream)
+            sequence.advance(0, stream)
+        streams.append(stream.hidden)
+    assert torch.equal(*streams)
+
+
+def test_each_window_has_the_weight_of_its_tokens() -> None:
+    weights = gptq.token_weights(torch.tensor([[9.0, 1.0, 2.0, 4.0], [3.0, 3.0, 3.0, 3.0]]))
+    assert weights.sum(1).tolist() == pytest.approx([4, 4])
+    assert weights[0, 0] / weights[0, 1] == pytest.approx(200)
+    assert weights[1].tolist() == [1, 1, 1, 1]
+
+
+def test_experts_and_attention_without_weights_are_refused(tiny_llama: Path) -> None:
+    with pytest.raises(UserError, match="position_weight=attention"):
+        Hessian(8, "cpu").add(torch.ones(5, 8), torch.ones(2, 4))
+    sequence = open_sequence(tiny_llama, "cpu")
+    stream = sequence.begin(WINDOWS, 3)
+    attention = sequence.blocks[0].self_attn
+    plain = type(attention).forward
+    attention.forward = lambda *args, **kwargs: (plain(attention, *args, **kwargs)[0], None)
+    with sequence.filled(0), pytest.raises(UserError, match="position_weight=attention"):
+        sequence.attended(0, stream)
