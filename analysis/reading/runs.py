@@ -283,7 +283,10 @@ def _rows_of(experiments: Sequence[str], condition: str, filter: str) -> pd.Data
 
 def _sweep(suite: Run) -> dict[str, list[Any]]:
     """Return the settings of which a suite has several values: name → values."""
-    return dict(json.loads(suite.data.tags.get(SWEEP, "{}")))
+    swept = json.loads(suite.data.tags.get(SWEEP, "{}"))
+    return {
+        name: [SETTINGS[name].type(value) for value in values] for name, values in swept.items()
+    }
 
 
 def _grid(suite: Run) -> list[Key]:

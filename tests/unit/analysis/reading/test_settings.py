@@ -7,7 +7,7 @@ from analysis.reading.looks import course_of, read_course
 from analysis.reading.runs import load_experiment, load_suite, load_suites
 from analysis.reading.table import RunsError, observations
 from analysis.summary import Options, summarize
-from colazero.settings import CELL, SETTINGS, RunConfig
+from colazero.settings import CELL, SETTINGS, SWEPT, RunConfig
 from colazero.suite_settings import SuiteConfig
 
 MODEL = "smollm2-135m"
@@ -34,6 +34,19 @@ def test_a_sweep_is_a_model_a_setting(suites):
     assert plain["perplexity"].tolist() == [20.0] * 4
     assert plain["run_id"].nunique() == 1
     assert (table["error"] == "").all()
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_of_any_setting_is_read_with_its_hole(suites, name):
+    """The suite lists the values as JSON, a cell logs them as text: 1.0 and "1.0" are one value."""
+    default = 32 if name == "group_size" else RunConfig.model_fields[name].default  # not auto
+    values, methods = [default, OTHER[name]], {"random": (23.0, 0.3)}
+    hole = {f"{MODEL}/random/43 {name}={OTHER[name]}": None}
+    suite = suites.suite(sweep={name: values}, methods=methods, seeds=2, windows=False, **hole)
+    table = cells(load_suite(suite, allow_failed=True))
+    assert table["facets"].tolist() == [name] * 4
+    assert (table["status"] == "MISSING").sum() == 1
+    assert table.groupby("model").size().tolist() == [2, 2]
 
 
 def test_without_a_sweep_a_model_is_a_model_and_mixing_is_refused(suites):
