@@ -61,7 +61,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     config = pipeline.resolve(config, model)
     pipeline.check_data(config, model)
     seconds = dict.fromkeys(STAGES, 0.0)
-    logging = ["log_config", "log_files", "log_metrics", "log_datasets", "log_quantization"]
+    logging = ["log_config", "log_files", "log_metrics", "log_dataset", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags"]
     connect()
     begin = time.perf_counter()

@@ -142,7 +142,8 @@ def log_calibration(
     }
     record.log_metrics(metrics)
     tag_calibration(calibration)
-    record.log_datasets(calibration, corpus)
+    n, seq_len = calibration.windows.shape
+    record.log_dataset(corpus, calibration.digest, "calibration", windows=n, tokens=n * seq_len)
     return metrics
 
 
@@ -187,7 +188,6 @@ def _quantize_and_evaluate(
         record.log_quantization(report)
         evaluation = pipeline.evaluate(config, model, checkpoint, show("evaluate"), evaluator)
         metrics = record.log_evaluation(evaluation)  # what fails later keeps its numbers
-        record.log_datasets(None, None, *evaluation.perplexities)
         verify_time = 0.0
         if evaluator.perplexities:  # else the checkpoint is what was evaluated
             verify_time, same = pipeline.verify(
@@ -209,7 +209,6 @@ def _evaluate_unquantized(config: Resolved, model: Model, show: Show) -> dict[st
     nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
     record.log_metrics(nothing)
     record.set_tags({"colazero.checkpoint_digest": model.revision})
-    record.log_datasets(None, None, *evaluation.perplexities)
     mark_halved(evaluation=evaluation.halved)
     return record.log_evaluation(evaluation) | nothing
 
@@ -274,6 +273,5 @@ def run_baseline(config: Resolved, model: Model, show: Show, *, reuse: bool) -> 
         record.log_metrics(client.metrics_of(source))
         return Outcome(record.active_run_id(), client.metrics_of(source), source.info.run_id)
     evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
-    record.log_datasets(None, None, *evaluation.perplexities)
     mark_halved(evaluation=evaluation.halved)
     return Outcome(record.active_run_id(), record.log_evaluation(evaluation))

@@ -31,7 +31,6 @@ def run(given: dict[str, str]) -> int:
         record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
         metrics = record.log_evaluation(evaluation)
-        record.log_datasets(None, None, *evaluation.perplexities)
     for key, value in metrics.items():
         print(f"{key}: {value:.6g}")
     print(client.where(run_id))

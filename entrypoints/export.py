@@ -155,7 +155,7 @@ def model_card(cell: Run, suite: Run | None, folder: Path) -> str:
     from colazero.types import HUB_ID, label
 
     tags = cell.data.tags
-    params = {name.removeprefix("resolved."): value for name, value in cell.data.params.items()}
+    params = client.params_of(cell)
     source = tags.get(client.SOURCE)
     with_files = fetch.find(f"runs:/{source}") if source else cell
     hub = HUB_ID.fullmatch(params["model"])

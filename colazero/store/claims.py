@@ -81,8 +81,9 @@ def alive(run: Run, unbegun_sec: float = UNBEGUN_SEC) -> bool:
     """
     name = run.data.tags.get(client.OWNER)
     if name is None:
-        age = time.time() - run.info.start_time / 1000
-        return not _is_launched(run) or age < unbegun_sec
+        ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
+        launched = ours and bool({"preset", "suite"} & run.data.params.keys())
+        return not launched or time.time() - run.info.start_time / 1000 < unbegun_sec
     here = owner_alive(name)
     if here is not None:
         return here
@@ -93,41 +94,31 @@ def alive(run: Run, unbegun_sec: float = UNBEGUN_SEC) -> bool:
     return time.time() - float(suite.data.tags.get(client.HEARTBEAT, "inf")) < SILENT_SEC
 
 
-def _in_charge(run: Run, unbegun_sec: float) -> bool:
-    """Return True if the process of an open run, or of its suite, is alive.
+def abandoned(experiment: str, unbegun_sec: float = UNBEGUN_SEC) -> list[Run]:
+    """Return all open runs whose process, and that of their suite, has ended.
 
     A live suite repeats the cell of a lost worker, or ends its run itself.
     """
-    if alive(run, unbegun_sec):
-        return True
-    parent = run.data.tags.get(client.PARENT)
-    suite = client.find_run(parent) if parent else None
-    return (
-        suite is not None
-        and suite.info.status == "RUNNING"
-        and client.OWNER in suite.data.tags
-        and alive(suite)
-    )
 
+    def suite_alive(run: Run) -> bool:
+        suite = client.find_run(run.data.tags.get(client.PARENT, ""))
+        if suite is None or client.OWNER not in suite.data.tags:
+            return False
+        return suite.info.status == "RUNNING" and alive(suite)
 
-def abandoned(experiment: str, unbegun_sec: float = UNBEGUN_SEC) -> list[Run]:
-    """Return all open runs whose process has ended."""
     homes = client.homes(experiment)
     opened = [run for status in OPEN for run in client.search(homes, status=status)]
     mine = os.environ.get("MLFLOW_RUN_ID")  # this process is about to open it
-    return [r for r in opened if r.info.run_id != mine and not _in_charge(r, unbegun_sec)]
+    others = [run for run in opened if run.info.run_id != mine]
+    return [run for run in others if not alive(run, unbegun_sec) and not suite_alive(run)]
 
 
-def end_abandoned(experiment: str) -> list[str]:
-    """Mark all open runs whose process has ended as KILLED; return their names."""
-    dead = abandoned(experiment)
-    for run in dead:
+def end_abandoned(experiment: str) -> None:
+    for run in abandoned(experiment):
         end_as_killed(run, "when a later one looked")
-    return [str(run.info.run_name) for run in dead]
 
 
 def end_as_killed(run: Run, when: str) -> None:
-    """Mark a run whose process has ended as KILLED."""
     reason = "its process was gone"
     if client.OWNER not in run.data.tags:
         reason = "`mlflow run` was gone before it had begun"
@@ -204,16 +195,7 @@ def create_child(suite: str, name: str, kind: str) -> str:
 
 
 def log_params(run_id: str, params: Mapping[str, str]) -> None:
-    """Log parameters of a run that another process works on."""
-    values = [Param(name, value) for name, value in params.items()]
-    MlflowClient().log_batch(run_id, params=values)
-
-
-def worker_environment(experiment: str) -> dict[str, str]:
-    """Return the variables that point another process to the same store and experiment."""
-    patience = {k: v for k, v in os.environ.items() if k == "COLAZERO_PATIENCE"}
-    store = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_ID": experiment}
-    return store | patience
+    MlflowClient().log_batch(run_id, params=[Param(*item) for item in params.items()])
 
 
 def log_proof(suite: str, about: dict[str, Any]) -> None:
@@ -300,12 +282,6 @@ def _log_at_once(
 
 
 # --- Runs that `mlflow run` creates before our code starts.
-
-
-def _is_launched(run: Run) -> bool:
-    """Return True if `mlflow run` created a run for a program of this project."""
-    ours = run.data.tags.get("mlflow.project.entryPoint") in ENTRY_POINTS
-    return ours and bool({"preset", "suite"} & run.data.params.keys())
 
 
 def refuse_used(run: Run) -> None:

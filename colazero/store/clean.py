@@ -40,8 +40,7 @@ def experiments() -> list[str]:
     if by_id:
         return client.homes(by_id)
     names = [name] if name else client.HOMES
-    known = [MlflowClient().get_experiment_by_name(each) for each in names]
-    active = [str(e.experiment_id) for e in known if e and e.lifecycle_stage == "active"]
+    active = client.active_experiments(names)
     if not active:
         raise UserError(
             f"the tracking store has no experiment {' or '.join(names)}. "
@@ -113,15 +112,18 @@ def takers_of(suites: Sequence[str]) -> Takers:
 
 def _models_of_run(run: Run, keep: str, suite: str) -> Iterator[Item]:
     for output in run.outputs.model_outputs if run.outputs else []:
-        model = MlflowClient().get_logged_model(output.model_id)
-        remove = partial(_free, model, run.info.run_id)
-        name = f"{run.info.run_name}: {model.model_id}"
-        yield Item("models", name, _size(model), remove, keep, suite)
+        yield _model_of(run, MlflowClient().get_logged_model(output.model_id), keep, suite)
     kept = Path(run.data.tags.get(client.CHECKPOINT_PATH, ""))
     if kept.name and kept.is_dir() and client.SOURCE not in run.data.tags:
-        remove = partial(_free_folder, kept, run.info.run_id)
+        remove = partial(_free, kept, run.info.run_id)
         name = f"{run.info.run_name}: {kept}"
         yield Item("models", name, size_of(kept), remove, keep, suite)
+
+
+def _model_of(run: Run, model: LoggedModel, keep: str, suite: str) -> Item:
+    name = f"{run.info.run_name}: {model.model_id}"
+    remove = partial(_free, model, run.info.run_id)
+    return Item("models", name, _size(model), remove, keep, suite)
 
 
 def kept_in_store(*, orphans: bool) -> Iterator[Item]:
@@ -133,32 +135,29 @@ def kept_in_store(*, orphans: bool) -> Iterator[Item]:
     for model in client.paged(MlflowClient().search_logged_models, experiments()):
         if model.model_type != "gptq":
             continue
-        run_id = model.source_run_id
-        run = client.find_run(run_id) if run_id else None
+        run_id = model.source_run_id or ""
+        run = client.find_run(run_id)
         if run is None or run.info.lifecycle_stage == "deleted":
             name = f"of a deleted run: {model.name} {model.model_id}"
-            keep = takers.outside(run_id, []) if run_id else ""
+            keep = takers.outside(run_id, [])
             yield Item("models", name, _size(model), partial(_free, model, None), keep)
         elif not orphans:
             suite = run.data.tags.get(client.PARENT, "")
-            keep = "name its suite" if suite else "delete its run first"
-            name = f"{run.info.run_name}: {model.model_id}"
-            remove = partial(_free, model, run_id)
-            yield Item("models", name, _size(model), remove, keep, suite)
+            yield _model_of(
+                run, model, "name its suite" if suite else "delete its run first", suite
+            )
 
 
-def _free(model: LoggedModel, run_id: str | None) -> None:
+def _free(model: LoggedModel | Path, run_id: str | None) -> None:
     """Remove a model's files, then the model; its run keeps its numbers and is still reused."""
     if run_id is not None:
         MlflowClient().set_tag(run_id, client.FREED, time.strftime("%Y-%m-%d"))
+    if isinstance(model, Path):
+        shutil.rmtree(model)
+        return
     files = get_artifact_repository(model.artifact_location)
     files.delete_artifacts()  # type: ignore[no-untyped-call]
     MlflowClient().delete_logged_model(model.model_id)
-
-
-def _free_folder(folder: Path, run_id: str) -> None:
-    MlflowClient().set_tag(run_id, client.FREED, time.strftime("%Y-%m-%d"))
-    shutil.rmtree(folder)
 
 
 def _size(model: LoggedModel) -> int:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -53,19 +53,6 @@ STOPPED = "colazero.stopped"
 """Model → method → number of seeds after which it was stopped, in JSON."""
 ENDED = "colazero.ended"
 """Marks a suite that ran all that it was going to run, before its analysis."""
-TAGS = (
-    *(KIND, OWNER, ERROR, SOURCE, MANIFEST, FREED, CHECKPOINT, CHECKPOINT_PATH, HEARTBEAT),
-    *(PROGRESS, UNBEGUN, LOOKS, STOPPED, ENDED),
-    *(
-        f"colazero.{name}"
-        for name in ("key", "config", "work_key", "model_revision", "base_model", "device")
-    ),
-    *("colazero.work_key_without_downstream", "colazero.column_kernel", "colazero.sweep"),
-    *("colazero.calibration_digest", "colazero.order_digest", "colazero.higher_is_better"),
-    *("colazero.git_commit", "colazero.git_dirty"),
-    *("colazero.verified", "colazero.halved"),
-)
-"""All tags of ours. `version.LIBRARY` and `verdict.MODEL.A_vs_B` come on top."""
 NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
 
 FIRST = ("perplexity", "kl_divergence", "top1_agreement", "nll_per_token")
@@ -104,12 +91,18 @@ def metrics_of(run: Run) -> dict[str, float]:
     return {name.removeprefix(f"{WORK}/").replace("/", ".", 1): value for name, value in values}
 
 
+def params_of(run: Run) -> dict[str, str]:
+    """Return a run's parameters; `resolved.NAME` counts where `mlflow run` had logged NAME."""
+    params = sorted(run.data.params.items(), key=lambda item: item[0].startswith("resolved."))
+    return {name.removeprefix("resolved."): value for name, value in params}
+
+
 # --- Names that every store takes, none of which stands for two things.
 
 LONGEST = 120
 """Characters. File systems take 255 bytes, databases 250 characters of a metric's name; other
 parts of a name need room as well."""
-LONGEST_RUN = LONGEST_DATASET = 250
+LONGEST_RUN = 250
 """MLflow's column for a run's name, and half of what it takes for a dataset's."""
 BETWEEN = "·"
 """Separates the parts of a run's name."""
@@ -117,11 +110,11 @@ BETWEEN = "·"
 
 def run_name(*parts: str) -> str:
     """Return a run's name of its parts: `42·cola_zero·opt-6.7b`."""
-    return _cut(BETWEEN.join(parts), LONGEST_RUN)
+    return _cut(BETWEEN.join(parts))
 
 
 def dataset_name(name: str) -> str:
-    return _cut(name, LONGEST_DATASET)
+    return _cut(name)
 
 
 def model_name(name: str) -> str:
@@ -149,8 +142,8 @@ def corpus_name(name: str) -> str:
     return _with_digest(_mended(stem, "-"), name)
 
 
-def _cut(name: str, longest: int) -> str:
-    return name if len(name) <= longest else _with_digest(name[:LONGEST], name)
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_RUN else _with_digest(name[:LONGEST], name)
 
 
 def _of_parts(name: str, signs: str) -> str:
@@ -290,12 +283,15 @@ def homes(experiment: str) -> list[str]:
 
 @lru_cache
 def _homes(_store: str, experiment: str) -> tuple[str, ...]:
-    service = MlflowClient()
-    if service.get_experiment(experiment).name not in HOMES:
+    if MlflowClient().get_experiment(experiment).name not in HOMES:
         return (experiment,)
-    known = [service.get_experiment_by_name(name) for name in HOMES]
-    active = [str(e.experiment_id) for e in known if e and e.lifecycle_stage == "active"]
-    return tuple(dict.fromkeys([experiment, *active]))
+    return tuple(dict.fromkeys([experiment, *active_experiments(HOMES)]))
+
+
+def active_experiments(names: Iterable[str]) -> list[str]:
+    """Return the ids of the experiments of these names that exist and are not deleted."""
+    named = [MlflowClient().get_experiment_by_name(name) for name in names]
+    return [str(e.experiment_id) for e in named if e and e.lifecycle_stage == "active"]
 
 
 def search(
@@ -339,6 +335,8 @@ def _clause(name: str, value: str) -> str:
 
 def find_run(run_id: str) -> Run | None:
     """Return a run; None if the store has none of this id."""
+    if not run_id:
+        return None
     try:
         return MlflowClient().get_run(run_id)
     except MlflowException as error:
@@ -365,15 +363,6 @@ VIEW = "colazero"
 """The shared view of an experiment that shows our columns."""
 
 
-def page_of(run_id: str) -> str:
-    """Return the address of a run's page."""
-    experiment = experiment_of(run_id)
-    uri, server = urlsplit(mlflow.get_tracking_uri()), LOCAL_PAGES
-    if uri.scheme in ("http", "https"):  # without a name and a password
-        server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
-    return page_address(server, experiment, run_id)
-
-
 def page_address(server: str, experiment: str, run_id: str) -> str:
     """Return where a server shows a run, in the view for machine learning.
 
@@ -382,21 +371,19 @@ def page_address(server: str, experiment: str, run_id: str) -> str:
     return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
-def list_address(run_page: str) -> str:
-    """Return the address of the list of runs, with our columns, in the experiment of a run."""
-    experiment = run_page.partition("/runs/")[0]
-    return f"{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-
-
 REPORT = "analysis/report.html"
 """The artifact of an analyzed run that is read first."""
 
 
 def where(run_id: str, *, analyzed: bool = False) -> str:
     """Return a line per address: a run's page, its report if it is analyzed, the list of runs."""
-    page = page_of(run_id)
+    uri, server = urlsplit(mlflow.get_tracking_uri()), LOCAL_PAGES
+    if uri.scheme in ("http", "https"):  # without a name and a password
+        server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}".rstrip("/")
+    page = page_address(server, experiment_of(run_id), run_id)
+    runs = page.partition("/runs/")[0] + "/runs?workflowType=machine_learning"
     running = " (while mlflow ui runs)" if page.startswith(LOCAL_PAGES) else ""
-    lines = [f"page: {page}{running}", f"all runs: {list_address(page)}"]
+    lines = [f"page: {page}{running}", f"all runs: {runs}&viewStateShareKey={VIEW}"]
     if analyzed:
         lines.insert(0, f"report: {page.replace('?', f'/artifacts/{REPORT}?')}")
     return "\n".join(lines)
@@ -417,14 +404,3 @@ ABOUT = (
     "each a quantized model with its perplexity on the evaluation text, and the verdicts. "
     "`report.html` among its artifacts is the report."
 )
-
-
-def with_settings(markdown: str, params: Mapping[str, str]) -> str:
-    """Return a description with the resolved parameters below it.
-
-    MLflow's own list shows what `mlflow run` received instead, `auto` for most.
-    """
-    if not params:
-        return markdown
-    rows = [f"| {name} | {value.replace('|', '&#124;')} |" for name, value in params.items()]
-    return "\n".join([markdown, "", "| parameter | as resolved |", "| --- | --- |", *rows]).strip()

@@ -18,15 +18,14 @@ from colazero.store import client, publish, record
 
 def find_finished(tag: str, value: str) -> Run | None:
     """Return the latest FINISHED run with this tag that did the work itself and is intact."""
-    return client.patiently(_find_finished, {tag: value})
 
+    def latest() -> Run | None:
+        experiments = client.homes(client.experiment_of(record.active_run_id()))
+        done = client.search(experiments, tags={tag: value}, status="FINISHED")
+        own = (run for run in done if client.SOURCE not in run.data.tags)
+        return next(filter(publish.intact, own), None)
 
-def _find_finished(tags: Mapping[str, str]) -> Run | None:
-    experiments = client.homes(client.experiment_of(record.active_run_id()))
-    for run in client.search(experiments, tags=tags, status="FINISHED"):
-        if client.SOURCE not in run.data.tags and publish.intact(run):
-            return run
-    return None
+    return client.patiently(latest)
 
 
 def older_version(logged: Mapping[str, str], finished: Iterable[Run]) -> str:
@@ -35,12 +34,11 @@ def older_version(logged: Mapping[str, str], finished: Iterable[Run]) -> str:
     Such a cell has the values of all parameters that both versions know. '' if there is none.
     """
     for run in finished:
-        if any(_param(run, name) != logged[name] for name in ("method", "seed")):
-            continue
-        values = {name: _param(run, name) for name in logged}
-        if all(value in (None, logged[name]) for name, value in values.items()):
+        params = client.params_of(run)
+        named = {"method", "seed"} <= params.keys()
+        if named and all(params.get(name, value) == value for name, value in logged.items()):
             commit = run.data.tags.get("colazero.git_commit", "unknown")[:7]
-            lacks = ", ".join(name for name, value in values.items() if value is None)
+            lacks = ", ".join(name for name in logged if name not in params)
             without = f", which has no {lacks}" if lacks else ""
             return f"an older version logged it (commit {commit}{without})"
     return ""
@@ -70,13 +68,10 @@ def _source_of(uri: str) -> str:
         model_id: str | None = name
         source = ""
         if "@" in name or "/" in name:
-            alias, number = name.rpartition("@"), name.rpartition("/")
-            found = (
-                store.get_model_version_by_alias(alias[0], alias[2])
-                if "@" in name
-                else store.get_model_version(number[0], number[2])
-            )
-            model_id, source = found.model_id, found.run_id or ""
+            get = store.get_model_version_by_alias if "@" in name else store.get_model_version
+            model, _, which = name.rpartition("@" if "@" in name else "/")
+            version = get(model, which)
+            model_id, source = version.model_id, version.run_id or ""
         if model_id:
             source = store.get_logged_model(model_id).source_run_id or source
     except MlflowException as error:
@@ -94,9 +89,8 @@ def settings(uri: str, names: Iterable[str]) -> dict[str, str]:
 
     Paths of the user's own files are as that run received them.
     """
-    run = find(uri)
-    values = {name: _param(run, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+    params = client.params_of(find(uri))
+    return {name: params[name] for name in names if name in params}
 
 
 def fetch_artifacts(uri: str, what: str) -> Path:
@@ -127,29 +121,28 @@ def fetch_artifacts(uri: str, what: str) -> Path:
 
 
 def _why_no_model(run: Run) -> str:
-    tags, kind = run.data.tags, run.data.tags.get(client.KIND)
-    model = _param(run, "model")
+    tags, params, kind = run.data.tags, client.params_of(run), run.data.tags.get(client.KIND)
     if kind == "suite":
-        if _param(run, "save_model") == "none":
+        if params.get("save_model") == "none":
             return "it is a suite that was run with save_model=none, so its cells have no models."
         return f"it is a suite. Name one of its cells: {_cells(run)}."
-    if kind == "baseline" or _param(run, "quantizer") == "none":
-        return f"it is the unquantized model. Evaluate that itself: model={model}."
+    if kind == "baseline" or params.get("quantizer") == "none":
+        return f"it is the unquantized model. Evaluate that itself: model={params.get('model')}."
     if kind == "select":
         return "it chose a calibration set. Quantize on it first: quantize, calibration=runs:/…"
     if kind in ("evaluate", "analysis", "plan"):
         return f"it is a run of kind {kind}, which quantizes nothing."
     if run.info.status != "FINISHED":
-        return f"it is {run.info.status} ({tags.get('colazero.error', 'no reason is known')})."
+        return f"it is {run.info.status} ({tags.get(client.ERROR, 'no reason is known')})."
     if client.FREED in tags:
         return "it was removed to make room. Run the cell again with force=true."
     if client.CHECKPOINT_PATH in tags:
-        return f"it is not in the store but in a folder: model={tags['colazero.checkpoint_path']}."
-    return f"it was run with save_model={_param(run, 'save_model')}."
+        return f"it is not in the store but in a folder: model={tags[client.CHECKPOINT_PATH]}."
+    return f"it was run with save_model={params.get('save_model')}."
 
 
 def _why_no_set(run: Run) -> str | None:
-    kind, quantizer = run.data.tags.get(client.KIND), _param(run, "quantizer")
+    kind, quantizer = run.data.tags.get(client.KIND), client.params_of(run).get("quantizer")
     if kind == "suite":
         return f"it is a suite. Name one of its cells: {_cells(run)}."
     if kind == "baseline" or quantizer == "none":
@@ -169,21 +162,9 @@ def _cells(suite: Run) -> str:
     return ", ".join([*named[:3], *more]) or "it has none yet"
 
 
-def stopped_at(suite: Run) -> dict[str, dict[str, int]]:
-    """Return where methods stopped, as `log_look` logged it: model → method → seeds."""
-    stopped: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(client.STOPPED, "{}"))
-    return stopped
-
-
 def read_json(run: Run, name: str) -> Any:
     """Return the contents of a run's JSON artifact; None if it is missing or unreadable."""
     try:
         return json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
     except (MlflowException, OSError, ValueError):
         return None
-
-
-def _param(run: Run, name: str) -> str | None:
-    params = run.data.params
-    value = params.get(f"resolved.{name}", params.get(name))
-    return None if value is None else str(value)

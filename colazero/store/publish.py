@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -69,27 +69,18 @@ class Record:
         self.folder.mkdir(parents=True)
         self._write()
 
-    def artifact(self, path: str) -> Path:
-        """Return where an artifact's file goes."""
-        return self._below("artifacts", path)
+    def artifact(self, path: str, kind: str = "artifacts") -> Path:
+        """Return where an artifact's file goes, or with kind `model` a file of the model."""
+        target = self.folder / kind / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
 
     def add_metrics(self, values: Mapping[str, float]) -> None:
-        """Add metrics, with the current time."""
         now = int(time.time() * 1000)
         self.metrics += [(name, float(value), now) for name, value in values.items()]
 
-    def workspace(self) -> Path:
-        """Return a scratch folder on the record's file system, removed with the record."""
-        folder = self.folder / "work"
-        folder.mkdir(exist_ok=True)
-        return folder
-
     def add_files(
-        self,
-        source: Path,
-        path: str = "",
-        kind: str = "artifacts",
-        digests: Mapping[str, str] | None = None,
+        self, source: Path, path: str = "", kind: str = "artifacts", digests: Mapping[str, str] = {}
     ) -> None:
         """Add a folder's files; on the same file system they take no extra room.
 
@@ -97,32 +88,30 @@ class Record:
         """
         mode = (self.folder / SEAL).stat().st_mode  # the umask's
         for file in sorted(source.rglob("*")):
-            name = file.relative_to(source)
+            name = str(file.relative_to(source))
             if file.is_file():
                 with suppress(PermissionError):  # safetensors writes files for their owner only
                     file.chmod(mode)
-                target = self._below(kind, str(Path(path) / name))
-                if link_or_copy(file, target) and str(name) in (digests or {}):
-                    self.known[str(target.relative_to(self.folder))] = (digests or {})[str(name)]
+                target = self.artifact(str(Path(path, name)), kind)
+                if link_or_copy(file, target) and name in digests:
+                    self.known[str(target.relative_to(self.folder))] = digests[name]
 
     def seal(self, status: str) -> None:
         """Write everything down, with the files' digests; from here on the record counts."""
         self.status = status
         manifest = self.artifact("manifest.json")
         manifest.unlink(missing_ok=True)
-        self.files = {
-            str(file.relative_to(self.folder)): (file.stat().st_size, self._digest(file))
-            for kind in ("artifacts", "model")
-            for file in sorted((self.folder / kind).rglob("*"))
-            if file.is_file()
-        }
+        self.files = {}
+        for kind in ("artifacts", "model"):
+            for file in sorted((self.folder / kind).rglob("*")):
+                if file.is_file():
+                    name = str(file.relative_to(self.folder))
+                    digest = self.known.get(name) or file_digest(file)
+                    self.files[name] = file.stat().st_size, digest
         if self.files:
             manifest.write_text(json.dumps(self.files, indent=1) + "\n")
             self.tags[client.MANIFEST] = file_digest(manifest)
         self._write()
-
-    def _digest(self, file: Path) -> str:
-        return self.known.get(str(file.relative_to(self.folder))) or file_digest(file)
 
     def whole(self) -> bool:
         """Return True if the record is sealed and its files are those that were sealed."""
@@ -136,11 +125,6 @@ class Record:
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _below(self, kind: str, path: str) -> Path:
-        target = self.folder / kind / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
 
     def _write(self) -> None:
         draft = self.folder / f"{SEAL}.draft"
@@ -174,16 +158,13 @@ def refuse_unwritable() -> None:
         ) from error
 
 
-def left_behind() -> Iterator[Record]:
-    """Yield all records in the cache."""
-    for folder in sorted(records_folder().glob("*")):
-        record = read_record(folder.name)
-        if record is not None:
-            yield record
+def left_behind() -> list[Record]:
+    """Return all records in the cache."""
+    folders = sorted(records_folder().glob("*"))
+    return [record for folder in folders if (record := read_record(folder.name))]
 
 
 def records_folder() -> Path:
-    """Return the folder that holds all records."""
     return cache_dir() / "records"
 
 
@@ -195,9 +176,6 @@ def link_or_copy(source: str | Path, target: str | Path) -> bool:
     except OSError:
         shutil.copyfile(source, target)
         return False
-
-
-DATASET = ("dataset_name", "dataset_digest")
 
 
 _warned_of: set[str] = set()
@@ -232,14 +210,12 @@ def send_values(record: Record, run: Run, model_id: str | None = None) -> None:
         Param(name if there.get(name, value) == value else f"resolved.{name}", value)
         for name, value in record.params.items()
     ]
-    on = {name: dict(zip(DATASET, pair, strict=True)) for name, pair in record.measured_on.items()}
     order = {name: place for place, name in enumerate((*client.FIRST, *client.SECONDS))}
-    metrics = [
-        Metric(
-            client.stored_metric(name), value, when, step=0, model_id=model_id, **on.get(name, {})
-        )
-        for name, value, when in sorted(record.metrics, key=lambda m: order.get(m[0], len(order)))
-    ]
+    metrics = []
+    for name, value, when in sorted(record.metrics, key=lambda m: order.get(m[0], len(order))):
+        dataset, digest = record.measured_on.get(name, (None, None))
+        stored = client.stored_metric(name)
+        metrics.append(Metric(stored, value, when, 0, model_id, dataset, digest))
     tags = [RunTag(name, value) for name, value in record.tags.items()]
     service = MlflowClient()
     service.log_batch(record.run_id, metrics, params, tags)

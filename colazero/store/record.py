@@ -23,7 +23,6 @@ from colazero.errors import UserError, first_line, without_credentials
 from colazero.settings import Common
 from colazero.store import claims, client, provenance, publish
 from colazero.types import (
-    CalibrationSet,
     Corpus,
     Evaluation,
     Model,
@@ -96,9 +95,8 @@ def run(
     finally:
         try:
             if status in ("FINISHED", "FAILED"):
-                note = record.tags.get(client.NOTE) or _line(record)
-                note = client.with_settings(note, record.params) if given else note
-                record.tags |= {client.NOTE: note} if note else {}
+                if line := _line(record):
+                    record.tags.setdefault(client.NOTE, line)
                 # The result is not in the store yet.
                 status, earned = "FAILED", status
                 _seal(record, earned)
@@ -119,11 +117,8 @@ def run(
 def _line(record: publish.Record) -> str:
     """Return a run's description in one line: its result and what it is the result of."""
     values = {name: value for name, value, _ in record.metrics}
-    numbers = [
-        f"{words} {values[name]:.4g}"
-        for name, words in (("perplexity", "perplexity"), ("kl_divergence", "KL divergence"))
-        if name in values
-    ]
+    words = {"perplexity": "perplexity", "kl_divergence": "KL divergence"}
+    numbers = [f"{words[name]} {values[name]:.4g}" for name in words if name in values]
     params = record.params
     bits = f"{params['quant_bits']} bits" if "quant_bits" in params else ""
     seed = f"seed {params['seed']}" if "seed" in params else ""
@@ -137,7 +132,6 @@ def open_record() -> publish.Record:
 
 
 def active_run_id() -> str:
-    """Return the id of the open run."""
     active = mlflow.active_run()
     assert active, "no run is open"
     return str(active.info.run_id)
@@ -174,13 +168,16 @@ def deliver(record: publish.Record) -> None:
 
 def flush() -> None:
     """Send the values of the open run now instead of when it ends."""
-    publish.send_values(open_record(), MlflowClient().get_run(open_record().run_id))
+    record = open_record()
+    publish.send_values(record, MlflowClient().get_run(record.run_id))
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
     """Yield a scratch directory on the record's file system: files are hard-linked, not copied."""
-    with tempfile.TemporaryDirectory(dir=_open[-1].workspace()) as folder:
+    work = open_record().folder / "work"
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as folder:
         yield Path(folder)
 
 
@@ -203,7 +200,6 @@ def write_now(value: object, name: str) -> None:
 
 
 def log_config(config: Common) -> None:
-    """Log the resolved parameters under their names."""
     log_params(params_of(config))
 
 
@@ -228,7 +224,6 @@ def set_tags(tags: Mapping[str, str]) -> None:
 
 
 def describe(markdown: str) -> None:
-    """Set the run's description."""
     set_tags({client.NOTE: markdown})
 
 
@@ -243,33 +238,24 @@ def log_json(value: object, name: str) -> None:
 
 
 def log_files(folder: Path, artifact_path: str) -> None:
-    """Log a folder's files under `artifact_path`."""
     open_record().add_files(folder, artifact_path)
 
 
-def log_datasets(
-    calibration: CalibrationSet | None, corpus: Corpus | None, *evaluated: Perplexity
+def log_dataset(
+    of: Corpus | Perplexity, digest: str, context: str, *, windows: int, tokens: int
 ) -> None:
-    """Log calibration and evaluation data as dataset inputs, each with its digest."""
-    if calibration is not None and corpus is not None:
-        profile = {"windows": calibration.windows.shape[0], "tokens": calibration.windows.size}
-        _log_dataset(corpus, calibration.digest, "calibration", profile)
-    for result in evaluated:
-        profile = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
-        _log_dataset(result, result.digest, "evaluation", profile)
+    """Log a dataset input whose source `mlflow.data.get_source` can resolve.
 
-
-def _log_dataset(
-    of: Corpus | Perplexity, digest: str, context: str, profile: Mapping[str, int]
-) -> None:
-    """Log a dataset whose source `mlflow.data.get_source` can resolve."""
+    context: `calibration` or `evaluation`. windows, tokens: how many of them were used.
+    """
     corpus = of.name if isinstance(of, Corpus) else of.corpus
     kind = "local" if "uri" in of.source else "hugging_face" if of.source else "code"
     source: Mapping[str, Any] = of.source
     if kind == "code":
         source = {"tags": {"corpus": corpus, **provenance.git_state()}}
+    profile = json.dumps({"windows": windows, "tokens": tokens})
     about = {"name": client.dataset_name(corpus), "digest": digest, "context": context}
-    about |= {"profile": json.dumps(profile), "source_type": kind, "source": json.dumps(source)}
+    about |= {"profile": profile, "source_type": kind, "source": json.dumps(source)}
     open_record().datasets.append(about)
 
 
@@ -278,26 +264,27 @@ def log_quantization(report: QuantizationReport) -> None:
 
     Quantizers that do not report modules log only seconds.
     """
-    log_metrics({"quant_time_sec": report.quant_time_sec, "save_time_sec": report.save_time_sec})
-    if report.warm_up_time_sec is not None:
-        log_metrics({"warm_up_time_sec": report.warm_up_time_sec})
-    if report.windows_at_once is not None:
-        log_metrics({"quantize_windows_at_once": report.windows_at_once})
+    metrics = {
+        "quant_time_sec": report.quant_time_sec,
+        "save_time_sec": report.save_time_sec,
+        "warm_up_time_sec": report.warm_up_time_sec,
+        "quantize_windows_at_once": report.windows_at_once,
+    }
+    if report.modules:
+        shares = report.first_position_shares
+        metrics |= {
+            "modules_unquantized": len(report.unquantized),
+            "scales_outside_float16": report.scales_outside_float16 or None,
+            "damp_percent_max": report.damp_max,
+            "rtn_fallbacks": report.rtn_fallbacks,
+            "first_position_share_max": max(shares, default=None),
+            "first_position_share_mean": sum(shares) / len(shares) if shares else None,
+        }
+    log_metrics({name: value for name, value in metrics.items() if value is not None})
     if not report.modules:
         return
-    log_metrics({"modules_unquantized": len(report.unquantized)})
-    if report.scales_outside_float16:
-        log_metrics({"scales_outside_float16": report.scales_outside_float16})
     if report.column_kernel:
         set_tags({"colazero.column_kernel": report.column_kernel})
-    log_metrics({"damp_percent_max": report.damp_max, "rtn_fallbacks": report.rtn_fallbacks})
-    if shares := report.first_position_shares:
-        log_metrics(
-            {
-                "first_position_share_max": max(shares),
-                "first_position_share_mean": sum(shares) / len(shares),
-            }
-        )
     import pandas as pd
 
     table = pd.DataFrame([*report.modules, *({"module": name} for name in report.unquantized)])
@@ -327,6 +314,8 @@ def log_evaluation(evaluation: Evaluation) -> dict[str, float]:
         values |= {f"{distance}.{name}": v for distance, v in result.distances.items()}
         on = client.dataset_name(result.corpus), result.digest
         open_record().measured_on.update(dict.fromkeys(values, on))
+        used = {"windows": len(result.nll), "tokens": int(result.tokens.sum())}
+        log_dataset(result, result.digest, "evaluation", **used)
         metrics |= values
         rows = {"start": result.starts, "nll": result.nll, "tokens": result.tokens}
         if result.documents is not None:
@@ -390,8 +379,8 @@ def keep(
 ) -> None:
     """Keep a checkpoint where `save_model` says; `local` copies it to LOCAL/NAME-DIGEST.
 
-    The digest over the weights is a tag in every case. `known`: SHA-256 of files that were hashed
-    while they were written.
+    Tag the run with the digest over the weights. `known`: SHA-256 of files that were hashed while
+    they were written.
     """
     files = provenance.manifest(checkpoint, known)
     digest = provenance.weights_digest(files)

@@ -7,6 +7,7 @@ library), one attempt at one cell is lost.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from colazero import cell, models
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
 from colazero.settings import SETTINGS, RunConfig
-from colazero.store import claims, client, fetch
+from colazero.store import claims, client
 from colazero.suite.worker import Event, Job
 from colazero.suite_settings import SuiteConfig, parse
 
@@ -162,11 +163,9 @@ def states(run_id: str) -> list[State]:
 
 def _grid(suite: Run) -> dict[str, bool]:
     """Return the names of all runs of a suite, and whether a look has made each unnecessary."""
-    stopped, params = fetch.stopped_at(suite), suite.data.params
-    given = {
-        name: params.get(f"resolved.{name}", params.get(name, "auto"))
-        for name in SuiteConfig.model_fields
-    }
+    stopped: dict[str, dict[str, int]] = json.loads(suite.data.tags.get(client.STOPPED, "{}"))
+    params = client.params_of(suite)
+    given = {name: params.get(name, "auto") for name in SuiteConfig.model_fields}
     config = parse(SuiteConfig, {"preset": "demo"} | given)
     grid: dict[str, bool] = {}
     for model in config.models:

@@ -104,13 +104,12 @@ class Finished:
         """
         took: dict[tuple[str, ...], dict[str, list[float]]] = {}
         for finished in self._runs:
-            tags, params = finished.data.tags, finished.data.params
+            tags, params = finished.data.tags, client.params_of(finished)
             seconds = client.metrics_of(finished).get("total_time_sec")
-            if tags.get("colazero.kind") == "cell" and seconds is not None:
-                values = [params.get(f"resolved.{n}", params.get(n, "")) for n in SAME_TIME]
-                method = params.get("resolved.method", params.get("method", ""))
+            if tags.get(client.KIND) == "cell" and seconds is not None:
+                values = [params.get(name, "") for name in SAME_TIME]
                 alike = took.setdefault((tags[REVISION], *values), {})
-                alike.setdefault(method, []).append(seconds)
+                alike.setdefault(params.get("method", ""), []).append(seconds)
         found: dict[str, float | None] = {}
         for job in run:
             values = [record.as_text(getattr(job.config, name)) for name in SAME_TIME]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
@@ -100,8 +101,11 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
     report, begun = Report(), time.monotonic()
     config = with_baseline(config)
     place = executor_of(config).place(config)
-    environment = claims.worker_environment(client.experiment_of(suite))
-    environment["MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"] = record.as_text(config.system_metrics)
+    environment = {
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "MLFLOW_EXPERIMENT_ID": client.experiment_of(suite),
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": record.as_text(config.system_metrics),
+    }
     # Workers import for seconds; meanwhile the suite is planned.
     executor = executor_of(config)(config, place, environment)
     try:

@@ -135,9 +135,8 @@ def test_suite_then_analyze(project: Project, small: dict[str, str], corpus: str
     )
     artifacts = [a.path for a in project.client.list_artifacts(suite.info.run_id, "analysis")]
     assert "analysis/summary_stats.json" in artifacts
-    shown = suite.data.tags["mlflow.note.content"]
-    assert "| seeds | 7,8 |" in shown, "what 7-8 is resolved to"
-    assert "| quantizer | onepass |" in shown, "what was not given at all"
+    assert suite.data.params["resolved.seeds"] == "7,8", "what 7-8 is resolved to"
+    assert suite.data.params["resolved.quantizer"] == "onepass", "what was not given at all"
     again = project.run("analyze", suite=suite.info.run_id)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "random" in again.stdout

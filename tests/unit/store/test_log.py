@@ -137,13 +137,6 @@ def test_the_reason_of_a_failed_attempt_goes_when_the_next_succeeds(store: Mlflo
     assert "colazero.error" not in store.get_run(run_id).data.tags
 
 
-def test_workers_are_as_patient_as_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLAZERO_PATIENCE", raising=False)
-    assert "COLAZERO_PATIENCE" not in claims.worker_environment("1")
-    monkeypatch.setenv("COLAZERO_PATIENCE", "7")
-    assert claims.worker_environment("1")["COLAZERO_PATIENCE"] == "7"
-
-
 def test_a_dirty_tree_is_marked_with_what_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,3 +94,10 @@ def test_a_job_that_is_stopped_takes_along_the_result_that_its_worker_sent(
     assert hear(executor, 1) == [("a", "lost")]
     do(executor, job("a", "a:done"))
     assert hear(executor, 1) == [("a", "done")]
+
+
+def test_workers_are_as_patient_as_the_suite(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLAZERO_PATIENCE", "7")
+    assert executor._environment(0)["COLAZERO_PATIENCE"] == "7"

@@ -15,7 +15,6 @@ from colazero.errors import UserError
 from colazero.settings import RunConfig
 from colazero.store import client, record
 from colazero.store.client import LOOKS
-from colazero.store.fetch import stopped_at
 from colazero.suite.cells import drawn_order
 from colazero.suite.looks import closed, due, follow
 from colazero.suite.worker import Job
@@ -98,7 +97,7 @@ def test_a_settled_method_gets_no_more_seeds_and_the_others_go_on(suite: str) ->
     run = client.find_run(suite)
     assert run is not None
     assert run.data.tags[LOOKS] == "4,8"
-    assert stopped_at(run) == {"m": {"bad": 4, "good": 8, "ours": 8}}
+    assert json.loads(run.data.tags[client.STOPPED]) == {"m": {"bad": 4, "good": 8, "ours": 8}}
 
 
 def test_what_is_never_settled_takes_all_seeds(suite: str) -> None:
@@ -109,7 +108,7 @@ def test_what_is_never_settled_takes_all_seeds(suite: str) -> None:
     assert len(world.done) == len(jobs)
     run = client.find_run(suite)
     assert run is not None
-    assert stopped_at(run) == {}
+    assert client.STOPPED not in run.data.tags
 
 
 def test_replicates_of_a_seed_come_before_the_look_at_it(suite: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from colazero import devices, reuse, selection
 from colazero.errors import UserError
 from colazero.settings import canonical_key
-from colazero.store import claims, client, record
+from colazero.store import client, record
 from colazero.suite import memory, plan
 from colazero.suite import run as suite
 from colazero.suite.cells import Place, drawn_order
@@ -354,7 +354,6 @@ def test_every_worker_sees_one_gpu_in_turn_or_the_one_that_is_named_or_none(
         (record, "write_now"),
     ):
         monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(claims, "worker_environment", lambda _: {})
     with pytest.raises(InterruptedError):
         suite.run_suite(new.config, "suite", lambda *_: [])
     assert found == shown
