@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, TypeVar
 
 import mlflow
 import numpy as np
@@ -45,46 +46,68 @@ class Place:
     here: bool = True
 
 
-class Executor(Protocol):
+@dataclass(eq=False, kw_only=True)
+class Worker:
+    """A worker: the job that it computes, if any, and the model that it has loaded."""
+
+    job: Job | None = None
+    model: str = ""
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Executor(ABC, Generic[W]):
     """Workers for the jobs of one suite. All calls come from one thread."""
 
+    @abstractmethod
+    def __init__(self, config: SuiteConfig, place: Place, environment: Mapping[str, str]) -> None:
+        """Begin to start the workers, in this environment."""
+
+    @staticmethod
+    @abstractmethod
+    def check(config: SuiteConfig) -> None:
+        """Raise UserError if cells cannot be executed with these settings."""
+
+    @staticmethod
+    @abstractmethod
+    def place(config: SuiteConfig) -> Place:
+        """Return where the cells will be computed."""
+
     def accepts(self, ready: Sequence[Job]) -> Job | None:
-        """Return the job of `ready` that a free worker should do next; None if none is free."""
-        ...
+        """Return the job of `ready` that a free worker should do next; None if none is free.
+
+        That is the first job of a model that such a worker has loaded, or else the first.
+        """
+        loaded = {worker.model for worker in self._free()}
+        if not loaded or not ready:
+            return None
+        return next((job for job in ready if job.model.name in loaded), ready[0])
 
     def start(self, job: Job) -> None:
-        """Start the job that `accepts` returned."""
-        ...
+        """Give a job to a free worker, one that has its model loaded if there is one."""
+        free = self._free()
+        worker = next((worker for worker in free if worker.model == job.model.name), free[0])
+        worker.job, worker.model = job, job.model.name
+        self._give(worker, job)
 
+    @abstractmethod
+    def _free(self) -> list[W]: ...
+
+    @abstractmethod
+    def _give(self, worker: W, job: Job) -> None: ...
+
+    @abstractmethod
     def events(self, timeout: float) -> list[Event]:
         """Wait up to `timeout` seconds for an event; return all that came."""
-        ...
 
+    @abstractmethod
     def stop(self, job: Job) -> None:
         """End the worker that computes `job`, at once; no event of the job follows."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """End all workers, at once."""
-        ...
-
-
-class ExecutorType(Protocol):
-    """Makes the executor of a suite."""
-
-    def __call__(
-        self, config: SuiteConfig, place: Place, environment: Mapping[str, str], /
-    ) -> Executor:
-        """Return the executor, whose workers start in this environment."""
-        ...
-
-    def check(self, config: SuiteConfig) -> None:
-        """Raise UserError if cells cannot be executed with these settings."""
-        ...
-
-    def place(self, config: SuiteConfig) -> Place:
-        """Return where the cells will be computed."""
-        ...
 
 
 def counted(number: int, what: str) -> str:

@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from colazero import devices
 from colazero.store import open as store
-from colazero.suite.cells import Place
+from colazero.suite.cells import Executor, Place, Worker
 from colazero.suite.worker import Event, Job, thread_limits
 from colazero.suite_settings import SuiteConfig
 
@@ -29,17 +29,15 @@ GONE = (EOFError, OSError, pickle.UnpicklingError)
 
 
 @dataclass(eq=False)
-class _Worker:
+class _Worker(Worker):
     """A process, and this end of its pipe. sending: jobs whose results are being sent."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
-    job: Job | None = None
-    model: str = ""
     sending: set[str] = field(default_factory=set)
 
 
-class LocalExecutor:
+class LocalExecutor(Executor[_Worker]):
     """One process per worker, started at once; a process that ends is replaced."""
 
     def __init__(self, config: SuiteConfig, place: Place, environment: Mapping[str, str]) -> None:
@@ -49,7 +47,6 @@ class LocalExecutor:
 
     @staticmethod
     def check(config: SuiteConfig) -> None:
-        """Raise UserError if this machine has no such device, or the store is not for several."""
         devices.resolve(config.device)
         store.refuse_unshareable()
         cores = os.cpu_count() or 1
@@ -62,23 +59,14 @@ class LocalExecutor:
 
     @staticmethod
     def place(config: SuiteConfig) -> Place:
-        """Return the device of this machine, its GPUs unless one is named, and the workers."""
         gpus = tuple(devices.shared_by(config.device))
         workers = config.workers or max(1, len(gpus))
         return Place(devices.resolve(config.device), workers, gpus)
 
-    def accepts(self, ready: Sequence[Job]) -> Job | None:
-        """Return the first job of the model that a free worker has loaded, else the first."""
-        loaded = {worker.model for worker in self._workers if worker.job is None}
-        if not loaded or not ready:
-            return None
-        return next((job for job in ready if job.model.name in loaded), ready[0])
+    def _free(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.job is None]
 
-    def start(self, job: Job) -> None:
-        """Give the job to a free worker, one that has its model loaded if there is one."""
-        free = [worker for worker in self._workers if worker.job is None]
-        worker = next((w for w in free if w.model == job.model.name), free[0])
-        worker.job, worker.model = job, job.model.name
+    def _give(self, worker: _Worker, job: Job) -> None:
         if self._place.gpus:  # a worker sees one GPU, as its first
             there = job.config.model_copy(update={"device": "cuda:0"})
             job = replace(job, config=there)
@@ -86,51 +74,48 @@ class LocalExecutor:
             worker.pipe.send(job)
 
     def events(self, timeout: float) -> list[Event]:
-        """Wait for an event, then return all that have arrived."""
         events, self._lost = self._lost, []
         readable = wait([worker.pipe for worker in self._workers], 0 if events else timeout)
         for worker in [worker for worker in self._workers if worker.pipe in readable]:
             try:
                 while worker.pipe.poll():
-                    events += self._heard(worker, worker.pipe.recv())
+                    event = worker.pipe.recv()
+                    events.append(event)
+                    if worker.job is None or event.job != worker.job.name:
+                        worker.sending.discard(event.job)
+                    elif event.kind != "stage":
+                        worker.job = None
+                        if not event.last:
+                            worker.sending.add(event.job)
             except GONE:
-                how = _how_it_ended(worker.process.wait())
-                names = [*worker.sending, *([worker.job.name] if worker.job else [])]
-                events += [Event(name, "lost", {"reason": how}) for name in names]
-                self._replace(worker)
+                events += self._replace(worker, *([worker.job.name] if worker.job else []))
         return events
 
     def stop(self, job: Job) -> None:
-        """Kill the worker that computes `job`; another takes its place."""
         worker = next(w for w in self._workers if w.job == job)
         worker.process.kill()
-        how = _how_it_ended(worker.process.wait())
-        self._lost += [Event(name, "lost", {"reason": how}) for name in worker.sending]
-        self._replace(worker)
+        self._lost += self._replace(worker)
 
     def close(self) -> None:
-        """Kill all workers and wait until they have ended."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
             worker.process.wait()
             worker.pipe.close()
 
-    def _heard(self, worker: _Worker, event: Event) -> list[Event]:
-        """Update which jobs a worker has, and return the event as a list."""
-        if worker.job and event.job == worker.job.name:
-            if event.kind == "computed":
-                worker.sending.add(event.job)
-            if event.kind != "stage":
-                worker.job = None
-        else:
-            worker.sending.discard(event.job)
-        return [event]
-
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker, *jobs: str) -> list[Event]:
+        """Replace a worker that has ended; return the loss of `jobs` and of what it sent."""
+        code = worker.process.wait()
+        how = f"ended with exit code {code}"
+        if code < 0:
+            how = f"ended by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how = "was killed (SIGKILL; out of memory?)"
         worker.pipe.close()
         index = self._workers.index(worker)
         self._workers[index] = self._launch(index)
+        reason = {"reason": f"the worker {how}"}
+        return [Event(job, "lost", reason) for job in (*worker.sending, *jobs)]
 
     def _launch(self, index: int) -> _Worker:
         here, there = Pipe()
@@ -158,10 +143,3 @@ class LocalExecutor:
             environment |= thread_limits(threads)
         gpus = self._place.gpus
         return environment | devices.showing(gpus[index % len(gpus)] if gpus else None)
-
-
-def _how_it_ended(code: int) -> str:
-    if code == -signal.SIGKILL:
-        return "the worker was killed (SIGKILL; out of memory?)"
-    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    return f"the worker ended {how}"

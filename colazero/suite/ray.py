@@ -21,12 +21,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from colazero import devices
 from colazero.errors import UserError, log_discreetly
 from colazero.store import claims, provenance, record
 from colazero.store import open as store
-from colazero.suite.cells import Place
-from colazero.suite.worker import Event, Job, Send, Sender, run_job, thread_limits
+from colazero.suite.cells import Executor, Place, Worker
+from colazero.suite.worker import Event, Job, Sender, run_job, thread_limits
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)
@@ -49,8 +52,6 @@ def needs(config: SuiteConfig) -> dict[str, float]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    import ray
-
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -61,13 +62,6 @@ def room(node: Mapping[str, Any], needs: Mapping[str, float]) -> int:
 
 def connect(address: str) -> None:
     """Join the cluster at `address`, or start one on this machine if it is `local`."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "executor='ray' needs Ray, which is not installed: pip install -e '.[ray]' in the "
-            "project, here and on every machine of the cluster; or use executor=local."
-        ) from None
     if address.startswith("ray://"):
         raise UserError(
             f"ray_address={address!r}: a suite cannot be run through Ray's client. Run it on a "
@@ -78,18 +72,11 @@ def connect(address: str) -> None:
     if address != "local":
         _refuse_silent(address)
     ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    code = {
-        "py_modules": [str(provenance.ROOT / "colazero")],
-        "excludes": ["**/__pycache__"],
-    }
+    more = ours if address == "local" else {}
+    code = {"py_modules": [str(provenance.ROOT / "colazero")], "excludes": ["**/__pycache__"]}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            address,
-            runtime_env=code,
-            logging_level=logging.ERROR,
-            **(ours if address == "local" else {}),
-        )
+        ray.init(address, runtime_env=code, logging_level=logging.ERROR, **more)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"ray_address={address!r}: the cluster cannot be joined from this machine, which must "
@@ -111,16 +98,7 @@ def _refuse_silent(address: str) -> None:
         ) from error
 
 
-def several_machines() -> bool:
-    """Return True if the cluster has nodes on other machines."""
-    import ray
-
-    here = ray.util.get_node_ip_address()
-    return any(node["NodeManagerAddress"] != here for node in nodes())
-
-
 def refuse_if_too_small(config: SuiteConfig) -> None:
-    """Raise UserError if no node is large enough for a cell."""
     asked = needs(config)
     if any(room(node, asked) for node in nodes()):
         return
@@ -175,7 +153,11 @@ class Remote:
             try:
                 run_job(_with_model_here(job), said.put, self._sender)
             except BaseException as error:  # otherwise no event would come
-                _fail(job, error, said.put)
+                if not isinstance(error, UserError):
+                    log.error("%s failed", job.name, exc_info=error)
+                reason = f"{type(error).__name__}: {error}"
+                claims.give_up(job.run_id, reason)
+                said.put(Event(job.name, "failed", {"reason": reason}))
 
         threading.Thread(target=work, daemon=True).start()
         last = False
@@ -200,16 +182,13 @@ def _with_model_here(job: Job) -> Job:
     return replace(job, model=model)
 
 
-def _fail(job: Job, error: BaseException, send: Send) -> None:
-    if not isinstance(error, UserError):
-        logging.getLogger(__name__).error("%s failed", job.name, exc_info=error)
-    reason = f"{type(error).__name__}: {error}"
-    claims.give_up(job.run_id, reason)
-    send(Event(job.name, "failed", {"reason": reason}))
+def _gpu(needs: Mapping[str, float]) -> dict[str, str]:
+    """Return the variables by which a worker sees the GPU that Ray gives it, or none."""
+    return devices.settings() if needs["GPU"] else devices.showing(None)
 
 
 @dataclass(eq=False)
-class _Worker:
+class _Worker(Worker):
     """An actor, and what it `says` next: whether it started, or a stream of a job's events.
 
     sending: streams of computed jobs whose results are being sent → names of the jobs.
@@ -220,12 +199,10 @@ class _Worker:
     where: str
     says: Any
     ready: bool = False
-    job: Job | None = None
-    model: str = ""
     sending: dict[Any, str] = field(default_factory=dict)
 
 
-class RayExecutor:
+class RayExecutor(Executor[_Worker]):
     """As many workers as fit the cluster, also on nodes that join later."""
 
     def __init__(self, config: SuiteConfig, _: Place, environment: Mapping[str, str]) -> None:
@@ -249,44 +226,43 @@ class RayExecutor:
 
     @staticmethod
     def check(config: SuiteConfig) -> None:
-        """Connect to the cluster; UserError if there is none, or no node is large enough."""
         if config.device.startswith("cuda:"):
             raise UserError(
                 f"device={config.device!r}: Ray gives every cell a GPU of its own. Use "
                 "device=cuda, cpu or auto."
             )
         connect(config.ray_address)
-        store.refuse_unshareable(several_machines=several_machines())
+        here = ray.util.get_node_ip_address()
+        elsewhere = any(node["NodeManagerAddress"] != here for node in nodes())
+        store.refuse_unshareable(several_machines=elsewhere)
         refuse_if_too_small(config)
 
     @staticmethod
     def place(config: SuiteConfig) -> Place:
-        """Return how many cells fit the cluster; each sees one GPU, or none."""
         asked = needs(config)
         count = sum(room(node, asked) for node in nodes())
         return Place("cuda:0" if asked["GPU"] else "cpu", count, here=False)
 
     def accepts(self, ready: Sequence[Job]) -> Job | None:
-        """Return the first job of the model that a free worker has loaded, else the first."""
         self._forget_gone()
-        free = self._free()
-        if not free or not ready:
-            return None
-        loaded = {worker.model for worker in free}
-        return next((job for job in ready if job.model.name in loaded), ready[0])
+        return super().accepts(ready)
 
-    def start(self, job: Job) -> None:
-        """Give the job to a free worker, one that has its model loaded if there is one."""
-        free = self._free()
-        worker = next((w for w in free if w.model == job.model.name), free[0])
-        worker.job, worker.model = job, job.model.name
+    def _forget_gone(self) -> None:
+        """Remove free workers whose node has left: no event reports that."""
+        there = {node["NodeID"] for node in nodes()}
+        for worker in self._free():
+            if worker.node not in there:
+                log.warning("node %s has left the cluster, with a free worker", worker.where)
+                self._remove(worker)
+
+    def _free(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.ready and worker.job is None]
+
+    def _give(self, worker: _Worker, job: Job) -> None:
         there = replace(job, model=replace(job.model, path=job.model.path.resolve()))
         worker.says = worker.actor.do.remote(there)
 
     def events(self, timeout: float) -> list[Event]:
-        """Wait for an event, then return all that have arrived."""
-        import ray
-
         if time.monotonic() >= self._next_look:
             self._fill()
         found, self._lost_with_others = self._lost_with_others, []
@@ -301,45 +277,32 @@ class RayExecutor:
         return found
 
     def stop(self, job: Job) -> None:
-        """Kill the actor that computes `job`; another takes its place."""
         self._remove(next(worker for worker in self._workers if worker.job == job))
 
     def close(self) -> None:
-        """Kill all actors, and end a cluster that the suite started."""
-        import ray
-
         for worker in list(self._workers):
             self._remove(worker)
         ray.shutdown()
 
-    def _free(self) -> list[_Worker]:
-        return [worker for worker in self._workers if worker.ready and worker.job is None]
-
-    def _forget_gone(self) -> None:
-        """Remove free workers whose node has left: no event reports that."""
-        there = {node["NodeID"] for node in nodes()}
-        for worker in self._free():
-            if worker.node not in there:
-                log.warning("node %s has left the cluster, with a free worker", worker.where)
-                self._remove(worker)
-
     def _streams(self) -> dict[Any, _Worker]:
         """Return every pending stream → its worker."""
-        found = {stream: worker for worker in self._workers for stream in worker.sending}
-        return found | {worker.says: worker for worker in self._workers if worker.says is not None}
+        sending = {stream: worker for worker in self._workers for stream in worker.sending}
+        return sending | {w.says: w for w in self._workers if w.says is not None}
 
     def _understand(self, worker: _Worker, stream: Any) -> list[Event]:
         """Return a stream's next events, and update which workers are free."""
-        import ray
-
         starts = worker.job is None and stream == worker.says
         try:
             event = ray.get(stream if starts else next(stream))
         except (ray.exceptions.RayError, StopIteration) as error:
             return self._lost(worker, f"{type(error).__name__}: {_last_line(error)}")
         if starts:
-            worker.says = None
-            self._begun(worker, refusal=event)
+            worker.says, worker.ready = None, event is None
+            if worker.ready:
+                log.info("worker on %s is ready", worker.where)
+            else:
+                self._remove(worker)
+                self._refuse(worker, event)
             return []
         if stream in worker.sending:
             del worker.sending[stream]
@@ -348,14 +311,6 @@ class RayExecutor:
                 worker.sending[stream] = event.job
             worker.job = worker.says = None
         return [event]
-
-    def _begun(self, worker: _Worker, refusal: str | None) -> None:
-        worker.ready = refusal is None
-        if refusal is None:
-            log.info("worker on %s is ready", worker.where)
-        else:
-            self._remove(worker)
-            self._refuse(worker, refusal)
 
     def _lost(self, worker: _Worker, how: str) -> list[Event]:
         self._remove(worker)
@@ -376,8 +331,6 @@ class RayExecutor:
             raise UserError(f"no node of the Ray cluster can do cells. {worker.where}: {reason}")
 
     def _remove(self, worker: _Worker) -> None:
-        import ray
-
         self._workers.remove(worker)
         lost = {"reason": f"the worker on {worker.where} was lost while it sent the result"}
         self._lost_with_others += [Event(job, "lost", lost) for job in worker.sending.values()]
@@ -399,9 +352,6 @@ class RayExecutor:
             self._next_look += 25
 
     def _launch(self, node: str, where: str) -> _Worker:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         actor = (
             ray.remote(Remote)
             .options(
@@ -412,14 +362,8 @@ class RayExecutor:
             )
             .remote(self._setting, Path.cwd())
         )
-        return _Worker(
-            actor, node, where, actor.begin.remote(self._suite, provenance.environment())
-        )
-
-
-def _gpu(needs: Mapping[str, float]) -> dict[str, str]:
-    """Return the variables by which a worker sees the GPU that Ray gives it, or none."""
-    return devices.settings() if needs["GPU"] else devices.showing(None)
+        begun = actor.begin.remote(self._suite, provenance.environment())
+        return _Worker(actor, node, where, begun)
 
 
 def _last_line(error: BaseException) -> str:

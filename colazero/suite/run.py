@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,7 +20,8 @@ from colazero.errors import UserError, first_line
 from colazero.settings import RunConfig
 from colazero.store import claims, client, record
 from colazero.suite import looks, memory, plan
-from colazero.suite.cells import ExecutorType, Place, counted, drawn_order
+from colazero.suite.cells import Executor, Place, counted, drawn_order
+from colazero.suite.local import LocalExecutor
 from colazero.suite.plan import Budget, Finished
 from colazero.suite.supervisor import Report, Supervisor
 from colazero.suite.worker import Job
@@ -31,15 +33,18 @@ SWEEP = "colazero.sweep"
 """The tag of a suite with the settings that it gives several values: name → values, as JSON."""
 
 
-def executor_of(config: SuiteConfig) -> ExecutorType:
-    """Return the kind of executor that the suite asks for."""
-    if config.executor == "ray":
+def executor_of(config: SuiteConfig) -> type[Executor[Any]]:
+    """Return the kind of executor that the suite asks for; UserError if Ray is not installed."""
+    if config.executor == "local":
+        return LocalExecutor
+    try:
         from colazero.suite.ray import RayExecutor
-
-        return RayExecutor
-    from colazero.suite.local import LocalExecutor
-
-    return LocalExecutor
+    except ImportError:
+        raise UserError(
+            "executor='ray' needs Ray, which is not installed: pip install -e '.[ray]' in the "
+            "project, here and on every machine of the cluster; or use executor=local."
+        ) from None
+    return RayExecutor
 
 
 def check(config: SuiteConfig) -> None:

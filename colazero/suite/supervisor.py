@@ -93,7 +93,7 @@ class Supervisor:
         self,
         config: SuiteConfig,
         suite: str,
-        executor: Executor,
+        executor: Executor[Any],
         report: Report,
         budget: Budget | None = None,
     ) -> None:
