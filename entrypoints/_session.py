@@ -84,6 +84,14 @@ def main(
     sys.exit(code)
 
 
+def flag(given: dict[str, str], name: str) -> bool:
+    """Take a parameter that is true or false out of `given`; it is false if it is not there."""
+    value = given.pop(name, "auto").lower()
+    if value not in ("auto", "true", "false"):
+        raise UserError(f"{name}={value!r}: must be true or false.")
+    return value == "true"
+
+
 def fields(names: Iterable[str], **more: str) -> dict[str, str]:
     """Return the parameters of an entry point: `preset`, settings, and others with their help."""
     return {**dict.fromkeys(("preset", *names), ""), **more}
@@ -96,21 +104,21 @@ def start(
     inherited: Iterable[str] = (),
     selects: bool = False,
     fetched: Callable[[RunConfig], object] = lambda _: None,
-    check: Callable[[RunConfig], object] = lambda _: None,
+    keeps: str = "",
 ) -> RunConfig:
     """Return the configuration of a run, checked and its device taken; the store is connected.
 
     source: `runs:/ID` or `models:/NAME@ALIAS`. Settings in `inherited` that are not given are taken
     from its run, unless a preset is given. fetched: is called to fetch the source's files, before
-    the settings are checked. check: further checks, before the store is connected. Heavy libraries
-    are imported here, after the device is taken.
+    the settings are checked. keeps: the name of what `save_model` keeps, if there is any. Heavy
+    libraries are imported here, after the device is taken.
     """
     config = parse(RunConfig, given)
     from colazero import devices
 
     device = devices.take(config.device)
     from colazero import pipeline
-    from colazero.store import fetch
+    from colazero.store import fetch, record
     from colazero.store.open import connect
 
     if source.startswith(KEPT):
@@ -124,7 +132,8 @@ def start(
     config = config.model_copy(update={"device": device})
     names = [] if config.model.startswith(KEPT) else [config.model]
     pipeline.check(config, [config.method] if selects else [], names)
-    check(config)
+    if keeps:
+        record.refuse_unkeepable(config, keeps)
     connect()
     return config
 

@@ -33,64 +33,7 @@ BY_GPTQMODEL = (
     "transformers, with GPTQModel installed: `AutoModelForCausalLM.from_pretrained(FOLDER)`",
     "GPTQModel: `GPTQModel.load(FOLDER)`",
 )
-CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-{{ kind }} of {{ params.model }}, made with colazero {{ versions.colazero }}.
-
-## Base model
-
-{{ params.model }}, revision `{{ revision }}`. {{ precision }}
-
-## Calibration
-
-| | |
-| --- | --- |
-| method | {{ params.method }} |
-| corpus | {{ params.corpus }}, revision `{{ set.corpus_revision or "not recorded" }}` |
-| windows | {{ params.n_calibration_samples }} × {{ params.seq_len }} tokens |
-| seed, replicate | {{ params.seed }}, {{ params.replicate }} |
-| digest of the set | `{{ digest }}` |
-
-## Quantization
-
-quantizer={{ params.quantizer }}: {{ settings }}.
-
-## Evaluation
-{% if metrics %}
-On {{ params.eval_windows }} windows of {{ params.eval_seq_len }} tokens from the test split of
-{{ params.eval_corpora }}:
-
-| metric | value |
-| --- | --: |
-{%- for name, value in metrics.items() %}
-| {{ name }} | {{ value }} |
-{%- endfor %}
-{% else %}
-This run was not evaluated.
-{% endif %}
-{%- if interval %}
-Sets that {{ params.method }} chose in the same suite have a mean {{ interval.metric }} of
-{{ interval.mean }}, 95 % confidence interval {{ interval.low }} to {{ interval.high }}
-({{ interval.n }} observations).
-{% endif %}
-{%- if verdicts %}
-## Verdicts of the suite
-
-{% for line in verdicts %}* {{ line }}
-{% endfor %}
-{%- endif %}
-## What loads it
-
-{% for line in runtimes %}* {{ line }}
-{% endfor %}
-## Versions
-
-{{ all_versions }}
-"""
+CARD = Path(__file__).with_name("model_card.md.jinja")
 
 
 def run(given: dict[str, str]) -> int:
@@ -174,7 +117,7 @@ def model_card(cell: Run, suite: Run | None, folder: Path) -> str:
     title = f"{label(params['model'])}, {', '.join(tags_of(params))}, {params.get('method', '')}"
     card = ModelCard.from_template(
         data,
-        template_str=CARD,
+        template_path=str(CARD),
         title=title.removesuffix(", "),
         kind=kind_of(params),
         settings=", ".join(

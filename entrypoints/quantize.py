@@ -26,21 +26,6 @@ def run(given: dict[str, str]) -> int:
     other_model = given.get("model", "auto") != "auto"
     mine = [SETTINGS[name] for name in PARAMETERS if name not in ("save_model", "device")]
     inherited = [one.name for one in mine if not (other_model and one.per_model)]
-
-    def check(config: RunConfig) -> None:
-        from colazero.store import record
-
-        record.refuse_unkeepable(config, "quantize")
-        if config.quantizer == UNQUANTIZED:
-            raise UserError(
-                "quantizer='none' leaves nothing to quantize: evaluate the model itself."
-            )
-        if source == "auto" and config.quantizer not in WITHOUT_CALIBRATION:
-            raise UserError(
-                "calibration is missing: give --calibration=runs:/RUN_ID, which select prints, or "
-                "a directory."
-            )
-
     folders = [Path(source)]
 
     def fetched(config: RunConfig) -> None:
@@ -49,11 +34,18 @@ def run(given: dict[str, str]) -> int:
         if config.quantizer not in WITHOUT_CALIBRATION:
             folders.append(fetch.fetch_artifacts(source, "calibration"))
 
-    asked = start(given, source=source, inherited=inherited, fetched=fetched, check=check)
+    asked = start(given, source=source, inherited=inherited, fetched=fetched, keeps="quantize")
     from colazero import cell, devices, models, pipeline
     from colazero.calibration.sets import load_calibration
     from colazero.store import client, record
 
+    if asked.quantizer == UNQUANTIZED:
+        raise UserError("quantizer='none' leaves nothing to quantize: evaluate the model itself.")
+    if source == "auto" and asked.quantizer not in WITHOUT_CALIBRATION:
+        raise UserError(
+            "calibration is missing: give --calibration=runs:/RUN_ID, which select prints, or a "
+            "directory."
+        )
     model = models.fetch(asked.model)
     config = pipeline.resolve(asked, model)
     if config.quantizer in WITHOUT_CALIBRATION:

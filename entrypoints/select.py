@@ -8,9 +8,8 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 from collections.abc import Mapping
 from typing import Any
 
-from colazero.errors import UserError
 from colazero.settings import taken_by
-from entrypoints._session import fields, main, start
+from entrypoints._session import fields, flag, main, start
 
 PARAMETERS = taken_by("selection")
 IMATRIX = (
@@ -20,9 +19,7 @@ IMATRIX = (
 
 
 def run(given: dict[str, str]) -> int:
-    wanted = given.pop("imatrix", "auto").lower()
-    if wanted not in ("auto", "true", "false"):
-        raise UserError(f"imatrix={wanted!r}: must be true or false.")
+    wanted = flag(given, "imatrix")
     config = start(given, selects=True)
     from colazero import cell, devices, models, pipeline
     from colazero.quantizers import imatrix
@@ -38,7 +35,7 @@ def run(given: dict[str, str]) -> int:
         record.log_params({name: record.as_text(getattr(config, name)) for name in PARAMETERS})
         record.set_tags(devices.tags(config.device))
         cell.log_calibration(config, model, calibration, times)
-        if wanted == "true":
+        if wanted:
             whole, set_name = pipeline.with_bos(config, model, calibration), calibration.digest
             with record.workspace() as work:
                 file = work / "imatrix.gguf"

@@ -7,9 +7,8 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 
 import time
 
-from colazero.errors import UserError
-from colazero.settings import CELL, SETTINGS, RunConfig
-from entrypoints._session import fields, main, stage_bar, start
+from colazero.settings import CELL, SETTINGS
+from entrypoints._session import fields, flag, main, stage_bar, start
 
 PARAMETERS = tuple(sorted(SETTINGS, key=lambda name: name not in CELL))
 FORCE = (
@@ -20,16 +19,8 @@ DEFERRED_SEC = 5.0
 
 
 def run(given: dict[str, str]) -> int:
-    force = given.pop("force", "auto").lower()
-    if force not in ("auto", "true", "false"):
-        raise UserError(f"force={force!r}: must be true or false.")
-
-    def check(config: RunConfig) -> None:
-        from colazero.store import record
-
-        record.refuse_unkeepable(config, "single")
-
-    asked = start(given, selects=True, check=check)
+    force = flag(given, "force")
+    asked = start(given, selects=True, keeps="single")
     from colazero import cell, models, pipeline
     from colazero.store import claims, client, record
 
@@ -42,7 +33,7 @@ def run(given: dict[str, str]) -> int:
             with record.run(name, "cell", run_id or None) as run_id:
                 record.write_now(config.model_dump(mode="json"), "settings.json")
                 bars = stage_bar(name)
-                outcome = cell.run_cell(config, model, bars, reuse=force != "true")
+                outcome = cell.run_cell(config, model, bars, reuse=not force)
         except claims.Claimed:
             print("another run is doing the same work: waiting for it (force=true does not wait)")
             time.sleep(DEFERRED_SEC * (1 + int(run_id[:2], 16) / 255))  # differs between two runs

@@ -11,7 +11,7 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from threading import Thread
@@ -42,8 +42,10 @@ def run(given: dict[str, str]) -> int:
     connect()
     name = title(config, preset_of(given))
     if config.plan:
+        from analysis.report.facts import expect
+
         with record.run(client.run_name("plan", name), "plan"):
-            suite.plan_suite(config, _expect, print)
+            suite.plan_suite(config, expect, print)
             print(_can_find(config), end="")
         return 0
     with record.run(name, "suite") as run_id:
@@ -118,12 +120,6 @@ def _can_find(config: SuiteConfig) -> str:
             f"{100 * found.equivalence:.0f} %\n"
         )
     return "".join(lines)
-
-
-def _expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
-    from analysis.report.facts import expect
-
-    return expect(methods, looks)
 
 
 def show_status(given: dict[str, str]) -> int:
