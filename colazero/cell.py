@@ -79,8 +79,9 @@ def run_cell(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outc
     record.log_config(config)  # first: a cell that fails at anything below still has its name
     record.refuse_unkeepable(config, name_of(config))
     context, key = work_context(config, model), key_of(config, model)
-    record.set_tags({"colazero.key": key, "colazero.config": canonical_key(config)})
-    record.set_tags({"colazero.model_revision": model.revision, **devices.tags(config.device)})
+    tags = {"colazero.key": key, "colazero.config": canonical_key(config)}
+    tags |= {"colazero.model_revision": model.revision}
+    record.set_tags(tags | devices.tags(config.device))
     tag_base_model(model)
     record.log_json(facts(config, model), CONTEXT)
     source = fetch.find_finished("colazero.key", key) if reuse else None
@@ -94,7 +95,10 @@ def run_cell(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outc
         plain = config.model_copy(update={"do_downstream": False})
         more[WIDER] = work_key(plain, work_context(plain, model), calibration)
     record.set_tags({"colazero.work_key": shared_key, **more})
-    source = _claim(shared_key, more) if reuse else None
+    if reuse:
+        tag, run_id = "colazero.work_key", record.active_run_id()
+        client.patiently(claims.claim, tag, shared_key, run_id, wider=WIDER, more=more)
+        source = fetch.find_finished(tag, shared_key) or fetch.find_finished(WIDER, shared_key)
     if source is not None:
         metrics = client.metrics_of(source)
         same = {k: v for k, v in metrics.items() if not k.startswith("selection.")}
@@ -104,14 +108,6 @@ def run_cell(config: Resolved, model: Model, show: Show, *, reuse: bool) -> Outc
     record.log_metrics({"total_time_sec": metrics["total_time_sec"]})
     _log_result(config, metrics)
     return Outcome(record.active_run_id(), metrics, calibration=calibration.digest)
-
-
-def _claim(key: str, more: Mapping[str, str]) -> Run | None:
-    """Claim the open run's work; return a finished run that did it, or did it and more."""
-    run_id = record.active_run_id()
-    client.patiently(claims.claim, "colazero.work_key", key, run_id, wider=WIDER, more=more)
-    found = fetch.find_finished("colazero.work_key", key)
-    return found or fetch.find_finished(WIDER, key)
 
 
 def _select(config: Resolved, model: Model) -> tuple[CalibrationSet, dict[str, float]]:
@@ -170,7 +166,10 @@ def _quantize_and_evaluate(
     config: Resolved, model: Model, calibration: CalibrationSet, show: Show
 ) -> dict[str, float]:
     if config.quantizer == UNQUANTIZED:
-        return _evaluate_unquantized(config, model, show)
+        nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
+        record.log_metrics(nothing)
+        record.set_tags({"colazero.checkpoint_digest": model.revision})
+        return _evaluate_unquantized(config, model, show("evaluate")) | nothing
     with record.workspace() as folder:
         checkpoint = folder / "checkpoint"
         evaluator = pipeline.evaluator(config, model)
@@ -204,13 +203,10 @@ def _quantize_and_evaluate(
     }
 
 
-def _evaluate_unquantized(config: Resolved, model: Model, show: Show) -> dict[str, float]:
-    evaluation = pipeline.evaluate(config, model, model.path, show("evaluate"))
-    nothing = {"quant_time_sec": 0.0, "save_time_sec": 0.0}
-    record.log_metrics(nothing)
-    record.set_tags({"colazero.checkpoint_digest": model.revision})
+def _evaluate_unquantized(config: Resolved, model: Model, progress: Progress) -> dict[str, float]:
+    evaluation = pipeline.evaluate(config, model, model.path, progress)
     mark_halved(evaluation=evaluation.halved)
-    return record.log_evaluation(evaluation) | nothing
+    return record.log_evaluation(evaluation)
 
 
 def mark_halved(**stages: bool) -> None:
@@ -265,13 +261,12 @@ def run_baseline(config: Resolved, model: Model, show: Show, *, reuse: bool) -> 
     record.log_params({"model": model.name, "method": "unquantized"} | evaluating)
     record.set_tags(devices.tags(config.device))
     tag_base_model(model)
+    run_id = record.active_run_id()
     if reuse:
-        client.patiently(claims.claim, "colazero.key", key, record.active_run_id())
-    source = fetch.find_finished("colazero.key", key) if reuse else None
-    if source is not None:
-        record.set_tags({"colazero.source_run": source.info.run_id})
-        record.log_metrics(client.metrics_of(source))
-        return Outcome(record.active_run_id(), client.metrics_of(source), source.info.run_id)
-    evaluation = pipeline.evaluate(config, model, model.path, show("evaluate unquantized"))
-    mark_halved(evaluation=evaluation.halved)
-    return Outcome(record.active_run_id(), record.log_evaluation(evaluation))
+        client.patiently(claims.claim, "colazero.key", key, run_id)
+        if source := fetch.find_finished("colazero.key", key):
+            record.set_tags({"colazero.source_run": source.info.run_id})
+            record.log_metrics(client.metrics_of(source))
+            return Outcome(run_id, client.metrics_of(source), source.info.run_id)
+    metrics = _evaluate_unquantized(config, model, show("evaluate unquantized"))
+    return Outcome(run_id, metrics)

@@ -6,10 +6,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Run
 
@@ -60,9 +59,17 @@ class Finished:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         homes = client.homes(client.experiment_of(record.active_run_id()))
-        self._runs: list[Run] = []  # of each model the newest first
-        for revision in dict.fromkeys(job.model.revision for job in jobs):
-            self._runs += client.patiently(_finished, homes, revision)
+        revisions = dict.fromkeys(job.model.revision for job in jobs)
+
+        def search() -> list[Run]:
+            return [
+                run
+                for revision in revisions
+                for run in client.search(homes, tags={REVISION: revision}, status="FINISHED")
+                if client.SOURCE not in run.data.tags
+            ]
+
+        self._runs = client.patiently(search)  # of each model the newest first
         self._by_key: dict[str, list[Run]] = {}
         self._newest: dict[str, Run] = {}
         for run in self._runs:
@@ -88,11 +95,16 @@ class Finished:
         """
         reasons: dict[str, list[str]] = {}
         for job in run:
-            before = self._newest.get(canonical_key(job.config))
-            if before:
-                reason = _why_not_reused(job, before)
-            else:
+            finished = self._newest.get(canonical_key(job.config))
+            if not finished:
                 reason = fetch.older_version(record.params_of(job.config), self._runs)
+            elif "colazero.halved" in finished.data.tags:
+                reason = "memory ran out in it"
+            else:
+                before = fetch.read_json(finished, reuse.CONTEXT)
+                now = reuse.facts(job.config, job.model)
+                different = reuse.differences(before, now) if before is not None else ""
+                reason = different or "its files are gone or damaged"
             if reason:
                 reasons.setdefault(reason, []).append(job.name)
         return reasons
@@ -117,21 +129,6 @@ class Finished:
             known = alike.get(job.config.method) or [one for own in alike.values() for one in own]
             found[job.name] = sum(known) / len(known) if known else None
         return found
-
-
-def _why_not_reused(job: Job, finished: Run) -> str:
-    """Return why a finished run of the same parameters is not reused."""
-    if "colazero.halved" in finished.data.tags:
-        return "memory ran out in it"
-    before = fetch.read_json(finished, reuse.CONTEXT)
-    now = reuse.facts(job.config, job.model)
-    different = reuse.differences(before, now) if before is not None else ""
-    return different or "its files are gone or damaged"
-
-
-def _finished(experiments: list[str], revision: str) -> list[Run]:
-    found = client.search(experiments, tags={REVISION: revision}, status="FINISHED")
-    return [run for run in found if "colazero.source_run" not in run.data.tags]
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,6 @@ class Plan:
     at_once: str = ""
 
     def text(self) -> str:
-        """Return the plan in lines."""
         lines = []
         for title, names in (("run", self.run), ("reuse", self.reuse)):
             lines.append(f"{counted(len(names), 'cell')} to {title}" + (":" if names else ""))
@@ -195,10 +191,6 @@ class Plan:
         else:
             lines.append(f"time: about {counted(max(1, round(self.seconds / 60)), 'minute')}")
         return "\n".join(lines)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan as plain values."""
-        return asdict(self)
 
 
 Expect = Callable[[int, Sequence[int]], Mapping[str, float]]

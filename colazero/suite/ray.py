@@ -29,7 +29,7 @@ from colazero.errors import UserError, log_discreetly
 from colazero.store import claims, provenance, record
 from colazero.store import open as store
 from colazero.suite.cells import Executor, Place, Worker
-from colazero.suite.worker import Event, Job, Sender, run_job, thread_limits
+from colazero.suite.worker import Event, Job, Sender, failed, run_job, thread_limits
 from colazero.suite_settings import SuiteConfig
 
 log = logging.getLogger(__name__)
@@ -153,11 +153,9 @@ class Remote:
             try:
                 run_job(_with_model_here(job), said.put, self._sender)
             except BaseException as error:  # otherwise no event would come
-                if not isinstance(error, UserError):
-                    log.error("%s failed", job.name, exc_info=error)
-                reason = f"{type(error).__name__}: {error}"
-                claims.give_up(job.run_id, reason)
-                said.put(Event(job.name, "failed", {"reason": reason}))
+                event = failed(job, error)
+                claims.give_up(job.run_id, event.data["reason"])
+                said.put(event)
 
         threading.Thread(target=work, daemon=True).start()
         last = False

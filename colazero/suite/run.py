@@ -88,7 +88,6 @@ def with_baseline(config: SuiteConfig) -> SuiteConfig:
 
 
 def _log_config(config: SuiteConfig, place: Place) -> None:
-    """Log the parameters of a suite as they are resolved."""
     resolved = {"device": place.device, "workers": place.workers}
     if config.until == "settled":
         resolved["looks"] = config.schedule
@@ -167,7 +166,6 @@ def _opening(
     reuse: Sequence[Job],
     extra: int,
 ) -> str:
-    """Return how many cells are to run, and how long they may take."""
     known = [seconds for seconds in times.values() if seconds is not None]
     time_left = f"about {counted(max(1, round(sum(known) / place.workers / 60)), 'minute')}"
     if len(known) < len(times):
@@ -179,17 +177,15 @@ def _opening(
 
 
 def _hours_left(config: SuiteConfig, begun: float) -> float:
-    """Return the hours that are left of the suite's budget."""
     if config.budget_hours == "none":
         return math.inf
     return config.budget_hours - (time.monotonic() - begun) / 3600
 
 
 def _end_open_runs(suite: str) -> None:
-    """End the open runs of a suite whose workers have ended."""
     try:
         for run in client.children(suite):
-            if run.info.status in ("RUNNING", "SCHEDULED"):
+            if run.info.status in claims.OPEN:
                 claims.end(run.info.run_id, "KILLED", "the suite was interrupted")
     except MlflowException as error:
         log.error("runs stay open, for the next suite to end: %s", first_line(error))
@@ -207,7 +203,7 @@ def plan_suite(config: SuiteConfig, expect: plan.Expect, say: Callable[[str], ob
     _load_corpora(config)
     jobs = [job for name in config.models for job in plan.usable(config, name, place.device)]
     made = plan.make(config, place, jobs, expect)
-    record.write_now(made.as_json(), "plan.json")
+    record.write_now(asdict(made), "plan.json")
     record.describe(f"```\n{made.text()}\n```")
     say(made.text())
     plan.refuse_all_left_out(made.left_out, made.cells)

@@ -27,7 +27,6 @@ from colazero.types import Model, Progress
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from colazero.cell import Outcome
     from colazero.store.publish import Record
 
 
@@ -88,32 +87,32 @@ def run_job(job: Job, send: Send, sender: Sender) -> None:
     `sender` sends its result to the store while the worker does another job. The worker has then
     released the memory of this one.
     """
+    from colazero.store import record
+
     sealed: list[Record] = []
     outcome = _done(job, send, sealed)
     devices.release()
     if not sealed:
         send(outcome)
         return
-    (record,) = sealed
-    sender.begin(lambda: send(_delivered(record, outcome)))
+
+    def deliver() -> None:
+        try:
+            record.deliver(sealed[0])
+            last = outcome
+        except Exception as error:
+            last = failed(job, error)
+        send(last)
+
+    sender.begin(deliver)
     send(Event(job.name, "computed"))
 
 
-def _delivered(sealed: Record, outcome: Event) -> Event:
-    """Send a sealed record to the store; return the job's last event."""
-    from colazero.store import record
-
-    try:
-        record.deliver(sealed)
-    except Exception as error:
-        if not isinstance(error, UserError):
-            logging.getLogger(__name__).exception("%s could not be sent", outcome.job)
-        return _failed(outcome.job, error)
-    return outcome
-
-
-def _failed(job: str, error: Exception) -> Event:
-    return Event(job, "failed", {"reason": f"{type(error).__name__}: {error}"})
+def failed(job: Job, error: BaseException) -> Event:
+    """Log an error that is not a user's; return it as the job's last event."""
+    if not isinstance(error, UserError):
+        logging.getLogger(__name__).error("%s failed", job.name, exc_info=error)
+    return Event(job.name, "failed", {"reason": f"{type(error).__name__}: {error}"})
 
 
 def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
@@ -134,7 +133,12 @@ def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
         over = client.patiently(publish.settle, job.run_id)
         if over is None:
             with record.run(job.name, job.kind, job.run_id, sealed.append):
-                data = _data(work(job.config, job.model, show, reuse=True))
+                outcome = work(job.config, job.model, show, reuse=True)
+            data = {
+                "source_run": outcome.source_run,
+                "perplexity": outcome.metrics.get("perplexity"),
+                "calibration": outcome.calibration or None,
+            }
         elif over.info.status == "FINISHED":
             data = of_run(over)
         else:  # it had failed by itself before its worker was lost
@@ -142,18 +146,10 @@ def _done(job: Job, send: Send, sealed: list[Record]) -> Event:
     except claims.Claimed:
         return Event(job.name, "deferred")
     except Exception as error:
-        if not isinstance(error, UserError):
-            logging.getLogger(__name__).exception("%s failed", job.name)
+        event = failed(job, error)
         _let_go(error)
-        return _failed(job.name, error)
+        return event
     return Event(job.name, "done", data)
-
-
-def _data(outcome: Outcome) -> dict[str, Any]:
-    """Return the data of a `done` event."""
-    perplexity = outcome.metrics.get("perplexity")
-    found = {"source_run": outcome.source_run, "perplexity": perplexity}
-    return found | {"calibration": outcome.calibration or None}
 
 
 def of_run(run: Run) -> dict[str, Any]:
@@ -180,15 +176,10 @@ def thread_limits(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | gptqmodel
 
 
-def die_with_parent() -> None:
-    """Make Linux kill this process when its parent ends, even while a library holds the GIL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def main() -> None:
     """Do the jobs from the pipe whose file descriptor is the first argument."""
-    die_with_parent()
+    if sys.platform == "linux":  # die with the suite, even while a library holds the GIL
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     for number in (signal.SIGINT, signal.SIGHUP):  # the suite's process answers them
         signal.signal(number, signal.SIG_IGN)
     log_discreetly(bars=False)  # the suite shows the progress
