@@ -88,9 +88,11 @@ def follow(
         before = seeds
         found = _look(suite, k, config, judge)
         stopped |= dict.fromkeys(closed(found) - set(stopped), seeds)
-        client.patiently(
-            claims.log_look, suite, config.schedule[: k + 1], _metrics(found), _by_model(stopped)
-        )
+        by_model: dict[str, dict[str, int]] = {model: {} for model, _ in stopped}
+        for (model, method), last in stopped.items():
+            by_model[model][method] = last
+        looks = config.schedule[: k + 1]
+        client.patiently(claims.log_look, suite, looks, _metrics(found), by_model)
         if not due(jobs, config.seeds, set(stopped)):
             log.info("all is settled after %d of %d seeds", seeds, len(config.seeds))
             return
@@ -117,10 +119,3 @@ def _metrics(found: Iterable[Finding]) -> dict[str, float]:
         stem = f"look.{parts[0]}.{parts[1]}_vs_{parts[2]}"
         metrics |= {f"{stem}.{name}": value for name, value in one.numbers.items()}
     return metrics
-
-
-def _by_model(stopped: Mapping[Method, int]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for (model, method), seeds in stopped.items():
-        found.setdefault(model, {})[method] = seeds
-    return found

@@ -131,10 +131,7 @@ def run_suite(config: SuiteConfig, suite: str, judge: looks.Judge) -> Report:
             log.warning(line)
         jobs, run = _with_room(config, place, jobs, run, suite, report)
         times = finished.times(run)
-        extra = sum(job.kind != "cell" for job in jobs)
-        log.info(
-            _opening(suite, place, times, [job.kind for job in run].count("cell"), reuse, extra)
-        )
+        log.info(_opening(suite, place, times, jobs, run, reuse))
         log.info(client.where(suite))
         needed = plan.needs(config, place, jobs, run)
         plan.check(needed)
@@ -162,17 +159,20 @@ def _opening(
     suite: str,
     place: Place,
     times: dict[str, float | None],
-    run: int,
+    jobs: Sequence[Job],
+    run: Sequence[Job],
     reuse: Sequence[Job],
-    extra: int,
 ) -> str:
+    """Return how many jobs are to run or to be reused, and how long they may take."""
     known = [seconds for seconds in times.values() if seconds is not None]
     time_left = f"about {counted(max(1, round(sum(known) / place.workers / 60)), 'minute')}"
     if len(known) < len(times):
         time_left = "unknown until the first cells are done"
+    cells = counted(sum(job.kind == "cell" for job in run), "cell")
+    extra = sum(job.kind != "cell" for job in jobs)
     return (
-        f"suite {suite}: {counted(run, 'cell')} to run, {len(reuse)} to reuse, {extra} "
-        f"without calibration; time: {time_left}"
+        f"suite {suite}: {cells} to run, {len(reuse)} to reuse, {extra} without calibration; "
+        f"time: {time_left}"
     )
 
 
