@@ -1,4 +1,4 @@
-"""Measure how often verdicts are wrong: `python studies/error_rates.py [--json] [--of=…]`.
+"""Measure how often verdicts are wrong: `python studies/error_rates.py [--of=…]`.
 
 Simulated suites with a known truth, judged by the functions that judge real ones: how often a
 family says "different" where nothing differs, "equivalent" where every difference is as large as
@@ -6,13 +6,14 @@ the margin, and how often each interval holds the truth. The text is a process o
 documents, as long as the held-out speeches; a suite evaluates 16, 64, 166 or all of them, evenly
 spread.
 
+Prints one JSON object per line.
+
 --of=settled     instead: looks at 5, 10, ..., 30 seeds of 30, and the seeds that they save
 --of=few         instead: groups of two or three seeds, of unequal spread
 --of=best        instead: how often the bounds of all methods on the best one hold
 --of=rules       instead: the same for other rules of the degrees of freedom, by chi-squared draws
 --of=plans       instead: what presets and splits of the demo's time can find
 --suites=N       simulated suites per line (2,000: a rate of 5 % is known to 1 point)
---json           one JSON object per line
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,7 @@ QUESTIONS: tuple[Question, ...] = ("mix", "eras")
 # Windows of 512 tokens in each held-out speech.
 DOCUMENTS = (5, 6, 10, 17, 28, 50, 39, 24, 19, 32, 49, 45, 13, 20, 9, 8, 12, 16, 10, 12, 17, 12, 13)
 WINDOWS = sum(DOCUMENTS)
+LABEL = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)
 # Difference of two methods by eighth of the text, as docs/evidence/study.md measured it.
 ERAS = np.array([2.29, 0.76, 0.97, 0.77, 0.07, -0.69, -0.67, -3.03]) / 100
 # Nats per token. Differences of two methods between windows, and between documents where both
@@ -53,7 +56,7 @@ WINDOW, HALF = 0.019, 0.0133
 SEED, ARITHMETIC, SEED_WINDOW = 0.006, 0.006, 0.02
 # A process without documents: correlation of windows that lie 29 windows (14,848 tokens) apart.
 PROCESS, CORRELATION, APART = 0.035, 0.44, 29
-TOKENS = 512
+TOKENS = 512.0
 MARGIN = math.log1p(0.01)
 MAXIMUM, LOOKS = 30, (5, 10, 15, 20, 25, 30)
 
@@ -94,6 +97,11 @@ def noises(rng: np.random.Generator) -> dict[str, Draw]:
     }
 
 
+def evaluated(windows: int) -> NDArray[np.int64]:
+    """Return which windows of the text a suite evaluates that evaluates so many: evenly spread."""
+    return np.arange(windows) * WINDOWS // windows
+
+
 def profiles(truth: Truth, draw: Draw, methods: int) -> Array:
     """Return what the whole text adds to each method, nats per token: [methods, WINDOWS].
 
@@ -104,10 +112,9 @@ def profiles(truth: Truth, draw: Draw, methods: int) -> Array:
         steps = draw(methods, 1, WINDOWS + 500) * math.sqrt((1 - rho**2) / 2)
         found = PROCESS * lfilter([1], [1, -rho], steps, axis=-1)[:, 0, 500:]
         return np.asarray(found, dtype=np.float64)
-    label = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)
     era = np.arange(WINDOWS) * len(ERAS) // WINDOWS
     found = truth.windows * draw(methods, WINDOWS) / math.sqrt(2)
-    found += truth.documents * draw(methods, len(DOCUMENTS))[:, label] / math.sqrt(2)
+    found += truth.documents * draw(methods, len(DOCUMENTS))[:, LABEL] / math.sqrt(2)
     if truth.eras == "fixed":
         found[0] += ERAS[era] - ERAS[era].mean()
     elif truth.eras == "anew":
@@ -117,8 +124,7 @@ def profiles(truth: Truth, draw: Draw, methods: int) -> Array:
 
 def nll(truth: Truth, draw: Draw, methods: int, seeds: int, windows: int, tokens: Array) -> Array:
     """Return NLL sums [methods, seeds, windows] of methods that are equal on text at large."""
-    at = np.arange(windows) * WINDOWS // windows
-    text = profiles(truth, draw, methods)[:, None, at]
+    text = profiles(truth, draw, methods)[:, None, evaluated(windows)]
     level = SEED * draw(methods, seeds, 1) + ARITHMETIC * draw(methods, seeds, 1)
     each = 3.6 + text + level + SEED_WINDOW * draw(methods, seeds, windows)
     return np.maximum(each, 0.0) * tokens
@@ -129,12 +135,11 @@ def fixed(name: str, windows: int, seeds: int, suites: int, methods: int = 3) ->
     truth = TRUTHS[name]
     rng = np.random.default_rng([windows, seeds, list(TRUTHS).index(name)])
     draw = noises(rng)[truth.noise]
-    label = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[np.arange(windows) * WINDOWS // windows]
-    documents = None if truth.process else label
+    documents = None if truth.process else LABEL[evaluated(windows)]
     different = equivalent = alone = 0
     covered, width = {"mix": 0, "eras": 0}, {"mix": 0.0, "eras": 0.0}
     for _ in range(suites):
-        tokens = rng.integers(64, 512, windows) + 0.0 if truth.unequal else np.full(windows, 512.0)
+        tokens = rng.integers(64, 512, windows) + 0.0 if truth.unequal else np.full(windows, TOKENS)
         first, *others = nll(truth, draw, methods, seeds, windows, tokens)
         for question in QUESTIONS:
             found = [
@@ -142,16 +147,14 @@ def fixed(name: str, windows: int, seeds: int, suites: int, methods: int = 3) ->
                 for b in others
             ]
             for f in found:
-                assert f.ci is not None
                 covered[question] += f.ci[0] <= 0 <= f.ci[1]
                 width[question] += f.ci[1] - f.ci[0]
             if question == "mix":
                 known = [f.estimate for f in found]
-                words = {j.verdict for j in judge(known, [MARGIN] * len(known))}
-                different += "different" in words
-                moved = [e and Estimate(e.difference + MARGIN, e.std_error, e.df) for e in known]
-                words = {j.verdict for j in judge(moved, [MARGIN] * len(known))}
-                equivalent += "equivalent" in words
+                moved = [Estimate(e.difference + MARGIN, e.std_error, e.df) for e in known]
+                margins = [MARGIN] * len(known)
+                different += any(j.verdict == "different" for j in judge(known, margins))
+                equivalent += any(j.verdict == "equivalent" for j in judge(moved, margins))
         alone += sum(welch(first.sum(1), b.sum(1)).p_value >= 0.05 for b in others)
     intervals = suites * (methods - 1) / 100
     return {
@@ -230,41 +233,19 @@ def settled(
     }
 
 
-def fixed_lines(suites: int) -> Iterator[dict[str, Any]]:
-    for name in TRUTHS:
-        for windows in (16, 64, 166, WINDOWS):
-            for seeds in (3, 5, 10):
-                yield fixed(name, windows, seeds, suites)
-
-
-def settled_lines(suites: int) -> Iterator[dict[str, Any]]:
-    """First without a margin to reach, as the seeds saved are quoted; then false equivalence."""
-    for ratio in (1.0, 2.0):
-        for comparisons in (1, 2, 6):
-            for d in (0.0, 0.75, 1.0, 1.5, 2.0):
-                yield settled(comparisons, d, ratio, 0.01, "normal", suites)
-            for d in (0.0, 1.2):
-                yield settled(comparisons, d, ratio, 1.2, "normal", suites)
-    for noise in ("lognormal", "t3"):
-        for d, margin in ((0.0, 0.01), (1.2, 1.2)):
-            yield settled(2, d, 1.0, margin, noise, suites)
-
-
 def few(n_a: int, n_b: int, ratio: float, windows: int, suites: int) -> dict[str, Any]:
     """Return how often intervals hold for few seeds; ratio: of the first spread to the second."""
     rng = np.random.default_rng([n_a, n_b, windows])
     draw, truth = noises(rng)["normal"], TRUTHS["fixed eras and documents"]
-    at = np.arange(windows) * WINDOWS // windows
-    documents = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]
-    tokens, held, narrower = np.full(windows, float(TOKENS)), 0, 0
+    at, tokens = evaluated(windows), np.full(windows, TOKENS)
+    held = narrower = 0
     for _ in range(suites):
         text = profiles(truth, draw, 2)[:, at]
         rows = [
             3.6 + text[k] + sd * draw(n, 1) + SEED_WINDOW * draw(n, windows)
             for k, n, sd in ((0, n_a, ratio * SEED), (1, n_b, SEED))
         ]
-        found = compare_on_text(rows[0] * TOKENS, rows[1] * TOKENS, tokens, documents=documents)
-        assert found.ci is not None
+        found = compare_on_text(rows[0] * TOKENS, rows[1] * TOKENS, tokens, documents=LABEL[at])
         held += found.ci[0] <= 0 <= found.ci[1]
         alone = welch(rows[0].mean(axis=1), rows[1].mean(axis=1)).interval(0.05)
         narrower += found.ci[1] - found.ci[0] < (alone[1] - alone[0]) * (1 - 1e-9)
@@ -282,39 +263,24 @@ def best(
 ) -> dict[str, Any]:
     """Return how often the bounds on the best method hold for all methods; levels: true, nats."""
     truth, methods = TRUTHS[name], len(levels)
-    rng = np.random.default_rng(
-        [list(TRUTHS).index(name), methods, windows, int(1e4 * sum(levels))]
-    )
-    draw, tokens = noises(rng)[truth.noise], np.full(windows, float(TOKENS))
-    at = np.arange(windows) * WINDOWS // windows
-    documents = np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]
+    known_as = [list(TRUTHS).index(name), methods, windows, int(1e4 * sum(levels))]
+    rng = np.random.default_rng(known_as)
+    draw, tokens = noises(rng)[truth.noise], np.full(windows, TOKENS)
+    documents = LABEL[evaluated(windows)]
+    gaps = np.array(levels) - min(levels)
     most = least = 0
     bounds: list[float] = []
     for _ in range(suites):
         rows = nll(truth, draw, methods, seeds, windows, tokens)
         rows += np.array(levels)[:, None, None] * tokens
-        known = {
-            (i, j): compare_on_text(rows[i], rows[j], tokens, documents=documents).estimate
-            for i in range(methods)
-            for j in range(i)
-        }
-
-        def limits(
-            a: str, b: str, level: float, known: dict[Any, Any] = known
-        ) -> tuple[float, float]:
-            i, j = int(a), int(b)
-            low, high = known[max(i, j), min(i, j)].interval(level)
-            return (low, high) if i > j else (-high, -low)
-
-        found = standings([str(k) for k in range(methods)], limits)
-        gaps = [level - min(levels) for level in levels]
-        most += all(
-            s.at_most is not None and g <= s.at_most for s, g in zip(found, gaps, strict=True)
-        )
-        least += all(
-            s.at_least is not None and g >= s.at_least for s, g in zip(found, gaps, strict=True)
-        )
-        bounds.append(min(s.at_most or 0.0 for s in found))
+        known = {}
+        for j, i in combinations(range(methods), 2):
+            e = compare_on_text(rows[i], rows[j], tokens, documents=documents).estimate
+            known[i, j], known[j, i] = e, Estimate(-e.difference, e.std_error, e.df)
+        found = standings(range(methods), lambda a, b, level, of=known: of[a, b].interval(level))
+        most += all(g <= s.at_most for s, g in zip(found, gaps, strict=True))
+        least += all(g >= s.at_least for s, g in zip(found, gaps, strict=True))
+        bounds.append(min(s.at_most for s in found))
     return {
         "truth": name,
         "levels": ", ".join(f"{100 * level:g}" for level in levels),
@@ -346,11 +312,10 @@ def rules(n_a: int, n_b: int, ratio: float, windows: int, suites: int) -> dict[s
     arm = np.where(drawn[0] >= drawn[1], dfs[0], dfs[1])
     smaller = np.where(most, np.minimum(used, arm), used)
     z = np.abs(rng.normal(size=suites))
-    rates = {
-        name: 100 * float(np.mean(z * math.sqrt(sum(truth)) <= special.stdtrit(df, 0.975) * error))
-        for name, df in {"used": used, "uncapped": whole, "smaller": smaller}.items()
-        for error in [np.sqrt(total)]
-    }
+    rates = {}
+    for name, df in {"used": used, "uncapped": whole, "smaller": smaller}.items():
+        held = z * math.sqrt(sum(truth)) <= special.stdtrit(df, 0.975) * np.sqrt(total)
+        rates[name] = 100 * float(np.mean(held))
     alone = special.stdtrit(welchs, 0.975) * np.sqrt(seeds)
     rates["welch"] = 100 * float(np.mean(z * math.sqrt(truth[0] + truth[1]) <= alone))
     return {"seeds": f"{n_a} + {n_b}", "spreads": f"{ratio:g} : 1", "windows": windows, **rates}
@@ -369,8 +334,7 @@ def plans(
     documents: in which the windows lie; None: the speeches in which so many evenly spread ones do.
     """
     if documents is None:
-        at = np.arange(windows) * WINDOWS // windows
-        documents = len(set(np.repeat(np.arange(len(DOCUMENTS)), DOCUMENTS)[at]))
+        documents = len(set(LABEL[evaluated(windows)]))
     found = prospect(methods, seeds, windows, documents)
     seconds = methods * seeds * (QUANTIZE + EVALUATE * windows) / 2
     return {
@@ -385,62 +349,60 @@ def plans(
     }
 
 
-def rule_lines(suites: int) -> Iterator[dict[str, Any]]:
-    for n_a, n_b, ratio in ((3, 3, 1.0), (5, 5, 1.0), (10, 10, 1.0), (2, 10, 2.0), (3, 30, 4.0)):
-        for windows in (16, 64, 466):
-            yield rules(n_a, n_b, ratio, windows, 100 * suites)
+SPREADS = (2, 10, 2.0), (3, 30, 4.0)
+"""Seeds of two groups, and the ratio of their spreads."""
 
 
-def plan_lines(suites: int) -> Iterator[dict[str, Any]]:
-    articles = 60
-    for seeds, windows in ((3, 32), (4, 24), (5, 16), (6, 12), (7, 8)):
-        yield plans("demo", 3, seeds, windows)
-    for seeds, windows in ((5, 24), (7, 16), (8, 12), (60, 128)):
-        yield plans("two methods", 2, seeds, windows)
-    yield plans("quick", 2, 2, 166, articles)
-    yield plans("validation", 3, 3, 166, articles)
-    yield plans("full", 3, 5, 166, articles)
-    yield plans("full, 10 seeds", 3, 10, 166, articles)
-    yield plans("study", 11, 30, 64)
-
-
-def few_lines(suites: int) -> Iterator[dict[str, Any]]:
-    for n_a, n_b, ratio in ((2, 2, 1.0), (3, 3, 1.0), (2, 10, 1.0), (2, 10, 2.0), (3, 30, 4.0)):
-        for windows in (16, 64, 166):
-            yield few(n_a, n_b, ratio, windows, suites)
-
-
-def best_lines(suites: int) -> Iterator[dict[str, Any]]:
-    for name in ("fixed eras and documents", "t3"):
-        for levels in ((0.0, 0.0, 0.0), (0.0, 0.01, 0.07), (0.0, 0.05, 0.05), (0.0, *[0.05] * 5)):
-            for windows, seeds in ((16, 5), (64, 10)):
-                yield best(name, levels, windows, seeds, suites)
+def lines(of: str, suites: int) -> Iterator[dict[str, Any]]:
+    """Yield the lines of one table of docs/evidence/error-rates.md."""
+    if of == "seeds":
+        for name, windows, seeds in product(TRUTHS, (16, 64, 166, WINDOWS), (3, 5, 10)):
+            yield fixed(name, windows, seeds, suites)
+    elif of == "settled":
+        # Without a margin to reach, as the seeds saved are quoted; then false equivalence.
+        for ratio, comparisons in product((1.0, 2.0), (1, 2, 6)):
+            for d in (0.0, 0.75, 1.0, 1.5, 2.0):
+                yield settled(comparisons, d, ratio, 0.01, "normal", suites)
+            for d in (0.0, 1.2):
+                yield settled(comparisons, d, ratio, 1.2, "normal", suites)
+        for noise, (d, margin) in product(("lognormal", "t3"), ((0.0, 0.01), (1.2, 1.2))):
+            yield settled(2, d, 1.0, margin, noise, suites)
+    elif of == "few":
+        groups = (2, 2, 1.0), (3, 3, 1.0), (2, 10, 1.0), *SPREADS
+        for group, windows in product(groups, (16, 64, 166)):
+            yield few(*group, windows, suites)
+    elif of == "best":
+        levels = (0.0, 0.0, 0.0), (0.0, 0.01, 0.07), (0.0, 0.05, 0.05), (0.0, *[0.05] * 5)
+        sizes = (16, 5), (64, 10)
+        for name, true, size in product(("fixed eras and documents", "t3"), levels, sizes):
+            yield best(name, true, *size, suites)
+    elif of == "rules":
+        groups = (3, 3, 1.0), (5, 5, 1.0), (10, 10, 1.0), *SPREADS
+        for group, windows in product(groups, (16, 64, 466)):
+            yield rules(*group, windows, 100 * suites)
+    else:
+        articles = 60
+        for seeds, windows in ((3, 32), (4, 24), (5, 16), (6, 12), (7, 8)):
+            yield plans("demo", 3, seeds, windows)
+        for seeds, windows in ((5, 24), (7, 16), (8, 12), (60, 128)):
+            yield plans("two methods", 2, seeds, windows)
+        yield plans("quick", 2, 2, 166, articles)
+        yield plans("validation", 3, 3, 166, articles)
+        yield plans("full", 3, 5, 166, articles)
+        yield plans("full, 10 seeds", 3, 10, 166, articles)
+        yield plans("study", 11, 30, 64)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    lines_of = {
-        "seeds": fixed_lines,
-        "settled": settled_lines,
-        "few": few_lines,
-        "best": best_lines,
-        "rules": rule_lines,
-        "plans": plan_lines,
-    }
-    parser.add_argument("--of", choices=tuple(lines_of), default="seeds")
+    tables = ("seeds", "settled", "few", "best", "rules", "plans")
+    parser.add_argument("--of", choices=tables, default="seeds")
     parser.add_argument("--suites", type=int, default=2000)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    for number, line in enumerate(lines_of[options.of](options.suites)):
-        if options.json:
-            print(json.dumps(line), flush=True)
-            continue
-        if number == 0:
-            print("  ".join(line))
-        cells = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()]
-        print("  ".join(c.rjust(len(k)) for c, k in zip(cells, line, strict=True)), flush=True)
+    for line in lines(options.of, options.suites):
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
