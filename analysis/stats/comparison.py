@@ -21,9 +21,10 @@ from analysis.stats.samples import (
     Values,
     check_alpha,
     clean,
+    logarithms,
     satterthwaite,
 )
-from analysis.stats.verdicts import SMALL, Verdict, judge, verdict
+from analysis.stats.verdicts import Judgement, judge, verdict
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class TTest:
     p_value: float | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Judgement):
     """Group a against group b; every undefined number is None. See `compare`.
 
     test: 'welch'; 'lent-variance' when the variance of a group of one draw is that of other sets'
         replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'.
     n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out.
-    t_stat, df, p_value: the primary test. student: the pooled-variance test, only with 'welch'.
+    t_stat, df, p_value: the test. student: the pooled-variance test, only with 'welch'.
     sd: the pooled standard deviation. cohens_d, cohens_d_ci95, hedges_g: diff in units of it.
     diff, diff_ci95, diff_ci90, margin: in the units of the data; diff = mean(a) - mean(b).
     tost_p_value: p of the two one-sided tests of |true difference| >= margin.
@@ -50,11 +51,10 @@ class Comparison:
         if its standard error is the observed one; mde80: the same over the pooled standard
         deviation. At alpha, and after `holm_family` at its first step, alpha / tests.
     p_adjusted, tost_p_adjusted, ci, ci_level, equivalence_ci, equivalence_ci_level: set by
-        `holm_family`, as in `Judgement`: the adjusted p-values and the intervals that decided.
-    verdict, reason: see `verdict`; reason says why undefined, or qualifies 'different'.
+        `holm_family`.
     """
 
-    test: Literal["welch", "lent-variance"] | None
+    test: Literal["welch", "lent-variance"] | None = None
     n_a: int
     n_b: int
     n_dropped_a: int
@@ -62,14 +62,10 @@ class Comparison:
     alpha: float
     margin: float
     diff: float | None
-    verdict: Verdict
-    reason: str | None
     lent: str | None = None
     std_error: float | None = None
     t_stat: float | None = None
     df: float | None = None
-    p_value: float | None = None
-    p_adjusted: float | None = None
     student: TTest = TTest()
     sd: float | None = None
     cohens_d: float | None = None
@@ -77,12 +73,6 @@ class Comparison:
     hedges_g: float | None = None
     diff_ci95: Interval | None = None
     diff_ci90: Interval | None = None
-    ci: Interval | None = None
-    ci_level: float | None = None
-    tost_p_value: float | None = None
-    tost_p_adjusted: float | None = None
-    equivalence_ci: Interval | None = None
-    equivalence_ci_level: float | None = None
     mde80: float | None = None
     mde80_diff: float | None = None
 
@@ -92,16 +82,6 @@ class Comparison:
         if self.diff is None or self.std_error is None or self.df is None:
             return None
         return Estimate(self.diff, self.std_error, self.df)
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """A group's mean of n draws; variance of one draw, known with so many degrees of freedom."""
-
-    mean: float
-    n: int
-    variance: float
-    df: int
 
 
 def compare(
@@ -133,10 +113,9 @@ def compare(
     if not 0 < margin < math.inf:
         raise ValueError(f"margin must be a positive number in the units of the data; got {margin}")
     sample_a, sample_b = clean(a, "a"), clean(b, "b")
-    arms = _arm(sample_a, noise), _arm(sample_b, noise)
-    lent = "".join(k for k, x in zip("ab", (sample_a, sample_b), strict=True) if noise and x.n == 1)
     untested = Comparison(
-        test=None,
+        verdict="undefined",
+        reason=_why_undefined(sample_a, sample_b, noise),
         n_a=sample_a.n,
         n_b=sample_b.n,
         n_dropped_a=sample_a.n_dropped,
@@ -144,27 +123,19 @@ def compare(
         alpha=float(alpha),
         margin=float(margin),
         diff=sample_a.mean - sample_b.mean if sample_a.n and sample_b.n else None,
-        verdict="undefined",
-        reason=_why_undefined(sample_a, sample_b, noise),
     )
-    if untested.reason is not None or arms[0] is None or arms[1] is None:
-        return untested
-    return _tested(replace(untested, lent=lent or None), arms[0], arms[1])
+    return untested if untested.reason else _tested(untested, sample_a, sample_b, noise)
 
 
 def holm_family(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Judge the comparisons of one family together by `judge`; undefined ones are left out.
 
-    Adjusting can turn 'different' into 'equivalent' or 'inconclusive', and 'equivalent' into
-    'inconclusive'. Raises ValueError for comparisons at different alpha.
+    Raises ValueError for comparisons at different alpha.
     """
-    tests = sum(c.estimate is not None for c in comparisons)
-    if tests == 0:
-        return list(comparisons)
-    alphas = {c.alpha for c in comparisons}
+    tests, alphas = sum(c.estimate is not None for c in comparisons), {c.alpha for c in comparisons}
     if len(alphas) > 1:
         raise ValueError(f"the comparisons of a family need one alpha; got {sorted(alphas)}")
-    (alpha,) = alphas
+    alpha = max(alphas, default=0.05)
     judged = judge([c.estimate for c in comparisons], [c.margin for c in comparisons], alpha=alpha)
     return [
         c if c.estimate is None else _at_level(replace(c, **vars(j)), alpha / tests)
@@ -187,43 +158,43 @@ def _why_undefined(a: Sample, b: Sample, noise: PooledVariance | None) -> str | 
     return None
 
 
-def _arm(sample: Sample, noise: PooledVariance | None) -> _Arm | None:
-    if sample.n > 1:
-        return _Arm(sample.mean, sample.n, sample.variance, sample.n - 1)
-    if sample.n == 0 or noise is None:
-        return None
-    return _Arm(sample.mean, 1, noise.variance, noise.df)
-
-
-def _tested(untested: Comparison, a: _Arm, b: _Arm) -> Comparison:
+def _tested(untested: Comparison, a: Sample, b: Sample, noise: PooledVariance | None) -> Comparison:
     """Return `untested` with every number that two known variances define."""
+    lent = "".join(name for name, x in zip("ab", (a, b), strict=True) if noise and x.n == 1)
+    # The variance of one draw, and the degrees of freedom that it is known with.
+    (var_a, df_a), (var_b, df_b) = (
+        (noise.variance, noise.df) if noise and x.n == 1 else (x.variance, x.n - 1) for x in (a, b)
+    )
     diff, alpha = a.mean - b.mean, untested.alpha
-    terms = [(a.variance / a.n, a.df), (b.variance / b.n, b.df)]
+    terms = [(var_a / a.n, df_a), (var_b / b.n, df_b)]
     estimate = Estimate(diff, math.sqrt(terms[0][0] + terms[1][0]), satterthwaite(terms))
-    pooled_df, scale = a.df + b.df, math.sqrt(1 / a.n + 1 / b.n)
-    sd = math.sqrt((a.df * a.variance + b.df * b.variance) / pooled_df)
+    pooled_df, scale = df_a + df_b, math.sqrt(1 / a.n + 1 / b.n)
+    sd = math.sqrt((df_a * var_a + df_b * var_b) / pooled_df)
     d = diff / sd
     d_low, d_high = noncentrality_interval(d / scale, pooled_df)
+    # Hedges' exact factor: gamma(df / 2) / (sqrt(df / 2) gamma((df - 1) / 2)).
+    log_factor = special.gammaln(pooled_df / 2) - special.gammaln((pooled_df - 1) / 2)
     student = Estimate(diff, sd * scale, pooled_df)
     tost_p = estimate.tost_p_value(untested.margin)
-    word = verdict(estimate.p_value, tost_p, alpha)
+    word, reason = verdict(estimate.p_value, tost_p, alpha)
     known = replace(
         untested,
-        test="lent-variance" if untested.lent else "welch",
+        test="lent-variance" if lent else "welch",
+        lent=lent or None,
         std_error=estimate.std_error,
         t_stat=estimate.t_stat,
         df=estimate.df,
         p_value=estimate.p_value,
-        student=TTest() if untested.lent else TTest(student.t_stat, pooled_df, student.p_value),
+        student=TTest() if lent else TTest(student.t_stat, pooled_df, student.p_value),
         sd=sd,
         cohens_d=d,
         cohens_d_ci95=(d_low * scale, d_high * scale),
-        hedges_g=_hedges_g(d, pooled_df),
+        hedges_g=float(d * np.exp(log_factor) / math.sqrt(pooled_df / 2)),
         diff_ci95=estimate.interval(0.05),
         diff_ci90=estimate.interval(0.10),
         tost_p_value=tost_p,
         verdict=word,
-        reason=SMALL if word == "different" and tost_p < alpha else None,
+        reason=reason,
     )
     return _at_level(known, alpha)
 
@@ -235,12 +206,6 @@ def _at_level(known: Comparison, level: float) -> Comparison:
         return known
     size = detectable(estimate.df, level) * estimate.std_error
     return replace(known, mde80=size / known.sd, mde80_diff=size)
-
-
-def _hedges_g(d: float, df: int) -> float:
-    """Return d without its small-sample bias. J = gamma(df/2) / (sqrt(df/2) gamma((df - 1)/2))."""
-    log_ratio = special.gammaln(df / 2) - special.gammaln((df - 1) / 2)
-    return float(d * np.exp(log_ratio) / math.sqrt(df / 2))
 
 
 @dataclass(frozen=True)
@@ -288,7 +253,7 @@ def compare_spread(a: Values, b: Values, *, alpha: float = 0.05) -> SpreadCompar
     reason = _no_spread("a", sample_a) or _no_spread("b", sample_b)
     if reason:
         return SpreadComparison(None, n_a, n_b, reason)
-    log_a, log_b = _log(sample_a, "a"), _log(sample_b, "b")
+    log_a, log_b = logarithms(sample_a, "a"), logarithms(sample_b, "b")
     f_stat = _brown_forsythe(log_a, log_b)
     if f_stat is None:
         reason = "the distances from the median are equal within each group: no F statistic"
@@ -333,12 +298,6 @@ def _no_spread(name: str, sample: Sample) -> str | None:
     return None
 
 
-def _log(sample: Sample, name: str) -> FloatArray:
-    if sample.values.min() <= 0:
-        raise ValueError(f"{name} holds {sample.values.min():g}; logs need values above 0")
-    return np.log(sample.values)
-
-
 def _brown_forsythe(x: FloatArray, y: FloatArray) -> float | None:
     """Return the F statistic between distances from the medians; None if they do not vary."""
     distances = [np.abs(group - np.median(group)) for group in (x, y)]
@@ -360,10 +319,7 @@ def _ratio_interval(x: FloatArray, y: FloatArray, alpha: float = 0.05) -> Interv
     if n.min() < 5:
         return None
     z = float(special.ndtri(1 - alpha / 2))
-    trim = [1 / (2 * math.sqrt(k - 4)) for k in n]
-    fourth = [
-        float(np.sum((g - _trimmed_mean(g, t)) ** 4)) for g, t in zip((x, y), trim, strict=True)
-    ]
+    fourth = [float(np.sum((g - _trimmed_mean(g)) ** 4)) for g in (x, y)]
     squares = [float(np.sum((g - g.mean()) ** 2)) for g in (x, y)]
     log_ratio = math.log(squares[0] / (n[0] - 1) / (squares[1] / (n[1] - 1)))
     log_ratio += math.log(n[0] / (n[0] - z) / (n[1] / (n[1] - z)))
@@ -382,11 +338,9 @@ def _ratio_interval(x: FloatArray, y: FloatArray, alpha: float = 0.05) -> Interv
     return limit(-1), limit(1)
 
 
-def _trimmed_mean(values: FloatArray, share: float) -> float:
-    """Return the mean without floor(share * n) values at either end; the median if none is left."""
-    cut = int(share * values.size)
-    if share >= 0.5:
-        return float(np.median(values))
+def _trimmed_mean(values: FloatArray) -> float:
+    """Return the mean without the share 1 / (2 sqrt(n - 4)) of the values at either end."""
+    cut = int(1 / (2 * math.sqrt(values.size - 4)) * values.size)
     return float(np.sort(values)[cut : values.size - cut].mean())
 
 
@@ -426,7 +380,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedItems:
         raise ValueError("every item must be 0 (wrong) or 1 (right)")
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     differ = only_a + only_b
-    p_value = stats.binomtest(only_a, differ).pvalue if differ else None
+    p, q = (only_a + 1) / (a.size + 2), (only_b + 1) / (a.size + 2)
+    half = float(special.ndtri(0.975)) * math.sqrt((p + q - (p - q) ** 2) / (a.size + 2))
     return PairedItems(
         n_items=a.size,
         accuracy_a=float(a.mean()),
@@ -434,12 +389,6 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> PairedItems:
         only_a=only_a,
         only_b=only_b,
         diff=(only_a - only_b) / a.size,
-        diff_ci95=_difference_interval(only_a, only_b, a.size),
-        p_value=None if p_value is None else float(p_value),
+        diff_ci95=(max(-1.0, p - q - half), min(1.0, p - q + half)),
+        p_value=float(stats.binomtest(only_a, differ).pvalue) if differ else None,
     )
-
-
-def _difference_interval(only_a: int, only_b: int, items: int) -> Interval:
-    p, q = (only_a + 1) / (items + 2), (only_b + 1) / (items + 2)
-    half = float(special.ndtri(0.975)) * math.sqrt((p + q - (p - q) ** 2) / (items + 2))
-    return max(-1.0, p - q - half), min(1.0, p - q + half)

@@ -13,6 +13,7 @@ from analysis.stats.samples import (
     Interval,
     Values,
     clean,
+    logarithms,
     percent_change,
     percent_interval,
     t_quantile,
@@ -47,13 +48,10 @@ def log_difference(a: Values, b: Values) -> tuple[float, float] | None:
     and adds no error. None with fewer than 2 runs in a group, or with two constant groups.
     Raises ValueError for values that are not positive or not finite.
     """
-    samples = [clean(x, name) for x, name in ((a, "a"), (b, "b"))]
-    for sample, name in zip(samples, "ab", strict=True):
-        if np.any(sample.values <= 0):
-            raise ValueError(f"{name} holds {sample.values.min():g}; logs need values above 0")
+    samples = clean(a, "a"), clean(b, "b")
     if min(sample.n for sample in samples) < 2 or all(sample.constant for sample in samples):
         return None
-    logs = [np.log(sample.values) for sample in samples]
+    logs = [logarithms(sample, name) for sample, name in zip(samples, "ab", strict=True)]
     variance = sum(float(np.var(x, ddof=1)) / x.size for x in logs)
     return float(logs[0].mean() - logs[1].mean()), math.sqrt(variance)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,12 +59,12 @@ class Description:
 
     n: int
     n_dropped: int
-    mean: float | None
-    std: float | None
-    cv_percent: float | None
-    min: float | None
-    max: float | None
-    ci95: Interval | None
+    mean: float | None = None
+    std: float | None = None
+    cv_percent: float | None = None
+    min: float | None = None
+    max: float | None = None
+    ci95: Interval | None = None
 
 
 def clean(x: Values, name: str = "x") -> Sample:
@@ -89,6 +89,13 @@ def clean(x: Values, name: str = "x") -> Sample:
     return Sample(kept, int(values.size - kept.size))
 
 
+def logarithms(sample: Sample, name: str) -> FloatArray:
+    """Return the logarithms of a sample. Raises ValueError for values that are not positive."""
+    if sample.values.min() <= 0:
+        raise ValueError(f"{name} holds {sample.values.min():g}; logs need values above 0")
+    return np.log(sample.values)
+
+
 def describe(x: Values) -> Description:
     """Describe a group of results: size, centre and spread.
 
@@ -96,24 +103,20 @@ def describe(x: Values) -> Description:
     n = 0 everything is. Raises ValueError for infinite values.
     """
     sample = clean(x)
+    known = Description(sample.n, sample.n_dropped)
     if sample.n == 0:
-        return Description(0, sample.n_dropped, None, None, None, None, None, None)
-    mean, std, cv, ci95 = sample.mean, None, None, None
-    if sample.n >= 2:
-        std = float(np.sqrt(sample.variance))
-        cv = finite(100 * std / abs(mean)) if mean != 0 else None
-    if std is not None and not sample.constant:
-        half = t_quantile(0.975, sample.n - 1) * std / np.sqrt(sample.n)
-        ci95 = (float(mean - half), float(mean + half))
-    return Description(
-        n=sample.n,
-        n_dropped=sample.n_dropped,
-        mean=mean,
+        return known
+    mean, values = sample.mean, sample.values
+    known = replace(known, mean=mean, min=float(values.min()), max=float(values.max()))
+    if sample.n < 2:
+        return known
+    std = float(np.sqrt(sample.variance))
+    half = t_quantile(0.975, sample.n - 1) * std / np.sqrt(sample.n)
+    return replace(
+        known,
         std=std,
-        cv_percent=cv,
-        min=float(sample.values.min()),
-        max=float(sample.values.max()),
-        ci95=ci95,
+        cv_percent=finite(100 * std / abs(mean)) if mean != 0 else None,
+        ci95=None if sample.constant else (float(mean - half), float(mean + half)),
     )
 
 

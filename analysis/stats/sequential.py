@@ -20,7 +20,7 @@ from analysis.stats.samples import (
     check_alpha,
     clean,
 )
-from analysis.stats.verdicts import SMALL, Judgement, holm, holm_levels, verdict
+from analysis.stats.verdicts import Judgement, claims, with_intervals
 
 Spending = Callable[[float, float], float]
 """(alpha of one side, share of the information) -> alpha spent so far; all of it at share 1."""
@@ -176,27 +176,18 @@ def judge_looks(
     ns = [tuple(look.n for look in looks) for looks, _ in both]
     overall = [sequential_p(x, n, maximum, sides=2) for x, n in zip(p, ns, strict=True)]
     tost_overall = [sequential_p(x, n, maximum, sides=1) for x, n in zip(tost, ns, strict=True)]
-    levels, tost_levels = holm_levels(overall, alpha), holm_levels(tost_overall, alpha)
-    adjusted, tost_adjusted = holm(overall), holm(tost_overall)
     found = []
-    for k, (looks, margin) in enumerate(both):
-        level, tost_level = levels[k], tost_levels[k]
-        if level is None or tost_level is None:
+    for k, claim in enumerate(claims(overall, tost_overall, alpha)):
+        if claim is None:
             found.append(LookJudgement("undefined", "no look with a standard error"))
             continue
-        word = verdict(adjusted[k], tost_adjusted[k], alpha)
-        small = word == "different" and (tost_adjusted[k] or 0) < alpha
-        known = LookJudgement(
-            verdict="open" if word == "inconclusive" and ns[k][-1] < maximum else word,
-            reason=SMALL if small else None,
-            p_value=p[k][-1],
-            p_adjusted=adjusted[k],
-            tost_p_value=tost[k][-1],
-            tost_p_adjusted=tost_adjusted[k],
-            n=ns[k][-1],
-        )
-        spent = nominal_levels(ns[k], maximum, alpha=level)
-        tost_spent = nominal_levels(ns[k], maximum, alpha=tost_level, sides=1)
+        (looks, margin), n, (_, level, tost_level) = both[k], ns[k], claim
+        known = LookJudgement(**vars(claim[0]), n=n[-1])
+        if known.verdict == "inconclusive" and n[-1] < maximum:
+            known = replace(known, verdict="open")
+        known = replace(known, p_value=p[k][-1], tost_p_value=tost[k][-1])
+        spent = nominal_levels(n, maximum, alpha=level)
+        tost_spent = nominal_levels(n, maximum, alpha=tost_level, sides=1)
         known = _with_intervals(known, looks, (p[k], spent), (tost[k], tost_spent))
         if known.verdict == "open":
             known = _with_outlook(known, looks, margin, maximum, level, tost_level)
@@ -245,16 +236,8 @@ def _with_intervals(
     shown = [k for k, (p, level) in enumerate(zip(*equivalence, strict=True)) if p < level]
     at = {"different": crossed, "equivalent": shown}.get(known.verdict, [])
     k = at[0] if at else len(looks) - 1
-    level, tost_level = difference[1][k], equivalence[1][k]
-    estimate = looks[k].estimate
-    return replace(
-        known,
-        decided_at=looks[k].n if at else None,
-        ci=estimate.interval(level),
-        ci_level=1 - level,
-        equivalence_ci=estimate.interval(2 * tost_level),
-        equivalence_ci_level=1 - 2 * tost_level,
-    )
+    known = replace(known, decided_at=looks[k].n if at else None)
+    return with_intervals(known, looks[k].estimate, difference[1][k], equivalence[1][k])
 
 
 def _with_outlook(

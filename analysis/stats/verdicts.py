@@ -4,49 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from analysis.stats.samples import Estimate, Interval, check_alpha
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values so that the family-wise error rate is held (Holm 1979), in input order.
+def holm_steps(p_values: Sequence[float | None], alpha: float) -> list[tuple[float, float] | None]:
+    """Return each test's p-value after Holm (1979), and the level at which it was decided.
 
-    None or NaN marks an undefined test: it does not count towards the family and comes back as
-    None. Raises ValueError for a p-value outside [0, 1].
+    The level is alpha / (tests not yet rejected). A test is rejected when its p is under its level.
+    Those not rejected share the level at which the procedure stopped, so that an interval at
+    1 - level leaves 0 out exactly where Holm rejects. None or NaN marks an undefined test: it does
+    not count towards the family and comes back as None. Raises ValueError outside [0, 1].
     """
-    defined = [
+    ranked = sorted(
         (p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p)
-    ]
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, index) in enumerate(sorted(defined)):
+    )
+    adjusted: list[float] = []
+    for rank, (p, index) in enumerate(ranked):
         if not 0 <= p <= 1:
             raise ValueError(f"p_values[{index}] is {p}; a p-value lies between 0 and 1")
-        largest = max(largest, min(1.0, (len(defined) - rank) * float(p)))
-        adjusted[index] = largest
-    return adjusted
+        adjusted.append(max([*adjusted[-1:], min(1.0, (len(ranked) - rank) * float(p))]))
+    rejected = sum(p < alpha for p in adjusted)
+    steps: list[tuple[float, float] | None] = [None] * len(p_values)
+    for rank, (_, index) in enumerate(ranked):
+        steps[index] = adjusted[rank], alpha / (len(ranked) - min(rank, rejected))
+    return steps
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p-values so that the family-wise error rate is held, as `holm_steps`."""
+    return [step and step[0] for step in holm_steps(p_values, 0.05)]
 
 
 def holm_levels(p_values: Sequence[float | None], alpha: float) -> list[float | None]:
-    """Return the level at which `holm` decided each test: alpha / (tests not yet rejected).
-
-    A test is rejected when its p is under its level. Those not rejected share the level at which
-    the procedure stopped, so that an interval at 1 - level leaves 0 out exactly where Holm rejects.
-    None where a test is undefined.
-    """
-    adjusted = holm(p_values)
-    ranked = sorted(
-        (p, index)
-        for index, p in enumerate(p_values)
-        if p is not None and adjusted[index] is not None
-    )
-    rejected = sum(p is not None and p < alpha for p in adjusted)
-    levels: list[float | None] = [None] * len(p_values)
-    for rank, (_, index) in enumerate(ranked):
-        levels[index] = alpha / (len(ranked) - min(rank, rejected))
-    return levels
+    """Return the level at which `holm` decided each test, as `holm_steps`."""
+    return [step and step[1] for step in holm_steps(p_values, alpha)]
 
 
 def stars(p: float | None) -> str:
@@ -84,21 +78,53 @@ class Judgement:
     equivalence_ci_level: float | None = None
 
 
-def verdict(p_value: float | None, tost_p_value: float | None, alpha: float = 0.05) -> Verdict:
-    """Return the word for a comparison, from its two p-values at level `alpha`.
+def verdict(p_value: float, tost_p_value: float, alpha: float = 0.05) -> tuple[Verdict, str | None]:
+    """Return the word for a comparison, from its two p-values at level `alpha`, and its reason.
 
-    'different' if p_value < alpha; else 'equivalent' if tost_p_value < alpha; else
-    'inconclusive'; 'undefined' if either is None. Both can hold at once, for a difference that is
-    real and smaller than the margin. 'different' then wins: a shown difference is not called
-    equality, its rate under the null stays alpha, and its smallness is read from its interval.
+    'different' if p_value < alpha; else 'equivalent' if tost_p_value < alpha; else 'inconclusive'.
+    Both can hold at once, for a difference that is real and smaller than the margin. 'different'
+    then wins: a shown difference is not called equality, its rate under the null stays alpha, and
+    its smallness is read from its interval. The reason says so.
 
     For a family of comparisons both p-values are the adjusted ones: see `judge`.
     """
-    if p_value is None or tost_p_value is None:
-        return "undefined"
     if p_value < alpha:
-        return "different"
-    return "equivalent" if tost_p_value < alpha else "inconclusive"
+        return "different", SMALL if tost_p_value < alpha else None
+    return "equivalent" if tost_p_value < alpha else "inconclusive", None
+
+
+Claim = tuple[Judgement, float, float]
+"""A judgement without intervals, and the levels of Holm's steps for either kind of claim."""
+
+
+def claims(
+    p: Sequence[float | None], tost: Sequence[float | None], alpha: float
+) -> list[Claim | None]:
+    """Judge a family by its p-values of no difference and of one as large as the margin."""
+    found: list[Claim | None] = []
+    steps = zip(holm_steps(p, alpha), holm_steps(tost, alpha), strict=True)
+    for own, tost_own, (step, tost_step) in zip(p, tost, steps, strict=True):
+        if step is None or tost_step is None:
+            found.append(None)
+            continue
+        word, reason = verdict(step[0], tost_step[0], alpha)
+        known = Judgement(word, reason, own, step[0], tost_own, tost_step[0])
+        found.append((known, step[1], tost_step[1]))
+    return found
+
+
+J = TypeVar("J", bound=Judgement)
+
+
+def with_intervals(known: J, estimate: Estimate, level: float, tost_level: float) -> J:
+    """Return `known` with the intervals of a difference and of equivalence at these levels."""
+    return replace(
+        known,
+        ci=estimate.interval(level),
+        ci_level=1 - level,
+        equivalence_ci=estimate.interval(2 * tost_level),
+        equivalence_ci_level=1 - 2 * tost_level,
+    )
 
 
 def judge(
@@ -116,33 +142,15 @@ def judge(
     for margin in margins:
         if not margin > 0:
             raise ValueError(f"margins must be above 0; got {margin}")
-    pairs = list(zip(estimates, margins, strict=True))
     p = [None if e is None else e.p_value for e in estimates]
+    pairs = zip(estimates, margins, strict=True)
     tost = [None if e is None else e.tost_p_value(margin) for e, margin in pairs]
-    p_adjusted, tost_adjusted = holm(p), holm(tost)
-    levels, tost_levels = holm_levels(p, alpha), holm_levels(tost, alpha)
-    found = []
-    for k, estimate in enumerate(estimates):
-        level, tost_level = levels[k], tost_levels[k]
-        if estimate is None or level is None or tost_level is None:
-            found.append(Judgement("undefined", "no standard error"))
-            continue
-        word = verdict(p_adjusted[k], tost_adjusted[k], alpha)
-        found.append(
-            Judgement(
-                verdict=word,
-                reason=SMALL if word == "different" and (tost_adjusted[k] or 0) < alpha else None,
-                p_value=p[k],
-                p_adjusted=p_adjusted[k],
-                tost_p_value=tost[k],
-                tost_p_adjusted=tost_adjusted[k],
-                ci=estimate.interval(level),
-                ci_level=1 - level,
-                equivalence_ci=estimate.interval(2 * tost_level),
-                equivalence_ci_level=1 - 2 * tost_level,
-            )
-        )
-    return found
+    return [
+        Judgement("undefined", "no standard error")
+        if estimate is None or claim is None
+        else with_intervals(claim[0], estimate, *claim[1:])
+        for estimate, claim in zip(estimates, claims(p, tost, alpha), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
