@@ -117,7 +117,11 @@ def variance_budget(
     per_draw = np.mean([sum(1 / len(x) for x in m) / len(m) ** 2 for m in sets])
     shares = _part(seed, per_set), _part(arithmetic, per_draw), _part(text, 1.0)
     total = None if seed is None or text is None else sum(shares)
-    no_rounding, no_seed, no_text = _reasons(seed, arithmetic, text)
+    no_rounding = None if arithmetic else "no set was quantized twice to other numbers"
+    no_seed = no_rounding and f"{no_rounding}: the arithmetic is in here"
+    if seed is None:
+        no_seed = "no method has two sets"
+    no_text = None if text else f"needs two methods, {FEWEST_WINDOWS} windows"
     shrinks = shares[2] if inside is None else min(shares[2], 2 * inside)
     if text is not None and inside is None:
         no_text = "too few windows per document to tell what more windows of the same would give"
@@ -140,17 +144,6 @@ def variance_budget(
         available=available,
         at_best_percent=None if best is None else percent_change(math.sqrt(max(0.0, best))),
     )
-
-
-def _reasons(
-    seed: Term | None, arithmetic: Term | None, text: Term | None
-) -> tuple[str | None, str | None, str | None]:
-    """Return why arithmetic, seed and method x window are unknown, or what else they include."""
-    no_rounding = None if arithmetic else "no set was quantized twice to other numbers"
-    no_seed = no_rounding and f"{no_rounding}: the arithmetic is in here"
-    if seed is None:
-        no_seed = "no method has two sets"
-    return no_rounding, no_seed, None if text else f"needs two methods, {FEWEST_WINDOWS} windows"
 
 
 def _seed(

@@ -142,13 +142,11 @@ def seeds_for_difference(difference: float, design: Design) -> int | None:
     difference: > 0, in the unit of the design. At least 2. None when 100,000 are not
     enough, as where the text alone hides it. Raises ValueError.
     """
-    _check(difference, "difference")
 
-    def enough(n: int) -> bool:
-        error, df = design.error(n)
-        return t_power(difference, df, error, design.level) >= POWER
+    def power(error: float, df: float) -> float:
+        return t_power(difference, df, error, design.level)
 
-    return _fewest(enough)
+    return _fewest(power, design, "difference", difference)
 
 
 def seeds_for_equivalence(margin: float, design: Design) -> int | None:
@@ -157,31 +155,28 @@ def seeds_for_equivalence(margin: float, design: Design) -> int | None:
     Two one-sided tests (Schuirmann 1987). margin: > 0, in the unit of the design. At least 2. None
     when 100,000 are not enough. Raises ValueError.
     """
-    _check(margin, "margin")
 
-    def enough(n: int) -> bool:
-        error, df = design.error(n)
-        return equivalence_power(margin / error, df, design.level) >= POWER
+    def power(error: float, df: float) -> float:
+        return equivalence_power(margin / error, df, design.level)
 
-    return _fewest(enough)
+    return _fewest(power, design, "margin", margin)
 
 
-def _check(size: float, name: str) -> None:
+def _fewest(
+    power: Callable[[float, float], float], design: Design, name: str, size: float
+) -> int | None:
+    """Return the fewest seeds whose standard error and df give 80 % power; more give more."""
     if not 0 < size < math.inf:
         raise ValueError(f"{name} must be a positive number in the unit of the design; got {size}")
-
-
-def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """Return the smallest n >= 2 for which `enough` holds; it holds for all above it."""
     high = 2
-    while not enough(high):
+    while power(*design.error(high)) < POWER:
         if high >= MOST_SEEDS:
             return None
         high = min(2 * high, MOST_SEEDS)
     low = max(1, high // 2)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (low, middle) if power(*design.error(middle)) >= POWER else (middle, high)
     return high
 
 
@@ -237,11 +232,8 @@ def prospect(
     `compare_on_text`. By simulation with a fixed seed: the variances that a suite estimates are
     drawn. Raises ValueError for fewer than 2 methods or seeds, or fewer than 8 windows.
     """
-    for name, value, least in (
-        ("methods", methods, 2),
-        ("seeds", seeds, 2),
-        ("windows", windows, 8),
-    ):
+    given = ("methods", methods, 2), ("seeds", seeds, 2), ("windows", windows, 8)
+    for name, value, least in given:
         if value < least:
             raise ValueError(f"{name} is {value}; a comparison needs at least {least}")
     check_alpha(alpha)

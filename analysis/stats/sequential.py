@@ -80,15 +80,24 @@ def _levels(
         step, root = math.sqrt(t - before), math.sqrt(t)
         z = _boundary(points, density, step, root, target)
         levels.append(float(min(1.0, sides * special.ndtr(-z))))
-        high = z * root
-        low = -high if sides == 2 else -FAR * root
-        rule, weights = _rule(2 + int((high - low) / step / 8))
-        nodes = low + (high - low) / 2 * (rule + 1)
-        kernel = np.exp(-(((nodes[:, None] - points) / step) ** 2) / 2)
-        weights = (high - low) / 2 * weights / (step * math.sqrt(2 * math.pi))
-        points, density = nodes, weights * (kernel @ density)
+        low = -z * root if sides == 2 else -FAR * root
+        points, density = _advance(points, density, step, low, z * root)
         spent, before = spent + target, t
     return tuple(levels)
+
+
+def _advance(
+    points: FloatArray, density: FloatArray, step: float, low: float, high: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return nodes on (low, high) and the weighted density there of a score that goes on.
+
+    points, density: of the score before, drift included; step: standard deviation of its increment.
+    """
+    rule, weights = _rule(2 + int((high - low) / step / 8))
+    nodes = low + (high - low) / 2 * (rule + 1)
+    kernel = np.exp(-(((nodes[:, None] - points) / step) ** 2) / 2)
+    weights = (high - low) / 2 * weights / (step * math.sqrt(2 * math.pi))
+    return nodes, weights * (kernel @ density)
 
 
 @lru_cache(maxsize=64)
@@ -406,12 +415,8 @@ def median_unbiased(z: float, looks: Sequence[int], maximum: int, levels: Sequen
             mean = points + drift * (t - before)
             limit = z if k == len(times) - 1 else bounds[k]
             above += float(np.dot(density, special.ndtr((mean - limit * root) / step)))
-            high = bounds[k] * root
-            rule, weights = _rule(2 + int(2 * high / step / 8))
-            nodes = high * rule
-            kernel = np.exp(-(((nodes[:, None] - mean) / step) ** 2) / 2)
-            weights = high * weights / (step * math.sqrt(2 * math.pi))
-            points, density, before = nodes, weights * (kernel @ density), t
+            points, density = _advance(mean, density, step, -bounds[k] * root, bounds[k] * root)
+            before = t
         return above - 0.5
 
     plain = z / math.sqrt(times[-1])

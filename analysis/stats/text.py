@@ -150,17 +150,15 @@ def compare_on_text(
     check_alpha(alpha)
     weight = check_tokens(tokens)
     a, b = check_nll(nll_a, weight.size, "nll_a"), check_nll(nll_b, weight.size, "nll_b")
-    total, shift = float(weight.sum()), 0.0
+    total, shift, scales = float(weight.sum()), 0.0, (1.0, 1.0)
     if ratio:
         mean_a, mean_b = (float(x.mean(axis=0).sum()) / total for x in (a, b))
         if min(mean_a, mean_b) <= 0:
             raise ValueError(f"ratio needs means above 0; got {mean_a:g} and {mean_b:g}")
         a, b, shift = a / mean_a, b / mean_b, math.log(mean_a / mean_b)
         scales = mean_a, mean_b
-    else:
-        scales = 1.0, 1.0
     parts = parts_of(text, weight, documents)
-    variance = variance_of(text)
+    variance = succession_variance if text == "mix" else ratio_variance
     arms = profiles(a, parts, variance), profiles(b, parts, variance)
     delta = arms[0].mean - arms[1].mean
     log_ratio = shift or float(delta.sum() / total)
@@ -190,7 +188,8 @@ def compare_on_text(
         return replace(known, reason=f"{one} has one row: one draw of unknown noise")
     edges = upper = 1.0
     if text == "eras":
-        upper = upper_factor(parts.size.size)
+        # The upper 95 % limit of a variance over stretches, as a multiple of its estimate.
+        upper = float((parts.size.size - 1) / special.chdtri(parts.size.size - 1, 0.95))
         edges = edge_factor((a.mean(axis=0) - b.mean(axis=0)) / weight, parts.size.size)
     of_text = edges * float(variance(delta, parts.size))
     df = degrees_of_freedom(text, parts.size)
@@ -227,11 +226,6 @@ def stretch_labels(windows: int) -> NDArray[np.intp]:
     """Return the stretch of each window: 8 contiguous ones from 64 windows on, else up to 4."""
     stretches = min(windows, 8 if windows >= LONG_TEXT else 4)
     return np.arange(windows, dtype=np.intp) * stretches // windows
-
-
-def variance_of(text: Question) -> Callable[[FloatArray, FloatArray], FloatArray]:
-    """Return the function (sums [..., G], sizes [G]) -> variance of their ratio, for a question."""
-    return succession_variance if text == "mix" else ratio_variance
 
 
 def succession_variance(sums: FloatArray, size: FloatArray) -> FloatArray:
@@ -348,11 +342,6 @@ def edge_factor(values: FloatArray, stretches: int) -> float:
 
     share = stretches**2 * variance(windows / stretches) / variance(windows)
     return float((stretches - 1) / (share - 1))
-
-
-def upper_factor(stretches: int) -> float:
-    """Return the upper 95 % limit of a variance over stretches, as a multiple of its estimate."""
-    return float((stretches - 1) / special.chdtri(stretches - 1, 0.95))
 
 
 def _trend(delta: FloatArray, weight: FloatArray, parts: Parts) -> Trend | None:
