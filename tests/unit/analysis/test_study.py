@@ -81,30 +81,30 @@ def test_a_sweep_of_two_suites_is_one_table_that_parts_sets_from_orders(study, s
         )
         for numbers in ([8, 32], [128])
     )
-    found, plain = study.sizes([large, small])
+    found, ppl = study.sizes([large, small])
     assert [one.windows for one in found] == [8, 32, 128]
-    assert plain == pytest.approx(20.0)
     for one in found:
-        assert one.observations == "6 seeds × 3"
-        noise = one.of["perplexity"]
-        assert noise.parts.replicates == pytest.approx(ARITHMETIC / 23.4, rel=0.5)
-        between = noise.spread**2 - noise.parts.replicates**2 / 3
-        assert noise.parts.sets == pytest.approx(np.sqrt(between), rel=0.02)
-        assert one.of["kl_divergence"].parts.sets > 0
+        parts = one.parts["perplexity"]
+        assert parts.replicates == pytest.approx(ARITHMETIC / 23.4, rel=0.5)
+        spread = np.log(one.methods["perplexity"].values).std(ddof=1)
+        between = spread**2 - parts.replicates**2 / 3
+        assert parts.sets == pytest.approx(np.sqrt(between), rel=0.02)
+        assert one.parts["kl_divergence"].sets > 0
     table = study.size_table(found)
     assert table.count("\n") == 1 + 2 * 3
     for row in table.splitlines()[2:]:
         cells = [cell.strip() for cell in row.strip("| ").split("|")]
+        assert cells[4] == "6 seeds × 3"
         for sigma, limits in (cells[6:8], cells[8:10]):
             low, high = map(float, limits.strip("[]").split(", "))
             assert low <= float(sigma) <= high
-    neighbours = study.neighbours_table(found).rows
+    neighbours = study.neighbours_table(found, ppl).rows
     assert [row[0] for row in neighbours] == ["32 × 512 vs 8 × 512", "128 × 512 vs 32 × 512"]
     for row in neighbours:
         low, high = (float(x.replace("−", "-")) for x in row[3].strip("[]").split(", "))
         assert low < float(row[2].replace("−", "-")) < high
         assert row[1] == "6, 6"
-    figure = study.sweep_figure(found, plain)
+    figure = study.sweep_figure(found, 20.0)
     for axis in figure.axes:
         assert axis.get_xscale() == "log"
     for left, right in (figure.axes[:2], figure.axes[2:]):
@@ -124,8 +124,8 @@ def test_longer_windows_are_compared_with_shorter_ones_of_as_many_tokens(study, 
         )
         for number, length, mean in ((32, 512, 23.0), (8, 2048, 25.3))
     ]
-    found, _ = study.sizes(of)
-    ((name, n, change, limits, worse),) = study.neighbours_table(found).rows
+    found, ppl = study.sizes(of)
+    ((name, n, change, limits, worse),) = study.neighbours_table(found, ppl).rows
     assert (name, n) == ("8 × 2,048 vs 32 × 512", "5, 5")
     assert float(change) == pytest.approx(10, abs=1)
     low, high = map(float, limits.strip("[]").split(", "))
@@ -136,7 +136,7 @@ def test_longer_windows_are_compared_with_shorter_ones_of_as_many_tokens(study, 
 def test_a_set_alone_that_was_quantized_twice_has_no_components(study, suites):
     one = suites.suite(methods={"random": (23.4, 0.35)}, seeds=1, replicates=2, windows="kl")
     (size,), _ = study.sizes([one])
-    assert size.of["perplexity"].parts is None
+    assert size.parts["perplexity"] is None
 
 
 def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
@@ -145,7 +145,7 @@ def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
         windows="kl",
         sweep={"n_calibration_samples": [8, 32]},
     )
-    found, plain = study.sizes([one])
-    assert {s.of["perplexity"].parts for s in found} == {None}
+    found, _ = study.sizes([one])
+    assert {s.parts["perplexity"] for s in found} == {None}
     assert study.size_table(found).count("–") >= 16
-    assert [len(a.containers) for a in study.sweep_figure(found, plain).axes] == [1, 0, 1, 0]
+    assert [len(a.containers) for a in study.sweep_figure(found, 20.0).axes] == [1, 0, 1, 0]
