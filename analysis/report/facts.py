@@ -250,7 +250,7 @@ def judge(suite_run_id: str, seeds: int) -> list[Finding]:
 
 
 def _look(one: Tracked) -> str:
-    """Say what a look shows: the verdict, the interval, p and its level, and the outlook."""
+    """Say what a look shows: the verdict, the interval, p and its level."""
     pair, j = one.pair, one.judgement
     text: str = pair.verdict
     if isinstance(j, LookJudgement) and j.decided_at and j.decided_at < one.ns[-1]:
@@ -262,13 +262,7 @@ def _look(one: Tracked) -> str:
             p = pair.estimate.tost_p_value(pair.margin_of_estimate)
             level, tests = (1 - j.equivalence_ci_level) / 2, ", two one-sided tests"
         text += f", {p_equation(p)} at a level of {level:.4f}{tests}"
-    if not isinstance(j, LookJudgement) or j.p_different is None or j.p_equivalent is None:
-        return text
-    futile = " More seeds will hardly settle it." if j.futile else ""
-    return (
-        f"{text}; as things stand {one.maximum} seeds show a difference with a chance of "
-        f"{100 * j.p_different:.0f} %, equivalence with {100 * j.p_equivalent:.0f} %.{futile}"
-    )
+    return text
 
 
 def _of_look(one: Tracked) -> dict[str, float]:

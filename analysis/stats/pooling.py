@@ -81,8 +81,9 @@ def pool_models(log_ratios: Sequence[float], std_errors: Sequence[float]) -> Poo
         )
     if y.size < 2:
         return PooledModels(int(y.size), f"{y.size} model(s): an average over models needs 2")
-    df = int(y.size) - 1
-    tau2 = _between_models(y, error**2)
+    df, weight = int(y.size) - 1, 1 / error**2
+    excess = _weighted(y, error**2)[1] - df
+    tau2 = max(0.0, excess / float(weight.sum() - (weight**2).sum() / weight.sum()))
     mean, q = _weighted(y, error**2 + tau2)
     scale = max(1.0, q / df)
     pooled_error = math.sqrt(scale / float(np.sum(1 / (error**2 + tau2))))
@@ -104,11 +105,3 @@ def _weighted(y: FloatArray, variance: FloatArray) -> tuple[float, float]:
     """Return the inverse-variance mean, and Cochran's Q around it."""
     mean = float(np.average(y, weights=1 / variance))
     return mean, float(np.sum((y - mean) ** 2 / variance))
-
-
-def _between_models(y: FloatArray, variance: FloatArray) -> float:
-    """Estimate the variance of the true effects (DerSimonian & Laird's moments); at least 0."""
-    weight = 1 / variance
-    _, q = _weighted(y, variance)
-    excess = q - (y.size - 1)
-    return max(0.0, excess / float(weight.sum() - (weight**2).sum() / weight.sum()))

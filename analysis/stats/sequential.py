@@ -120,21 +120,12 @@ def _boundary(
     return float(optimize.brentq(excess, -FAR, FAR, xtol=1e-12))
 
 
-# Under this chance that more seeds settle it, going on is called futile.
-FUTILE = 0.05
-
-
 @dataclass(frozen=True)
 class Look:
-    """One comparison at one look.
-
-    n: seeds of the smaller group. estimate: the difference then. text_error: the part of its
-    standard error that more seeds leave as it is; 0 over seeds alone.
-    """
+    """One comparison at one look: seeds of the smaller group, and the difference then."""
 
     n: int
     estimate: Estimate
-    text_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,16 +135,10 @@ class LookJudgement(Judgement):
     n: seeds of the last look. p_value, tost_p_value: of the last look. p_adjusted,
     tost_p_adjusted: over looks and family. decided_at: seeds of the look that settled it, whose
     repeated intervals `ci` and `equivalence_ci` are; of the last look while nothing is settled.
-    p_different, p_equivalent: chance that the maximum will show it, as things stand; both None at
-    the maximum. futile: open, and hardly to be settled any more. Not binding: going on costs no
-    alpha.
     """
 
     n: int = 0
     decided_at: int | None = None
-    p_different: float | None = None
-    p_equivalent: float | None = None
-    futile: bool = False
 
 
 def judge_looks(
@@ -179,10 +164,10 @@ def judge_looks(
     are left, 'inconclusive' at the maximum. Raises ValueError for looks or alpha out of range.
     """
     check_alpha(alpha)
-    both = list(zip(histories, margins, strict=True))
-    p = [[look.estimate.p_value for look in looks] for looks, _ in both]
+    both = zip(histories, margins, strict=True)
+    p = [[look.estimate.p_value for look in looks] for looks in histories]
     tost = [[look.estimate.tost_p_value(margin) for look in looks] for looks, margin in both]
-    ns = [tuple(look.n for look in looks) for looks, _ in both]
+    ns = [tuple(look.n for look in looks) for looks in histories]
     overall = [sequential_p(x, n, maximum, sides=2) for x, n in zip(p, ns, strict=True)]
     tost_overall = [sequential_p(x, n, maximum, sides=1) for x, n in zip(tost, ns, strict=True)]
     found = []
@@ -190,17 +175,26 @@ def judge_looks(
         if claim is None:
             found.append(LookJudgement("undefined", "no look with a standard error"))
             continue
-        (looks, margin), n, (_, level, tost_level) = both[k], ns[k], claim
-        known = LookJudgement(**vars(claim[0]), n=n[-1])
-        if known.verdict == "inconclusive" and n[-1] < maximum:
-            known = replace(known, verdict="open")
-        known = replace(known, p_value=p[k][-1], tost_p_value=tost[k][-1])
-        spent = nominal_levels(n, maximum, alpha=level)
-        tost_spent = nominal_levels(n, maximum, alpha=tost_level, sides=1)
-        known = _with_intervals(known, looks, (p[k], spent), (tost[k], tost_spent))
-        if known.verdict == "open":
-            known = _with_outlook(known, looks, margin, maximum, level, tost_level)
-        found.append(known)
+        base, level, tost_level = claim
+        n, looks = ns[k], histories[k]
+        levels = nominal_levels(n, maximum, alpha=level)
+        tost_levels = nominal_levels(n, maximum, alpha=tost_level, sides=1)
+        passed = {
+            "different": [x < own for x, own in zip(p[k], levels, strict=True)],
+            "equivalent": [x < own for x, own in zip(tost[k], tost_levels, strict=True)],
+        }.get(base.verdict, [])
+        at = passed.index(True) if True in passed else -1
+        known = LookJudgement(
+            verdict="open" if base.verdict == "inconclusive" and n[-1] < maximum else base.verdict,
+            reason=base.reason,
+            p_value=p[k][-1],
+            p_adjusted=base.p_adjusted,
+            tost_p_value=tost[k][-1],
+            tost_p_adjusted=base.tost_p_adjusted,
+            n=n[-1],
+            decided_at=n[at] if True in passed else None,
+        )
+        found.append(with_intervals(known, looks[at].estimate, levels[at], tost_levels[at]))
     return found
 
 
@@ -232,62 +226,6 @@ def _curves(
     return [
         interpolate.PchipInterpolator(np.log(x[x < 1]), np.log(alphas[x < 1])) for x in levels.T
     ]
-
-
-def _with_intervals(
-    known: LookJudgement,
-    looks: Sequence[Look],
-    difference: tuple[Sequence[float], Sequence[float]],
-    equivalence: tuple[Sequence[float], Sequence[float]],
-) -> LookJudgement:
-    """Return `known` with the deciding look's repeated intervals; each pair is p and level."""
-    crossed = [k for k, (p, level) in enumerate(zip(*difference, strict=True)) if p < level]
-    shown = [k for k, (p, level) in enumerate(zip(*equivalence, strict=True)) if p < level]
-    at = {"different": crossed, "equivalent": shown}.get(known.verdict, [])
-    k = at[0] if at else len(looks) - 1
-    known = replace(known, decided_at=looks[k].n if at else None)
-    return with_intervals(known, looks[k].estimate, difference[1][k], equivalence[1][k])
-
-
-def _with_outlook(
-    known: LookJudgement,
-    looks: Sequence[Look],
-    margin: float,
-    maximum: int,
-    level: float,
-    tost_level: float,
-) -> LookJudgement:
-    """Return `known` with the chances that the maximum, the only look left, shows either.
-
-    The final estimate is normal around the last one (a flat prior). Its variance is the part that
-    the remaining seeds take away; standard deviations stay as they are.
-    """
-    last = looks[-1]
-    share = last.n / maximum
-    ns = [*(look.n for look in looks), maximum]
-    fixed = last.text_error**2
-    of_seeds = max(0.0, last.estimate.std_error**2 - fixed)
-    final = Estimate(0.0, math.sqrt(fixed + of_seeds * share), last.estimate.df / share)
-    moves = math.sqrt(of_seeds * (1 - share))
-
-    def chance(low: float, high: float) -> float:
-        if moves == 0:
-            return float(low < last.estimate.difference < high)
-        z = (np.array([low, high]) - last.estimate.difference) / moves
-        return float(np.diff(special.ndtr(z))[0])
-
-    needed = final.interval(nominal_levels(ns, maximum, alpha=level)[-1])[1]
-    room = (
-        margin - final.interval(2 * nominal_levels(ns, maximum, alpha=tost_level, sides=1)[-1])[1]
-    )
-    different = 1 - chance(-needed, needed)
-    equivalent = chance(-room, room) if room > 0 else 0.0
-    return replace(
-        known,
-        p_different=different,
-        p_equivalent=equivalent,
-        futile=different + equivalent < FUTILE,
-    )
 
 
 DRAWS = 4000

@@ -17,7 +17,7 @@ from scipy import special
 from analysis.reading.looks import Course, Seen
 from analysis.reading.table import mark_observations, observations
 from analysis.stats.comparison import holm_family
-from analysis.stats.samples import Estimate, Interval
+from analysis.stats.samples import Interval
 from analysis.stats.sequential import (
     Anytime,
     Look,
@@ -220,7 +220,10 @@ def _rising(found: Sequence[Compared], maximum: int | None) -> list[Compared]:
 
 
 def _sequential(family: Sequence[Sequence[Compared]], maximum: int, alpha: float) -> list[Tracked]:
-    histories = [[_look(one) for one in history] for history in family]
+    histories = [
+        [Look(min(one.n), one.pair.estimate) for one in history if one.pair.estimate is not None]
+        for history in family
+    ]
     margins = [history[-1].pair.margin_of_estimate for history in family]
     judged = judge_looks(histories, margins, maximum, alpha=alpha)
     overall = [
@@ -244,21 +247,6 @@ def _sequential(family: Sequence[Sequence[Compared]], maximum: int, alpha: float
             )
         )
     return found
-
-
-def _look(found: Compared) -> Look:
-    estimate = found.pair.estimate
-    assert estimate is not None
-    return Look(min(found.n), estimate, _of_text(found.pair, estimate))
-
-
-def _of_text(found: Pair, estimate: Estimate) -> float:
-    """Return the part of the standard error that more seeds do not reduce."""
-    text = found.text
-    if found.decided_by != "seeds and text" or text is None or text.text_variance is None:
-        return 0.0
-    left = max(0.0, text.text_variance - (text.overlap_variance or 0.0))
-    return min(math.sqrt(left), estimate.std_error)
 
 
 def _anytime(family: Sequence[Sequence[Compared]], alpha: float) -> list[Tracked]:

@@ -86,12 +86,6 @@ def test_a_suite_is_judged_from_its_first_seeds_alone(suites):
         assert words in early.text
 
 
-def test_what_is_open_says_how_it_may_end(suites):
-    (found,) = judge(settling(suites, ALIKE, 10, "3"), 3)
-    assert found.verdict == "open"
-    assert "as things stand 10 seeds show a difference with a chance of" in found.text
-
-
 def test_the_verdict_of_a_settled_comparison_stays_with_the_look_that_settled_it(suites):
     """`random` is done after 5 seeds; the primary method goes on for the other."""
     methods = APART | {"stratified": (22.05, 0.3)}
