@@ -42,16 +42,14 @@ class Comparison(Judgement):
 
     test: 'welch'; 'lent-variance' when the variance of a group of one draw is that of other sets'
         replicates; or None. lent: which groups that are, 'a', 'b' or 'ab'.
-    n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out.
-    t_stat, df, p_value: the test. student: the pooled-variance test, only with 'welch'.
+    n_a, n_b: observations. n_dropped_a, n_dropped_b: NaN left out. student: the pooled-variance
+        test, only with 'welch'.
     sd: the pooled standard deviation. cohens_d, cohens_d_ci95, hedges_g: diff in units of it.
     diff, diff_ci95, diff_ci90, margin: in the units of the data; diff = mean(a) - mean(b).
-    tost_p_value: p of the two one-sided tests of |true difference| >= margin.
     mde80_diff: smallest difference that the test finds with 80 % power, in the units of the data,
         if its standard error is the observed one; mde80: the same over the pooled standard
         deviation. At alpha, and after `holm_family` at its first step, alpha / tests.
-    p_adjusted, tost_p_adjusted, ci, ci_level, equivalence_ci, equivalence_ci_level: set by
-        `holm_family`.
+    p_adjusted, tost_p_adjusted, ci, equivalence_ci and their levels: set by `holm_family`.
     """
 
     test: Literal["welch", "lent-variance"] | None = None
@@ -250,16 +248,19 @@ def compare_spread(a: Values, b: Values, *, alpha: float = 0.05) -> SpreadCompar
     check_alpha(alpha)
     sample_a, sample_b = clean(a, "a"), clean(b, "b")
     n_a, n_b = sample_a.n, sample_b.n
-    reason = _no_spread("a", sample_a) or _no_spread("b", sample_b)
-    if reason:
-        return SpreadComparison(None, n_a, n_b, reason)
+    for name, sample in (("a", sample_a), ("b", sample_b)):
+        if sample.n < 3:
+            few = f"{name} has n = {sample.n}: a comparison of spread needs at least 3 runs a group"
+            return SpreadComparison(None, n_a, n_b, few)
+        if sample.constant:
+            same = f"{name} is constant: there is no spread to compare"
+            return SpreadComparison(None, n_a, n_b, same)
     log_a, log_b = logarithms(sample_a, "a"), logarithms(sample_b, "b")
     f_stat = _brown_forsythe(log_a, log_b)
     if f_stat is None:
         reason = "the distances from the median are equal within each group: no F statistic"
         return SpreadComparison(None, n_a, n_b, reason)
-    df = (1, n_a + n_b - 2)
-    sd_a, sd_b = float(np.std(log_a, ddof=1)), float(np.std(log_b, ddof=1))
+    df, (sd_a, sd_b) = (1, n_a + n_b - 2), (float(np.std(x, ddof=1)) for x in (log_a, log_b))
     return SpreadComparison(
         test="brown-forsythe",
         n_a=n_a,
@@ -283,19 +284,11 @@ def seeds_to_find_halving(alpha: float = 0.05) -> int:
     sigma sqrt(2/pi) and variance sigma**2 (1 - 2/pi), and the test is a t-test between them. In
     simulation the Brown–Forsythe test needs the same number (24 at alpha 0.05, 36 at 0.01).
     """
-    mean_gap = (2 - 1) * math.sqrt(2 / math.pi)
+    mean_gap = math.sqrt(2 / math.pi)
     sd = math.sqrt((1 - 2 / math.pi) * (2**2 + 1**2) / 2)
     seeds = seeds_for_difference(mean_gap / sd, Design(1, 1, alpha=alpha))
     assert seeds is not None  # the effect is a constant, about 0.84
     return seeds
-
-
-def _no_spread(name: str, sample: Sample) -> str | None:
-    if sample.n < 3:
-        return f"{name} has n = {sample.n}: a comparison of spread needs at least 3 runs a group"
-    if sample.constant:
-        return f"{name} is constant: there is no spread to compare"
-    return None
 
 
 def _brown_forsythe(x: FloatArray, y: FloatArray) -> float | None:
