@@ -44,16 +44,14 @@ def nominal_levels(
 ) -> list[float]:
     """Return the level at which to test at each look, so that all looks together err in alpha.
 
-    looks: seeds at each look, rising, the last at most `maximum`, the declared one; unplanned looks
-    may be among them, if the results did not call for them. Information is
-    n / maximum. sides: 2 for a two-sided p-value at alpha in all, 1 for a one-sided one at alpha,
-    such as each half of two one-sided tests.
+    looks: seeds at each look, rising to at most the declared `maximum`; unplanned looks may be
+    among them, if the results did not call for them. Information is n / maximum. sides: of the
+    p-value; each spends alpha / sides.
 
-    Each side spends alpha / sides. The boundaries come from recursive integration over the
-    correlated normal statistics (Armitage, McPherson & Rowe 1969; Jennison & Turnbull 2000,
-    chapter 19); a t-test is compared with them by its p-value (Jennison & Turnbull 2000, section
-    11.5). Two-sided, a run that has crossed one boundary no longer crosses the other.
-    Raises ValueError for looks, sides or alpha out of range.
+    The boundaries come from recursive integration over the correlated normal statistics (Armitage,
+    McPherson & Rowe 1969; Jennison & Turnbull 2000, chapter 19); a t-test is compared with them by
+    its p-value (section 11.5). Two-sided, a run that has crossed one boundary no longer crosses
+    the other. Raises ValueError for looks, sides or alpha out of range.
     """
     if not looks or min(looks) < 1 or any(b <= a for a, b in pairwise(looks)):
         raise ValueError(f"looks must rise from at least 1; got {list(looks)}")
@@ -132,9 +130,9 @@ class Look:
 class LookJudgement(Judgement):
     """A comparison after its looks so far; see `judge_looks`.
 
-    n: seeds of the last look. p_value, tost_p_value: of the last look. p_adjusted,
-    tost_p_adjusted: over looks and family. decided_at: seeds of the look that settled it, whose
-    repeated intervals `ci` and `equivalence_ci` are; of the last look while nothing is settled.
+    n, p_value, tost_p_value: seeds and p-values of the last look. p_adjusted, tost_p_adjusted: over
+    looks and family. decided_at: seeds of the look that settled it; None if none did. ci,
+    equivalence_ci: repeated intervals of that look, else of the last one.
     """
 
     n: int = 0
@@ -153,12 +151,11 @@ def judge_looks(
     histories: the looks at each comparison so far, at rising n; one without a look is undefined.
     margins: as for `judge`. maximum: the declared number of seeds a method.
 
-    Each look is tested at its nominal level (`nominal_levels`, Hwang-Shih-DeCani spending), for a
-    difference two-sided, for equivalence by two tests at the one-sided levels. Over the family:
-    the group-sequential Holm procedure (Maurer & Bretz 2013), in which a comparison that is settled
-    hands its alpha to the others, for the looks that they have had as well. As the spending is a
-    share of alpha, that is Holm's procedure on the smallest alpha at which a comparison would have
-    been rejected by now. Both kinds have families of their own.
+    Each look is tested at its nominal level (`nominal_levels`), for a difference two-sided, for
+    equivalence by two tests at the one-sided levels. Over the family: the group-sequential Holm
+    procedure (Maurer & Bretz 2013), in which a settled comparison hands its alpha to the others,
+    for past looks as well. As the spending is a share of alpha, that is Holm's procedure on the
+    smallest alpha at which a comparison would have been rejected by now.
 
     Verdicts: 'different' and 'equivalent' are final, even if later looks differ; 'open' while seeds
     are left, 'inconclusive' at the maximum. Raises ValueError for looks or alpha out of range.
@@ -238,9 +235,8 @@ def expected_share(
 
     One method is compared with each other one and differs from all of them by `effect` standard
     deviations of a seed. looks: numbers of seeds, the last the declared maximum. By simulation with
-    a fixed seed, of normal seeds of one spread, each comparison by a t-test at its share of alpha,
-    and none shown equivalent: Holm and equivalences end a suite earlier. Raises ValueError as
-    `nominal_levels`, and for fewer than 2 methods.
+    a fixed seed, each comparison by a t-test at its share of alpha, and none shown equivalent: Holm
+    and equivalences end a suite earlier. Raises ValueError for fewer than 2 methods.
     """
     if methods < 2:
         raise ValueError(f"a comparison needs at least 2 methods; got {methods}")
@@ -268,9 +264,8 @@ class Anytime:
     """Group a against group b, valid at any time of looking; see `anytime`. None is undefined.
 
     n: pairs that were used; n_a, n_b: observations. diff: mean difference of the pairs. e_value:
-    evidence against no difference; the chance that it ever reaches 1 / alpha without a difference
-    is at most alpha. p_value: min(1, 1 / e_value). ci: at confidence 1 - alpha, for all times at
-    once; None while it is the whole line.
+    without a difference it ever reaches 1 / alpha with a chance of at most alpha. p_value:
+    min(1, 1 / e_value). ci: for all times at once; None while it is the whole line.
     """
 
     n_a: int
@@ -284,27 +279,22 @@ class Anytime:
     ci: Interval | None = None
 
 
-def anytime(a: Values, b: Values, *, alpha: float = 0.05, effect: float = 1.0) -> Anytime:
+def anytime(a: Values, b: Values, *, alpha: float = 0.05) -> Anytime:
     """Test a difference of means so that seeds may be added until it looks good.
 
     a, b: shapes [n_a], [n_b], in the order in which they came; NaN or None is dropped. The n-th
-    value of a is paired with the n-th of b; values without a partner wait for one. effect: standard
-    deviation of the prior of d, the difference over the standard deviation of one seed; chosen
-    before looking.
+    value of a is paired with the n-th of b; values without a partner wait for one.
 
-    The e-value is the Bayes factor of the t-test of the pairs' differences with a normal prior of d
-    and the right-Haar prior 1 / sigma (Gönen, Johnson, Lu & Westfall 2005). Under that prior it
-    keeps its level under optional stopping, for every mean and sigma (Hendriksen, de Heide &
-    Grünwald 2021). Differences of pairs have one variance for any spreads of the groups, and
-    adding seeds to one group changes nothing; a test of two groups with one variance fails in 8 to
-    20 % there. It assumes normal results.
+    The e-value is the Bayes factor of the t-test of the pairs' differences with the right-Haar
+    prior 1 / sigma and a standard normal prior of d, the difference in standard deviations of one
+    seed (Gönen, Johnson, Lu & Westfall 2005). It keeps its level under optional stopping, for every
+    mean and sigma (Hendriksen, de Heide & Grünwald 2021). Differences of pairs have one variance
+    for any spreads of the groups, and adding seeds to one group changes nothing; a test of two
+    groups with one variance fails in 8 to 20 % there. It assumes normal results.
 
     Undefined, with a reason: fewer than 2 pairs, and differences without spread.
-    Raises ValueError for alpha or effect out of range.
     """
     check_alpha(alpha)
-    if not 0 < effect < math.inf:
-        raise ValueError(f"effect must be a positive number of standard deviations; got {effect}")
     x, y = clean(a, "a"), clean(b, "b")
     n = min(x.n, y.n)
     known = Anytime(x.n, y.n, float(alpha), None, n)
@@ -315,7 +305,7 @@ def anytime(a: Values, b: Values, *, alpha: float = 0.05, effect: float = 1.0) -
     if variance == 0:
         return replace(known, reason="the differences have no spread", diff=diff)
     t_squared = diff**2 * n / variance
-    wider = 1 + n * effect**2 / 2
+    wider = 1 + n / 2
     log_e = n / 2 * (math.log1p(t_squared / df) - math.log1p(t_squared / df / wider))
     log_e -= math.log(wider) / 2
     # The differences that are not refuted: solved for t at e = 1 / alpha.
@@ -331,11 +321,10 @@ def anytime(a: Values, b: Values, *, alpha: float = 0.05, effect: float = 1.0) -
 def median_unbiased(z: float, looks: Sequence[int], maximum: int, levels: Sequence[float]) -> float:
     """Return the factor that makes the estimate of a test that ended early median-unbiased.
 
-    z: the statistic of the last of `looks`, at which the test ended. levels: nominal two-sided
-    level of each look. Results are ordered by stage (Tsiatis, Rosner & Mehta 1984): an earlier
-    crossing is more extreme, and at one look a larger z. The estimate is the drift under which a
-    result at least as extreme has a probability of one half. At the first look it is the plain
-    estimate: the order cannot tell that this look came first by luck.
+    z: the statistic of the last of `looks`, at which the test ended. levels: nominal, two-sided.
+    Results are ordered by stage (Tsiatis, Rosner & Mehta 1984): an earlier crossing is more
+    extreme, and at one look a larger z. The estimate is the drift under which a result at least as
+    extreme has a probability of one half. At the first look it is the plain estimate.
     """
     if len(looks) == 1 or z == 0:
         return 1.0

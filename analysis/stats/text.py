@@ -70,9 +70,8 @@ class Trend:
 class TextComparison:
     """Method a against method b over seeds and windows; every undefined number is None.
 
-    n_a, n_b: rows. n_windows, n_parts, n_tokens: the text. unit: what a part is. text: the
-    question.
-    lent: 'a', 'b' or 'ab', the arms of one draw whose variance other sets lent.
+    n_a, n_b: rows. unit: what a part is. text: the question. lent: 'a', 'b' or 'ab', the arms of
+    one draw whose variance other sets lent.
     log_ratio: log perplexity of a minus that of b; std_error, df, ci: of it, at 1 - alpha.
     percent, percent_ci: 100 * (perplexity of a / perplexity of b - 1).
     seed_variance, text_variance, overlap_variance: the components of std_error**2. The first two
@@ -127,8 +126,7 @@ def compare_on_text(
     """Estimate the log ratio of two methods' perplexities with the noise of seeds and text.
 
     nll_a, nll_b: shapes [n_a, W] and [n_b, W], nats summed over a window. A row is an independent
-    observation: a seed (its replicates averaged), or a replicate of a method's one set; the result
-    then holds for that set. tokens: shape [W], scored in each window, in the text's order.
+    observation, as in `compare`. tokens: shape [W], scored in each window, in the text's order.
     documents: labels [W]; windows with one label are one part. None, or fewer than 4 documents:
     each window is a part.
     ratio: the log ratio of the two means instead, for sums that are not logarithms (KL divergence,
@@ -322,11 +320,10 @@ def edge_factor(values: FloatArray, stretches: int) -> float:
     """Return the factor that `ratio_variance` over stretches lacks when neighbours are alike.
 
     values: shape [W], a number per window, in the order of the text. As a first-order
-    autoregression the windows give stretches that are too short to be independent a variance that
-    is too small, by a ratio that follows from the correlation at lag 1 (prewhitening: Andrews &
-    Monahan 1992). That correlation is estimated here, freed of its bias of about -(1 + 4 r) / W
-    (Marriott & Pope 1954), raised by half a standard error, since too small an error is worse than
-    too large a one, and held to 0..0.8.
+    autoregression the windows give short stretches a variance that is too small, by a ratio that
+    follows from the correlation at lag 1 (prewhitening: Andrews & Monahan 1992). That correlation
+    is freed of its bias of about -(1 + 4 r) / W (Marriott & Pope 1954), raised by half a standard
+    error, since too small an error is worse than too large a one, and held to 0..0.8.
     """
     around, windows = values - values.mean(), values.size
     total = float(np.sum(around**2))
