@@ -198,13 +198,10 @@ def load_suite(suite_run_id: str, *, allow_failed: bool = False) -> pd.DataFrame
     Columns: model, method, seed, replicate, kind (cell, baseline, control), status, error, run_id,
     suite (its run id), experiment_id, date and started (UTC), source_run, the parameters, every
     metric under its name (perplexity, …_sec in seconds, downstream.TASK.METRIC) and those of
-    `mark_observations`, from which `observations` makes one row per independent observation. A
-    cell that failed, is missing or gave no finite number has its reason in `error`, which is ''
-    otherwise, and no metrics. Of a method that was settled before its last seed the seeds from
-    there on are not missing.
-
-    Of a suite that gives a setting several values `model` names the setting too, `base_model` the
-    model alone, and `facets` the settings that differ.
+    `mark_observations`. A cell that failed, is missing or gave no finite number has its reason in
+    `error`, which is '' otherwise, and no metrics. Seeds of a method that was settled before them
+    are not missing. Of a suite that gives a setting several values `model` names the setting too,
+    `base_model` the model alone, and `facets` the settings that differ.
 
     RunsError if the suite does not exist, holds a cell twice, mixes settings, or, unless
     `allow_failed`, has a cell with an `error`.
@@ -356,10 +353,8 @@ def load_folder(folder: str | Path) -> pd.DataFrame:
     A file holds model, method, seed, n_calibration_samples, seq_len, quant_bits, group_size,
     selection_time_sec, quant_time_sec, total_time_sec, perplexity and downstream. It does not
     say which cells share a calibration set, so each counts as an observation. If two files are the
-    same work, name the run of one in the `source_run` of the other.
-
-    Complete means that every model has every method with every seed that occurs. RunsError for a
-    file that is not such an object, and as for `load_suite`.
+    same work, name the run of one in the `source_run` of the other. Every model must have every
+    method with every seed that occurs. RunsError as for `load_suite`.
     """
     files = sorted(Path(folder).glob("*.json"))
     table = by_setting(tidy(map(result_row, files)), [])

@@ -143,12 +143,10 @@ def _blank_non_finite(table: pd.DataFrame) -> pd.DataFrame:
 def mark_observations(table: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `calibration_set`, `draw`, `one_set` and `observation`.
 
-    calibration_set: names the set, whatever the order of its windows. draw: names one quantization:
-    a set in one order. Runs that took another's results over are that one. Of a run that logged no
-    digest both are the run that did the work.
+    calibration_set: names the set, whatever the order of its windows. draw: names one quantization,
+    a set in one order. Without a logged digest both are the id of the run that did the work.
     one_set: all finished cells of the model and method have one set. Its draws are then the
-    observations, of this set alone. Else a seed is one, its replicates averaged: sets that two
-    seeds drew alike by chance are two draws all the same.
+    observations. Else each seed is one, its replicates averaged, also where two seeds drew one set.
     observation: rows with the same model, method and observation are one.
     """
     origin = table["source_run"].where(table["source_run"] != "", table["run_id"])
@@ -184,11 +182,7 @@ def observations(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def mixed_devices(table: pd.DataFrame) -> str:
-    """Say that rows of a table were computed on different devices; '' if all are of one.
-
-    Each device rounds in its own way, which changes a quantized model's perplexity. Runs from
-    before devices were logged are not counted.
-    """
+    """Say that rows of a table were computed on different devices; '' if all are of one."""
     count = table.loc[table["device_name"] != "", "device_name"].value_counts()
     if len(count) < 2:
         return ""

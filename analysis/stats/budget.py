@@ -90,12 +90,10 @@ def variance_budget(
     as the question "mix" asks, from neighbouring parts of the text.
 
     More windows of the same documents reduce only the part within documents. It is known where
-    documents hold several windows; else all of the text's part counts as that, and `reason` says
-    so. Shares and what is left are those of two methods with the average of these designs; a
-    method of one set is judged by its replicates, as in `compare_on_text`. Degrees of freedom,
-    which also grow with draws, are left out. More seeds average the arithmetic as well.
-    Without replicates the seeds' source holds the arithmetic, and `reason` says so.
-    Raises ValueError for shapes and values out of range, and without a method.
+    documents hold several windows; else all of the text's part counts as that. Without replicates
+    the seeds' source holds the arithmetic. `reason` says either. Shares and what is left are those
+    of two methods with the average of these designs. Raises ValueError for shapes and values out
+    of range, and without a method.
     """
     weight = check_tokens(tokens)
     if not methods or not all(len(sets) for sets in methods.values()):
@@ -106,8 +104,7 @@ def variance_budget(
     ]
     parts = parts_of("mix", weight, documents)
     means = [np.stack([rows.mean(axis=0) for rows in m]) for m in sets]
-    noise = pooled_variance(rows.sum(axis=1) / weight.sum() for m in sets for rows in m)
-    arithmetic = None if noise is None else (noise.variance, noise.df)
+    arithmetic = pooled_variance(rows.sum(axis=1) / weight.sum() for m in sets for rows in m)
     seed = _seed(sets, means, weight, arithmetic)
     rows = [m if len(m) > 1 else s[0] for m, s in zip(means, sets, strict=True)]
     text = _interaction(rows, parts, succession_variance)

@@ -161,7 +161,7 @@ def _tested(untested: Comparison, a: Sample, b: Sample, noise: PooledVariance | 
     lent = "".join(name for name, x in zip("ab", (a, b), strict=True) if noise and x.n == 1)
     # The variance of one draw, and the degrees of freedom that it is known with.
     (var_a, df_a), (var_b, df_b) = (
-        (noise.variance, noise.df) if noise and x.n == 1 else (x.variance, x.n - 1) for x in (a, b)
+        noise if noise and x.n == 1 else (x.variance, x.n - 1) for x in (a, b)
     )
     diff, alpha = a.mean - b.mean, untested.alpha
     terms = [(var_a / a.n, df_a), (var_b / b.n, df_b)]

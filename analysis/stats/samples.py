@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,26 +179,24 @@ class Estimate:
         return self.difference - half, self.difference + half
 
 
-@dataclass(frozen=True)
-class PooledVariance:
-    """Variance of one draw, pooled over n_sets sets that were drawn more than once; df > 0."""
+class PooledVariance(NamedTuple):
+    """Variance of one draw, pooled over sets that were drawn more than once; df > 0."""
 
     variance: float
     df: int
-    n_sets: int
 
 
 def pooled_variance(replicates: Iterable[Values]) -> PooledVariance | None:
     """Pool the arithmetic variance of sets that were quantized several times, each around its mean.
 
     replicates: an array [R] per set, in any unit; sets drawn once are skipped. None when no set was
-    drawn twice, or when the replicates of every set are equal. One variance holds for all sets.
+    drawn twice, or when the replicates of every set are equal.
     """
     samples = [clean(values, "replicates") for values in replicates]
     known = [sample for sample in samples if sample.n > 1]
     df = sum(sample.n - 1 for sample in known)
     total = sum((sample.n - 1) * sample.variance for sample in known)
-    return PooledVariance(total / df, df, len(known)) if total > 0 else None
+    return PooledVariance(total / df, df) if total > 0 else None
 
 
 def satterthwaite(terms: Iterable[tuple[float, float]]) -> float:

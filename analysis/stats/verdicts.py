@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Literal, TypeVar
 
 from analysis.stats.samples import Estimate, Interval, check_alpha
@@ -60,10 +61,9 @@ class Judgement:
     """What a family says about one difference. Every number is None where it is undefined.
 
     p_value, p_adjusted: of no difference; tost_p_value, tost_p_adjusted: of one as large as the
-    margin. Each kind is adjusted by Holm in its own family.
-    ci, ci_level: the interval that decided, at confidence ci_level: 1 - alpha of Holm's step, so
-    that it leaves 0 out exactly where 'different' is said. equivalence_ci, equivalence_ci_level:
-    the same for equivalence, 1 - 2 alpha of its step: within the margins exactly where it is shown.
+    margin. Each kind is adjusted by Holm in its own family. ci: the interval that decided, at
+    confidence 1 - alpha of Holm's step, so that it leaves 0 out exactly where 'different' is said.
+    equivalence_ci: at 1 - 2 alpha of its step, within the margins exactly where that is shown.
     """
 
     verdict: Verdict
@@ -134,9 +134,8 @@ def judge(
 
     margins: shape [estimates], the largest difference that does not matter, > 0, in the unit of its
     estimate: log1p(percent / 100) for a log ratio. alpha: family-wise level of either kind of
-    claim. The intervals are Holm's: each is the one that decided, and that one excludes 0 wrongly
-    happens in alpha of families; all together they hold the truth less often than 1 - alpha.
-    Raises ValueError for a margin or alpha out of range.
+    claim. Some interval excludes 0 wrongly in alpha of families; all together they hold the truth
+    less often than 1 - alpha. Raises ValueError for a margin or alpha out of range.
     """
     check_alpha(alpha)
     for margin in margins:
@@ -184,8 +183,6 @@ def standings(
     one method, which is on the safe side for estimates that share this method.
     """
     check_alpha(alpha)
-    if len(names) < 2:
-        raise ValueError(f"names must be two methods or more; got {list(names)}")
     compared = list(names)
     while len(compared) > 1:
         unknown = {
@@ -198,11 +195,9 @@ def standings(
     if len(compared) < 2:
         return [Standing(name, None, None) for name in names]
     each = 1 - (1 - alpha) ** (1 / (len(compared) - 1))
-    pairs = [(a, b) for a in compared for b in compared if a != b]
-    one_sided = {(a, b): interval(a, b, 2 * each) for a, b in pairs}
-    two_sided = {(a, b): interval(a, b, each) for a, b in pairs}
-    upper = {pair: found[1] for pair, found in one_sided.items() if found}
-    lower = {pair: found[0] for pair, found in two_sided.items() if found}
+    pairs = list(permutations(compared, 2))
+    upper = {(a, b): found[1] for a, b in pairs if (found := interval(a, b, 2 * each))}
+    lower = {(a, b): found[0] for a, b in pairs if (found := interval(a, b, each))}
     others = {name: [other for other in compared if other != name] for name in compared}
     best = [name for name in compared if all(lower[name, other] <= 0 for other in others[name])]
     return [

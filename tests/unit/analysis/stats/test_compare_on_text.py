@@ -212,7 +212,7 @@ def test_a_single_draw_needs_lent_noise():
     assert alone.percent is not None
     known = {k for k, v in dataclasses.asdict(alone).items() if v is None}
     assert {"std_error", "df", "p_value", "ci", "percent_ci", "seed_variance"} <= known
-    noise = PooledVariance(0.006**2, 12, 4)
+    noise = PooledVariance(0.006**2, 12)
     lent = compare_on_text(a, b, tokens, noise=noise)
     level = b.sum(axis=1) / tokens.sum()
     assert lent.lent == "a"
@@ -258,6 +258,6 @@ def test_wrong_arrays_are_refused(change, said):
 
 def test_noise_is_pooled_over_sets_drawn_more_than_once():
     got = pooled_variance([[1.0, 2.0, 3.0], [5.0], [4.0, 8.0]])
-    assert got == PooledVariance((2 * 1.0 + 1 * 8.0) / 3, 3, 2)
+    assert got == PooledVariance((2 * 1.0 + 1 * 8.0) / 3, 3)
     assert pooled_variance([[1.0], [2.0]]) is None
     assert pooled_variance([[1.0, 1.0]]) is None
