@@ -228,7 +228,7 @@ def runtimes(params: dict[str, str]) -> list[str]:
             *BY_GPTQMODEL,
             "other readers of AWQ's GEMM layout, such as vLLM (not tried)",
         ]
-    from colazero.quantizers.runtimes import VLLM, refused_by_vllm
+    from colazero.quantizers.supported import VLLM, refused_by_vllm
 
     settings = (int(params["quant_bits"]), int(params["group_size"]), params["sym"] == "true")
     refused = refused_by_vllm(*settings)

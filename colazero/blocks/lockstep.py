@@ -249,15 +249,12 @@ def out_of_memory(error: BaseException) -> bool:
 def halved(parts: list[slice]) -> list[slice]:
     """Halve the batches that have more than half as many windows as the largest."""
     most = max(part.stop - part.start for part in parts)
-    return [
-        half
-        for part in parts
-        for half in (_halves(part) if 2 * (part.stop - part.start) > most else [part])
-    ]
-
-
-def _halves(part: slice) -> list[slice]:
-    if part.stop - part.start == 1:
-        return [part]
-    middle = (part.start + part.stop + 1) // 2
-    return [slice(part.start, middle), slice(middle, part.stop)]
+    found = []
+    for part in parts:
+        windows = part.stop - part.start
+        if windows == 1 or 2 * windows <= most:
+            found.append(part)
+        else:
+            middle = (part.start + part.stop + 1) // 2
+            found += [slice(part.start, middle), slice(middle, part.stop)]
+    return found

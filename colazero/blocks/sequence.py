@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,10 @@ from colazero.blocks.skeleton import (
     Call,
     Form,
     build,
-    embed,
     fill_rest,
     first,
+    head_of,
     holding,
-    learn_form,
-    logit_cap,
     parted,
     record,
     run_to_head,
@@ -74,6 +72,15 @@ def largest(parts: list[slice]) -> int:
     return max(int(part.stop - part.start) for part in parts)
 
 
+class Statistic(Protocol):
+    """What inputs of a layer are added to."""
+
+    tokens: int
+
+    def add(self, x: Any) -> None:
+        """Add inputs [..., inputs], one token per row."""
+
+
 class Sequence:
     """A causal language model in which one block at a time holds weights. Inference only."""
 
@@ -95,7 +102,8 @@ class Sequence:
         self._calls: dict[tuple[int, int], list[Call]] = {}
         ids = torch.arange(8, device=device)[None]
         with self.filled(0, ahead=False), torch.no_grad():
-            self._form: Form = learn_form(self.model, self.blocks, ids)
+            hidden, (call,) = record(self.model, self.blocks, ids)
+            self._form = Form(call(self.blocks[0], hidden))
         with torch.no_grad():
             self._head, self.vocabulary = self._learn_head(ids)
 
@@ -163,10 +171,9 @@ class Sequence:
             for part in parts:
                 some = ids[part].to(self.device)
                 key = (len(some), some.shape[1])
-                if key not in self._calls:
-                    found, self._calls[key] = record(self.model, self.blocks, some, self._form)
-                else:
-                    found = embed(self.model, self.blocks, some)
+                form = None if key in self._calls else self._form
+                found, calls = record(self.model, self.blocks, some, form)
+                self._calls.setdefault(key, calls)
                 if hidden is None:
                     hidden = self._room((len(ids), *found.shape[1:]), found.dtype)
                 hidden[part] = found
@@ -253,6 +260,25 @@ class Sequence:
             )
         return torch.cat(received)
 
+    def observe(self, index: int, stream: Stream, statistics: Mapping[str, Statistic]) -> None:
+        """Advance the stream, and add what reaches each named layer to its statistic.
+
+        RuntimeError if memory ran out on the way, because some inputs were then added twice.
+        """
+
+        def hook(name: str) -> Any:
+            return lambda _layer, args: statistics[name].add(args[0])
+
+        with ExitStack() as stack:
+            for name in statistics:
+                layer = self.blocks[index].get_submodule(name)
+                stack.callback(layer.register_forward_pre_hook(hook(name)).remove)
+            self.advance(index, stream)
+        if any(one.tokens != stream.ids.numel() for one in statistics.values()):
+            raise RuntimeError(
+                "memory ran out while a block's inputs were observed: free the device"
+            )
+
     def logits(self, hidden: Any, ids: Any) -> Any:
         """Return the logits [tokens, vocabulary] of last hidden states [tokens, width]."""
         return self.logits_of(hidden, ids)(slice(None))
@@ -297,17 +323,12 @@ class Sequence:
     def _learn_head(self, ids: Any) -> tuple[Callable[[Any], Any] | None, int]:
         """Return the function from the head's input to logits, and the number of logits per token.
 
-        The function applies the output embeddings, and Gemma's cap if the model has one. It is
-        None if the result is not bit-identical to the model's own logits.
+        The function is None if its result is not bit-identical to the model's own logits.
         """
         import torch
 
-        hidden = embed(self.model, self.blocks, ids)[0]
+        hidden = record(self.model, self.blocks, ids)[0][0]
         logits, normed = self._finish(hidden, ids[0])
-        head, cap = self.model.get_output_embeddings(), logit_cap(self.model)
-
-        def capped(states: Any) -> Any:
-            return torch.tanh(head(states) / cap) * cap if cap else head(states)
-
-        same = normed is not None and torch.equal(capped(normed), logits)
-        return capped if same else None, int(logits.shape[-1])
+        head = head_of(self.model)
+        same = normed is not None and torch.equal(head(normed), logits)
+        return head if same else None, int(logits.shape[-1])

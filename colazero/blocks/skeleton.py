@@ -164,46 +164,26 @@ class _Recorded(Exception):
     """Ends a model's run once everything needed is recorded."""
 
 
-def record(model: Any, blocks: list[Any], ids: Any, form: Form) -> tuple[Any, list[Call]]:
-    """Return the first block's hidden states [batch, tokens, width], and every block's `Call`."""
+def record(
+    model: Any, blocks: list[Any], ids: Any, form: Form | None = None
+) -> tuple[Any, list[Call]]:
+    """Return the first block's hidden states [batch, tokens, width], and every block's `Call`.
+
+    Without the `form` of a block's output the run ends at the first block.
+    """
     calls: list[Call] = []
     inputs: list[Any] = []
 
-    def act(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def act(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden, call = parted(args, kwargs)
+        inputs.append(hidden)
         calls.append(call)
-        if index == 0:
-            inputs.append(hidden)
-        if len(calls) == len(blocks):
+        if form is None or len(calls) == len(blocks):
             raise _Recorded
         return form(hidden)
 
     run(model, blocks, ids, act)
     return inputs[0], calls
-
-
-def embed(model: Any, blocks: list[Any], ids: Any) -> Any:
-    """Return the hidden states that the first block gets, [batch, tokens, width]."""
-    inputs: list[Any] = []
-
-    def act(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs.append(parted(args, kwargs)[0])
-        raise _Recorded
-
-    run(model, blocks, ids, act)
-    return inputs[0]
-
-
-def learn_form(model: Any, blocks: list[Any], ids: Any) -> Form:
-    """Return the form of the first block's output; the block must hold its weights."""
-    forms: list[Form] = []
-
-    def act(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        forms.append(Form(own(blocks[0], *args, **kwargs)))
-        raise _Recorded
-
-    run(model, blocks, ids, act)
-    return forms[0]
 
 
 def run_to_head(
@@ -228,9 +208,16 @@ def run_to_head(
     return getattr(output, "logits", None), got[0] if len(got) == 1 else None
 
 
-def logit_cap(model: Any) -> float | None:
-    """Return the bound of logits that tanh limits (soft-capping); None for most models."""
-    return getattr(model.config, "final_logit_softcapping", None)
+def head_of(model: Any) -> Callable[[Any], Any]:
+    """Return the function from the head's input to logits, for most models.
+
+    It applies the output embeddings, and the bound of Gemma's logits (soft-capping), if any.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return lambda states: torch.tanh(head(states) / cap) * cap if cap else head(states)
 
 
 def run(model: Any, blocks: list[Any], ids: Any, act: Any) -> Any:

@@ -116,12 +116,15 @@ class Weights:
     def _packing(self, name: str) -> Packing | None:
         return self._packings.get(name) or self._packings.get(name.removeprefix(self._prefix))
 
-    def stored_name(self, name: str) -> str:
-        """Return a tensor's name in the files; KeyError if there is none."""
+    def _place(self, name: str) -> tuple[Path, str]:
         found = self._find(name)
         if found is None:
             raise KeyError(name)
-        return found[1]
+        return found
+
+    def stored_name(self, name: str) -> str:
+        """Return a tensor's name in the files; KeyError if there is none."""
+        return self._place(name)[1]
 
     def __contains__(self, name: str) -> bool:
         if self._find(name) is not None:
@@ -132,10 +135,7 @@ class Weights:
 
     def stored(self, name: str) -> Any:
         """Return a stored tensor, memory-mapped; KeyError if there is none."""
-        found = self._find(name)
-        if found is None:
-            raise KeyError(name)
-        path, stored = found
+        path, stored = self._place(name)
         if stored in self._staged:
             return self._staged[stored]
         if path not in self._opened:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from colazero import corpora
 from colazero.blocks.probe import not_causal, other_endings
+from colazero.blocks.skeleton import head_of
 from colazero.blocks.weights import eval_dtype
 from colazero.corpora import bos as bos_rule
 from colazero.corpora.answers import answered
@@ -308,9 +309,9 @@ def slices(tokens: int, vocabulary: int) -> list[slice]:
 def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | None]:
     """Return two functions: token ids → what the head sees, and slices of that → logits.
 
-    For most models: the decoder and the output embeddings, with Gemma's cap where the model has
-    one. Where these raise, or a short input shows that the model does something else to its
-    logits: the whole model and None. UserError if the model is not causal.
+    For most models: the decoder, and `skeleton.head_of`. Where these raise, or a short input shows
+    that the model does something else to its logits: the whole model and None. UserError if the
+    model is not causal.
     """
     import torch
 
@@ -320,20 +321,15 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
     def decoder(ids: Any) -> Any:
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
-    head = model.get_output_embeddings()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-
-    def capped(hidden: Any) -> Any:
-        return torch.tanh(head(hidden) / cap) * cap if cap else head(hidden)
-
+    head = head_of(model)
     with torch.inference_mode():
         first, second = torch.from_numpy(other_endings(model.config.get_text_config().vocab_size))
         expected = whole(second.to(model.device))
         if why := not_causal(whole(first.to(model.device)), expected):
             raise UserError(why)
         with suppress(Exception):  # on any error: the whole model gave logits
-            if torch.equal(capped(decoder(second.to(model.device))), expected):
-                return decoder, capped
+            if torch.equal(head(decoder(second.to(model.device))), expected):
+                return decoder, head
     return whole, None
 
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from colazero.gptq import columns
 from colazero.gptq.hessian import Hessian
-from colazero.gptq.solving import Solved
+from colazero.gptq.solving import nearest
 
 BITS = 4
 STEPS = 20
@@ -59,14 +58,16 @@ def find_scales(
     `size`: inputs per group.
     """
     rows = [weight[:: -(-len(weight) // OUTPUTS)] for weight in weights]
-    found: list[tuple[float, float, Tensor]] = []
+    tried, lost = [], []
     for step in range(STEPS):
         scales = magnitudes.pow(step / STEPS).clamp_(min=LEAST)
         scales = scales / (scales.max() * scales.min()).sqrt()
-        lost = sum(loss(row, rounded(row * scales, size) / scales, value) for row in rows)
-        found.append((float(lost), step / STEPS, scales))
-    _, alpha, scales = min(found, key=lambda one: one[0])
-    return scales, alpha
+        parts = [loss(row, rounded(row * scales, size) / scales, value) for row in rows]
+        tried.append(scales)
+        lost.append(torch.stack(parts))
+    losses = [sum(parts) for parts in torch.stack(lost).tolist()]  # one wait for the device
+    best = losses.index(min(losses))
+    return tried[best], best / STEPS
 
 
 def clipped(weight: Tensor, value: Tensor, size: int) -> Tensor:
@@ -88,30 +89,15 @@ def clipped(weight: Tensor, value: Tensor, size: int) -> Tensor:
     return best.reshape(outputs, inputs)
 
 
-def loss(before: Tensor, after: Tensor, value: Tensor) -> float:
-    """Return tr(ΔW H ΔWᵀ)."""
+def loss(before: Tensor, after: Tensor, value: Tensor) -> Tensor:
+    """Return tr(ΔW H ΔWᵀ), a number on the device."""
     change = after - before
-    return float(torch.linalg.vecdot(change @ value, change).sum())
+    lost: Tensor = torch.linalg.vecdot(change @ value, change).sum()
+    return lost
 
 
 def rounded(weight: Tensor, size: int) -> Tensor:
     """Return a weight [outputs, inputs] rounded to nearest, asymmetric, in float32."""
-    codes, scales, zeros = _codes(weight, size)
+    codes, scales, zeros = nearest(weight, size, BITS, sym=False)
     steps = (codes - zeros).mul_(scales)
     return steps.transpose(0, 1).reshape(weight.shape[1], -1).T
-
-
-def solved(weight: Tensor, size: int) -> Solved:
-    """Return a weight [outputs, inputs] rounded to nearest, as it is stored."""
-    outputs, inputs = weight.shape
-    codes, scales, zeros = _codes(weight, size)
-    g_idx = torch.arange(inputs, device=weight.device, dtype=torch.int32) // size
-    flat = codes.transpose(0, 1).reshape(inputs, outputs).to(torch.uint8)
-    return Solved(flat.T, scales.half(), zeros.short(), g_idx, None, 0.0, "torch", False)
-
-
-def _codes(weight: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes [size, groups, outputs] as floats, scales and zero points [groups, outputs]."""
-    grouped = weight.T.reshape(-1, size, len(weight)).transpose(0, 1)
-    scales, zeros = columns.fit(grouped, BITS, sym=False)
-    return columns.nearest(grouped, scales, zeros, 2**BITS - 1), scales, zeros

@@ -167,7 +167,9 @@ def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
         log.warning("GPTQ's columns are computed by plain torch: no kernel is for %r", kind)
         return reference, "torch"
     try:
-        kernel = _compiled(kind)
+        kernel = by_numba
+        if kind == "cuda":
+            from colazero.gptq.columns_triton import columns as kernel
         same = agrees(kernel, torch.device(kind), group_size)
         reason = "it does not give the reference's codes"
     except Exception as error:  # a compiler can raise anything; torch works without it
@@ -178,15 +180,6 @@ def for_device(kind: str, group_size: int = -1) -> tuple[Block, str]:
     return reference, "torch"
 
 
-def _compiled(kind: str) -> Block:
-    """Return the compiled implementation for a kind of device; import Triton only for a GPU."""
-    if kind == "cpu":
-        return by_numba
-    from colazero.gptq.columns_triton import columns
-
-    return columns
-
-
 def agrees(kernel: Block, device: torch.device, group_size: int = -1) -> bool:
     """Return True if a kernel gives the reference's numbers on blocks as solving hands them over.
 
@@ -194,25 +187,20 @@ def agrees(kernel: Block, device: torch.device, group_size: int = -1) -> bool:
     has WIDEST columns; the last two have rows that fill several of Triton's tiles.
     """
     width = min(group_size, WIDEST) if group_size > 0 else WIDEST
-    return all(
-        _agrees(kernel, device, columns, rows)
-        for columns, rows in {(24, 67), (width, 96), (WIDEST, 96)}
-    )
-
-
-def _agrees(kernel: Block, device: torch.device, columns: int, rows: int) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8 * columns, 2 * columns, generator=generator)
-    hessian = Hessian(2 * columns, device)
-    hessian.add((x + x.roll(1, 1)).to(device))
-    prepared = prepare(hessian, QuantizationSettings(4, columns, False, False, 0.05, False))
-    values, weights = torch.randn(2, columns, rows, generator=generator).to(device)
-    codes = torch.zeros(columns, rows, dtype=torch.uint8, device=device)
-    scale, zero = fit(values, 4, sym=False)
-
-    def after(block: Block) -> list[Tensor]:
-        changed = [tensor.clone() for tensor in (values, weights, codes)]
-        block(changed[0], changed[1], prepared.corners[0], scale, zero, changed[2], 15)
-        return changed
-
-    return all(torch.equal(a, b) for a, b in zip(after(reference), after(kernel), strict=True))
+    for columns, rows in {(24, 67), (width, 96), (WIDEST, 96)}:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(8 * columns, 2 * columns, generator=generator)
+        hessian = Hessian(2 * columns, device)
+        hessian.add((x + x.roll(1, 1)).to(device))
+        prepared = prepare(hessian, QuantizationSettings(4, columns, False, False, 0.05, False))
+        values, weights = torch.randn(2, columns, rows, generator=generator).to(device)
+        codes = torch.zeros(columns, rows, dtype=torch.uint8, device=device)
+        scale, zero = fit(values, 4, sym=False)
+        results = []
+        for block in (reference, kernel):
+            changed = [tensor.clone() for tensor in (values, weights, codes)]
+            block(changed[0], changed[1], prepared.corners[0], scale, zero, changed[2], 15)
+            results.append(changed)
+        if not all(map(torch.equal, *results)):
+            return False
+    return True

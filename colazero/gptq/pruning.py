@@ -6,8 +6,7 @@ are two in each four inputs that follow each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,39 +60,35 @@ def factor(hessian: Hessian, settings: QuantizationSettings) -> Prepared:
     return prepare(hessian, natural)
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """A weight [outputs, inputs] with zeros in float32, and tr(ΔW H ΔWᵀ) per token.
-
-    H is damped; the loss is None where the Hessian had no factor and magnitude decided.
-    """
-
-    weight: Tensor
-    loss: float | None
-
-
 @torch.no_grad()
-def sparsegpt(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) -> Pruned:
+def sparsegpt(
+    weight: Tensor, prepared: Prepared, settings: QuantizationSettings
+) -> tuple[Tensor, float | None]:
     """Prune a weight [outputs, inputs] and correct the rest (Frantar & Alistarh, arXiv 2301.00774).
 
     Columns go in blocks of 128 from the first to the last. In each block the share `sparsity` of
     the entries with the smallest w² / [U]²ⱼⱼ becomes zero, over all rows together; with pattern
     `2:4` two of each row's four, chosen when the first of the four is reached. H⁻¹ = Uᵀ U. The
     error of each column corrects the later ones as in GPTQ: U is the factor that GPTQ has.
+
+    Return the weight in float32 and tr(ΔW H ΔWᵀ) per token, with H damped; None where the Hessian
+    had no factor and magnitude decided.
     """
     weight = weight.float()
     if prepared.factor is None or prepared.pivots is None:
-        return Pruned(magnitude(weight, settings), None)
+        return magnitude(weight, settings), None
     todo = weight.T.contiguous().index_select(0, prepared.order)
     todo.index_fill_(0, prepared.dead, 0)
-    loss, corners = 0.0, iter(prepared.corners)
+    loss = torch.zeros((), dtype=torch.float64, device=weight.device)
+    corners = iter(prepared.corners)
     for low, high in prepared.blocks()[0]:
         pivots, corner = prepared.pivots[low:high, None], next(corners)
         values = torch.addmm(todo[low:high], prepared.factor[high:, low:high].T, todo[high:])
         zeros = torch.zeros_like(values, dtype=torch.bool)
         if not _fixed(settings):
             zeros = _lowest(values.abs() * pivots, settings)
-        for first, last in _backwards(len(values)):
+        for last in range(len(values), 0, -AT_ONCE):
+            first = max(last - AT_ONCE, 0)
             errors = torch.zeros_like(values[first:last])
             for i in reversed(range(first, last)):
                 if _fixed(settings) and i % 4 == 3:
@@ -103,19 +98,13 @@ def sparsegpt(weight: Tensor, prepared: Prepared, settings: QuantizationSettings
                 errors[i - first] = error
                 values[first:i] -= corner[i, first:i, None] * error
             values[:first] -= corner[first:last, :first].T @ errors
-            loss += float((errors * pivots[first:last]).square().sum())
+            loss += (errors * pivots[first:last]).square().sum()
             values[first:last] -= errors
         todo[low:high] -= values
     rows = weight.T.index_select(0, prepared.order) - todo
     rows.index_fill_(0, prepared.dead, 0)
     pruned = torch.empty_like(rows).index_copy_(0, prepared.order, rows).T
-    return Pruned(pruned.contiguous(), loss)
-
-
-def _backwards(columns: int) -> Iterator[tuple[int, int]]:
-    """Yield the runs [first, last) of at most AT_ONCE columns from the last to the first."""
-    for last in range(columns, 0, -AT_ONCE):
-        yield max(last - AT_ONCE, 0), last
+    return pruned.contiguous(), float(loss)
 
 
 def _fixed(settings: QuantizationSettings) -> bool:

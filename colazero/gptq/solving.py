@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -60,8 +60,8 @@ def solve(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) ->
     """
     weight = weight.detach()
     if prepared.factor is None or prepared.pivots is None:
-        codes, scales, zeros = _nearest(weight, prepared.group_size, settings)
-        return Solved(codes.T, scales, zeros, _g_idx(prepared), None, 0.0, "torch", True)
+        solved = to_nearest(weight, prepared.group_size, settings.quant_bits, settings.sym)
+        return replace(solved, rtn_fallback=True)
     work = _Work(weight, prepared.factor, prepared, settings)
     outputs = len(weight)
     threads = torch.get_num_threads() if weight.device.type == "cpu" else 1
@@ -73,25 +73,28 @@ def solve(weight: Tensor, prepared: Prepared, settings: QuantizationSettings) ->
         squares = list(_alone(threads, os.getpid()).map(work.rows, ends, ends[1:]))
     loss = float(prepared.pivots.square() @ torch.stack(squares).sum(0)) / prepared.tokens
     scales, zeros, damp = work.scales.half(), work.zeros.short(), prepared.damp
-    return Solved(work.codes.T, scales, zeros, _g_idx(prepared), loss, damp, work.kernel, False)
-
-
-def _g_idx(prepared: Prepared) -> Tensor:
-    """Return each input's group, int32 [inputs]."""
     g_idx = torch.empty_like(prepared.order, dtype=torch.int32)
     g_idx[prepared.order.flip(0)] = prepared.groups.int().repeat_interleave(prepared.group_size)
-    return g_idx
+    return Solved(work.codes.T, scales, zeros, g_idx, loss, damp, work.kernel, False)
 
 
-def _nearest(
-    weight: Tensor, size: int, settings: QuantizationSettings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Round to nearest; return codes [inputs, outputs], scales and zero points."""
-    bits, (outputs, inputs) = settings.quant_bits, weight.shape
-    values = weight.T.float().reshape(-1, size, outputs).transpose(0, 1)
-    scales, zeros = columns.fit(values, bits, settings.sym)
-    codes = columns.nearest(values, scales, zeros, 2**bits - 1).transpose(0, 1)
-    return codes.reshape(inputs, outputs).to(torch.uint8), scales.half(), zeros.short()
+def nearest(weight: Tensor, size: int, bits: int, sym: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Round a weight [outputs, inputs] to nearest.
+
+    Return codes [size, groups, outputs] as floats, scales and zero points [groups, outputs].
+    """
+    grouped = weight.T.float().reshape(-1, size, len(weight)).transpose(0, 1)
+    scales, zeros = columns.fit(grouped, bits, sym)
+    return columns.nearest(grouped, scales, zeros, 2**bits - 1), scales, zeros
+
+
+def to_nearest(weight: Tensor, size: int, bits: int, sym: bool) -> Solved:
+    """Return a weight [outputs, inputs] rounded to nearest, as it is stored."""
+    outputs, inputs = weight.shape
+    codes, scales, zeros = nearest(weight, size, bits, sym)
+    flat = codes.transpose(0, 1).reshape(inputs, outputs).to(torch.uint8)
+    g_idx = torch.arange(inputs, device=weight.device, dtype=torch.int32) // size
+    return Solved(flat.T, scales.half(), zeros.short(), g_idx, None, 0.0, "torch", False)
 
 
 @lru_cache(maxsize=1)

@@ -167,18 +167,19 @@ class Solver:
         from colazero.blocks.weights import fingerprint
         from colazero.gptq import awq
         from colazero.gptq.packing import pack_awq
+        from colazero.gptq.solving import to_nearest
 
         name = f"{layer}.weight"
         weight, tokens = dense[name], self._seen[layer].tokens
         size = self._size(weight.shape[1])
         cut = weight if layer.endswith(UNCLIPPED) else awq.clipped(weight, value, size)
-        solved = awq.solved(cut, size)
+        solved = to_nearest(cut, size, awq.BITS, sym=False)
         module = block.get_submodule(layer)
         new = solved.weight(module.weight.dtype)
         module.weight = nn.Parameter(new, requires_grad=False)
         self.fingerprints[self._known(name)] = fingerprint(new)
         self._keep(name, "weight", pack_awq(solved))
-        lost = awq.loss(weight, new.float(), value) / tokens
+        lost = float(awq.loss(weight, new.float(), value)) / tokens
         row = {"layer": self._index, "module": layer, "loss": lost, "damp": 0.0, "alpha": alpha}
         self.rows.append(row | {"rtn_fallback": False, "samples": tokens})
 
@@ -201,14 +202,13 @@ def _observed(
     sequence: Sequence, index: int, stream: Stream, fusions: tuple[Fusion, ...]
 ) -> dict[str, Activations]:
     """Take the stream through a block; return what reached each of its linear layers."""
-    from colazero.blocks.observing import observe
     from colazero.gptq.awq import Activations
 
     block, seen = sequence.blocks[index], dict[str, Activations]()
     for one in fusions:
         inputs = block.get_submodule(one.layers[0]).in_features
         seen[one.layers[0]] = Activations(inputs, sequence.device)
-    observe(sequence, index, stream, seen)
+    sequence.observe(index, stream, seen)
     return {layer: seen[one.layers[0]] for one in fusions for layer in one.layers}
 
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,32 +46,27 @@ def quantize(work: Work) -> QuantizationReport:
     warm_up_time_sec = time.perf_counter() - started
     windows = work.calibration.windows
     rows = [{"input_ids": torch.from_numpy(window)[None].long()} for window in windows]
-    # contained() changes the current directory
-    model_dir, out_dir = work.model_dir.absolute(), work.out_dir.absolute()
-    with contained():
-        begin = time.perf_counter()
+    planned = at_once = min(len(rows), max(1, TOKENS_PER_BATCH // windows.shape[1]))
+
+    def make(model_dir: Path) -> tuple[Any, Any]:
+        nonlocal at_once
         done: list[tuple[Any, Any]] = []
 
-        def run(at_once: int) -> None:
+        def run() -> None:
             model = _load(model_dir, work.settings, work.device)
             layers = model.model.config.get_text_config().num_hidden_layers
             model.layer_callback = _Layers(work.progress, layers)
             done.append((model, model.quantize(rows, batch_size=at_once)))
 
-        at_once = min(len(rows), max(1, TOKENS_PER_BATCH // windows.shape[1]))
-        planned = at_once
-        with failures_explained(model_dir):
-            while not run_if_fits(partial(run, at_once), at_once):
-                at_once = -(-at_once // 2)
-        model, modules = done.pop()
-        quantized = time.perf_counter()
-        model.save(str(out_dir))
-        copy_other_files(model_dir, out_dir)
-        saved = time.perf_counter()
+        while not run_if_fits(run, at_once):
+            at_once = -(-at_once // 2)
+        return done.pop()
+
+    modules, quant_time_sec, save_time_sec = _saved(work, make)
     kernel = column_kernel(work.device)
     return QuantizationReport(
-        quantized - begin,
-        saved - quantized,
+        quant_time_sec,
+        save_time_sec,
         [_module(row) | {"kernel": kernel} for row in modules["gptq"]],
         warm_up_time_sec,
         windows_at_once=at_once,
@@ -87,8 +82,8 @@ def round_to_nearest(work: Work) -> QuantizationReport:
     first: this is the control that calibration has to beat.
     """
     warm_up(work.device)
-    model_dir, out_dir = work.model_dir.absolute(), work.out_dir.absolute()
-    with contained():
+
+    def make(model_dir: Path) -> tuple[Any, Any]:
         from gptqmodel import GPTQModel
         from gptqmodel.quantization.config import RTNConfig
 
@@ -98,16 +93,10 @@ def round_to_nearest(work: Work) -> QuantizationReport:
             sym=work.settings.sym,
             offload_to_disk=not fits_in_memory(model_dir),
         )
-        begin = time.perf_counter()
-        with failures_explained(model_dir):
-            model = GPTQModel.load(
-                str(model_dir), config, device=work.device, trust_remote_code=False
-            )
-            modules = model.quantize(None)
-        quantized = time.perf_counter()
-        model.save(str(out_dir))
-        copy_other_files(model_dir, out_dir)
-        saved = time.perf_counter()
+        model = GPTQModel.load(str(model_dir), config, device=work.device, trust_remote_code=False)
+        return model, model.quantize(None)
+
+    modules, quant_time_sec, save_time_sec = _saved(work, make)
     work.progress(1, 1)
     rows = [
         {
@@ -120,7 +109,22 @@ def round_to_nearest(work: Work) -> QuantizationReport:
         }
         for row in modules["weight_only_rtn"]
     ]
-    return QuantizationReport(quantized - begin, saved - quantized, rows)
+    return QuantizationReport(quant_time_sec, save_time_sec, rows)
+
+
+def _saved(work: Work, make: Callable[[Path], tuple[Any, Any]]) -> tuple[Any, float, float]:
+    """Save the model that `make` quantizes; return GPTQModel's log, the seconds of both steps."""
+    # contained() changes the current directory
+    model_dir, out_dir = work.model_dir.absolute(), work.out_dir.absolute()
+    with contained():
+        begin = time.perf_counter()
+        with failures_explained(model_dir):
+            model, modules = make(model_dir)
+        quantized = time.perf_counter()
+        model.save(str(out_dir))
+        copy_other_files(model_dir, out_dir)
+        saved = time.perf_counter()
+    return modules, quantized - begin, saved - quantized
 
 
 @contextlib.contextmanager
@@ -221,7 +225,7 @@ def contained() -> Iterator[None]:
     import torch
 
     said = io.StringIO()
-    here = os.getcwd()
+    here, level = os.getcwd(), logging.root.manager.disable
     with tempfile.TemporaryDirectory() as elsewhere:
         os.chdir(elsewhere)
         try:
@@ -229,19 +233,21 @@ def contained() -> Iterator[None]:
                 torch.random.fork_rng(devices=[]),
                 contextlib.redirect_stdout(said),
                 contextlib.redirect_stderr(said),
-                _quiet_logging(),
             ):
+                logging.disable(logging.INFO)
                 torch.manual_seed(0)
                 yield
-            for line in said.getvalue().splitlines():
-                if "OOM" in line:  # it continued in main memory, many times slower
-                    log.warning("GPTQModel: %s", line.strip())
         except Exception:
+            logging.disable(level)
             log.error("GPTQModel said:\n%s", said.getvalue()[-4000:])
             raise
         finally:
+            logging.disable(level)
             os.chdir(here)
             _forget()
+    for line in said.getvalue().splitlines():
+        if "OOM" in line:  # it continued in main memory, many times slower
+            log.warning("GPTQModel: %s", line.strip())
 
 
 def _forget() -> None:
@@ -253,16 +259,6 @@ def _forget() -> None:
     from gptqmodel.nn_modules.hooked_linear import STOP_FORWARD_EXCEPTION
 
     STOP_FORWARD_EXCEPTION.__traceback__ = STOP_FORWARD_EXCEPTION.__context__ = None
-
-
-@contextlib.contextmanager
-def _quiet_logging() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @lru_cache

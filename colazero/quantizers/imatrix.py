@@ -29,7 +29,6 @@ def write(model_dir: Path, windows: NDArray[Any], device: str, dataset: str, fil
     import gguf
     import numpy as np
 
-    from colazero.blocks.observing import observe
     from colazero.blocks.probe import linears, open_sequence
     from colazero.gptq.pruning import Norms
 
@@ -47,7 +46,7 @@ def write(model_dir: Path, windows: NDArray[Any], device: str, dataset: str, fil
         layers = linears(sequence.blocks[index])
         norms = {name: Norms(layer.in_features, device) for name, layer in layers.items()}
         with sequence.filled(index):
-            observe(sequence, index, stream, norms)
+            sequence.observe(index, stream, norms)
         for layer, one in norms.items():
             known = sequence.at(index, layer)
             name = names.get_name(known)

@@ -90,5 +90,4 @@ class SparseGpt(Magnitude):
         """Return the pruned weight; see `Magnitude.pruned`."""
         from colazero.gptq import pruning
 
-        found = pruning.sparsegpt(weight, prepared, self._settings)
-        return found.weight, found.loss, prepared.damp
+        return *pruning.sparsegpt(weight, prepared, self._settings), prepared.damp

@@ -32,6 +32,9 @@ RENAMED = frozenset({"phimoe", "granitemoe"})
 MASKED = frozenset({"mpt"})
 """Model types whose blocks get a mask that is true where a token must *not* be attended to.
 GPTQModel reads it as a padding mask, the other way round, and drops each window's first token."""
+VLLM = "0.33"
+"""The version whose limits stand here."""
+VLLM_BITS, VLLM_GROUPS = (4, 8), (-1, 32, 64, 128)
 LEAST_SCALE, LARGEST_SCALE = 2.0**-21, 65_504.0
 """Between them float16 holds a scale within 1/16. Below, its steps of 2⁻²⁴ are too coarse."""
 
@@ -180,3 +183,15 @@ def left_dense(model: Path, checkpoint: Path) -> tuple[str, ...]:
         if spare[layer.inputs, layer.outputs] < 0:
             dense.append(layer.name)
     return tuple(dense)
+
+
+def refused_by_vllm(bits: int, group_size: int, sym: bool) -> str:
+    """Return why vLLM does not load a checkpoint of these settings; '' if it does."""
+    if bits in VLLM_BITS and group_size in VLLM_GROUPS and sym:
+        return ""
+    groups = ", ".join(map(str, VLLM_GROUPS[:-1]))
+    return (
+        f"vLLM {VLLM} loads GPTQ of {' or '.join(map(str, VLLM_BITS))} bits, symmetric, with "
+        f"groups of {groups} or {VLLM_GROUPS[-1]} only (this: {bits} bits, sym={str(sym).lower()}, "
+        f"group_size={group_size})"
+    )

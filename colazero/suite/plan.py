@@ -19,7 +19,7 @@ from colazero.corpora.documents import lay
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.quantizers import UNQUANTIZED
-from colazero.quantizers.runtimes import refused_by_vllm
+from colazero.quantizers.supported import refused_by_vllm
 from colazero.settings import GPTQ, canonical_key
 from colazero.store import client, fetch, publish, record
 from colazero.suite import memory

@@ -8,8 +8,9 @@ from layers import correlated, weights
 from torch import Tensor
 
 from colazero.gptq import dequantize
-from colazero.gptq.awq import Activations, clipped, find_scales, rounded, solved
+from colazero.gptq.awq import Activations, clipped, find_scales, rounded
 from colazero.gptq.packing import pack_awq
+from colazero.gptq.solving import to_nearest
 
 INPUTS, TOKENS, SIZE = 96, 300, 32
 
@@ -90,7 +91,7 @@ def test_the_layout_is_what_gptqmodel_reads(size: int) -> None:
     from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 
     weight = weights(48, INPUTS) + 0.02
-    layer = solved(weight, size)
+    layer = to_nearest(weight, size, 4, sym=False)
     assert layer.weight(torch.float32) == pytest.approx(plain_rounded(weight, size), abs=1e-6)
     assert torch.equal(layer.weight(torch.float32), rounded(weight, size))
     packed = pack_awq(layer)

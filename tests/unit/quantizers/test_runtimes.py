@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from colazero.quantizers.runtimes import refused_by_vllm
+from colazero.quantizers.supported import refused_by_vllm
 from colazero.settings import RunConfig
 from colazero.suite.plan import unserved
 
