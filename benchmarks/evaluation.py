@@ -18,11 +18,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,7 @@ def cell_here(given: dict[str, str], out: Path) -> dict[str, float]:
     from colazero import pipeline
 
     config, model, calibration = prepared(given)
-    evaluator = pipeline.evaluator(
-        config, model
-    )  # what the unquantized model makes of the texts: kept
+    evaluator = pipeline.evaluator(config, model)  # keeps the unquantized model's hidden states
     begin = time.perf_counter()
     report = pipeline.quantize(config, model, calibration, out, lambda *_: None, evaluator)
     evaluation = pipeline.evaluate(config, model, out, lambda *_: None, evaluator)
@@ -107,19 +106,16 @@ def cell_by_default(given: dict[str, str], out: Path) -> dict[str, float]:
     return {"quantize_sec": seconds, "cell_sec": time.perf_counter() - begin}
 
 
-def in_a_process(which: str, given: dict[str, str], out: Path) -> dict[str, float]:
-    """Run one of the two above in a process of its own; return what it measured."""
-    command = [
-        sys.executable,
-        __file__,
-        f"--{which}={out}",
-        *(f"--{k}={v}" for k, v in given.items()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    measured: dict[str, float] = json.loads(re.findall(r"^measured (.+)$", done.stdout, re.M)[-1])
-    return measured
+def alone(
+    work: Callable[[dict[str, str], Path], dict[str, float]], given: dict[str, str], out: Path
+) -> dict[str, float]:
+    """Do one of the two above in a process of its own; what it prints goes to stderr."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _print_to_stderr) as pool:
+        return pool.submit(work, given, out).result()
+
+
+def _print_to_stderr() -> None:
+    sys.stdout = sys.stderr
 
 
 def kernel_nll(checkpoint: Path, device: str, windows: Any, dtype: Any) -> list[float]:
@@ -148,8 +144,7 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
     windows, starts = text.windows, text.starts
     with tempfile.TemporaryDirectory() as work:
         ours, default = Path(work) / "ours", Path(work) / "default"
-        here = in_a_process("here", given, ours)
-        by_their_call = in_a_process("default", given, default)
+        here, by_their_call = alone(cell_here, given, ours), alone(cell_by_default, given, default)
         print("one pass:", here, "\nGPTQModel's default call:", by_their_call, file=sys.stderr)
         both = {
             "quantized": load_dense(ours, config.device),
@@ -193,15 +188,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--here", help=argparse.SUPPRESS)
-    parser.add_argument("--default", help=argparse.SUPPRESS)
     options, given = read(parser, RunConfig)
-    if options.here:
-        print("measured", json.dumps(cell_here(given, Path(options.here))))
-        return
-    if options.default:
-        print("measured", json.dumps(cell_by_default(given, Path(options.default))))
-        return
     with contextlib.redirect_stdout(sys.stderr), told():  # GPTQModel greets at import
         found = measure(given, options.repeats)
     if options.json:
