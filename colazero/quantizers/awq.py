@@ -5,22 +5,18 @@ As published, a block is calibrated on what the unquantized blocks before it com
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colazero import devices
-from colazero.cache import new_entry
 from colazero.errors import UserError
 from colazero.quantizers import QUANTIZERS
-from colazero.quantizers.onepass import TOKENS_PER_BATCH, describe, rest
+from colazero.quantizers.onepass import Solver, by_blocks
 from colazero.types import QuantizationReport, Work
 
 if TYPE_CHECKING:
     from colazero.blocks.sequence import Sequence, Stream
-    from colazero.gptq.awq import Activations
 
 UNCLIPPED = ("q_proj", "k_proj")
 """Layers that are not clipped: the product of two of them is what counts."""
@@ -55,88 +51,59 @@ STRUCTURES = (
 
 @QUANTIZERS.register("awq")
 def quantize(work: Work) -> QuantizationReport:
-    """Quantize a model and write a checkpoint in AWQ's GEMM layout.
+    """Quantize a model and write a checkpoint in AWQ's GEMM layout, see `onepass.by_blocks`.
 
-    Raise UserError, before any work, if the module before a layer is unknown.
+    Raise UserError, before any block, if the module before a layer is unknown.
     """
-    from colazero.blocks.probe import open_sequence
-    from colazero.blocks.weights import Shards
-
-    begin = time.perf_counter()
-    windows, evaluator = work.calibration.windows, work.evaluator
-    sequence = open_sequence(work.model_dir, work.device, to_quantize=True)
-    fusions = structure(sequence)
-    stream = sequence.begin(windows, max(1, TOKENS_PER_BATCH // windows.shape[1]))
-    rows: list[dict[str, Any]] = []
-    fingerprints: dict[str, str] = {}
-    if evaluator:
-        evaluator.begin(sequence)
-    with new_entry(work.out_dir) as draft, Shards(draft) as shards:
-        for index in range(len(sequence)):
-            with sequence.filled(index) as block:
-                seen = _observed(sequence, index, stream, fusions)
-                solver = Solver(sequence, index, fusions, seen, work.settings.group_size)
-                solver.run(block)
-                if evaluator:
-                    evaluator.advance(index)
-            rows += solver.rows
-            fingerprints |= solver.fingerprints
-            shards.add(solver.tensors)
-            work.progress(index + 1, len(sequence))
-        if evaluator:
-            evaluator.finish()
-        saved = time.perf_counter()
-        shards.add(rest(sequence))
-        files = shards.close()
-        describe(work.model_dir, draft, quantization_config(work.settings.group_size))
-        saving = time.perf_counter() - saved
-    devices.settle(work.device)
-    evaluating = evaluator.seconds if evaluator else 0.0
-    return QuantizationReport(
-        time.perf_counter() - begin - saving - evaluating,
-        saving,
-        rows,
-        windows_at_once=stream.at_once,
-        halved=stream.halved,
-        files=files,
-        solved=fingerprints,
-    )
+    awq, windows = Awq(work.settings.group_size), len(work.calibration.windows)
+    return by_blocks(work, awq, solver_of=Scaler, micro_batches=windows)
 
 
-class Solver:
-    """Scales, clips and rounds one block. `tensors`: to be saved; `rows`: one per layer."""
+class Awq:
+    """The method for a group size; `fusions`: the model's, once they are known."""
 
-    def __init__(
-        self,
-        sequence: Sequence,
-        index: int,
-        fusions: tuple[Fusion, ...],
-        seen: Mapping[str, Activations],
-        group_size: int,
-    ) -> None:
-        self.tensors: dict[str, Any] = {}
-        self.rows: list[dict[str, Any]] = []
-        self.fingerprints: dict[str, str] = {}
-        self._sequence, self._index = sequence, index
-        self._fusions, self._seen, self._group_size = fusions, seen, group_size
+    def __init__(self, group_size: int) -> None:
+        self.group_size, self.quantization = group_size, quantization_config(group_size)
+        self.fusions: tuple[Fusion, ...] = ()
 
-    def run(self, block: Any) -> None:
+
+class Scaler(Solver):
+    """Scales, clips and rounds one block. method: an `Awq`."""
+
+    def __init__(self, sequence: Sequence, index: int, method: Any, _weights: None) -> None:
+        super().__init__(sequence, index, method)
+        method.fusions = method.fusions or structure(sequence)
+        self._fusions, self._group_size = method.fusions, method.group_size
+
+    def solves(self, _name: str) -> bool:
+        """Return False: a block runs with its own weights."""
+        return False
+
+    def run(self, block: Any, stream: Stream | None) -> None:
         """Give the block its quantized weights, and divide what comes before them by the scales."""
-        names = [n for n in block.state_dict() if self._known(n) in self._sequence.weights]
-        stored = {name: self._sequence.weights.stored(self._known(name)) for name in names}
-        device = self._sequence.device
+        from colazero.gptq.awq import Activations
+
+        device, weights = self._sequence.device, self._sequence.weights
+        firsts = [one.layers[0] for one in self._fusions]
+        self._seen = {
+            layer: Activations(block.get_submodule(layer).in_features, device) for layer in firsts
+        }
+        assert stream, "AWQ calibrates"
+        self._sequence.observe(self._index, stream, self._seen)
+        names = [n for n in block.state_dict() if self._known(n) in weights]
+        stored = {name: weights.stored(self._known(name)) for name in names}
         dense = {n: t.to(device).float() if t.is_floating_point() else t for n, t in stored.items()}
         found = {one: self._scales(one, dense) for one in self._fusions}  # of the unscaled weights
         for one, (scales, _) in found.items():
             fuse(dense, one, scales)
         for one, (scales, alpha) in found.items():
-            value = self._seen[one.layers[0]].hessian.value() / scales / scales[:, None]
+            seen = self._seen[one.layers[0]]
+            value = seen.hessian.value() / scales / scales[:, None]
             for layer in one.layers:
-                self._round(block, layer, dense, value, alpha)
-        layers = {f"{layer}.weight" for one in self._fusions for layer in one.layers}
-        for name in (name for name in names if name not in layers):
+                self._round(block, layer, dense[f"{layer}.weight"], value, alpha, seen.tokens)
+        for name in (name for name in names if not super(Scaler, self).solves(name)):
             saved = dense[name].to(stored[name].dtype)
-            self._keep(name, "", {"": saved})
+            self._keep(self._known(name), "", {"": saved})
             kind = block.state_dict()[name].dtype
             block.load_state_dict({name: saved.to(device, kind)}, strict=False, assign=True)
 
@@ -160,7 +127,7 @@ class Solver:
         return awq.find_scales(weights, seen.hessian.value(), seen.magnitudes, size)
 
     def _round(
-        self, block: Any, layer: str, dense: Mapping[str, Any], value: Any, alpha: float
+        self, block: Any, layer: str, weight: Any, value: Any, alpha: float, tokens: int
     ) -> None:
         from torch import nn
 
@@ -169,23 +136,18 @@ class Solver:
         from colazero.gptq.packing import pack_awq
         from colazero.gptq.solving import to_nearest
 
-        name = f"{layer}.weight"
-        weight, tokens = dense[name], self._seen[layer].tokens
+        known = self._known(f"{layer}.weight")
         size = self._size(weight.shape[1])
         cut = weight if layer.endswith(UNCLIPPED) else awq.clipped(weight, value, size)
         solved = to_nearest(cut, size, awq.BITS, sym=False)
         module = block.get_submodule(layer)
         new = solved.weight(module.weight.dtype)
         module.weight = nn.Parameter(new, requires_grad=False)
-        self.fingerprints[self._known(name)] = fingerprint(new)
-        self._keep(name, "weight", pack_awq(solved))
+        self.solved[known] = fingerprint(new)
+        self._keep(known, "weight", pack_awq(solved))
         lost = float(awq.loss(weight, new.float(), value)) / tokens
         row = {"layer": self._index, "module": layer, "loss": lost, "damp": 0.0, "alpha": alpha}
         self.rows.append(row | {"rtn_fallback": False, "samples": tokens})
-
-    def _keep(self, name: str, ending: str, tensors: Mapping[str, Any]) -> None:
-        stem = self._sequence.weights.stored_name(self._known(name)).removesuffix(ending)
-        self.tensors |= {stem + part: tensor.cpu() for part, tensor in tensors.items()}
 
 
 def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
@@ -196,20 +158,6 @@ def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
         name = f"{one.before}.{part}"
         if name in dense and len(dense[name]) == len(scales):
             dense[name] = dense[name] / (scales[:, None] if dense[name].dim() == 2 else scales)
-
-
-def _observed(
-    sequence: Sequence, index: int, stream: Stream, fusions: tuple[Fusion, ...]
-) -> dict[str, Activations]:
-    """Take the stream through a block; return what reached each of its linear layers."""
-    from colazero.gptq.awq import Activations
-
-    block, seen = sequence.blocks[index], dict[str, Activations]()
-    for one in fusions:
-        inputs = block.get_submodule(one.layers[0]).in_features
-        seen[one.layers[0]] = Activations(inputs, sequence.device)
-    sequence.observe(index, stream, seen)
-    return {layer: seen[one.layers[0]] for one in fusions for layer in one.layers}
 
 
 def structure(sequence: Sequence) -> tuple[Fusion, ...]:

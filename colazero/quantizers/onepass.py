@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -109,8 +109,18 @@ def quantize(work: Work) -> QuantizationReport:
     return replace(report, warm_up_time_sec=warm_up_time_sec)
 
 
-def by_blocks(work: Work, method: Layerwise, *, by_attention: bool = False) -> QuantizationReport:
+def by_blocks(
+    work: Work,
+    method: Any,
+    *,
+    by_attention: bool = False,
+    solver_of: Callable[..., Solver] | None = None,
+    micro_batches: int = MICRO_BATCHES,
+) -> QuantizationReport:
     """Solve a model's layers block by block and write a checkpoint.
+
+    method: a `Layerwise`, or what another `solver_of` than `Solver` takes; its `quantization` goes
+    into config.json. micro_batches: the most of them, unless one window has more tokens.
 
     by_attention: tokens count in the statistic by the attention that they get in the block, which
     runs once more for that, before its layers are solved.
@@ -127,7 +137,7 @@ def by_blocks(work: Work, method: Layerwise, *, by_attention: bool = False) -> Q
     sequence = open_sequence(work.model_dir, device, to_quantize=True)
     windows, stream = work.calibration.windows, None
     if len(windows):
-        at_once = max(1, TOKENS_PER_BATCH // windows.shape[1], -(-len(windows) // MICRO_BATCHES))
+        at_once = max(1, TOKENS_PER_BATCH // windows.shape[1], -(-len(windows) // micro_batches))
         stream = sequence.begin(windows, at_once)
     rows: list[dict[str, Any]] = []
     solved: dict[str, str] = {}
@@ -137,7 +147,7 @@ def by_blocks(work: Work, method: Layerwise, *, by_attention: bool = False) -> Q
     with new_entry(work.out_dir) as draft, Shards(draft) as shards:
         for index in range(len(sequence)):
             weights = _token_weights(sequence, index, stream) if stream and by_attention else None
-            solver = Solver(sequence, index, method, weights)
+            solver = (solver_of or Solver)(sequence, index, method, weights)
             with sequence.filled(index, solver.solves) as block:
                 solver.run(block, stream)
                 if evaluator:
