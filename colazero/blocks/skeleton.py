@@ -45,10 +45,12 @@ def build(model_dir: Path, dtype: Any) -> Any:
 
 
 def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
-    """Load the weights outside the blocks on `device`; Refused if some are missing.
+    """Load the weights outside the blocks on `device`. The model itself ties weights.
 
-    The model itself ties weights.
+    Refused if some are missing, or if files hold one that the configuration ties to another.
     """
+    import torch
+
     there = {
         name: weights.dense(name, device, empty.dtype)
         for name, empty in model.state_dict().items()
@@ -56,7 +58,12 @@ def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
     }
     model.load_state_dict(there, strict=False, assign=True)
     model.tie_weights()
-    _refuse_untied(model, there)
+    now = model.state_dict()
+    for name, tensor in there.items():
+        if now[name].is_meta:  # the other weight is missing, and is refused as such
+            continue
+        if now[name].data_ptr() != tensor.data_ptr() and not torch.equal(now[name], tensor):
+            raise Refused(f"its files hold {name!r}, which its config.json ties to another weight")
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -65,18 +72,6 @@ def fill_rest(model: Any, blocks: str, weights: Weights, device: str) -> None:
     if empty:
         raise Refused(f"{len(empty)} weights are not in its files by that name, {empty[0]!r} first")
     model.requires_grad_(False)
-
-
-def _refuse_untied(model: Any, there: dict[str, Any]) -> None:
-    """Raise Refused if files hold a weight of its own that the configuration ties to another."""
-    import torch
-
-    now = model.state_dict()
-    for name, tensor in there.items():
-        if now[name].is_meta:  # the other weight is missing, and is refused as such
-            continue
-        if now[name].data_ptr() != tensor.data_ptr() and not torch.equal(now[name], tensor):
-            raise Refused(f"its files hold {name!r}, which its config.json ties to another weight")
 
 
 @contextmanager

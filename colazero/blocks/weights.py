@@ -15,7 +15,7 @@ from typing import Any
 from colazero import devices
 from colazero.errors import UserError
 from colazero.models import is_quantized
-from colazero.models.files import NEEDED, PACKED, Packing, packed_settings, packings, weight_files
+from colazero.models.files import NEEDED, PACKED, packed_settings, packings, weight_files
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ class Weights:
 
         rules = get_model_conversion_mapping(model)
         renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        self._prefix = f"{model.base_model_prefix}."
-        self._found: dict[str, tuple[Path, str]] = {}
+        self._found: dict[str, tuple[Path, str]] = {}  # also with the decoder's prefix
         self._opened: dict[Path, Any] = {}
         self._settings: dict[str, Any] = {}
         try:
@@ -107,35 +106,26 @@ class Weights:
         except (SafetensorError, OSError, ValueError) as error:
             raise Refused(f"its weights cannot be read: {error}") from error
         self._packings = packings(model, self._found)
+        prefix = f"{model.base_model_prefix}."
+        self._found = {prefix + n: place for n, place in self._found.items()} | self._found
+        self._packings = {prefix + n: one for n, one in self._packings.items()} | self._packings
         self._ahead: _Ahead | None = None
         self._staged: dict[str, Any] = {}
 
-    def _find(self, name: str) -> tuple[Path, str] | None:
-        return self._found.get(name) or self._found.get(name.removeprefix(self._prefix))
-
-    def _packing(self, name: str) -> Packing | None:
-        return self._packings.get(name) or self._packings.get(name.removeprefix(self._prefix))
-
-    def _place(self, name: str) -> tuple[Path, str]:
-        found = self._find(name)
-        if found is None:
-            raise KeyError(name)
-        return found
-
     def stored_name(self, name: str) -> str:
         """Return a tensor's name in the files; KeyError if there is none."""
-        return self._place(name)[1]
+        return self._found[name][1]
 
     def __contains__(self, name: str) -> bool:
-        if self._find(name) is not None:
+        if name in self._found:
             return True
-        packing = self._packing(name)
-        needed = (layer + part for layer in (packing.layers if packing else ()) for part in NEEDED)
-        return packing is not None and all(self._find(part) for part in needed)
+        layers = self._packings[name].layers if name in self._packings else ()
+        needed = [layer + part in self._found for layer in layers for part in NEEDED]
+        return bool(needed) and all(needed)
 
     def stored(self, name: str) -> Any:
         """Return a stored tensor, memory-mapped; KeyError if there is none."""
-        path, stored = self._place(name)
+        path, stored = self._found[name]
         if stored in self._staged:
             return self._staged[stored]
         if path not in self._opened:
@@ -160,9 +150,10 @@ class Weights:
         """
         places = []
         for name in names:
-            packing = None if self._find(name) else self._packing(name)
-            parts = [layer + part for layer in packing.layers for part in PACKED] if packing else []
-            places += [place for part in (parts or [name]) if (place := self._find(part))]
+            parts = [name]
+            if name not in self._found and name in self._packings:
+                parts = [layer + part for layer in self._packings[name].layers for part in PACKED]
+            places += [self._found[part] for part in parts if part in self._found]
         self._ahead = self._ahead or _Ahead(pinned)
         self._ahead.begin(index, places)
 
@@ -177,13 +168,11 @@ class Weights:
 
     def dense(self, name: str, device: str, dtype: Any) -> Any:
         """Return a tensor on `device` in `dtype`, dequantized if it is packed; KeyError if none."""
-        if self._find(name) is not None:
+        if name in self._found:
             tensor = self.stored(name)
             kind = dtype if tensor.is_floating_point() else tensor.dtype
             return tensor.to(device, kind, non_blocking=bool(self._staged))
-        packing = self._packing(name)
-        if packing is None:
-            raise KeyError(name)
+        packing = self._packings[name]
         return packing.joined([self._dequantized(layer, device, dtype) for layer in packing.layers])
 
     def _dequantized(self, layer: str, device: str, dtype: Any) -> Any:
@@ -192,7 +181,7 @@ class Weights:
         parts = {
             part: self.stored(layer + part).to(device, non_blocking=bool(self._staged))
             for part in PACKED
-            if part != "g_idx" or self._find(f"{layer}g_idx")
+            if part in NEEDED or layer + part in self._found
         }
         return dequantize(**parts, **self._settings).to(dtype)
 
