@@ -22,6 +22,7 @@ from colazero.settings import RunConfig
 from colazero.suite_settings import parse
 
 QUANTIZERS = ("onepass", "awq", "sparsegpt", "wanda", "magnitude")
+STAGES = ("quantize", "total")
 
 
 def main() -> None:
@@ -35,20 +36,18 @@ def main() -> None:
             config = parse(RunConfig, {"preset": "demo"} | given | {"quantizer": quantizer})
             found[quantizer] = measure(config)
     base = found[QUANTIZERS[0]]
+    rows = {
+        name: {f"{stage}_sec": round(seconds[stage], 3) for stage in STAGES}
+        | {f"{stage}_ratio": round(seconds[stage] / base[stage], 3) for stage in STAGES}
+        for name, seconds in found.items()
+    }
     if options.json:
-        stages = ("quantize", "total")
-        rows = {
-            name: {f"{stage}_sec": round(seconds[stage], 3) for stage in stages}
-            | {f"{stage}_ratio": round(seconds[stage] / base[stage], 3) for stage in stages}
-            for name, seconds in found.items()
-        }
         print(json.dumps(rows))
         return
-    for name, seconds in found.items():
-        quantize, total = seconds["quantize"], seconds["total"]
+    for name, row in rows.items():
         print(
-            f"{name:10} quantize {quantize:7.2f} s, {quantize / base['quantize']:5.2f} of onepass; "
-            f"cell {total:7.2f} s, {total / base['total']:5.2f} of onepass"
+            f"{name:10} quantize {row['quantize_sec']:7.2f} s, {row['quantize_ratio']:5.2f} of "
+            f"onepass; cell {row['total_sec']:7.2f} s, {row['total_ratio']:5.2f} of onepass"
         )
 
 

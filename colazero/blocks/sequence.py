@@ -52,7 +52,6 @@ class Stream:
 
     @property
     def at_once(self) -> int:
-        """Return the largest number of windows that run together."""
         return largest(self.batches)
 
     @property
@@ -68,7 +67,6 @@ def batches(windows: int, at_once: int, alone: int = 0) -> list[slice]:
 
 
 def largest(parts: list[slice]) -> int:
-    """Return the number of windows in the largest batch."""
     return max(int(part.stop - part.start) for part in parts)
 
 
@@ -196,7 +194,6 @@ class Sequence:
         return torch.empty(shape, dtype=dtype, **where)
 
     def run_block(self, index: int, stream: Stream, part: slice) -> None:
-        """Run a filled block on one batch of the stream."""
         hidden = stream.hidden[part].to(self.device, non_blocking=True)
         key = (len(hidden), hidden.shape[1])
         if key not in self._calls:  # a batch that was halved

@@ -53,7 +53,6 @@ def eval_dtype(model_dir: Path, device: str) -> Any:
 
 @lru_cache
 def warn_of_float16(model: str) -> None:
-    """Warn, once per model, that a GPU without bfloat16 computes in float16."""
     log.warning(
         "%s is computed in float16, not bfloat16, which GPUs of a compute capability below %d "
         "multiply slowly or not at all. Numbers above 65,504 would become infinite.",
@@ -242,7 +241,6 @@ class Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the thread, also after an error or an interruption."""
         self._thread.shutdown(cancel_futures=True)
 
     def add(self, tensors: dict[str, Any]) -> None:
@@ -275,7 +273,6 @@ class Shards:
         return named
 
     def _write(self) -> None:
-        """Hand the waiting tensors to the thread once it has written the previous ones."""
         if not self._waiting:
             return
         if self._writing:
@@ -288,7 +285,6 @@ class Shards:
 
 
 def write_tensors(tensors: dict[str, Any], file: Path) -> str:
-    """Write a safetensors file; return the SHA-256 of its bytes."""
     from safetensors.torch import save
 
     data = save(tensors, metadata={"format": "pt"})

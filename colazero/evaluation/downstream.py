@@ -88,23 +88,20 @@ def evaluate(
         tasks=[_found_as(task, manager) for task in tasks],
         task_manager=manager,
     )
-    scores = {
-        f"{task}.{_metric(key)}": float(value)
-        for task, values in found["results"].items()
-        for key, value in values.items()
-        if "," in key and isinstance(value, int | float)
-    }
+    scores, higher = {}, {}
+    for task, values in found["results"].items():
+        directions = found.get("higher_is_better", {}).get(task, {})
+        for key, value in values.items():
+            metric, name = key.partition(",")[0], f"{task}.{_metric(key)}"
+            if "," in key and isinstance(value, int | float):
+                scores[name] = float(value)
+            if metric in directions:
+                higher[name] = bool(directions[metric])
     samples = [
         _sample(task, one)
         for task, all_of_task in sorted(found["samples"].items())
         for one in all_of_task
     ]
-    higher = {
-        f"{task}.{_metric(key)}": bool(found["higher_is_better"][task][key.partition(",")[0]])
-        for task, values in found["results"].items()
-        for key in values
-        if key.partition(",")[0] in found.get("higher_is_better", {}).get(task, {})
-    }
     known = scores | averages(scores, [_name(task) for task in tasks])
     return Downstream(known, samples, higher)
 
@@ -155,7 +152,6 @@ def _sample(task: str, one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first lines of an error and of its cause, which a user can often mend."""
     words = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": .")
     return f"{words} ({_reason(error.__cause__)})" if error.__cause__ else words
 
@@ -177,7 +173,6 @@ def _index(folders: tuple[str, ...], alone: bool) -> Any:
 
 
 def _found_as(task: str, manager: Any) -> str:
-    """Return a task's name for lm-eval, or its file if the index does not have it."""
     name = _name(task)
     return name if name in manager.all_tasks else task
 
@@ -262,7 +257,6 @@ def _data(configs: list[dict[str, Any]]) -> Iterator[Path]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Return a file itself, or all files in a folder except hidden ones."""
     if path.is_file():
         yield path
         return

@@ -334,7 +334,6 @@ def _halves(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any] | No
 
 
 def _vocabulary(logits_of: Callable[[Any], Any] | None, hidden: Any) -> int:
-    """Return how many logits a token has; `hidden` holds them if `logits_of` is None."""
     return int((logits_of(hidden[:1]) if logits_of else hidden).shape[-1])
 
 

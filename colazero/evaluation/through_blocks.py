@@ -116,7 +116,6 @@ class Evaluator:
             ]
 
     def advance(self, index: int) -> None:
-        """Take the texts through a block, which holds its weights."""
         with self._clocked():
             for stream in self.streams:
                 self.sequence.advance(index, stream)
@@ -136,7 +135,6 @@ class Evaluator:
         self.streams = []
 
     def pass_all(self, sequence: Blocks, progress: Progress = lambda done, total: None) -> None:
-        """Take the texts through all blocks of a model."""
         self.begin(sequence)
         for index in range(len(sequence)):
             with sequence.filled(index):
@@ -219,7 +217,6 @@ class Distances:
         self._agreed[window] += (~changed).sum()
 
     def found(self) -> Divergence:
-        """Return the text's distances."""
         import torch
 
         each = {name: torch.cat(parts).cpu().numpy() for name, parts in self._each.items()}

@@ -104,7 +104,6 @@ def _round(values, weights, codes, scale, zero, top):  # type: ignore[no-untyped
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _correct(values, a, first):  # type: ignore[no-untyped-def]
-    """Correct one column by the error of another."""
     for r in range(len(values)):
         values[r] -= a * first[r]
 

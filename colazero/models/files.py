@@ -45,7 +45,6 @@ class Stored:
 
     @property
     def count(self) -> int:
-        """Return the number of its elements."""
         return math.prod(self.shape)
 
 
@@ -148,7 +147,6 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def refuse_shard(file: Path) -> None:
-    """Raise UserError for a file that is one shard of several."""
     if match := SHARD.search(file.name):
         raise UserError(
             f"model file {file.name!r} is part {int(match[1])} of {int(match[2])}, not a whole "
@@ -222,7 +220,6 @@ def quantization(folder: Path) -> dict[str, Any] | None:
 
 
 def settings(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; UserError if it is damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -236,8 +233,12 @@ def settings(file: Path) -> dict[str, Any]:
     return found
 
 
+def model_type(folder: Path) -> str:
+    """Return what a directory's configuration calls its architecture."""
+    return str(settings(folder / "config.json").get("model_type"))
+
+
 def is_quantized(folder: Path) -> bool:
-    """Return whether a model directory holds quantized weights (of any method)."""
     return quantization(folder) is not None
 
 

@@ -98,10 +98,9 @@ def causal_class(folder: Path) -> tuple[Any, Any]:
         found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except Exception as error:  # a foreign configuration can provoke anything
         what = "" if isinstance(error, KeyError) else f": {first_line(error)}"
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
         raise UserError(
-            f"{folder} (model_type {kind!r}) is not a causal language model that transformers "
-            f"{version('transformers')} knows{what}"
+            f"{folder} (model_type {files.model_type(folder)!r}) is not a causal language model "
+            f"that transformers {version('transformers')} knows{what}"
         ) from error
     if isinstance(found, list | tuple):
         named = {one.__name__: one for one in found}
@@ -375,7 +374,6 @@ def refuse_unknown_ids(model: Model, largest: int, what: str) -> None:
 
 
 def refuse_quantized(model: Model) -> None:
-    """Raise UserError if the model holds quantized weights, of whatever method."""
     if files.is_quantized(model.path):
         raise UserError(f"model {model.name!r} is quantized already: name the original.")
 

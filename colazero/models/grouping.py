@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from colazero.cache import facts_digest, file_digest, kept_json, own_code
 from colazero.errors import UserError
+from colazero.models.files import model_type
 from colazero.models.fit import examine
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -39,19 +40,16 @@ def layer_inputs(model_dir: Path, quantizer: str = "onepass") -> set[int]:
 
 def _module_tree(model_dir: Path) -> list[str]:
     """Return the last names of the modules that GPTQModel quantizes; [] if it cannot say."""
-    config = model_dir / "config.json"
-    key = facts_digest(file_digest(config), version("gptqmodel"), own_code(__name__))
+    digest = file_digest(model_dir / "config.json")
+    key = facts_digest(digest, version("gptqmodel"), own_code(__name__))
 
     def asked() -> list[str]:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
-            from gptqmodel import QuantizeConfig
-            from gptqmodel.models.auto import MODEL_MAP
-        from transformers import AutoConfig
-
-        kind = json.loads(config.read_text()).get("model_type")
-        definition = MODEL_MAP.get(kind)
+        definition = gptqmodel_definitions().get(model_type(model_dir))
         if definition is None:
             return []
+        from gptqmodel import QuantizeConfig
+        from transformers import AutoConfig
+
         try:
             text = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
             found = definition.simple_layer_modules(text, QuantizeConfig())
@@ -61,6 +59,13 @@ def _module_tree(model_dir: Path) -> list[str]:
 
     found: list[str] = kept_json(f"anatomy/tree-{key}.json", asked)
     return found
+
+
+def gptqmodel_definitions() -> dict[str, Any]:
+    """Return model type → GPTQModel's definition of its layers."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
+        from gptqmodel.models.auto import MODEL_MAP
+    return dict(MODEL_MAP)
 
 
 def resolve(group_size: int | str, inputs: set[int]) -> int:

@@ -76,7 +76,6 @@ class Scaler(Solver):
         self._fusions, self._group_size = method.fusions, method.group_size
 
     def solves(self, _name: str) -> bool:
-        """Return False: a block runs with its own weights."""
         return False
 
     def run(self, block: Any, stream: Stream | None) -> None:
@@ -151,7 +150,6 @@ class Scaler(Solver):
 
 
 def fuse(dense: dict[str, Any], one: Fusion, scales: Any) -> None:
-    """Multiply layers' inputs by `scales`, and divide what comes before by them."""
     for layer in one.layers:
         dense[f"{layer}.weight"] = dense[f"{layer}.weight"] * scales
     for part in ("weight", "bias"):
@@ -224,7 +222,6 @@ def why_not(folder: Path, device: str) -> str:
 
 
 def quantization_config(group_size: int) -> dict[str, Any]:
-    """Return the settings that loaders of AWQ checkpoints read."""
     from colazero import __version__
 
     return {

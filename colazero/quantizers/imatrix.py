@@ -6,11 +6,11 @@ GPTQ's Hessian, under the unquantized model, and the number of tokens.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colazero.errors import UserError
+from colazero.models.files import model_type
 from colazero.quantizers.onepass import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def write(model_dir: Path, windows: NDArray[Any], device: str, dataset: str, fil
     from colazero.blocks.probe import linears, open_sequence
     from colazero.gptq.pruning import Norms
 
-    kind = str(json.loads((model_dir / "config.json").read_text()).get("model_type"))
     sequence = open_sequence(model_dir, device, to_quantize=True)
-    architecture, names = _names(kind, len(sequence))
+    architecture, names = _names(model_type(model_dir), len(sequence))
     stream = sequence.begin(windows, max(1, TOKENS_PER_BATCH // windows.shape[1]))
     writer = gguf.GGUFWriter(file, architecture)
     writer.add_type(gguf.GGUFType.IMATRIX)

@@ -69,14 +69,12 @@ class Gptq:
         self.quantization = quantization_config(settings)
 
     def statistic(self, inputs: int, device: str) -> Any:
-        """Return an empty Hessian."""
         from colazero import gptq
 
         weight = self._settings.position_weight
         return gptq.Hessian(inputs, device, 1.0 if weight == "attention" else weight)
 
     def prepare(self, statistic: Any) -> Any:
-        """Order and factor a Hessian."""
         from colazero import gptq
 
         return gptq.prepare(statistic, self._settings)

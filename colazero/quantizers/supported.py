@@ -8,18 +8,17 @@ could not be read back.
 from __future__ import annotations
 
 import importlib
-import io
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from colazero.errors import UserError
-from colazero.models.files import packed, parts_of, stored, weight_files
+from colazero.models.files import model_type, packed, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
+from colazero.models.grouping import gptqmodel_definitions
 from colazero.quantizers import BY_BLOCKS
 
 log = logging.getLogger(__name__)
@@ -61,8 +60,8 @@ def _check(quantizer: str, name: str, folder: Path, reason: Callable[[str, Path]
     others = [one for one in CALIBRATED if one != quantizer and not reason(one, folder)]
     way = f"Use quantizer={others[0]}, or" if others else "No quantizer here does:"
     raise UserError(
-        f"quantizer={quantizer!r} does not take model {name!r} (model_type {_kind(folder)!r}): "
-        f"{why}. {way} take another model."
+        f"quantizer={quantizer!r} does not take model {name!r} (model_type "
+        f"{model_type(folder)!r}): {why}. {way} take another model."
     )
 
 
@@ -74,12 +73,12 @@ def _by_files(quantizer: str, folder: Path) -> str:
         return f"its weight {odd!r} is in no nn.Linear" if odd else ""
     if quantizer not in BY_GPTQMODEL:
         return ""
-    if quantizer == "gptqmodel" and _kind(folder) in MASKED:
+    if quantizer == "gptqmodel" and model_type(folder) in MASKED:
         return "GPTQModel would leave the first token of each window out"
     # The name of a tensor that holds several experts does not end in `weight`.
     experts = (layer.name for layer in layers if layer.kind == "experts")
     fused = next((name for name in experts if not name.endswith(".weight")), "")
-    what = repr(fused) if fused else "its experts" if _kind(folder) in RENAMED else ""
+    what = repr(fused) if fused else "its experts" if model_type(folder) in RENAMED else ""
     return f"it would store {what} under other names, and not be read back" if what else ""
 
 
@@ -96,24 +95,19 @@ def why_not(quantizer: str, folder: Path, device: str) -> str:
             open_sequence(folder, device, to_quantize=True)
         except Refused as refused:
             return refused.why
-        # By name: an import would make its source decide the results of every quantizer.
-        awq = importlib.import_module("colazero.quantizers.awq") if quantizer == "awq" else None
-        return str(awq.why_not(folder, device)) if awq else ""
-    # By name: an import would make its source decide the results of every quantizer.
-    gptqmodel = importlib.import_module("colazero.quantizers.gptqmodel")
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
-        from gptqmodel.models.auto import SUPPORTED_MODELS
-    if _kind(folder) not in SUPPORTED_MODELS:
+        return str(_module("awq").why_not(folder, device)) if quantizer == "awq" else ""
+    if model_type(folder) not in gptqmodel_definitions():
         # The order of its guess differs between processes.
         return "GPTQModel does not know this architecture, and would guess its layers"
     # Being on that list is not support. A model that runs block by block has no odd blocks.
     if not why_not("onepass", folder, device):
         return ""
-    return str(gptqmodel.why_not(folder, device))
+    return str(_module("gptqmodel").why_not(folder, device))
 
 
-def _kind(folder: Path) -> str:
-    return str(json.loads((folder / "config.json").read_text()).get("model_type"))
+def _module(name: str) -> Any:
+    # By name: an import would make its source decide the results of every quantizer.
+    return importlib.import_module(f"colazero.quantizers.{name}")
 
 
 def refuse_lost_scales(model: str, checkpoint: Path) -> int:
@@ -130,12 +124,10 @@ def refuse_lost_scales(model: str, checkpoint: Path) -> int:
             for name in tensors.keys():  # noqa: SIM118
                 if name.endswith(".scales"):
                     scales = tensors.get_tensor(name).float().abs()
-                    held = ((scales >= LEAST_SCALE) & (scales < LARGEST_SCALE)).sum()
+                    held = int(((scales >= LEAST_SCALE) & (scales < LARGEST_SCALE)).sum())
                     if held < scales.numel():
-                        lost[name.removesuffix(".scales")] = (
-                            int(scales.numel() - held),
-                            len(scales.flatten()),
-                        )
+                        layer, groups = name.removesuffix(".scales"), scales.numel()
+                        lost[layer] = groups - held, groups
     if not lost:
         return 0
     worst = max(lost, key=lambda layer: lost[layer][0] / lost[layer][1])
