@@ -37,7 +37,7 @@ from colazero.evaluation import perplexity as texts
 from colazero.evaluation.perplexity import evaluation_text as evaluation_text
 from colazero.evaluation.perplexity import evaluation_texts as evaluation_texts
 from colazero.evaluation.perplexity import test_pool
-from colazero.models import fit, grouping
+from colazero.models import fit
 from colazero.quantizers import (
     ACT_GROUP_AWARE,
     QUANTIZERS,
@@ -104,10 +104,10 @@ def resolve(config: RunConfig, model: Model, device: str = "") -> Resolved:
         device = devices.resolve(config.device)
         fit.refuse_not_finite(model)  # else the trial below fails with a less clear message
         supported.try_model(config.quantizer, model.name, model.path, device)
-    inputs = grouping.layer_inputs(model.path, config.quantizer)
-    group_size = grouping.DEFAULT if config.group_size == "auto" else config.group_size
+    inputs = supported.layer_inputs(model.path, config.quantizer)
+    group_size = supported.GROUP_SIZE if config.group_size == "auto" else config.group_size
     if SETTINGS["group_size"].taken(config.quantizer) or config.quantizer == UNQUANTIZED:
-        group_size = grouping.resolve(config.group_size, inputs)
+        group_size = supported.resolve_group_size(config.group_size, inputs)
     able = config.quantizer in ACT_GROUP_AWARE and not config.desc_act and group_size != -1
     gar = able if config.act_group_aware == "auto" else config.act_group_aware
     bos = bos_rule.resolve(config.bos, model, vocabulary(model))

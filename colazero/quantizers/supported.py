@@ -1,4 +1,4 @@
-"""The models that a quantizer supports, checked before any work; and checks of checkpoints.
+"""The models, group sizes and runtimes that a quantizer supports, and checks of checkpoints.
 
 Quantizers that work by blocks solve the weights of `nn.Linear` alone. GPTQModel 7.6 splits several
 experts in one tensor and stores the parts under names that transformers does not know. Such a model
@@ -8,22 +8,26 @@ could not be read back.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from colazero.cache import facts_digest, file_digest, kept_json, own_code
 from colazero.errors import UserError
 from colazero.models.files import model_type, packed, parts_of, stored, weight_files
 from colazero.models.fit import Layer, examine
-from colazero.models.grouping import gptqmodel_definitions
 from colazero.quantizers import BY_BLOCKS
 
 log = logging.getLogger(__name__)
 
 BY_GPTQMODEL = frozenset({"gptqmodel", "rtn"})
+"""Quantizers that take the layers in GPTQModel's module tree; others take all in the blocks."""
 CALIBRATED = ("onepass", "gptqmodel")
 """Quantizers to recommend where another one does not take a model."""
 RENAMED = frozenset({"phimoe", "granitemoe"})
@@ -31,6 +35,10 @@ RENAMED = frozenset({"phimoe", "granitemoe"})
 MASKED = frozenset({"mpt"})
 """Model types whose blocks get a mask that is true where a token must *not* be attended to.
 GPTQModel reads it as a padding mask, the other way round, and drops each window's first token."""
+SIZES = (16, 32, 64, 128, 256, 512, 1024)
+"""The group sizes of GPTQModel's kernels."""
+GROUP_SIZE = 128
+"""The group size of most published results: `auto`, where it divides all inputs."""
 VLLM = "0.33"
 """The version whose limits stand here."""
 VLLM_BITS, VLLM_GROUPS = (4, 8), (-1, 32, 64, 128)
@@ -187,3 +195,74 @@ def refused_by_vllm(bits: int, group_size: int, sym: bool) -> str:
         f"groups of {groups} or {VLLM_GROUPS[-1]} only (this: {bits} bits, sym={str(sym).lower()}, "
         f"group_size={group_size})"
     )
+
+
+def layer_inputs(model_dir: Path, quantizer: str = "onepass") -> set[int]:
+    """Return the input sizes of the matrices that a quantizer takes, as the files hold them.
+
+    Experts count, in one tensor or many. UserError if it takes none: every size would fit.
+    """
+    layers = examine(model_dir).layers
+    if quantizer in BY_GPTQMODEL and (tree := _module_tree(model_dir)):
+        layers = tuple(
+            one for one in layers if one.kind == "experts" or one.module.rpartition(".")[2] in tree
+        )
+    if not layers and quantizer != "none":
+        raise UserError(
+            f"{model_dir}: quantizer={quantizer!r} finds no layer to quantize in the model's "
+            "blocks. Name another model."
+        )
+    return {layer.inputs for layer in layers}
+
+
+def _module_tree(model_dir: Path) -> list[str]:
+    """Return the last names of the modules that GPTQModel quantizes; [] if it cannot say."""
+    digest = file_digest(model_dir / "config.json")
+    key = facts_digest(digest, version("gptqmodel"), own_code(__name__))
+
+    def asked() -> list[str]:
+        definition = gptqmodel_definitions().get(model_type(model_dir))
+        if definition is None:
+            return []
+        from gptqmodel import QuantizeConfig
+        from transformers import AutoConfig
+
+        try:
+            text = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+            found = definition.simple_layer_modules(text, QuantizeConfig())
+        except Exception:  # its definitions expect fields that some configurations lack
+            return []
+        return sorted({name.split(":")[0].rpartition(".")[2] for group in found for name in group})
+
+    found: list[str] = kept_json(f"anatomy/tree-{key}.json", asked)
+    return found
+
+
+def gptqmodel_definitions() -> dict[str, Any]:
+    """Return model type → GPTQModel's definition of its layers."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # it prints a banner
+        from gptqmodel.models.auto import MODEL_MAP
+    return dict(MODEL_MAP)
+
+
+def resolve_group_size(group_size: int | str, inputs: set[int]) -> int:
+    """Return the group size as a number; `auto` is 128, or the largest that divides all inputs.
+
+    UserError if the given one does not divide every layer's inputs, or no kernel takes it.
+    """
+    if group_size == -1:  # one group for all inputs of a layer
+        return -1
+    dividing = [size for size in SIZES if all(n % size == 0 for n in inputs)]
+    if not dividing:
+        raise UserError(
+            f"group_size={group_size}: no group size divides the layers' inputs {sorted(inputs)}; "
+            f"allowed are -1 (one group per output) and {', '.join(map(str, SIZES))}."
+        )
+    if group_size == "auto":
+        return max(size for size in dividing if size <= GROUP_SIZE)
+    if group_size not in dividing:
+        raise UserError(
+            f"group_size={group_size} does not fit: the model's layers have {sorted(inputs)} "
+            f"inputs, which allows {', '.join(map(str, dividing))}. Take one of these, or auto."
+        )
+    return int(group_size)

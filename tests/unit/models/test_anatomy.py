@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from colazero import models
 from colazero.errors import UserError
 from colazero.models import fit as module
-from colazero.models import grouping
 from colazero.models.files import parts_of
 from colazero.models.fit import Layer, examine
+from colazero.quantizers import supported
 
 SAFE = "model.safetensors"
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -217,7 +217,7 @@ def test_layers_are_counted_with_experts_and_turned_ones(tmp_path: Path) -> None
 def test_an_expert_decides_which_group_size_fits(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", FAMILIES["qwen3_moe"]())
     with pytest.raises(UserError, match="group_size=32 "):
-        grouping.resolve(32, grouping.layer_inputs(folder))
+        supported.resolve_group_size(32, supported.layer_inputs(folder))
 
 
 def test_what_is_found_does_not_depend_on_what_was_imported(tmp_path: Path) -> None:
@@ -375,10 +375,10 @@ def test_a_vision_tower_decides_nothing(family: str, tmp_path: Path) -> None:
     names = {layer.name for layer in examine(folder).layers}
     assert len(names) == 14
     assert not [name for name in names if "vision" in name]
-    assert grouping.layer_inputs(folder) == {48, 32, 96}
-    assert grouping.resolve("auto", grouping.layer_inputs(folder)) == 16
+    assert supported.layer_inputs(folder) == {48, 32, 96}
+    assert supported.resolve_group_size("auto", supported.layer_inputs(folder)) == 16
     with pytest.raises(UserError, match="group_size=128"):
-        grouping.resolve(128, grouping.layer_inputs(folder))
+        supported.resolve_group_size(128, supported.layer_inputs(folder))
 
 
 def test_gptqmodel_is_asked_for_the_layers_that_it_takes(tmp_path: Path) -> None:
@@ -389,21 +389,21 @@ def test_gptqmodel_is_asked_for_the_layers_that_it_takes(tmp_path: Path) -> None
         layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     folder = saved(tmp_path / "m", config)
-    assert 2 in grouping.layer_inputs(folder)
-    taken = grouping.layer_inputs(folder, "gptqmodel")
+    assert 2 in supported.layer_inputs(folder)
+    taken = supported.layer_inputs(folder, "gptqmodel")
     assert {48, 96} <= taken
     assert 2 not in taken
-    assert grouping.resolve("auto", taken) == 16
+    assert supported.resolve_group_size("auto", taken) == 16
 
 
 def test_a_model_without_a_layer_to_quantize_is_refused(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = examine(copy)
-    monkeypatch.setattr(grouping, "examine", lambda _: replace(found, layers=()))
+    monkeypatch.setattr(supported, "examine", lambda _: replace(found, layers=()))
     with pytest.raises(UserError, match="quantizer='"):
-        grouping.layer_inputs(copy)
-    assert grouping.layer_inputs(copy, "none") == set()
+        supported.layer_inputs(copy)
+    assert supported.layer_inputs(copy, "none") == set()
 
 
 @pytest.mark.parametrize(

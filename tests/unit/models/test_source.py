@@ -290,8 +290,8 @@ def with_code(folder: Path, model_type: str, mark: Path) -> Path:
 def test_code_that_comes_with_a_model_is_never_run(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
 ) -> None:
-    from colazero.models import grouping
     from colazero.models.fit import causal_class
+    from colazero.quantizers import supported
 
     # Whoever is asked on a terminal whether to run it says yes.
     monkeypatch.setattr("builtins.input", lambda *_: "y")
@@ -300,7 +300,7 @@ def test_code_that_comes_with_a_model_is_never_run(
     if model_type == "llama":
         model = models.fetch(str(copy))
         assert models.load_tokenizer(model)("bado").input_ids
-        assert grouping.layer_inputs(model.path) == {128, 256}
+        assert supported.layer_inputs(model.path) == {128, 256}
     else:
         with pytest.raises(UserError, match="cannot be loaded"):
             models.fetch(str(copy))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from colazero.errors import UserError
-from colazero.models import grouping
+from colazero.quantizers import supported
 
 
 @pytest.mark.parametrize(
@@ -22,22 +22,22 @@ from colazero.models import grouping
     ],
 )
 def test_auto_is_128_or_the_largest_that_divides(inputs: set[int], size: int) -> None:
-    assert grouping.resolve("auto", inputs) == size
+    assert supported.resolve_group_size("auto", inputs) == size
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
 def test_a_size_that_divides_is_taken(size: int) -> None:
-    assert grouping.resolve(size, {576, 1536}) == size
+    assert supported.resolve_group_size(size, {576, 1536}) == size
 
 
 def test_a_size_above_128_is_taken_when_asked_for() -> None:
-    assert grouping.resolve(1024, {4096}) == 1024
+    assert supported.resolve_group_size(1024, {4096}) == 1024
 
 
 @pytest.mark.parametrize("size", [128, 96, 48, 2048])
 def test_a_size_that_does_not_fit_is_refused_with_those_that_do(size: int) -> None:
     with pytest.raises(UserError) as caught:
-        grouping.resolve(size, {576, 1536})
+        supported.resolve_group_size(size, {576, 1536})
     message = str(caught.value)
     assert f"group_size={size} does not fit" in message
     assert "[576, 1536]" in message
@@ -47,14 +47,14 @@ def test_a_size_that_does_not_fit_is_refused_with_those_that_do(size: int) -> No
 @pytest.mark.parametrize("size", ["auto", 16])
 def test_a_model_that_allows_none_is_refused(size: int | str) -> None:
     with pytest.raises(UserError, match=r"group_size=.*\[100\]"):
-        grouping.resolve(size, {100})
+        supported.resolve_group_size(size, {100})
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_opt", "tiny_mistral"])
 def test_the_layers_inside_the_blocks_count(family: str, request: pytest.FixtureRequest) -> None:
-    assert grouping.layer_inputs(request.getfixturevalue(family)) == {128, 256}
+    assert supported.layer_inputs(request.getfixturevalue(family)) == {128, 256}
 
 
 @pytest.mark.parametrize("inputs", [{100}, {576, 1536}, {7}])
 def test_a_group_of_the_whole_row_fits_every_layer(inputs: set[int]) -> None:
-    assert grouping.resolve(-1, inputs) == -1
+    assert supported.resolve_group_size(-1, inputs) == -1
