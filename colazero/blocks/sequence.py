@@ -18,14 +18,17 @@ from colazero.blocks.lockstep import halved, run_if_fits
 from colazero.blocks.skeleton import (
     Call,
     Form,
+    Recorded,
     build,
     fill_rest,
     first,
     head_of,
     holding,
+    own,
     parted,
     record,
-    run_to_head,
+    run,
+    standing_in,
 )
 from colazero.blocks.weights import Refused, Weights
 from colazero.errors import UserError
@@ -94,7 +97,7 @@ class Sequence:
         self.weights = Weights(model_dir, self.model)
         fill_rest(self.model, self.name, self.weights, device)
         for index, block in enumerate(self.blocks):
-            for name in (self.at(index, own) for own, _ in block.named_parameters()):
+            for name in (self.at(index, inner) for inner, _ in block.named_parameters()):
                 if name not in self.weights:
                     raise Refused(f"its files have no weight {name!r}")
         self._calls: dict[tuple[int, int], list[Call]] = {}
@@ -305,17 +308,26 @@ class Sequence:
     def _finish(self, hidden: Any, ids: Any, *, stop: bool = False) -> tuple[Any, Any]:
         """Run the model after its blocks; return logits [1, tokens, vocabulary], the head's input.
 
-        With `stop`, only up to the head, without logits.
+        The input is None unless the head was called exactly once. With `stop`, the run ends before
+        the head, without logits.
         """
         import torch
 
-        last = hidden[None]
+        last, head = hidden[None], self.model.get_output_embeddings()
+        got: list[Any] = []
 
         def act(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return self._form(last if index == 0 else parted(args, kwargs)[0])
 
-        with torch.no_grad():
-            return run_to_head(self.model, self.blocks, ids[None], act, stop=stop)
+        def act_head(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            got.append(args[0])
+            if stop:
+                raise Recorded
+            return own(head, *args, **kwargs)
+
+        with torch.no_grad(), standing_in([head] if head is not None else [], act_head):
+            output = run(self.model, self.blocks, ids[None], act)
+        return getattr(output, "logits", None), got[0] if len(got) == 1 else None
 
     def _learn_head(self, ids: Any) -> tuple[Callable[[Any], Any] | None, int]:
         """Return the function from the head's input to logits, and the number of logits per token.

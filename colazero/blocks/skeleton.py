@@ -155,7 +155,7 @@ class Form:
         return hidden if self._others is None else (hidden, *[None] * self._others)
 
 
-class _Recorded(Exception):
+class Recorded(Exception):
     """Ends a model's run once everything needed is recorded."""
 
 
@@ -174,33 +174,11 @@ def record(
         inputs.append(hidden)
         calls.append(call)
         if form is None or len(calls) == len(blocks):
-            raise _Recorded
+            raise Recorded
         return form(hidden)
 
     run(model, blocks, ids, act)
     return inputs[0], calls
-
-
-def run_to_head(
-    model: Any, blocks: list[Any], ids: Any, act: Any, *, stop: bool
-) -> tuple[Any, Any]:
-    """Run the model as `run` does; return its logits and its head's input [1, tokens, width].
-
-    With `stop` the run ends before the head, without logits. The input is None unless the head was
-    called exactly once.
-    """
-    head = model.get_output_embeddings()
-    got: list[Any] = []
-
-    def act_head(_index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        got.append(args[0])
-        if stop:
-            raise _Recorded
-        return own(head, *args, **kwargs)
-
-    with standing_in([head] if head is not None else [], act_head):
-        output = run(model, blocks, ids, act)
-    return getattr(output, "logits", None), got[0] if len(got) == 1 else None
 
 
 def head_of(model: Any) -> Callable[[Any], Any]:
@@ -220,5 +198,5 @@ def run(model: Any, blocks: list[Any], ids: Any, act: Any) -> Any:
     with standing_in(blocks, act):
         try:
             return model(input_ids=ids, use_cache=False)
-        except _Recorded:
+        except Recorded:
             return None
