@@ -257,8 +257,8 @@ def run_baseline(config: Resolved, model: Model, show: Show, *, reuse: bool) -> 
     same |= {"device": config.device, "corpus": config.eval_corpora[0], "quantizer": UNQUANTIZED}
     evaluated = Settings(**same)
     key = canonical_key(evaluated, unquantized="true", **work_context(evaluated, model))
-    evaluating = {name: record.as_text(getattr(config, name)) for name in EVALUATING}
-    record.log_params({"model": model.name, "method": "unquantized"} | evaluating)
+    record.log_params({"model": model.name, "method": "unquantized"})
+    record.log_config(config, EVALUATING)
     record.set_tags(devices.tags(config.device))
     tag_base_model(model)
     run_id = record.active_run_id()

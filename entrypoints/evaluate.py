@@ -28,7 +28,7 @@ def run(given: dict[str, str]) -> int:
     name = client.run_name("evaluate", models.label(config.model))
     with record.run(name, "evaluate") as run_id:
         record.set_tags(devices.tags(config.device))
-        record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
+        record.log_config(config, PARAMETERS)
         evaluation = pipeline.evaluate(config, model, model.path, stage_bar(name)("evaluate"))
         metrics = record.log_evaluation(evaluation)
     for key, value in metrics.items():

@@ -27,6 +27,7 @@ PARAMETERS = {
     "models:/NAME/VERSION. Default: none",
     "out": "folder to write; it must be new or empty. Default: none",
 }
+INTERVAL = ("mean", "low95", "high95", "n")
 LIMITS = ("percent", "confidence", "low_percent", "high_percent")
 """The numbers of a comparison that a suite's run keeps."""
 BY_GPTQMODEL = (
@@ -173,28 +174,21 @@ def _of_suite(params: dict[str, str], suite: Run | None) -> dict[str, Any]:
         return {"interval": None, "verdicts": []}
     numbers = client.metrics_of(suite)
     model, method = client.result_name(label(params["model"])), client.result_name(params["method"])
-    stem = f"result.{model}.{method}"
-    interval = None
-    if f"{stem}.low95" in numbers:  # only if the whole suite has one setting
-        limits = {name: f"{numbers[f'{stem}.{name}']:.3f}" for name in ("mean", "low95", "high95")}
-        interval = {
-            "metric": suite.data.params.get("metric", "perplexity"),
-            "mean": limits["mean"],
-            "low": limits["low95"],
-            "high": limits["high95"],
-            "n": int(numbers[f"{stem}.n"]),
-        }
+    mine = {name: numbers.get(f"result.{model}.{method}.{name}") for name in INTERVAL}
+    interval: dict[str, Any] | None = None
+    if None not in mine.values():  # only if the whole suite has one setting
+        interval = mine | {"metric": suite.data.params.get("metric", "perplexity")}
     verdicts = []
     for tag, verdict in suite.data.tags.items():
         pair = tag.removeprefix(f"verdict.{model}.")
         if pair == tag or method not in pair.split("_vs_"):
             continue
-        found = {name: numbers.get(f"result.{model}.{pair}.{name}") for name in LIMITS}
         line = f"{pair.replace('_vs_', ' vs ')}: {verdict}"
-        if None not in found.values():
-            low, high = found["low_percent"], found["high_percent"]
-            level = 100 * (found["confidence"] or 0)
-            line += f" ({found['percent']:+.2f} %, {level:g} % CI [{low:+.2f}, {high:+.2f}])"
+        known = [numbers.get(f"result.{model}.{pair}.{name}") for name in LIMITS]
+        if None not in known:
+            percent, confidence, low, high = known
+            level = 100 * (confidence or 0)
+            line += f" ({percent:+.2f} %, {level:g} % CI [{low:+.2f}, {high:+.2f}])"
         verdicts.append(line)
     return {"interval": interval, "verdicts": sorted(verdicts)}
 

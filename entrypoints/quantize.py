@@ -55,7 +55,7 @@ def run(given: dict[str, str]) -> int:
     pipeline.check_set(model, pipeline.with_bos(config, model, calibration))
     name = client.run_name("quantize", about["method"], model.label)
     with record.run(name, "quantize") as run_id, record.workspace() as work:
-        record.log_params({key: record.as_text(getattr(config, key)) for key in PARAMETERS})
+        record.log_config(config, PARAMETERS)
         cell.tag_calibration(calibration)
         record.set_tags(devices.tags(config.device))
         cell.tag_base_model(model)

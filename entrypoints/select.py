@@ -32,7 +32,7 @@ def run(given: dict[str, str]) -> int:
     with record.run(name, "select") as run_id:
         model = models.fetch(config.model)
         calibration, times = pipeline.calibrate(config, model)
-        record.log_params({name: record.as_text(getattr(config, name)) for name in PARAMETERS})
+        record.log_config(config, PARAMETERS)
         record.set_tags(devices.tags(config.device))
         cell.log_calibration(config, model, calibration, times)
         if wanted:

@@ -108,8 +108,7 @@ def _can_find(config: SuiteConfig) -> str:
         if windows < FEWEST_WINDOWS:
             lines.append(f"{where}: on {windows} windows no verdict speaks about other text\n")
             continue
-        settings = {n: record.as_text(getattr(one, n)) for n in names}
-        settings["replicates"] = str(config.replicates)
+        settings = record.params_of(one, names) | {"replicates": str(config.replicates)}
         noise = noise_in_store(homes, name, settings) or DOCUMENTED
         found = prospect(len(config.methods), len(config.seeds), windows, documents, noise=noise)
         lines.append(

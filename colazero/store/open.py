@@ -220,18 +220,11 @@ def _create(file: Path) -> None:
 def _put(draft: Path, file: Path) -> None:
     """Give the draft the file's name unless another process was faster.
 
-    A hard link does both at once. On file systems without them (exFAT, mounted drives), a lock on
-    the folder lets one process at a time do it.
+    A lock on the folder lets one process at a time do it. SQLite itself needs locks there.
     """
+    folder = os.open(file.parent, os.O_RDONLY)
     try:
-        os.link(draft, file)
-        return
-    except FileExistsError:
-        return
-    except OSError:
-        folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_EX)
         if not file.exists():
             os.replace(draft, file)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -199,12 +199,14 @@ def write_now(value: object, name: str) -> None:
 # --- What a run says.
 
 
-def log_config(config: Common) -> None:
-    log_params(params_of(config))
+def log_config(config: Common, names: Iterable[str] | None = None) -> None:
+    log_params(params_of(config, names))
 
 
-def params_of(config: Common) -> dict[str, str]:
-    return {name: as_text(value) for name, value in config.model_dump().items()}
+def params_of(config: Common, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return parameters of a configuration as texts: those of these names, or all."""
+    names = type(config).model_fields if names is None else names
+    return {name: as_text(getattr(config, name)) for name in names}
 
 
 def log_params(values: Mapping[str, str]) -> None:
@@ -349,11 +351,10 @@ LOCAL = Path("outputs/checkpoints")
 
 def refuse_unkeepable(config: Common, name: str) -> None:
     """Raise UserError if the parameters or the checkpoint could not be stored."""
-    for parameter, value in config.model_dump().items():
-        length = len(as_text(value))
-        if length > MAX_PARAM_VAL_LENGTH:
+    for parameter, value in params_of(config).items():
+        if len(value) > MAX_PARAM_VAL_LENGTH:
             raise UserError(
-                f"{parameter}: {length:,} characters, of which the tracking store keeps "
+                f"{parameter}: {len(value):,} characters, of which the tracking store keeps "
                 f"{MAX_PARAM_VAL_LENGTH:,}. Divide the work among several runs, or use shorter "
                 "names."
             )

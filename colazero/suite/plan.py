@@ -119,12 +119,12 @@ class Finished:
             tags, params = finished.data.tags, client.params_of(finished)
             seconds = client.metrics_of(finished).get("total_time_sec")
             if tags.get(client.KIND) == "cell" and seconds is not None:
-                values = [params.get(name, "") for name in SAME_TIME]
-                alike = took.setdefault((tags[REVISION], *values), {})
+                setting = [params.get(name, "") for name in SAME_TIME]
+                alike = took.setdefault((tags[REVISION], *setting), {})
                 alike.setdefault(params.get("method", ""), []).append(seconds)
         found: dict[str, float | None] = {}
         for job in run:
-            values = [record.as_text(getattr(job.config, name)) for name in SAME_TIME]
+            values = record.params_of(job.config, SAME_TIME).values()
             alike = took.get((job.model.revision, *values), {})
             known = alike.get(job.config.method) or [one for own in alike.values() for one in own]
             found[job.name] = sum(known) / len(known) if known else None

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from colazero.store import claims, client
-from colazero.store.record import as_text
+from colazero.store.record import params_of
 from colazero.suite.cells import Executor
 from colazero.suite.plan import Budget
 from colazero.suite.worker import Event, Job, of_run
@@ -110,7 +110,7 @@ class Supervisor:
         self._not_before: dict[str, float] = {}
         self._seconds: list[float] = []
         self._at_once = 1
-        self._sets: dict[tuple[str, ...], str] = {}
+        self._sets: dict[tuple[Any, ...], str] = {}
         self._last_beat = 0.0
 
     def run(self, jobs: list[Job], later: int = 0) -> bool:
@@ -160,9 +160,8 @@ class Supervisor:
         run_id = client.patiently(claims.create_child, self._suite, job.name, job.kind)
         params = {"model": job.config.model, "method": "unquantized"}
         if job.kind != "baseline":
-            params |= {"method": job.config.method, "seed": str(job.config.seed)}
-            values = {name: getattr(job.config, name) for name in self._config.sweep}
-            params |= {name: as_text(value) for name, value in values.items()}
+            params["method"] = job.config.method
+            params |= params_of(job.config, [*self._config.sweep, "seed"])
         client.patiently(claims.log_params, run_id, params)
         return run_id
 
@@ -216,7 +215,7 @@ class Supervisor:
         if data.get("perplexity") is not None:
             found.append(f"perplexity {data['perplexity']:.3f}")
         if job.kind == "cell" and digest:
-            setting = [as_text(getattr(job.config, name)) for name in self._config.sweep]
+            setting = [getattr(job.config, name) for name in self._config.sweep]
             first = self._sets.setdefault((job.model.name, *setting, digest), job.name)
             if first != job.name and not data.get("source_run"):  # else it may be in the same order
                 found.append(f"same set as {first}, in another order")

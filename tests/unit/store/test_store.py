@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -180,14 +179,7 @@ def test_of_a_server_that_is_away_no_credentials_are_shown(who: str) -> None:
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["EPERM", "ENOTSUP", "EMLINK", "ENOSYS"])
-def test_a_file_system_without_hard_links_takes_a_store(
-    name: str, use: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*_: object, **__: object) -> None:
-        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-
-    monkeypatch.setattr(os, "link", refuses)
+def test_a_store_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "draft").write_text("mine")
     _put(tmp_path / "draft", tmp_path / "mlflow.db")
     assert (tmp_path / "mlflow.db").read_text() == "mine"
@@ -197,13 +189,7 @@ def test_a_file_system_without_hard_links_takes_a_store(
     assert {file.name for file in tmp_path.iterdir()} == {"mlflow.db", "other"}
 
 
-def test_of_many_that_put_a_store_without_hard_links_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, "no hard links here")
-
-    monkeypatch.setattr(os, "link", refuses)
+def test_of_many_that_put_a_store_one_does(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def put(number: int) -> None:
