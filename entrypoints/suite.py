@@ -22,7 +22,7 @@ from colazero.suite_settings import SuiteConfig, parse, preset_of, refuse_untake
 from entrypoints._session import explained, fields, main
 
 if TYPE_CHECKING:
-    from analysis.report.facts import Finding
+    from analysis.report.facts import Headline
 
 PARAMETERS = tuple(sorted(SuiteConfig.model_fields, key=lambda name: name in Common.model_fields))
 
@@ -81,7 +81,7 @@ def _failures(failed: Mapping[str, str]) -> str:
     return f"{counted(len(failed), 'cell')} failed: {reasons}"
 
 
-def _judge(suite_run: str, seeds: int) -> list[Finding]:
+def _judge(suite_run: str, seeds: int) -> list[Headline]:
     """Analyze a suite's first seeds. The analysis takes seconds to import."""
     from analysis.report.facts import judge
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -178,13 +178,15 @@ class Headline:
 
     numbers: for a method its mean, std, n, change_percent (from the unquantized model) and low95
     and high95, the limits of its mean; for two the difference that decides, its interval (each in %
-    of the second method's value), the confidence of that and the p-value after Holm.
+    of the second method's value), the confidence of that and the p-value after Holm. A look logs
+    other numbers, and says what it found in `text`.
     """
 
     model: str
     methods: tuple[str, ...]
     numbers: dict[str, float]
     verdict: str = ""
+    text: str = ""
 
 
 def headlines(summary: Summary) -> list[Headline]:
@@ -219,19 +221,7 @@ def expect(methods: int, looks: Sequence[int]) -> dict[str, float]:
     return {what: expected_share(methods, looks, effect) for what, effect in ASSUMED.items()}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of a look for two methods of a model; numbers: the metrics to log."""
-
-    model: str
-    a: str
-    b: str
-    verdict: str
-    text: str
-    numbers: dict[str, float] = field(default_factory=dict)
-
-
-def judge(suite_run_id: str, seeds: int) -> list[Finding]:
+def judge(suite_run_id: str, seeds: int) -> list[Headline]:
     """Look at the first `seeds` seeds of a suite: the primary comparisons of each model.
 
     It reads the store only. RunsError where nothing can be read yet.
@@ -245,7 +235,8 @@ def judge(suite_run_id: str, seeds: int) -> list[Finding]:
         pair = one.pair
         where = f"{pair.model}: " if several else ""
         text = f"{where}{versus(pair)}: {_look(one)}"
-        rows.append(Finding(pair.model, pair.a, pair.b, pair.verdict, text, _of_look(one)))
+        methods = pair.a, pair.b
+        rows.append(Headline(pair.model, methods, _of_look(one), pair.verdict, text))
     return rows
 
 

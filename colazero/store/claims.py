@@ -224,7 +224,7 @@ AT_ONCE = 100
 
 
 class Headline(Protocol):
-    """The numbers and the verdict of one method of a model, or of two of them."""
+    """The numbers, the verdict and a sentence about one method of a model, or two of them."""
 
     @property
     def model(self) -> str: ...
@@ -234,6 +234,8 @@ class Headline(Protocol):
     def numbers(self) -> Mapping[str, float]: ...
     @property
     def verdict(self) -> str: ...
+    @property
+    def text(self) -> str: ...
 
 
 def log_results(run_id: str, headlines: Iterable[Headline]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 from colazero.errors import UserError
 from colazero.store import claims, client
+from colazero.store.claims import Headline
 from colazero.suite.worker import Job
 from colazero.suite_settings import SuiteConfig
 
@@ -16,25 +16,7 @@ log = logging.getLogger(__name__)
 Method = tuple[str, str]
 """A model and a method."""
 
-
-class Finding(Protocol):
-    """The verdict of a look on two methods of a model."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def a(self) -> str: ...
-    @property
-    def b(self) -> str: ...
-    @property
-    def verdict(self) -> str: ...
-    @property
-    def numbers(self) -> Mapping[str, float]: ...
-    @property
-    def text(self) -> str: ...
-
-
-Judge = Callable[[str, int], Sequence[Finding]]
+Judge = Callable[[str, int], Sequence[Headline]]
 """(run id of a suite, number of its first seeds) → the verdicts of the finished cells of these.
 
 They depend on the store alone: every look at the same cells gives the same verdicts.
@@ -43,11 +25,11 @@ They depend on the store alone: every look at the same cells gives the same verd
 SETTLED = ("different", "equivalent")
 
 
-def closed(found: Iterable[Finding]) -> set[Method]:
+def closed(found: Iterable[Headline]) -> set[Method]:
     """Return the methods whose comparisons are all settled: they need no more seeds."""
     compared, still_open = set(), set()
     for finding in found:
-        methods = {(finding.model, finding.a), (finding.model, finding.b)}
+        methods = {(finding.model, method) for method in finding.methods}
         compared |= methods
         if finding.verdict not in SETTLED:
             still_open |= methods
@@ -98,7 +80,7 @@ def follow(
             return
 
 
-def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Finding]:
+def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Headline]:
     seeds = config.schedule[k]
     head = f"look {k + 1} of at most {len(config.schedule)}, {seeds} of {len(config.seeds)} seeds"
     try:
@@ -111,11 +93,11 @@ def _look(suite: str, k: int, config: SuiteConfig, judge: Judge) -> Sequence[Fin
     return found
 
 
-def _metrics(found: Iterable[Finding]) -> dict[str, float]:
+def _metrics(found: Iterable[Headline]) -> dict[str, float]:
     """Return the numbers of a look, named as in `look.MODEL.A_vs_B.p_value`."""
     metrics: dict[str, float] = {}
     for one in found:
-        parts = [client.result_name(name) for name in (one.model, one.a, one.b)]
-        stem = f"look.{parts[0]}.{parts[1]}_vs_{parts[2]}"
+        model, *methods = map(client.result_name, (one.model, *one.methods))
+        stem = f"look.{model}.{'_vs_'.join(methods)}"
         metrics |= {f"{stem}.{name}": value for name, value in one.numbers.items()}
     return metrics

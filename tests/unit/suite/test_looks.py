@@ -34,6 +34,10 @@ class Said:
     text: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def methods(self) -> tuple[str, str]:
+        return self.a, self.b
+
 
 class World:
     """Cells that are done, and a judge to whom `ours` differs from a method after its `ends`."""
