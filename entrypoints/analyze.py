@@ -7,6 +7,7 @@ if not __package__:  # as a script, select.py would hide the standard library's 
 
 import logging
 from functools import partial
+from typing import Any
 
 from colazero.errors import UserError
 from entrypoints._session import main
@@ -47,16 +48,11 @@ def run(given: dict[str, str]) -> int:
     which = [name for name in ("suite", "suites", "experiment") if name in chosen]
     if len(which) > 1:
         raise UserError(f"{' and '.join(which)} exclude each other: name one of them.")
-    default = Options()
-    options = Options(
-        baseline=chosen.get("baseline"),
-        primary=chosen.get("primary"),
-        direction=chosen.get("direction"),
-        metric=chosen.get("metric", default.metric),
-        margin=_number("margin", chosen.get("margin", default.margin)),
-        alpha=_number("alpha", chosen.get("alpha", default.alpha)),
-        names=_names(chosen.get("names", "")),
-    )
+    words = ("baseline", "primary", "direction", "metric")
+    given_options: dict[str, Any] = {name: chosen[name] for name in words if name in chosen}
+    numbers = [name for name in ("margin", "alpha") if name in chosen]
+    given_options |= {name: _number(name, chosen[name]) for name in numbers}
+    options = Options(**given_options, names=_names(chosen.get("names", "")))
     if options.margin < 0.1:
         log.warning(
             "margin=%s means %s %% of the second method's value; for one per cent give margin=1",
@@ -97,7 +93,7 @@ def run(given: dict[str, str]) -> int:
     return 0
 
 
-def _number(name: str, value: str | float) -> float:
+def _number(name: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:

@@ -205,8 +205,9 @@ class Supervisor:
                 self._seconds.append(seconds)
                 self._budget.took(job, seconds)
         how = f"results of run {source_run}" if source_run else f"done in {seconds:.0f} s"
-        parts = [*self._result(job, data), how, self._left()]
-        self._display.ended(job.name, ", ".join(filter(None, parts)))
+        left = self._seconds_left()
+        more = [f"about {max(1, round(left / 60)):,} min left"] if left else []
+        self._display.ended(job.name, ", ".join([*self._result(job, data), how, *more]))
         self._beat(at_once=True)
 
     def _result(self, job: Job, data: Mapping[str, Any]) -> list[str]:
@@ -220,11 +221,6 @@ class Supervisor:
             if first != job.name and not data.get("source_run"):  # else it may be in the same order
                 found.append(f"same set as {first}, in another order")
         return found
-
-    def _left(self) -> str:
-        """Return how long the rest may take, in words; '' if that is unknown or nothing is left."""
-        left = self._seconds_left()
-        return f"about {max(1, round(left / 60)):,} min left" if left else ""
 
     def _failed(self, job: Job, reason: str) -> None:
         self._report.failed[job.name] = reason
