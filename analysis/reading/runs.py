@@ -18,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from analysis.reading.table import (
-    CELL,
     COLUMNS,
     TEXT,
     UNQUANTIZED,
@@ -33,7 +32,7 @@ from analysis.reading.table import (
     newest,
     with_baselines,
 )
-from colazero.settings import SETTINGS
+from colazero.settings import CELL, SETTINGS
 
 KINDS = ("cell", "baseline", "control")
 BESIDE = "tags.`colazero.kind` != 'cell'"

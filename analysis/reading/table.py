@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 
 from colazero.errors import UserError
-from colazero.settings import EVALUATION, EVERY, SETTINGS, SWEPT
+from colazero.settings import CELL, EVALUATION, EVERY, SETTINGS, SWEPT
 
 UNQUANTIZED = "unquantized"
-CELL = ["model", "method", "seed", "replicate"]
 Key = tuple[str, str, int | None, int]
 Row = Mapping[str, Any] | pd.Series
 TEXT = "evaluation_text"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
-from analysis.reading.table import CELL, UNQUANTIZED, VERSIONS, keys, observations
+from analysis.reading.table import UNQUANTIZED, VERSIONS, keys, observations
 from analysis.report.tables import (
     difference,
     own_numbers,
@@ -26,7 +26,7 @@ from analysis.stats.verdicts import stars
 from analysis.summary import Method, Options, Pair, Summary, controls_of
 from analysis.summary.items import ItemPair
 from analysis.summary.looks import Tracked, track
-from colazero.settings import SETTINGS
+from colazero.settings import CELL, SETTINGS
 
 FACTS = (*SETTINGS, "model_revision", "stored_as", "git_commit", "git_dirty", "date", *VERSIONS)
 """The columns that describe a suite as a whole."""
