@@ -265,7 +265,7 @@ def _rows_of(experiments: Sequence[str], condition: str, filter: str) -> pd.Data
     """
 
     def rows(*conditions: str) -> list[dict[str, Any]]:
-        runs = search(experiments, " and ".join(filter_ for filter_ in conditions if filter_))
+        runs = search(experiments, " and ".join(one for one in conditions if one))
         return [row_of(run) for run in runs if run.data.tags.get("colazero.kind") in KINDS]
 
     found = rows(condition, filter)

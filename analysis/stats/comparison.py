@@ -93,18 +93,15 @@ def compare(
     """Test whether two groups of runs differ, and whether they are equal within `margin`.
 
     a, b: shapes [n_a], [n_b], one value per independent observation: a seed (replicates averaged),
-    or a replicate of a method's one set; the result then holds for that set. The caller decides
-    what an observation is; equal values count as separate draws. NaN or None is dropped.
+    or a replicate of a method's one set; the result then holds for that set. Equal values count as
+    separate draws. NaN or None is dropped.
     margin: the largest difference that does not matter, > 0, in the units of the data.
     alpha: two-sided level of the test, of the equivalence test and of mde80.
-    noise: variance of one draw in the same units, from `pooled_variance`.
+    noise: variance of one draw, from `pooled_variance`, for a group of one draw, which has none of
+    its own. There is no test without it, or for two groups without spread.
 
-    Welch's test (1947); Student's is reported as well. A group of one draw has no variance of its
-    own: `noise` gives it one. There is no test without `noise`, or for two groups without spread.
-
-    Equivalence: two one-sided tests (Schuirmann 1987). Limits of d: noncentral t (Steiger &
-    Fouladi 1997). Hedges' g: the exact gamma factor (Hedges 1981).
-
+    Welch's test (1947). Equivalence: two one-sided tests (Schuirmann 1987). Limits of d:
+    noncentral t (Steiger & Fouladi 1997). Hedges' g: the exact gamma factor (Hedges 1981).
     Raises ValueError for a margin or alpha out of range and for infinite values.
     """
     check_alpha(alpha)
@@ -241,9 +238,9 @@ def compare_spread(a: Values, b: Values, *, alpha: float = 0.05) -> SpreadCompar
     Interval of the ratio: Bonett (2006), for log values of any shape that both groups share; None
     under 5 runs a group. It may exclude 1 where the test does not reject. The test decides.
 
-    Undefined, with a reason: a constant group (no spread to compare), n < 3 (the
-    two distances from a median are equal by construction), and no variation of those distances.
-    Raises ValueError for values that are not positive or not finite.
+    Undefined, with a reason: a constant group, n < 3 (the two distances from a median are equal by
+    construction), and no variation of those distances. Raises ValueError for values that are not
+    positive or not finite.
     """
     check_alpha(alpha)
     sample_a, sample_b = clean(a, "a"), clean(b, "b")
@@ -341,9 +338,8 @@ def _trimmed_mean(values: FloatArray) -> float:
 class PairedItems:
     """Model a against model b on the same items.
 
-    only_a, only_b: items that one of them alone got right; the others do not tell them apart.
-    diff, diff_ci95: accuracy of a minus that of b, both as shares. p_value: None without an item
-    that tells them apart.
+    only_a, only_b: items that one of them alone got right. diff, diff_ci95: accuracy of a minus
+    that of b, both as shares. p_value: None where no item tells them apart.
     """
 
     n_items: int

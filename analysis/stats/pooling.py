@@ -65,12 +65,8 @@ def pool_models(log_ratios: Sequence[float], std_errors: Sequence[float]) -> Poo
     Variance between models: DerSimonian & Laird (1986). With Paule & Mandel's, the interval's scale
     would be 1 by construction. Interval: Hartung & Knapp (2001), Sidik & Jonkman (2002), t with
     models - 1 degrees of freedom, its scale never under 1, so that a few models that agree by luck
-    cannot give a narrower interval than their own errors allow (Knapp & Hartung 2003).
-    The models are not a sample of all models, and each error comes from few seeds: the result is
-    exploratory.
-
-    With one model (or none) the effect is undefined. Raises ValueError for shapes and values out
-    of range.
+    cannot give a narrower interval than their own errors allow (Knapp & Hartung 2003). Undefined
+    for fewer than two models. Raises ValueError for shapes and values out of range.
     """
     y, error = np.asarray(log_ratios, np.float64), np.asarray(std_errors, np.float64)
     if y.ndim != 1 or y.shape != error.shape:

@@ -227,10 +227,10 @@ def prospect(
 ) -> Prospect:
     """Estimate what a suite can find over seeds and text, for its plan.
 
-    One method is compared with each other one, `seeds` per method, on `windows` windows that are
-    spread over `documents` documents (None: each lies in another one), judged by the rule of
-    `compare_on_text`. By simulation with a fixed seed: the variances that a suite estimates are
-    drawn. Raises ValueError for fewer than 2 methods or seeds, or fewer than 8 windows.
+    One method is compared with each other one by the rule of `compare_on_text`; the windows are
+    spread over `documents` documents (None: each lies in another one). By simulation with a fixed
+    seed: the variances that a suite estimates are drawn. Raises ValueError for fewer than 2 methods
+    or seeds, or fewer than 8 windows.
     """
     given = ("methods", methods, 2), ("seeds", seeds, 2), ("windows", windows, 8)
     for name, value, least in given:
