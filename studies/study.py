@@ -52,7 +52,8 @@ from analysis.report.tables import (
 from analysis.stats import compare_on_text, seeds_for_difference, seeds_for_equivalence
 from analysis.stats.samples import Interval
 from analysis.stats.text import stretch_labels
-from analysis.summary import Method, Options, Summary, summarize
+from analysis.summary import Options, Summary, summarize
+from analysis.summary.methods import Method
 from analysis.summary.pairs import design
 from colazero.figures import label, page, styled
 
