@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,8 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+
+from benchmarks._harness import timed
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = {
@@ -31,17 +32,6 @@ SECONDS = {
 """Assumed seconds per unit: a launch, a synchronisation, a byte of pageable memory each way over
 PCIe, one of page-locked memory that nothing waits for, a Python call.
 They turn counts into an order of magnitude; nobody measured them here."""
-
-
-def timed(work: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """Return what `work` returns and its seconds, the device's queue emptied."""
-    import torch
-
-    begin = time.perf_counter()
-    result = work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - begin
 
 
 def check(device: str, layers: Any, results: Any, kernel: Any = None) -> bool:
@@ -104,19 +94,6 @@ def codes_by(
     finally:
         columns.for_device = chosen
     return solved.codes, seconds
-
-
-def heads(device: str, results: Any) -> None:
-    """Report whether a product of 32 rows has the bits of two of 16: what a try-out compares."""
-    import torch
-
-    for vocabulary, width in ((32_000, 4096), (49_152, 576), (128_256, 4096)):
-        head = torch.randn(vocabulary, width, device=device).half()
-        states = torch.randn(2, 16, width, device=device).half()
-        linear = torch.nn.functional.linear
-        apart = torch.stack([linear(one[None], head)[0] for one in states])
-        same = torch.equal(linear(states, head), apart)
-        results.add(check="head", vocabulary=vocabulary, width=width, rows_equal=same)
 
 
 class Meter:

@@ -7,7 +7,6 @@ had (resident, mapped files among it); with --json, one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -20,11 +19,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._harness import peak_resident, read, told
+from benchmarks._harness import options_of, peak_resident, read, told
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
 
-STAGES = ("select", "quantize", "save", "evaluate", "verify", "tracking")
+STAGES = {
+    "select": "selection_time_sec",
+    "quantize": "quant_time_sec",
+    "save": "save_time_sec",
+    "evaluate": "eval_time_sec",
+    "verify": "verify_time_sec",
+}
+"""Stage → the metric of a cell that has its seconds."""
 
 
 @contextmanager
@@ -60,7 +66,7 @@ def measure(config: RunConfig) -> dict[str, float]:
     model = models.fetch(config.model)
     config = pipeline.resolve(config, model)
     pipeline.check_data(config, model)
-    seconds = dict.fromkeys(STAGES, 0.0)
+    seconds = dict.fromkeys((*STAGES, "tracking"), 0.0)
     logging = ["log_config", "log_files", "log_metrics", "log_dataset", "log_quantization"]
     logging += ["log_checkpoint", "log_evaluation", "log_json", "set_tags"]
     connect()
@@ -71,18 +77,12 @@ def measure(config: RunConfig) -> dict[str, float]:
     ):
         outcome = cell.run_cell(config, model, lambda _: lambda *_: None, reuse=False)
     total = time.perf_counter() - begin
-    seconds["select"] = outcome.metrics["selection_time_sec"]
-    seconds["quantize"] = outcome.metrics["quant_time_sec"]
-    seconds["save"] = outcome.metrics["save_time_sec"]
-    seconds["evaluate"] = outcome.metrics["eval_time_sec"]
-    seconds["verify"] = outcome.metrics["verify_time_sec"]
+    seconds |= {stage: outcome.metrics[metric] for stage, metric in STAGES.items()}
     return seconds | {"other": total - sum(seconds.values()), "total": total}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true")
-    options, given = read(parser, RunConfig)
+    options, given = read(options_of(__doc__), RunConfig)
     config = parse(RunConfig, {"preset": "demo"} | given)
     with tempfile.TemporaryDirectory() as folder, told():
         os.chdir(folder)

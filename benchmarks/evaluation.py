@@ -15,7 +15,6 @@ of preset demo (unless said otherwise) and measures, in one run:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -29,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._harness import read, told
+from benchmarks._harness import options_of, read, told
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
 
@@ -181,12 +180,7 @@ def measure(given: dict[str, str], repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--json", action="store_true")
+    parser = options_of(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     options, given = read(parser, RunConfig)
     with contextlib.redirect_stdout(sys.stderr), told():  # GPTQModel greets at import

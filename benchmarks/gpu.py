@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._device import check, count, heads, seconds, timed
-from benchmarks._harness import peak_resident
+from benchmarks._device import check, count, seconds
+from benchmarks._harness import options_of, peak_resident, rows_of, timed
 
 LLAMA = {"vocab_size": 32_000, "max_position_embeddings": 4096}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -54,7 +54,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
     | {"num_attention_heads": 2, "num_key_value_heads": 2},
 }
-STAGES = ("select", "quantize", "save", "evaluate", "verify", "peak_host_gib", "peak_cuda_gib")
 LAYERS = ((4096, 4096), (11_008, 4096), (4096, 11_008))
 """Outputs and inputs of the layers that --check solves: those of Llama-2-7B."""
 
@@ -75,12 +74,11 @@ class Results:
         if self._file:
             with self._file.open("a") as file:
                 file.write(text + "\n")
-        words = [f"{key}={_short(value)}" for key, value in line.items()]
+        words = [
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in line.items()
+        ]
         print(text if self._as_json else "  ".join(words), flush=True)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def machine(device: str) -> dict[str, str]:
@@ -96,11 +94,11 @@ def machine(device: str) -> dict[str, str]:
     card = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     driver = "none"
     if device != "cpu":
-        found = torch.cuda.get_device_properties(0)
-        card = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, {found.major}.{found.minor}"
         from colazero import devices
 
-        driver = next((card.driver for card in devices.cards()), "unknown")
+        found = devices.cards()[0]
+        card = f"{found.name}, {found.total / 2**30:.0f} GiB, {found.capability}"
+        driver = found.driver
     names = ("torch", "triton", "transformers", "gptqmodel", "numba")
     return {"card": card, "driver": driver, "python": platform.python_version()} | {
         name: installed(name) for name in names
@@ -203,13 +201,11 @@ def default_call(folder: Path, device: str, samples: int, seq_len: int, _: int) 
 
 
 def peaks(device: str) -> Figures:
-    """Return the most memory that was in use, in GiB; of CUDA's also what torch has reserved."""
+    """Return the most memory that was in use, in GiB."""
     import torch
 
     yield "peak_host_gib", peak_resident()
     yield "peak_cuda_gib", torch.cuda.max_memory_allocated() / 2**30 if device != "cpu" else 0.0
-    if device != "cpu":
-        yield "reserved_cuda_gib", torch.cuda.max_memory_reserved() / 2**30
 
 
 def floor(
@@ -257,33 +253,6 @@ def device_speed(device: str, size: int | None = None) -> tuple[float, float]:
     return 2 * n**3 / product, 2 * a.nbytes / copy
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """Return the results as a markdown table, seconds and GiB."""
-    found = {(line["shape"], line["who"], line["stage"]): line["value"] for line in lines}
-    shapes = list(dict.fromkeys(shape for shape, _, _ in found))
-    rows = ["| shape | stage | here | GPTQModel's default call | floor |", "|---|---|--:|--:|--:|"]
-    for shape in shapes:
-        for stage in STAGES:
-            cells = [found.get((shape, who, stage)) for who in ("here", "default", "floor")]
-            words = ["–" if value is None else f"{value:.3g}" for value in cells]
-            rows.append(f"| {shape} | {stage} | {' | '.join(words)} |")
-    return "\n".join(rows)
-
-
-def child(arguments: list[str], each: Callable[[dict[str, Any]], None]) -> str:
-    """Run this script in a process of its own; return why it failed, '' if it did not.
-
-    What one of them holds, patches and caches is gone with it. `each` gets its lines as they come.
-    """
-    command = [sys.executable, __file__, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("{"):
-                each(json.loads(line))
-    return f"exit code {process.returncode}" if process.returncode else ""
-
-
 def worker(task: list[str], device: str, size: tuple[int, int, int], layers: int | None) -> None:
     """Do one task of a child process, a JSON line for each figure."""
     who, shape, folder = task
@@ -304,25 +273,21 @@ def measure(shape: str, passed: list[str], default: bool, results: Results, laye
     whole = True
     with tempfile.TemporaryDirectory() as folder:
         for who in ("make", "floor", "here", "default") if default else ("make", "floor", "here"):
-
-            def each(figures: dict[str, float], who: str = who) -> None:
-                about = {"shape": shape, "layers": layers or depth, "of": depth, "who": who}
-                for stage, value in figures.items():
-                    results.add(**about, stage=stage, value=value)
-
-            failed = child(["--worker", who, shape, folder, *passed], each)
-            if failed:
+            about = {"shape": shape, "layers": layers or depth, "of": depth, "who": who}
+            try:
+                for figures in rows_of(__file__, ["--worker", who, shape, folder, *passed]):
+                    for stage, value in figures.items():
+                        results.add(**about, stage=stage, value=value)
+            except subprocess.CalledProcessError as error:
                 whole = False
-                results.add(shape=shape, who=who, error=failed)
-            if failed and who == "make":
-                break
+                results.add(shape=shape, who=who, error=f"exit code {error.returncode}")
+                if who == "make":
+                    break
     return whole
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of(__doc__)
     parser.add_argument("--shapes", default="llama-2-7b,llama-2-13b,opt-6.7b")
     parser.add_argument("--layers", type=int, help="decoder blocks of the model; all by default")
     parser.add_argument("--skip-default", action="store_true", help="without GPTQModel's call")
@@ -332,7 +297,6 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="count what a cell launches")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--cpu", action="store_true", help="without GPTQModel's call")
-    parser.add_argument("--json", action="store_true", help="print JSON lines")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device, size = "cuda:0", (128, 2048, 166)
@@ -364,8 +328,6 @@ def main() -> None:
 
             kernel = columns_triton.columns, "triton"
         right = check(device, ((33, 128),) if device == "cpu" else LAYERS, results, kernel)
-        if device != "cpu":
-            heads(device, results)
         sys.exit(0 if right else 1)
     if options.count:
         with tempfile.TemporaryDirectory() as folder:
@@ -378,8 +340,6 @@ def main() -> None:
     passed += ["--layers", str(options.layers)] if options.layers else []
     default = not options.cpu and not options.skip_default
     whole = [measure(shape, passed, default, results, options.layers) for shape in shapes]
-    if not options.json:
-        print(table([line for line in results.lines if "stage" in line]))
     sys.exit(0 if all(whole) else 1)
 
 

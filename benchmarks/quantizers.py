@@ -7,7 +7,6 @@ the seconds of quantizing and of the whole cell, and their ratio to onepass.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._harness import read, told
+from benchmarks._harness import options_of, read, told
 from benchmarks.cell import measure
 from colazero.settings import RunConfig
 from colazero.suite_settings import parse
@@ -26,9 +25,7 @@ STAGES = ("quantize", "total")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true")
-    options, given = read(parser, RunConfig)
+    options, given = read(options_of(__doc__), RunConfig)
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder, told():
         os.chdir(folder)

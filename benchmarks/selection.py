@@ -17,16 +17,15 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, overload
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._harness import peak_resident
+from benchmarks._harness import options_of, peak_resident, rows_of, timed
 
 BATCHES = (16, 128, 1024, 8192)
 """Documents per call of the tokenizer that the floor tries."""
@@ -47,13 +46,7 @@ class Repeated(Sequence[str]):
     def __len__(self) -> int:
         return len(self.documents) * self.times
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)  # which ends an iteration
         copy, document = divmod(int(index), len(self.documents))
@@ -61,12 +54,6 @@ class Repeated(Sequence[str]):
         for i in range((document + copy) % 20, len(words), 20):
             words[i] = f"{words[i]}{copy}"
         return " ".join(words)
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
 
 
 class Materials:
@@ -123,7 +110,7 @@ def floor(made: Materials, batch: int) -> float:
         for first in range(0, len(texts), batch):
             plain.encode_batch_fast(list(texts[first : first + batch]), add_special_tokens=False)
 
-    return timed(tokenize)[0]
+    return timed(tokenize)[1]
 
 
 def ratios(given: Given, _: str) -> Row:
@@ -148,11 +135,11 @@ def ratios(given: Given, _: str) -> Row:
                 return pool, made.select("cola_zero", pool, number)
 
             runs = [timed(lambda i=i: seed(i)) for i in range(4)]
-            pool = runs[0][1][0]
+            pool = runs[0][0][0]
             peak = peak_resident()
-        firsts.append(runs[0][0])
-        nexts.append(median(seconds for seconds, _ in runs[1:]))
-        inertias += [chosen.notes["inertia"] for _, (_, chosen) in runs]
+        firsts.append(runs[0][1])
+        nexts.append(median(seconds for _, seconds in runs[1:]))
+        inertias += [chosen.notes["inertia"] for (_, chosen), _ in runs]
     documents, _ = cola_zero.eligible(pool, given.windows, given.tokens)
     matrix = features.matrix(replace(pool, entry=None), documents, cola_zero.GROUPS)
     best = KMeans(min(given.windows, len(documents)), n_init=50, random_state=0).fit(matrix)
@@ -195,9 +182,9 @@ def growth(given: Given, times: str) -> Row:
     made = Materials(given, int(times))
     documents = len(made.corpus.train)
     with tempfile.TemporaryDirectory() as cache:
-        tokenizing, pool = timed(lambda: made.pool(cache))
-        first, chosen = timed(lambda: made.select("cola_zero", pool, 0))
-        again, _ = timed(lambda: made.select("cola_zero", pool, 1))
+        pool, tokenizing = timed(lambda: made.pool(cache))
+        chosen, first = timed(lambda: made.select("cola_zero", pool, 0))
+        _, again = timed(lambda: made.select("cola_zero", pool, 1))
         return {
             "times": int(times),
             "documents": documents,
@@ -218,8 +205,8 @@ def method(given: Given, name: str) -> Row:
     made = Materials(given)
     with tempfile.TemporaryDirectory() as cache:
         pool = made.pool(cache)
-        first, chosen = timed(lambda: made.select(name, pool, 0))
-        again, _ = timed(lambda: made.select(name, pool, 1))
+        chosen, first = timed(lambda: made.select(name, pool, 0))
+        _, again = timed(lambda: made.select(name, pool, 1))
         seconds = {"first_seed_sec": first, "next_seed_sec": again, "peak_gib": peak_resident()}
         return {"method": name, **seconds, **pipeline.checked(made.config, made.model, chosen)}
 
@@ -255,21 +242,12 @@ PARTS = {"ratios": ratios, "second": second, "growth": growth, "method": method}
 
 def apart(part: str, argument: str = "") -> Row:
     """Measure a part in its own process, with the same options."""
-    command = [sys.executable, __file__, *sys.argv[1:], f"--part={part}:{argument}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    row: Row = json.loads(done.stdout.splitlines()[-1])
+    *_, row = rows_of(__file__, [*sys.argv[1:], f"--part={part}:{argument}"])
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--json", action="store_true")
+    parser = options_of(__doc__)
     parser.add_argument("--growth", default="")
     parser.add_argument("--methods", nargs="?", const="all", default="")
     parser.add_argument("--figure", type=Path)

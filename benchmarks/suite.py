@@ -10,7 +10,6 @@ which happen once, are done before the clock starts; warm-up is GPTQModel's, onc
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks._harness import read, told
+from benchmarks._harness import options_of, read, told
 from colazero import models
 from colazero.store.client import metrics_of
 from colazero.store.open import prepare
@@ -84,9 +83,7 @@ def measure(arguments: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true")
-    options, given = read(parser, SuiteConfig)
+    options, given = read(options_of(__doc__), SuiteConfig)
     with told():
         found = measure([f"--{name}={value}" for name, value in given.items()])
     if options.json:
