@@ -197,7 +197,8 @@ def _read(entry: Path, names: Sequence[str]) -> Arrays | None:
     corpus of 240 M tokens they would take seconds at every start.
     """
     try:
-        if _stamps(entry, names) != _verified_stamps(entry):
+        verified = entry / "verified.json"
+        if not verified.is_file() or json.loads(verified.read_text()) != _stamps(entry, names):
             digests = json.loads((entry / "digests.json").read_text())
             if any(file_digest(entry / f"{name}.npy") != digests[name] for name in names):
                 return None
@@ -217,13 +218,6 @@ def _stamps(entry: Path, names: Sequence[str]) -> dict[str, list[int]]:
     files = ["digests.json", *(f"{name}.npy" for name in names)]
     stats = {file: (entry / file).stat() for file in files}
     return {f: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f, s in stats.items()}
-
-
-def _verified_stamps(entry: Path) -> Any:
-    try:
-        return json.loads((entry / "verified.json").read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _remember(entry: Path, names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -303,26 +304,18 @@ def _left_in_groups() -> Iterator[int]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base, kind = GROUPS, 2
+            base, (limit, used, reclaimable) = GROUPS, GROUP_FILES[2]
         elif "memory" in controllers.split(","):
-            base, kind = GROUPS / "memory", 1
+            base, (limit, used, reclaimable) = GROUPS / "memory", GROUP_FILES[1]
         else:
             continue
         own = base / path.lstrip("/")
-        for folder in (own, *own.parents):
-            if folder.is_relative_to(base):
-                yield from _left(folder, *GROUP_FILES[kind])
-
-
-def _left(group: Path, limit: str, used: str, reclaimable: str) -> Iterator[int]:
-    """Yield what a group has left; nothing where it has no limit, or is not seen from in here."""
-    try:
-        most, now = (int((group / name).read_text()) for name in (limit, used))
-        rows = (group / "memory.stat").read_text().splitlines()
-    except (OSError, ValueError):  # no such file, or "max"
-        return
-    counts = dict(row.split(maxsplit=1) for row in rows)
-    yield max(0, most - now + int(counts.get(reclaimable, 0)))
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # not seen from in here, or the limit is "max"
+                most, now = (int((group / name).read_text()) for name in (limit, used))
+                rows = (group / "memory.stat").read_text().splitlines()
+                freed = dict(row.split(maxsplit=1) for row in rows).get(reclaimable, 0)
+                yield max(0, most - now + int(freed))
 
 
 if __name__ == "__main__":

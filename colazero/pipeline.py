@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -260,17 +260,8 @@ def quantize(
     """
     calibration = with_bos(config, model, calibration)
     check_set(model, calibration)
-    settings = QuantizationSettings(
-        config.quant_bits,
-        config.group_size,
-        config.desc_act,
-        config.sym,
-        config.damp_percent,
-        config.act_group_aware,
-        config.sparsity,
-        config.pattern,
-        config.position_weight,
-    )
+    names = [field.name for field in fields(QuantizationSettings)]
+    settings = QuantizationSettings(**{name: getattr(config, name) for name in names})
     work = Work(model.path, calibration, settings, out_dir, config.device, progress, evaluator)
     report = QUANTIZERS.get(config.quantizer)(work)
     used = report.tokens_used
