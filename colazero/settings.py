@@ -23,13 +23,13 @@ NO_OPTIONS = "none"
 """The value of `chat_template_kwargs` without any."""
 
 
-def _items(value: object) -> object:
-    """Split `a,b` into its items; what is already a list stays as it is.
+def _items(value: object) -> Sequence[Any]:
+    """Split `a,b` into its items; any other single value is a list of one.
 
     A comma inside the path of a file or folder that is there is part of the path.
     """
     if not isinstance(value, str):
-        return value
+        return value if isinstance(value, list | tuple) else [value]
     parts = value.split(",") if value.strip() else []
     items = []
     while parts:
@@ -71,13 +71,8 @@ def _is_path(item: str) -> bool:
 
 def _seeds(value: object) -> object:
     """Expand `42,43` and `42-46` into integers."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [value]
-    items = _items(value)
-    if not isinstance(items, list):
-        return items
     seeds: list[object] = []
-    for item in items:
+    for item in _items(value):
         if isinstance(item, str) and (span := re.fullmatch(r"(\d+)-(\d+)", item)):
             first, last = int(span[1]), int(span[2])
             if last < first:
@@ -94,8 +89,7 @@ def _seeds(value: object) -> object:
 
 def _some(value: object) -> object:
     """Split as `_items`, and leave `none` out."""
-    items = _items(value)
-    return [item for item in items if item != "none"] if isinstance(items, list | tuple) else items
+    return [item for item in _items(value) if item != "none"]
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -109,12 +103,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _digits(value: object) -> object:
     """Let a command line's `4` match a literal 4."""
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _values(value: object) -> object:
-    """Split as `_items`; a single value is a list of one."""
-    return _items(value) if isinstance(value, str | list | tuple) else [value]
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
 
 
 def _json_object(value: object) -> object:
@@ -145,17 +134,17 @@ def _one_seed(value: object) -> object:
 
 
 Item = TypeVar("Item")
-Several = Annotated[tuple[Item, ...], BeforeValidator(_values), AfterValidator(_distinct)]
+Several = Annotated[tuple[Item, ...], BeforeValidator(_items), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), BeforeValidator(_one_seed)]
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_items), AfterValidator(_distinct)]
+Names = Several[str]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_seeds), AfterValidator(_distinct)]
 Controls = Annotated[tuple[Literal["rtn"], ...], BeforeValidator(_some)]
 Looks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(_some)]
 Bits = Annotated[Literal[2, 3, 4, 8], BeforeValidator(_digits)]
 Chat = Literal["auto", "template", "plain"]
 Options = Annotated[str, BeforeValidator(_json_object)]
-WholeRow = Annotated[Literal[-1], BeforeValidator(lambda v: -1 if v == "-1" else v)]
+WholeRow = Annotated[Literal[-1], BeforeValidator(_digits)]
 GroupSize = Literal["auto"] | WholeRow | Annotated[int, Field(ge=16)]
 Count = Annotated[int, Field(ge=1)]
 Length = Annotated[int, Field(ge=16)]
