@@ -126,9 +126,13 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
             )
         return {"": [source]}
     files = _files(source)
-    splits = [split_of(file.relative_to(source).parts[:-1], _stem(file)) for file in files]
+    stems = [_unpacked(file).stem for file in files]
+    splits = [
+        split_of(file.relative_to(source).parts[:-1], stem)
+        for file, stem in zip(files, stems, strict=True)
+    ]
     if not any(splits):
-        splits = in_pairs([_stem(file) for file in files])
+        splits = in_pairs(stems)
     found: dict[str, list[Path]] = {}
     for file, split in zip(files, splits, strict=True):
         found.setdefault(split, []).append(file)
@@ -144,13 +148,14 @@ def _by_split(source: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _stem(path: Path) -> str:
-    """Return a file's name without its kind: `c4-train.00000-of-00002` of a .json.gz file."""
-    name = path.name
-    for ending in (*PACKED, *READERS):
-        if name.lower().endswith(ending):
-            name = name[: -len(ending)]
-    return name
+def _unpacked(file: Path) -> Path:
+    """Return a file's name without `.gz` or `.zst`."""
+    name = Path(file.name)
+    return name.with_suffix("") if name.suffix.lower() in PACKED else name
+
+
+def _kind(file: Path) -> str:
+    return _unpacked(file).suffix.lower()
 
 
 def _files(folder: Path) -> list[Path]:
@@ -182,14 +187,6 @@ def _files(folder: Path) -> list[Path]:
     if len(inside) > len(files):
         log.warning("%s: %d files of other kinds are not read.", folder, len(inside) - len(files))
     return files
-
-
-def _kind(file: Path) -> str:
-    """Return a file's ending in small letters; of a .gz or .zst file, the ending before that."""
-    name = file.name.lower()
-    for ending in PACKED:
-        name = name.removesuffix(ending)
-    return Path(name).suffix
 
 
 def _documents(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,16 +49,10 @@ def group(pool: TokenPool, documents: NDArray[np.int64], name: str) -> NDArray[n
         return compute(pool, documents)
 
     chosen = hashlib.sha256(documents.tobytes()).hexdigest()
-    key = facts_digest(name, *facts(pool), *_code(compute), chosen)
+    libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
+    key = facts_digest(name, *facts(pool), own_code(compute.__module__), *libraries, chosen)
     entry = pool.entry.parent.parent / "features" / f"{pool.entry.name}-{name}-{key}"
     return kept(entry, lambda: compute(pool, documents))
-
-
-@cache
-def _code(compute: Compute) -> list[str]:
-    """Return a digest of the source that computes a group, and the versions of libraries."""
-    libraries = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-    return [own_code(compute.__module__), *libraries]
 
 
 def kept(entry: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
