@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from colazero import corpora, models
 from colazero.cache import cache_dir, facts_digest, kept_arrays, kept_json
-from colazero.corpora import mix
 from colazero.corpora.chat import Conversation, Template, Writing, special_names
 from colazero.corpora.stream import Tokens, stream
 from colazero.errors import UserError
@@ -125,7 +124,7 @@ def token_pool(
     open_it = (vocabulary(model), lambda: tokenizer(model), None, SEPARATOR)
     found = open_pool(whole, *open_it, writing)
     if whole.parts:
-        whole, chosen = mix.mixed(whole, found.stops - found.starts)
+        whole, chosen = corpora.mixed(whole, found.stops - found.starts)
         documents = chosen if documents is None else documents[chosen]
         found = open_pool(whole, *open_it, writing)
     if _uses_template(whole, vocabulary(model), writing.chat):

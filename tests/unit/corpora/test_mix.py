@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from colazero import corpora, models
-from colazero.corpora import mix, parts_of, shares
+from colazero.corpora import parts_of, shares
 from colazero.corpora.tokens import token_pool
 from colazero.errors import UserError
 from colazero.settings import RunConfig
 from colazero.suite_settings import SuiteConfig, parse
-from colazero.types import Model
+from colazero.types import Corpus, Model
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_mix_is_one_item_of_a_list() -> None:
 
 
 def test_every_document_is_left_out_or_in_by_half_of_itself() -> None:
-    both = mix.Corpus("m", "1", ["a"] * 10 + ["b"] * 10, [], parts=((10, 0.5), (10, 0.5)))
-    _, numbers = mix.mixed(both, np.array([100] * 10 + [10] * 10))
+    both = Corpus("m", "1", ["a"] * 10 + ["b"] * 10, [], parts=((10, 0.5), (10, 0.5)))
+    _, numbers = corpora.mixed(both, np.array([100] * 10 + [10] * 10))
     kept = [int((numbers < 10).sum()), int((numbers >= 10).sum())]
     assert kept == [1, 10], "100 of 1,000 tokens, and all 100"
