@@ -109,26 +109,21 @@ def document(row: Mapping[str, Any], fields: Sequence[str]) -> str | None:
             f"the field {first!r} holds text, not a list of messages. Write the list itself, as "
             ".jsonl and .parquet files can; text goes into the field 'text'."
         )
-    if value is None or (isinstance(value, str) and len(fields) == 1):
+    pair = first in ("prompt", "instruction") and len(fields) > 1 and fields[1] not in OPTIONS
+    if value is None or (pair and row.get(fields[1]) is None):
+        return None
+    if isinstance(value, str) and not pair:
         return value
+    if isinstance(value, str) and row.get("input") and "input" in fields:
+        value = f"{value}\n\n{row['input']}"
     turns: list[Any] = []
     if row.get("system") and "system" in fields:
         turns = [{"role": "system", "content": row["system"]}]
-    if first in ("prompt", "instruction") and len(fields) > 1 and fields[1] not in OPTIONS:
-        asked = value
-        if isinstance(value, str) and row.get("input") and "input" in fields:
-            asked = f"{value}\n\n{row['input']}"
-        parts = ((first, "user", asked), (fields[1], "assistant", row.get(fields[1])))
-        for name, role, part in parts:
-            if part is None:
-                return None
-            turns += (
-                [{"role": role, "content": part}] if isinstance(part, str) else _list(name, part)
-            )
-    else:
-        if isinstance(value, str):
-            return value
-        turns += _list(first, value)
+    parts = {first: ("user", value)}
+    if pair:
+        parts[fields[1]] = ("assistant", row[fields[1]])
+    for name, (role, part) in parts.items():
+        turns += [{"role": role, "content": part}] if isinstance(part, str) else _list(name, part)
     options = {name: row[name] for name in OPTIONS if name in fields and row.get(name)}
     given = options.get("chat_template_kwargs", {})
     if not isinstance(given, dict):

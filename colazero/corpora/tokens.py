@@ -55,18 +55,13 @@ def tokenizer(model: Model) -> Any:
 @lru_cache(maxsize=4)
 def vocabulary(model: Model) -> Vocabulary:
     """Return the facts about the model's tokenizer, kept on disk: loading one takes seconds."""
-    return kept_vocabulary(model.revision, lambda: tokenizer(model))
-
-
-def kept_vocabulary(revision: str, load: Callable[[], Any]) -> Vocabulary:
-    """Return `vocabulary_of(load())` for the model at this revision, kept on disk."""
     versions = f"{version('transformers')}-{version('tokenizers')}"
 
     def asked() -> dict[str, Any]:
-        found = vocabulary_of(load())
+        found = vocabulary_of(tokenizer(model))
         return asdict(found) | {"special": sorted(found.special)}
 
-    kept = kept_json(f"vocabularies/{revision}-{versions}-template.json", asked)
+    kept = kept_json(f"vocabularies/{model.revision}-{versions}-template.json", asked)
     special, front, bos = frozenset(kept["special"]), tuple(kept["front"]), tuple(kept["bos"])
     return Vocabulary(kept["digest"], special, front, bos, kept["template"])
 

@@ -17,7 +17,7 @@ from colazero.calibration.sets import cut
 from colazero.corpora import tokens as module
 from colazero.corpora.tokens import SEPARATOR, build_pool, need_tokens, tokenizer_digest
 from colazero.errors import UserError
-from colazero.types import Corpus, Selection, Span, TokenPool
+from colazero.types import Corpus, Model, Selection, Span, TokenPool
 
 DOCUMENTS = ["Bado kemi.", "Zora <s> fin</s> <pad>", "", "Größe: 東京 🙂", "x" * 300, "last"]
 CORPUS = Corpus("toy", "1", DOCUMENTS, ["held out"])
@@ -154,16 +154,21 @@ def test_the_tokenizer_is_loaded_only_where_there_is_something_to_tokenize(
 ) -> None:
     monkeypatch.setenv("COLAZERO_CACHE", str(tmp_path))
     first = build_pool(CORPUS, tokenizer)
-    known = module.kept_vocabulary("revision", lambda: tokenizer)
-    assert known == module.kept_vocabulary("revision", never) == module.vocabulary_of(tokenizer)
+    vocabulary, model = module.vocabulary.__wrapped__, Model("m", tmp_path, "revision")
+    monkeypatch.setattr(module, "tokenizer", lambda _: tokenizer)
+    known = vocabulary(model)
+    monkeypatch.setattr(module, "tokenizer", never)
+    assert known == vocabulary(model) == module.vocabulary_of(tokenizer)
     again = module.open_pool(CORPUS, known, never)
     assert np.array_equal(again.tokens, first.tokens)
     assert again.forbidden == first.forbidden
     (file,) = (tmp_path / "vocabularies").iterdir()
     file.write_text('{"digest": ')
-    assert module.kept_vocabulary("revision", lambda: tokenizer) == known
+    monkeypatch.setattr(module, "tokenizer", lambda _: tokenizer)
+    assert vocabulary(model) == known
+    monkeypatch.setattr(module, "tokenizer", never)
     with pytest.raises(AssertionError):
-        module.kept_vocabulary("another revision", never)
+        vocabulary(Model("m", tmp_path, "another revision"))
 
 
 def test_files_are_read_through_only_where_they_changed_since_they_were_found_good(
