@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-PASSWORD = re.compile(
-    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^\s/:@'\"]*)(:[^\s'\"]*)@", re.I
-)
-SPELLED = re.compile(r"://[^/:@]*:(?P<secret>.+)@[^@]*$", re.S)
+WEB_PORT = r"(?!https?://[^\s/:@'\"]*:\d*/)"
+"""Not HOST:PORT/…@… of a web server: there the colon begins a port and no password."""
+PASSWORD = re.compile(rf"(?P<user>\b{WEB_PORT}[a-z][a-z0-9+.-]*://[^\s/:@'\"]*):[^\s'\"]*@", re.I)
+SPELLED = re.compile(r"://[^/:@]*:(?!\d*/)(?P<secret>.+)@[^@]*$", re.S)
 """A URI and nothing else; its password may hold any character."""
 HIDES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Environment variables that may hold credentials."""
@@ -40,25 +40,12 @@ def without_credentials(text: str) -> str:
     Passwords stand between a user name and the last @ after it. Tokens stand alone before a web
     server, or in the query of a URI. The tracking store's password is replaced wherever it occurs.
     """
-    for secret in _secrets():
-        text = text.replace(f":{secret}@", ":***@")
-    text = PASSWORD.sub(_password_hidden, text)
+    for name in HIDES:
+        if found := SPELLED.search(os.environ.get(name, "")):
+            text = text.replace(f":{found['secret']}@", ":***@")
+    text = PASSWORD.sub(r"\g<user>:***@", text)
     text = TOKEN.sub(r"\g<scheme>***@", text)
     return IN_QUERY.sub(r"\g<name>***", text)
-
-
-def _secrets() -> list[str]:
-    """Return the passwords in the URIs of stores that the environment names."""
-    found = (SPELLED.search(os.environ.get(name, "")) for name in HIDES)
-    ports = re.compile(r"\d*/")  # HOST:PORT/…@…
-    return [m["secret"] for m in found if m and not ports.match(m["secret"])]
-
-
-def _password_hidden(found: re.Match[str]) -> str:
-    web = found["scheme"].lower() in ("http://", "https://")
-    if web and re.match(r":\d*/", found[3]):  # HOST:PORT/…@…: a port and no password
-        return found[0]
-    return f"{found['scheme']}{found['user']}:***@"
 
 
 class DiscreetFormatter(logging.Formatter):
