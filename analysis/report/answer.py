@@ -185,7 +185,7 @@ def brief(pair: Pair) -> str:
         return f"no test applies{change}: {reason(pair)}"
     p = p_decided(pair)
     known = f", {p_equation(p)} after Holm" if p is not None else ""
-    about = " This holds for the one set only." if pair.one_set_a or pair.one_set_b else ""
+    about = " This holds for the one set only." if pair.one_sets else ""
     return f"{pair.verdict} ({difference(pair)}{known}).{about}"
 
 

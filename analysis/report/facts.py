@@ -23,9 +23,11 @@ from analysis.report.tables import (
 from analysis.stats.samples import Description, describe
 from analysis.stats.sequential import LookJudgement, expected_share
 from analysis.stats.verdicts import stars
-from analysis.summary import Method, Options, Pair, Summary, controls_of
+from analysis.summary import Options, Summary, summarize
 from analysis.summary.items import ItemPair
-from analysis.summary.looks import Tracked, track
+from analysis.summary.looks import Tracked
+from analysis.summary.methods import Method
+from analysis.summary.pairs import Pair
 from colazero.settings import CELL, SETTINGS
 
 FACTS = (*SETTINGS, "model_revision", "stored_as", "git_commit", "git_dirty", "date", *VERSIONS)
@@ -46,7 +48,7 @@ def summary_stats(summary: Summary) -> dict[str, Any]:
         rows = cells[cells["model"] == model]
         for m in (m for m in summary.methods if m.model == model):
             own[m.name] = _method(summary, m, rows[rows["method"] == m.name])
-        for name in (UNQUANTIZED, *controls_of(summary, model)):
+        for name in (UNQUANTIZED, *summary.controls(model)):
             values = rows.loc[rows["method"] == name, "perplexity"]
             own[name] = {"ppl": _numbers(describe(values.to_list()))}
         for pair in (p for p in summary.pairs if p.model == model):
@@ -99,7 +101,7 @@ def _test(summary: Summary, pair: Pair) -> dict[str, Any]:
         **asdict(pair.judgement),
         "on_text": None if pair.text is None else asdict(pair.text),
         "plan": None if pair.plan is None else asdict(pair.plan),
-        "about_one_set": [n for n, o in ((pair.a, pair.one_set_a), (pair.b, pair.one_set_b)) if o],
+        "about_one_set": list(pair.one_sets),
     }
     return {
         **first,
@@ -231,7 +233,7 @@ def judge(suite_run_id: str, seeds: int) -> list[Headline]:
     cells = cells[cells["seed"].isna() | cells["seed"].isin(first)]
     several = cells["model"].nunique() > 1
     rows = []
-    for one in track(cells, options, read_course(suite_run_id, cells)):
+    for one in summarize(cells, options, read_course(suite_run_id, cells)).looks:
         pair = one.pair
         where = f"{pair.model}: " if several else ""
         text = f"{where}{versus(pair)}: {_look(one)}"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from statistics import median_low
 
 from analysis.report.tables import unit
-from analysis.summary import Pair, Summary
-from analysis.summary.pairs import BASES
+from analysis.summary import Summary
+from analysis.summary.pairs import BASES, Pair
 from colazero.figures import label, short
 
 # LaTeX's own characters.

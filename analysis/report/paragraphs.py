@@ -14,7 +14,7 @@ from analysis.report.tables import (
     percent,
 )
 from analysis.summary.methods import Method
-from analysis.summary.pairs import BASES, Pair, text_percent
+from analysis.summary.pairs import BASES, Pair
 from analysis.summary.summarize import Summary
 from colazero.figures import label
 
@@ -70,7 +70,7 @@ def _verdict(summary: Summary, pair: Pair) -> str:
 
 def one_set(pair: Pair) -> str:
     """Say what the result is about where a method has one calibration set."""
-    names = [label(n) for n, one in ((pair.a, pair.one_set_a), (pair.b, pair.one_set_b)) if one]
+    names = [label(name) for name in pair.one_sets]
     if not names or pair.decided_by is None:
         return ""
     several = len(names) > 1
@@ -119,7 +119,7 @@ def _eras(pair: Pair) -> str:
     """Give the interval for periods drawn anew; it never decides."""
     if pair.eras is None or pair.eras.ci is None:
         return ""
-    limits = interval(text_percent(pair.eras, pair.scale, pair.log), 2, sign=True)
+    limits = interval(pair.eras.percent_ci, 2, sign=True)
     level = f"{100 * (1 - pair.eras.alpha):.4g} %"
     return f" If whole periods of the text were drawn anew: {level} CI {limits} %."
 
@@ -127,7 +127,7 @@ def _eras(pair: Pair) -> str:
 def _trend(pair: Pair) -> str:
     """Say where in the text the difference is, if it changes along it."""
     trend = pair.text and pair.text.trend
-    if not trend or trend.p_value >= pair.seeds.alpha or not pair.log:
+    if not trend or trend.p_value >= pair.seeds.alpha:
         return ""
     return (
         f" The difference changes along the text: {percent(trend.first_percent)} % in its first "
@@ -160,8 +160,8 @@ def _planning(pair: Pair) -> str:
     if plan is None or pair.verdict in ("different", "equivalent"):
         return ""
     unit = "Seeds per method"
-    if pair.one_set_a or pair.one_set_b:
-        both = pair.one_set_a and pair.one_set_b
+    if pair.one_sets:
+        both = len(pair.one_sets) == 2
         unit = "Replicates per set" if both else "Seeds, and replicates of the one set,"
     family = f", as one of {plan.tests} comparisons" if plan.tests > 1 else ""
     text = (

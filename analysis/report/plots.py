@@ -29,10 +29,10 @@ from analysis.report.tables import (
 )
 from analysis.stats.samples import Interval
 from analysis.stats.text import stretch_labels
-from analysis.summary import Method, Pair, Summary
+from analysis.summary import Summary
 from analysis.summary.looks import Tracked
-from analysis.summary.methods import Text
-from analysis.summary.pairs import BASES, text_percent
+from analysis.summary.methods import Method, Text
+from analysis.summary.pairs import BASES, Pair
 from analysis.summary.sizes import Sizes
 from colazero.figures import (
     BLACK,
@@ -174,7 +174,7 @@ def _difference(axis: Axes, row: int, pair: Pair, names: list[str]) -> None:
     colour, marker = style_of(pair.a, names)
     wide = None
     if pair.decided_by == "seeds and text" and pair.text is not None:
-        wide = text_percent(pair.text, pair.scale, pair.log)
+        wide = pair.text.percent_ci
     elif pair.decided_by == "seeds":
         wide = pair.seeds_percent_ci95
     narrow = pair.decided and pair.decided[0]

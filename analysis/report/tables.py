@@ -14,9 +14,11 @@ from analysis.reading.table import observations
 from analysis.stats.budget import Source
 from analysis.stats.samples import Interval
 from analysis.stats.verdicts import stars
-from analysis.summary import Method, Pair, Summary, controls_of
+from analysis.summary import Summary
 from analysis.summary.items import ItemPair
 from analysis.summary.looks import Rank
+from analysis.summary.methods import Method
+from analysis.summary.pairs import Pair
 from analysis.summary.summarize import Sharpness
 from colazero.figures import label, short
 
@@ -183,7 +185,7 @@ def result_table(summary: Summary) -> Table:
         own = []
         if plain is not None:
             own.append(["unquantized", "1 run", number(plain, 3), *[NONE] * 6])
-        for control, row in controls_of(summary, model).items():
+        for control, row in summary.controls(model).items():
             value = row[summary.metric]
             change = percent(100 * (value / plain - 1)) if plain else NONE
             seconds = number(row["quant_time_sec"], 1)

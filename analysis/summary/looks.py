@@ -7,16 +7,14 @@ by a test that holds at any time (`anytime`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import pandas as pd
 from scipy import special
 
-from analysis.reading.looks import Course, Seen
-from analysis.reading.table import mark_observations, observations
-from analysis.stats.comparison import holm_family
+from analysis.reading.looks import Course
+from analysis.reading.table import mark_observations
 from analysis.stats.samples import Interval
 from analysis.stats.sequential import (
     Anytime,
@@ -30,18 +28,17 @@ from analysis.stats.sequential import (
     sequential_p,
 )
 from analysis.stats.verdicts import Judgement, Verdict, holm, holm_levels, standings
-from analysis.summary.methods import Method, Windows, arithmetic, method, read_windows_of, texts_of
-from analysis.summary.options import (
-    DEFAULT_BASELINE,
-    OURS,
-    Known,
-    Options,
-    about,
-    chosen,
-    column_of,
-    corpora_of,
+from analysis.summary.methods import Method, Text, methods_of
+from analysis.summary.pairs import (
+    Basis,
+    Compared,
+    Frame,
+    Pair,
+    adjusted,
+    compared,
+    families,
+    leading,
 )
-from analysis.summary.pairs import Basis, Family, Pair, Setting, pair, pairs_of
 
 
 @dataclass(frozen=True)
@@ -88,117 +85,68 @@ class Tracked:
         k = self.decided + 1
         z = float(-special.ndtri(max(estimate.p_value, 1e-300) / 2))
         factor = median_unbiased(z, self.ns[:k], self.maximum, self.levels[:k])
-        limits = pair.as_percent((factor * estimate.difference, factor * estimate.difference))
-        return limits and limits[0]
+        return pair.to_percent(factor * estimate.difference)
 
     @property
     def nominal(self) -> Interval | None:
         """Return the 1 - alpha interval of the last look as if there had been no other, % of b."""
-        return self._percent(len(self.ns) - 1, self.pairs[-1].seeds.alpha)
+        return self._interval(len(self.ns) - 1, self.pairs[-1].seeds.alpha)
 
     def repeated(self, k: int) -> Interval | None:
         """Return the interval of look k at its nominal level, % of b; None without a maximum."""
-        return self._percent(k, self.levels[k]) if self.levels else None
+        return self._interval(k, self.levels[k]) if self.levels else None
 
-    def _percent(self, k: int, alpha: float) -> Interval | None:
-        estimate = self.pairs[k].estimate
-        if estimate is None:
-            return None
-        own = Judgement("open", None, ci=estimate.interval(alpha), ci_level=1 - alpha)
-        found = replace(self.pairs[k], judgement=own).decided
-        return found[0] if found else None
+    def _interval(self, k: int, alpha: float) -> Interval | None:
+        pair = self.pairs[k]
+        return None if pair.estimate is None else pair.in_percent(pair.estimate.interval(alpha))
 
 
-def track(cells: pd.DataFrame, options: Options, course: Course) -> list[Tracked]:
+def track(
+    good: pd.DataFrame,
+    course: Course,
+    frame: Frame,
+    texts_in: Callable[[pd.DataFrame], Mapping[str, Text]],
+    pairs: Sequence[Pair],
+) -> list[Tracked]:
     """Follow each comparison of the primary family (of all pairs where there is none).
 
-    Comparisons without a defined test at any look are left out. All are left out after a single
-    planned look without a declared maximum: `judge` covers these.
+    good: finished cells. texts_in: returns the texts of some of them. pairs: the comparisons over
+    all of them. Comparisons without a defined test at any look are left out. All are left out after
+    a single planned look without a declared maximum: `judged` covers these.
     """
-    metric = column_of(options.metric, cells)
-    known = about(metric, cells, options.direction)
-    names = list(dict.fromkeys(cells.loc[cells["kind"] == "cell", "method"]))
-    primary = chosen("primary", options.primary, OURS, names)
-    baseline = chosen("baseline", options.baseline, DEFAULT_BASELINE, names)
-    grid = pairs_of(names, primary, baseline)
-    read = read_windows_of(cells, corpora_of(metric, cells))
-    at_looks = [_at(cells, metric, known, read, options, seen, grid) for seen in course.looks]
+    cells = list(zip(good["model"], good["method"], good["seed"], strict=True))
+    at_looks = []
+    for seen in course.looks:
+        here = [pd.notna(seed) and (model, name, int(seed)) in seen for model, name, seed in cells]
+        rows = mark_observations(good[here])
+        methods = methods_of(rows, frame.metric, frame.keys)
+        both = compared(methods, rows, texts_in(rows), frame)
+        at_looks.append({(one.pair.model, one.pair.name): one for one in both})
     found = []
-    for model in dict.fromkeys(cells["model"]):
-        there = set(cells.loc[cells["model"] == model, "method"])
-        maximum = course.maxima.get(str(model))
-        family = [
-            _rising([one[model, a, b] for one in at_looks if (model, a, b) in one], maximum)
-            for a, b, name in grid
-            if primary not in there or name == "primary"
-        ]
+    for model in dict.fromkeys(p.model for p in pairs):
+        maximum = course.maxima.get(model)
+        names = [p.name for p in leading([p for p in pairs if p.model == model])]
+        family = [_rising([one[model, name] for one in at_looks], maximum) for name in names]
         family = [history for history in family if history]
         if maximum is not None:
-            found += _sequential(family, maximum, options.alpha)
-        elif str(model) in course.interrupted or any(len(history) > 1 for history in family):
-            found += _anytime(family, options.alpha)
+            found += _sequential(family, maximum, frame.options.alpha)
+        elif model in course.interrupted or any(len(history) > 1 for history in family):
+            found += _anytime(family, frame.options.alpha)
     return found
 
 
 def after_looks(pairs: Sequence[Pair], tracked: Sequence[Tracked]) -> list[Pair]:
     """Return the pairs with the verdicts of their looks instead of those of one look."""
     known = {(t.pair.model, t.pair.name): t.pair for t in tracked}
-    found = [
-        replace(own, tests=p.tests, plan=None if own.at_any_time else p.plan)
-        if (own := known.get((p.model, p.name))) is not None
-        else p
-        for p in pairs
-    ]
-    families = {key: [p for p in found if (p.model, p.family) == key] for key in _families(found)}
-    seeds = {key: holm_family([p.seeds for p in own]) for key, own in families.items()}
-    return [replace(p, seeds=seeds[p.model, p.family].pop(0)) for p in found]
+    found = []
+    for p in pairs:
+        own = known.get((p.model, p.name), p)
+        found.append(replace(own, tests=p.tests, plan=None if own.at_any_time else p.plan))
+    return [p for family in families(found) for p in adjusted(family)]
 
 
-def _families(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((p.model, p.family) for p in pairs))
-
-
-class Compared(NamedTuple):
-    """A comparison at one look: seeds of both groups, and the observations of both."""
-
-    n: tuple[int, int]
-    pair: Pair
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-
-
-At = Mapping[tuple[str, str, str], Compared]
-"""By model, a and b."""
-
-
-def _at(
-    cells: pd.DataFrame,
-    metric: str,
-    known: Known,
-    read: Windows,
-    options: Options,
-    seen: Seen,
-    grid: Sequence[tuple[str, str, Family]],
-) -> At:
-    """Make the comparisons from the cells that one look saw."""
-    keys = zip(cells["model"], cells["method"], cells["seed"], strict=True)
-    here = [pd.notna(seed) and (model, name, int(seed)) in seen for model, name, seed in keys]
-    rows = cells[here]
-    good = mark_observations(rows[(rows["error"] == "") & rows[metric].notna()])
-    once = observations(good)
-    texts = {} if known.windows is None else texts_of(good, read, known.windows)
-    found = {}
-    for model, own in good.groupby("model", sort=False):
-        name = str(model)
-        setting = Setting(options, known.kind, texts.get(name), arithmetic(good, name, metric))
-        there = set(own["method"])
-        methods = {m: method(good, once, metric, None, None, (name, m)) for m in there}
-        for a, b, family in grid:
-            if {a, b} <= there:
-                x, y = methods[a], methods[b]
-                made = pair(x, y, family, setting)
-                found[name, a, b] = Compared((x.n_seeds, y.n_seeds), made, x.values, y.values)
-    return found
+def _seeds(one: Compared) -> tuple[int, int]:
+    return one.a.n_seeds, one.b.n_seeds
 
 
 def _rising(found: Sequence[Compared], maximum: int | None) -> list[Compared]:
@@ -207,21 +155,24 @@ def _rising(found: Sequence[Compared], maximum: int | None) -> list[Compared]:
     Without a declared maximum seeds added to one of the two methods are a look too. With one, more
     seeds of one method alone bring no information: the numbers of the look before stay.
     """
-    tested = [one for one in sorted(found, key=lambda c: sum(c.n)) if one.pair.estimate is not None]
+    tested = [one for one in found if one.pair.estimate is not None]
+    tested.sort(key=lambda one: sum(_seeds(one)))
+    count = sum if maximum is None else min
     kept: list[Compared] = []
     for one in tested:
         alike = one.pair.decided_by == tested[-1].pair.decided_by
-        more = not kept or (
-            sum(one.n) > sum(kept[-1].n) if maximum is None else min(one.n) > min(kept[-1].n)
-        )
-        if alike and more:
+        if alike and (not kept or count(_seeds(one)) > count(_seeds(kept[-1]))):
             kept.append(one)
     return kept
 
 
 def _sequential(family: Sequence[Sequence[Compared]], maximum: int, alpha: float) -> list[Tracked]:
     histories = [
-        [Look(min(one.n), one.pair.estimate) for one in history if one.pair.estimate is not None]
+        [
+            Look(min(_seeds(one)), one.pair.estimate)
+            for one in history
+            if one.pair.estimate is not None
+        ]
         for history in family
     ]
     margins = [history[-1].pair.margin_of_estimate for history in family]
@@ -232,7 +183,7 @@ def _sequential(family: Sequence[Sequence[Compared]], maximum: int, alpha: float
     ]
     found = []
     for history, judgement, own in zip(family, judged, holm_levels(overall, alpha), strict=True):
-        ns = tuple(min(one.n) for one in history)
+        ns = tuple(min(_seeds(one)) for one in history)
         at = len(ns) - 1 if judgement.decided_at is None else ns.index(judgement.decided_at)
         level = alpha if own is None else own
         found.append(
@@ -255,7 +206,7 @@ def _anytime(family: Sequence[Sequence[Compared]], alpha: float) -> list[Tracked
     It is over seeds, on exactly these windows. The interval is the one at Holm's step, so that it
     leaves 0 out exactly where the verdict is "different".
     """
-    values = [in_unit_of(h[-1].pair, h[-1].a, h[-1].b) for h in family]
+    values = [in_unit_of(*history[-1]) for history in family]
     level = alpha / max(1, len(family))
     plain = [anytime(*both, alpha=level) for both in values]
     p_values = [one.p_value for one in plain]
@@ -278,18 +229,16 @@ def _anytime(family: Sequence[Sequence[Compared]], alpha: float) -> list[Tracked
             equivalence_ci_level=None if one.ci is None else 1 - level,
         )
         pairs = tuple(one.pair for one in history)
-        ns = tuple(max(one.n) for one in history)
+        ns = tuple(max(_seeds(one)) for one in history)
         found.append(Tracked(pairs, ns, judgement, len(ns) - 1, at_any_time=decided))
     return found
 
 
-def in_unit_of(
-    pair: Pair, a: Sequence[float], b: Sequence[float]
-) -> tuple[list[float], list[float]]:
+def in_unit_of(pair: Pair, a: Method, b: Method) -> tuple[list[float], list[float]]:
     """Return the observations of both methods, as logarithms where ratios are compared."""
-    if pair.kind in ("exponential", "ratio") and min((*a, *b)) > 0:
-        return [math.log(x) for x in a], [math.log(x) for x in b]
-    return list(a), list(b)
+    if pair.kind in ("exponential", "ratio") and min((*a.values, *b.values)) > 0:
+        return [math.log(x) for x in a.values], [math.log(x) for x in b.values]
+    return list(a.values), list(b.values)
 
 
 @dataclass(frozen=True)
@@ -326,18 +275,18 @@ def ranking(
         key=lambda m: (m.description.mean or 0.0) * (1 if lower else -1),
     )
     by_names = {(p.a, p.b): p for p in pairs}
-    values = {m.name: m.values for m in best_first}
+    by_name = {m.name: m for m in best_first}
     longest = max(tracked, key=lambda t: len(t.ns), default=None)
 
-    def interval(a: str, b: str, level: float) -> tuple[float, float] | None:
+    def interval(a: str, b: str, level: float) -> Interval | None:
         pair = by_names.get((a, b)) or by_names.get((b, a))
         if pair is None:
             return None
-        limits: tuple[float, float] | None = None
+        limits: Interval | None = None
         if longest is not None and longest.maximum is None:
-            both = in_unit_of(pair, values[pair.a], values[pair.b])
-            limits = anytime(*both, alpha=min(level, 0.49)).ci
-            pair = replace(pair, at_any_time=anytime(*both))
+            both = in_unit_of(pair, by_name[pair.a], by_name[pair.b])
+            now = anytime(*both, alpha=min(level, 0.49))
+            pair, limits = replace(pair, at_any_time=now), now.ci
         elif pair.estimate is not None:
             if longest is not None and longest.maximum is not None:
                 level = nominal_levels(longest.ns, longest.maximum, alpha=level)[-1]
@@ -345,7 +294,7 @@ def ranking(
         if limits is None:
             return None
         forward = ((pair.a, pair.b) == (a, b)) == lower
-        return pair.as_percent(limits if forward else (-limits[1], -limits[0]))
+        return pair.in_percent(limits if forward else (-limits[1], -limits[0]))
 
     if len(best_first) < 2:
         return []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import special
 
 from analysis.reading.artifacts import read_pieces, read_windows
+from analysis.reading.table import observations
 from analysis.stats.samples import (
     Description,
     FloatArray,
-    Interval,
     PooledVariance,
     describe,
     pooled_variance,
@@ -23,6 +21,8 @@ from analysis.stats.samples import (
 
 Windows = Mapping[str, pd.DataFrame]
 """Run id → the table of its windows."""
+Key = tuple[str, str]
+"""A model and a method."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ Pieces = NDArray[np.int64]
 DOCUMENT = 2**40
 
 
-def overlaps(cells: pd.DataFrame) -> dict[tuple[str, str], float]:
+def overlaps(cells: pd.DataFrame) -> dict[Key, float]:
     """Return by model and method the mean pairwise overlap of its sets, 0 to 1.
 
     A method with one set, and one whose runs did not log what they chose, is left out.
@@ -215,45 +215,35 @@ class Method:
         """Return the number of independent observations."""
         return self.description.n
 
-    @property
-    def cv_ci95(self) -> Interval | None:
-        """Return 95 % limits of the CV in %: the χ² interval of the deviation, over the mean.
 
-        It takes the observations as normally distributed.
-        """
-        cv = self.description.cv_percent
-        if cv is None or self.n < 2:
-            return None
-        df = self.n - 1
-        low, high = (math.sqrt(df / special.chdtri(df, p)) for p in (0.025, 0.975))
-        return cv * low, cv * high
-
-
-def method(
-    cells: pd.DataFrame,
-    once: pd.DataFrame,
+def methods_of(
+    good: pd.DataFrame,
     metric: str,
-    unquantized: float | None,
-    overlap: float | None,
-    key: tuple[str, str],
-) -> Method:
-    """Describe one method; cells: finished ones, once: `observations` of them; key: its name."""
-    rows, own = (t[(t["model"] == key[0]) & (t["method"] == key[1])] for t in (cells, once))
-    values = tuple(float(v) for v in own[metric].dropna())
-    description = describe(values)
-    mean = description.mean
-    return Method(
-        *key,
-        values=values,
-        n_seeds=int(rows["seed"].nunique()),
-        n_draws=int(own["draws"].sum()),
-        one_set=bool(rows["one_set"].any()),
-        description=description,
-        change_percent=None if mean is None or not unquantized else 100 * (mean / unquantized - 1),
-        selection=describe(own["selection_time_sec"].to_list()),
-        quantization=describe(own["quant_time_sec"].to_list()),
-        overlap=overlap,
-    )
+    keys: Sequence[Key],
+    unquantized: Mapping[str, float] | None = None,
+    overlap: Mapping[Key, float] | None = None,
+) -> dict[Key, Method]:
+    """Describe methods, also those without a result; good: finished cells."""
+    once = observations(good)
+    found = {}
+    for key in keys:
+        rows, own = (t[(t["model"] == key[0]) & (t["method"] == key[1])] for t in (good, once))
+        values = tuple(float(v) for v in own[metric].dropna())
+        description = describe(values)
+        mean, plain = description.mean, (unquantized or {}).get(key[0])
+        found[key] = Method(
+            *key,
+            values=values,
+            n_seeds=int(rows["seed"].nunique()),
+            n_draws=int(own["draws"].sum()),
+            one_set=bool(rows["one_set"].any()),
+            description=description,
+            change_percent=None if mean is None or not plain else 100 * (mean / plain - 1),
+            selection=describe(own["selection_time_sec"].to_list()),
+            quantization=describe(own["quant_time_sec"].to_list()),
+            overlap=(overlap or {}).get(key),
+        )
+    return found
 
 
 def arithmetic(cells: pd.DataFrame, model: str, metric: str) -> PooledVariance | None:

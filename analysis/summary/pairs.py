@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from analysis.stats.comparison import (
     Comparison,
@@ -31,8 +32,8 @@ from analysis.stats.samples import (
 from analysis.stats.sequential import Anytime
 from analysis.stats.text import Question, TextComparison, compare_on_text
 from analysis.stats.verdicts import Judgement, Verdict, judge
-from analysis.summary.methods import Method, Text
-from analysis.summary.options import Kind, Options
+from analysis.summary.methods import Key, Method, Text, arithmetic
+from analysis.summary.options import Kind, Known, Options
 
 Family = Literal["primary", "exploratory"]
 
@@ -74,8 +75,8 @@ class Pair:
     judgement: the verdict in its family, by what `decided_by` names.
     kind: how values are compared (`Known`). scale: the value of b, of which differences are a
     percentage. margin: % of b, or percentage points. tests: defined tests of the family. plan: what
-    more seeds would show. one_set_a, one_set_b: the method is one calibration set, and the result
-    holds for that one.
+    more seeds would show. one_sets: the methods that are one calibration set; the result holds for
+    that one.
     """
 
     model: str
@@ -90,8 +91,7 @@ class Pair:
     kind: Kind
     scale: float
     margin: float
-    one_set_a: bool
-    one_set_b: bool
+    one_sets: tuple[str, ...]
     tests: int = 0
     judgement: Judgement = field(default_factory=lambda: Judgement("undefined", None))
     plan: Plan | None = None
@@ -109,11 +109,6 @@ class Pair:
     def unit(self) -> str:
         """Return the unit of differences: "%" of b, or percentage "points"."""
         return "points" if self.kind == "share" else "%"
-
-    @property
-    def log(self) -> bool:
-        """Return True if `text` compares logarithms."""
-        return self.kind in ("exponential", "logarithm", "ratio")
 
     @property
     def decided_by(self) -> Basis | None:
@@ -142,15 +137,24 @@ class Pair:
         """Return True if the deciding difference is one of logarithms."""
         if self.decided_by == "seeds":
             return self.kind == "logarithm" or self.ratio is not None
-        return self.log
+        return self.kind in ("exponential", "logarithm", "ratio")
+
+    @property
+    def text_error(self) -> float:
+        """Return the part of the estimate's standard error that more seeds do not reduce."""
+        if self.decided_by != "seeds and text" or self.text is None:
+            return 0.0
+        # More seeds reduce seed x window noise, which text_variance holds as well.
+        left = (self.text.text_variance or 0.0) - (self.text.overlap_variance or 0.0)
+        return math.sqrt(max(0.0, left))
 
     @property
     def percent(self) -> float | None:
         """Return the difference that decides, or the only one there is, in `unit`."""
         if self.at_any_time is not None and self.at_any_time.diff is not None:
-            return self._percent(self.at_any_time.diff)
+            return self.to_percent(self.at_any_time.diff)
         if self.estimate is not None:
-            return self._percent(self.estimate.difference)
+            return self.to_percent(self.estimate.difference)
         return self.seeds_percent
 
     @property
@@ -162,7 +166,7 @@ class Pair:
             limits, level = j.equivalence_ci, j.equivalence_ci_level
         if limits is None or level is None:
             return None
-        found = self.as_percent(limits)
+        found = self.in_percent(limits)
         return found and (found, level)
 
     @property
@@ -183,13 +187,48 @@ class Pair:
             return limits and percent_interval(*limits)
         return 100 * limits[0] / self.scale, 100 * limits[1] / self.scale
 
-    def as_percent(self, limits: Interval) -> Interval | None:
+    def in_percent(self, limits: Interval) -> Interval | None:
         """Turn limits of what decides into `unit`."""
-        low, high = self._percent(limits[0]), self._percent(limits[1])
+        low, high = map(self.to_percent, limits)
         return None if low is None or high is None else (low, high)
 
-    def _percent(self, value: float) -> float | None:
+    def to_percent(self, value: float) -> float | None:
+        """Turn a difference of what decides into `unit`."""
         return percent_change(value) if self.in_logs else 100 * value / self.scale
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What an analysis describes and compares: methods by model and name, and pairs of them."""
+
+    options: Options
+    metric: str
+    known: Known
+    keys: Sequence[Key]
+    grid: Sequence[tuple[str, str, Family]]
+
+
+class Compared(NamedTuple):
+    """A comparison and its two methods."""
+
+    pair: Pair
+    a: Method
+    b: Method
+
+
+def compared(
+    methods: Mapping[Key, Method], good: pd.DataFrame, texts: Mapping[str, Text], frame: Frame
+) -> list[Compared]:
+    """Compare the pairs of each model; good: the finished cells that `methods` are of."""
+    found = []
+    for model in dict.fromkeys(model for model, _ in frame.keys):
+        noise = arithmetic(good, model, frame.metric)
+        setting = Setting(frame.options, frame.known.kind, texts.get(model), noise)
+        for a, b, family in frame.grid:
+            if {(model, a), (model, b)} <= methods.keys():
+                both = methods[model, a], methods[model, b]
+                found.append(Compared(pair(*both, family, setting), *both))
+    return found
 
 
 @dataclass(frozen=True)
@@ -225,8 +264,7 @@ def pair(a: Method, b: Method, family: Family, setting: Setting) -> Pair:
         kind=kind,
         scale=scale,
         margin=options.margin,
-        one_set_a=a.one_set,
-        one_set_b=b.one_set,
+        one_sets=tuple(m.name for m in (a, b) if m.one_set),
     )
 
 
@@ -293,15 +331,6 @@ def _spread(a: Method, b: Method, alpha: float) -> SpreadComparison:
     return compare_spread(a.values, b.values, alpha=alpha)
 
 
-def text_percent(found: TextComparison, scale: float, log: bool) -> Interval | None:
-    """Return the 95 % (1 - alpha) interval of a comparison on text, % of b."""
-    if found.ci is None:
-        return None
-    if log:
-        return percent_interval(*found.ci)
-    return 100 * found.ci[0] / scale, 100 * found.ci[1] / scale
-
-
 def plan(pair: Pair, text: Text | None) -> Plan | None:
     """Plan a comparison anew; None where it is undefined."""
     found = design(pair, text)
@@ -336,18 +365,10 @@ def design(pair: Pair, text: Text | None) -> Design | None:
     if other is None:
         return None
     sd_a, sd_b = (other if sd is None else sd for sd in sds)
-    left = _left(pair.text)
-    if sd_a + sd_b + left == 0:
+    if sd_a + sd_b + pair.text_error == 0:
         return None
     df = pair.text.text_df or math.inf
-    return Design(sd_a, sd_b, family, alpha, text_error=left, text_df=df)
-
-
-def _left(found: TextComparison) -> float:
-    """Return the standard error of the text alone: more seeds reduce seed x window noise."""
-    assert found.text_variance is not None
-    assert found.overlap_variance is not None
-    return math.sqrt(max(0.0, found.text_variance - found.overlap_variance))
+    return Design(sd_a, sd_b, family, alpha, text_error=pair.text_error, text_df=df)
 
 
 def _sd(rows: FloatArray, tokens: FloatArray, relative: bool) -> float | None:
@@ -375,26 +396,33 @@ def pairs_of(
     return found + [(a, b, "exploratory") for a, b in combinations(others, 2)]
 
 
-def judged(
-    pairs: Sequence[Pair], texts: Mapping[str, Text], models: Sequence[str], alpha: float
-) -> list[Pair]:
+def leading(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the primary comparisons of a model; all of its comparisons where there is none."""
+    return [p for p in pairs if p.family == "primary"] or list(pairs)
+
+
+def families(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Return the pairs by model and family."""
+    found: dict[tuple[str, Family], list[Pair]] = {}
+    for p in pairs:
+        found.setdefault((p.model, p.family), []).append(p)
+    return list(found.values())
+
+
+def adjusted(family: Sequence[Pair]) -> list[Pair]:
+    """Return a family with Holm's adjustment over its tests on exactly these windows."""
+    seeds = holm_family([p.seeds for p in family])
+    return [replace(p, seeds=s) for p, s in zip(family, seeds, strict=True)]
+
+
+def judged(pairs: Sequence[Pair], texts: Mapping[str, Text], alpha: float) -> list[Pair]:
     """Judge each family of each model: Holm over its differences and over its equivalences."""
     found = []
-    for model in models:
-        for family in ("primary", "exploratory"):
-            own = [p for p in pairs if (p.model, p.family) == (model, family)]
-            found += _family(own, texts.get(model), alpha)
+    for family in map(adjusted, families(pairs)):
+        tests = sum(p.estimate is not None for p in family)
+        margins = [p.margin_of_estimate for p in family]
+        judgements = judge([p.estimate for p in family], margins, alpha=alpha)
+        for p, judgement in zip(family, judgements, strict=True):
+            p = replace(p, judgement=judgement, tests=tests)
+            found.append(replace(p, plan=plan(p, texts.get(p.model))))
     return found
-
-
-def _family(pairs: Sequence[Pair], text: Text | None, alpha: float) -> list[Pair]:
-    tests = sum(p.estimate is not None for p in pairs)
-    seeds = holm_family([p.seeds for p in pairs])
-    judgements = judge(
-        [p.estimate for p in pairs], [p.margin_of_estimate for p in pairs], alpha=alpha
-    )
-    known = [
-        replace(p, seeds=s, judgement=j, tests=tests)
-        for p, s, j in zip(pairs, seeds, judgements, strict=True)
-    ]
-    return [replace(p, plan=plan(p, text)) for p in known]

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.reading.looks import Course
-from analysis.reading.table import BASE, UNQUANTIZED, facets, observations, setting, setting_of
+from analysis.reading.table import BASE, UNQUANTIZED, facets, setting, setting_of
 from analysis.stats.budget import Source, VarianceBudget, variance_budget
 from analysis.stats.pooling import PooledModels, log_difference, pool_models
 from analysis.stats.samples import Interval
 from analysis.stats.text import TextComparison
 from analysis.summary.looks import Rank, Tracked, after_looks, ranking, track
 from analysis.summary.methods import (
+    Key,
     Method,
     Text,
-    Windows,
-    arithmetic,
-    method,
+    methods_of,
     overlaps,
     read_windows_of,
     texts_of,
@@ -39,45 +38,8 @@ from analysis.summary.options import (
     corpora_of,
     present,
 )
-from analysis.summary.pairs import Pair, Setting, judged, pair, pairs_of
+from analysis.summary.pairs import Frame, Pair, compared, judged, leading, pairs_of
 from analysis.summary.sizes import Sizes, between, sizes_of
-
-
-def budgets(texts: Mapping[str, Text], log: bool) -> dict[str, VarianceBudget]:
-    """Return by model its budget; percentages of the metric (`log`: of perplexity)."""
-    found = {}
-    for model, text in texts.items():
-        budget = variance_budget(
-            {m: list(d.sets) for m, d in text.draws.items()},
-            text.tokens,
-            documents=text.documents,
-            available=text.available,
-        )
-        level = np.mean([d.rows.mean(axis=0).sum() for d in text.draws.values()])
-        mean = float(level / text.tokens.sum())
-        if log or mean > 0:
-            found[model] = budget if log else _of_mean(budget, mean)
-    return found
-
-
-def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
-    """Turn % of an exponential into % of a mean a token."""
-
-    def turned(percent: float | None) -> float | None:
-        return None if percent is None else 100 * math.log1p(percent / 100) / mean
-
-    def source(one: Source) -> Source:
-        return replace(one, percent=turned(one.percent), left_percent=turned(one.left_percent))
-
-    return replace(
-        budget,
-        seed=source(budget.seed),
-        arithmetic=source(budget.arithmetic),
-        window=source(budget.window),
-        method_window=source(budget.method_window),
-        std_error_percent=turned(budget.std_error_percent),
-        at_best_percent=turned(budget.at_best_percent),
-    )
 
 
 @dataclass(frozen=True)
@@ -95,25 +57,6 @@ class Sharpness:
     p_value: float
     d: float | None
     d_ci95: Interval | None
-
-
-def sharpness(metric: str, found: Pair) -> Sharpness | None:
-    """Return how far a metric tells two methods apart; None where no test is defined."""
-    seeds, percent = found.seeds, found.seeds_percent
-    if percent is None or seeds.p_value is None:
-        return None
-    names = (found.model, found.a, found.b)
-    return Sharpness(metric, *names, percent, seeds.p_value, seeds.cohens_d, seeds.cohens_d_ci95)
-
-
-def ordered(found: Sequence[Sharpness | None]) -> list[Sharpness]:
-    """Return the defined ones, grouped by comparison."""
-    known = [s for s in found if s is not None]
-    first = {key: i for i, key in enumerate(dict.fromkeys((s.model, s.a, s.b) for s in known))}
-    return sorted(known, key=lambda s: first[s.model, s.a, s.b])
-
-
-Names = Mapping[tuple[str, str], Method]
 
 
 class Place(NamedTuple):
@@ -201,6 +144,12 @@ class Summary:
         """
         return between(self.texts, self.known, self.options, a, b)
 
+    def controls(self, model: str) -> dict[str, pd.Series[float]]:
+        """Return the rows of runs outside the grid, such as rounding (`rtn`), by name."""
+        rows = self.cells[(self.cells["model"] == model) & (self.cells["kind"] == "control")]
+        rows = rows[(rows["error"] == "") & rows[self.metric].notna()]
+        return {str(row["method"]): row for _, row in rows.iterrows()}
+
     def method(self, model: str, name: str) -> Method:
         return next(m for m in self.methods if (m.model, m.name) == (model, name))
 
@@ -224,34 +173,25 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
     for name in options.names:
         chosen("names", name, "", names)
     models = list(dict.fromkeys(cells["model"]))
+    there = set(zip(cells["model"], cells["method"], strict=True))
+    keys = [(model, name) for model in models for name in names if (model, name) in there]
+    frame = Frame(options, metric, known, keys, pairs_of(names, primary, baseline))
+    read = read_windows_of(cells, corpora_of(metric, cells))
+
+    def texts_in(rows: pd.DataFrame) -> dict[str, Text]:
+        return {} if known.windows is None else texts_of(rows, read, known.windows)
+
     good = cells[(cells["error"] == "") & cells[metric].notna()]
     rows = good[good["method"] == UNQUANTIZED]
     plain = dict(zip(rows["model"], rows[metric], strict=True))
-    there = set(zip(cells["model"], cells["method"], strict=True))
-    methods = _methods(
-        good, metric, plain, [(m, n) for m in models for n in names if (m, n) in there]
-    )
-    by_name = {(m.model, m.name): m for m in methods}
-    read = read_windows_of(cells, corpora_of(metric, cells))
-    texts = {} if known.windows is None else texts_of(good, read, known.windows)
-    grid = pairs_of(names, primary, baseline)
-    pairs = judged(
-        [
-            pair(by_name[model, a], by_name[model, b], family, setting)
-            for model in models
-            for setting in [_setting(good, model, metric, known, texts.get(model), options)]
-            for a, b, family in grid
-            if {(model, a), (model, b)} <= by_name.keys()
-        ],
-        texts,
-        models,
-        options.alpha,
-    )
-    looks = track(cells, options, course) if course is not None else []
+    methods, texts = methods_of(good, metric, keys, plain, overlaps(good)), texts_in(good)
+    both = compared(methods, good, texts, frame)
+    pairs = judged([one.pair for one in both], texts, options.alpha)
+    looks = track(good, course, frame, texts_in, pairs) if course is not None else []
     ranks = {
         model: ranking(
             [p for p in pairs if p.model == model],
-            [m for m in methods if m.model == model],
+            [m for m in methods.values() if m.model == model],
             [t for t in looks if t.pair.model == model],
             options.alpha,
             known.lower,
@@ -259,6 +199,11 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         for model in models
     }
     pairs = after_looks(pairs, looks)
+    budgets = {(metric, model): b for model, b in _budgets(texts, known.log).items()}
+    if known.log:
+        name = metric.replace("perplexity", "kl_divergence")
+        of_kl = _budgets(texts_of(good, read, "kl"), log=False)
+        budgets |= {(name, model): b for model, b in of_kl.items()}
     return Summary(
         options=options,
         metric=metric,
@@ -267,100 +212,80 @@ def summarize(cells: pd.DataFrame, options: Options, course: Course | None = Non
         baseline=baseline,
         cells=cells,
         unquantized=plain,
-        methods=methods,
+        methods=list(methods.values()),
         pairs=pairs,
         texts=texts,
-        budgets=_budgets(good, metric, read, texts, known),
-        metrics=_metrics(good, metric, pairs, models, options),
-        pooled=_pooled(pairs, by_name),
+        budgets=budgets,
+        metrics=_metrics(good, pairs, frame),
+        pooled=_pooled(pairs, methods),
         looks=looks,
         ranks=ranks,
-        sizes=sizes_of(good, methods, texts, known, options),
+        sizes=sizes_of(good, list(methods.values()), texts, known, options),
     )
 
 
-def controls_of(summary: Summary, model: str) -> dict[str, pd.Series[float]]:
-    """Return the rows of runs outside the grid, such as rounding (`rtn`), by name."""
-    cells = summary.cells
-    rows = cells[(cells["model"] == model) & (cells["kind"] == "control") & (cells["error"] == "")]
-    rows = rows[rows[summary.metric].notna()]
-    return {str(row["method"]): row for _, row in rows.iterrows()}
-
-
-def _methods(
-    good: pd.DataFrame,
-    metric: str,
-    plain: Mapping[str, float],
-    keys: Sequence[tuple[str, str]],
-) -> list[Method]:
-    once, shared = observations(good), overlaps(good)
-    return [method(good, once, metric, plain.get(key[0]), shared.get(key), key) for key in keys]
-
-
-def _setting(
-    good: pd.DataFrame, model: str, metric: str, known: Known, text: Text | None, options: Options
-) -> Setting:
-    return Setting(options, known.kind, text, arithmetic(good, model, metric))
-
-
-def _budgets(
-    good: pd.DataFrame,
-    metric: str,
-    read: Windows,
-    texts: Mapping[str, Text],
-    known: Known,
-) -> dict[tuple[str, str], VarianceBudget]:
-    """Return the budgets of the metric and, with perplexity, of the divergence on its windows."""
-    found = {(metric, model): b for model, b in budgets(texts, known.log).items()}
-    if known.log:
-        name = metric.replace("perplexity", "kl_divergence")
-        more = budgets(texts_of(good, read, "kl"), log=False)
-        found |= {(name, model): b for model, b in more.items()}
+def _budgets(texts: Mapping[str, Text], log: bool) -> dict[str, VarianceBudget]:
+    """Return by model its budget; percentages of the metric (`log`: of perplexity)."""
+    found = {}
+    for model, text in texts.items():
+        budget = variance_budget(
+            {m: list(d.sets) for m, d in text.draws.items()},
+            text.tokens,
+            documents=text.documents,
+            available=text.available,
+        )
+        level = np.mean([d.rows.mean(axis=0).sum() for d in text.draws.values()])
+        mean = float(level / text.tokens.sum())
+        if log or mean > 0:
+            found[model] = budget if log else _of_mean(budget, mean)
     return found
 
 
-def _metrics(
-    good: pd.DataFrame,
-    metric: str,
-    pairs: Sequence[Pair],
-    models: Sequence[str],
-    options: Options,
-) -> list[Sharpness]:
-    """Return the sharpness of each metric in the primary comparisons (all if none is primary)."""
-    if metric not in LISTED:
-        return []
-    wanted = [
-        p
-        for p in pairs
-        if p.percent is not None and (p.family == "primary" or not _has_primary(pairs, p.model))
-    ]
-    found = []
-    for name in present(good):
-        measured = good[good[name].notna()]
-        methods = _methods_of(measured, name, models, {p.a for p in wanted} | {p.b for p in wanted})
-        settings = {
-            m: _setting(measured, m, name, about(name, good), None, options) for m in models
-        }
-        for p in wanted:
-            a, b = methods[p.model, p.a], methods[p.model, p.b]
-            found.append(sharpness(name, pair(a, b, p.family, settings[p.model])))
-    return ordered(found)
+def _of_mean(budget: VarianceBudget, mean: float) -> VarianceBudget:
+    """Turn % of an exponential into % of a mean per token."""
 
+    def turned(percent: float | None) -> float | None:
+        return None if percent is None else 100 * math.log1p(percent / 100) / mean
 
-def _has_primary(pairs: Sequence[Pair], model: str) -> bool:
-    return any(p.family == "primary" for p in pairs if p.model == model)
-
-
-def _methods_of(good: pd.DataFrame, metric: str, models: Sequence[str], names: set[str]) -> Names:
-    once = observations(good)
-    return {
-        (model, name): method(good, once, metric, None, None, (model, name))
-        for model in models
-        for name in names
+    sources: dict[str, Any] = {
+        name: replace(one, percent=turned(one.percent), left_percent=turned(one.left_percent))
+        for name, one in vars(budget).items()
+        if isinstance(one, Source)
     }
+    return replace(
+        budget,
+        **sources,
+        std_error_percent=turned(budget.std_error_percent),
+        at_best_percent=turned(budget.at_best_percent),
+    )
 
 
-def _pooled(pairs: Sequence[Pair], methods: Names) -> dict[str, PooledModels]:
+def _metrics(good: pd.DataFrame, pairs: Sequence[Pair], frame: Frame) -> list[Sharpness]:
+    """Return the sharpness of each metric in the primary comparisons (all if none is primary)."""
+    if frame.metric not in LISTED:
+        return []
+    of_model = [[p for p in pairs if p.model == m] for m in dict.fromkeys(p.model for p in pairs)]
+    wanted = [p for own in of_model for p in leading(own) if p.percent is not None]
+    names = {(p.a, p.b) for p in wanted}
+    grid = [one for one in frame.grid if one[:2] in names]
+    by_metric = {}
+    for metric in present(good):
+        rows = good[good[metric].notna()]
+        own = replace(frame, metric=metric, known=about(metric, good), grid=grid)
+        both = compared(methods_of(rows, metric, frame.keys), rows, {}, own)
+        by_metric[metric] = {(one.pair.model, one.pair.name): one.pair for one in both}
+    found = []
+    for p in wanted:
+        for metric, known in by_metric.items():
+            pair = known[p.model, p.name]
+            s, percent = pair.seeds, pair.seeds_percent
+            if percent is not None and s.p_value is not None:
+                d = s.cohens_d, s.cohens_d_ci95
+                found.append(Sharpness(metric, p.model, p.a, p.b, percent, s.p_value, *d))
+    return found
+
+
+def _pooled(pairs: Sequence[Pair], methods: Mapping[Key, Method]) -> dict[str, PooledModels]:
     """Average each comparison over the models of a setting, where two or more can be compared.
 
     Named as in `random vs cola_zero` or `random vs cola_zero [quant_bits=3]`.

@@ -16,7 +16,6 @@ from analysis.report.write import contents
 from analysis.stats.sequential import Look, anytime, judge_looks
 from analysis.stats.verdicts import holm
 from analysis.summary import Options, summarize
-from analysis.summary.looks import track
 
 MODEL = "smollm2-135m"
 APART = {"random": (24.0, 0.35), "cola_zero": (22.0, 0.30)}
@@ -60,7 +59,7 @@ def test_looks_under_a_declared_maximum_are_judged_by_all_of_them(suites):
     cells = load_suite(settling(suites, ALIKE, 9, "3,6,9"))
     keys = [(MODEL, m, s) for m in ALIKE for s in range(42, 51)]
     course = Course([frozenset(k for k in keys if k[2] < 42 + n) for n in (3, 6, 9)], {MODEL: 9})
-    (one,) = track(cells, Options(), course)
+    (one,) = summarize(cells, Options(), course).looks
     assert one.ns == (3, 6, 9)
     looks = [Look(n, p.seeds.estimate) for n, p in zip(one.ns, one.pairs, strict=True)]
     for n, pair in zip(one.ns, one.pairs, strict=True):
@@ -239,7 +238,7 @@ def test_only_methods_that_were_there_were_looked_at(suites):
     methods = ALIKE | {"stratified": (23.0, 0.3)}
     second = suites.suite(methods=methods, seeds=8, windows=False, **keyed(methods, 8, first))
     cells = load_suite(second)
-    found = track(cells, Options(), read_course(second, cells))
+    found = summarize(cells, Options(), read_course(second, cells)).looks
     assert {t.pair.b: t.ns for t in found} == {"random": (5, 8), "stratified": (8,)}
 
 
@@ -331,10 +330,11 @@ def test_an_estimate_that_ended_the_looks_early_has_an_unbiased_one_beside_it(su
     suite = settling(suites, {"random": (23.5, 0.35), "cola_zero": (22.9, 0.30)}, 20, "5,10")
     cells = load_suite(suite)
     first = cells[cells["seed"].isna() | (cells["seed"] < 52)]
-    (one,) = track(first, Options(), read_course(suite, first))
+    (one,) = summarize(first, Options(), read_course(suite, first)).looks
     assert one.judgement.decided_at == 10 < one.maximum
     assert 0 < one.unbiased / one.pair.percent < 1
-    (plain,) = track(cells, Options(), Course(read_course(suite, cells).looks, {MODEL: 20}))
+    course = Course(read_course(suite, cells).looks, {MODEL: 20})
+    (plain,) = summarize(cells, Options(), course).looks
     assert (plain.unbiased is None) == (plain.ns[plain.decided] == 20)
 
 
