@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,12 +25,12 @@ from analysis.report.tables import (
     unit,
     versus,
 )
-from analysis.stats.samples import Interval
+from analysis.stats.budget import VarianceBudget
 from analysis.stats.text import stretch_labels
 from analysis.summary import Summary
 from analysis.summary.looks import Tracked
-from analysis.summary.methods import Method, Text
-from analysis.summary.pairs import BASES, Pair
+from analysis.summary.methods import Text
+from analysis.summary.pairs import BASES, Pair, leading
 from analysis.summary.sizes import Sizes
 from colazero.figures import (
     BLACK,
@@ -64,21 +62,19 @@ def figures(summary: Summary) -> dict[str, Figure]:
             drawn["settings" + f"_{k}" * (len(bases) > 1)] = settings(summary, base)
     for k, group in enumerate(summary.sizes, 1):
         drawn["sizes" + f"_{k}" * (len(summary.sizes) > 1)] = sizes(summary, group)
-    several = len(summary.models) > 1
-    drawing: dict[str, tuple[Callable[[Summary, str], Figure], Callable[[str], bool]]] = {
-        "seeds": (seeds, lambda m: bool(summary.of(m))),
-        "differences": (
-            differences,
-            lambda m: any(p.percent is not None for p in summary.pairs if p.model == m),
-        ),
-        "looks": (looks, lambda m: bool(followed(summary, m))),
-        "windows": (windows, lambda m: bool(shown(summary, m))),
-        "budget": (budget, lambda m: any(model == m for _, model in summary.budgets)),
-        "time": (time_against_change, lambda m: bool(summary.of(m))),
+    drawing: dict[str, tuple[Callable[[Summary, str], Figure], Callable[[Summary, str], object]]]
+    drawing = {
+        "seeds": (seeds, Summary.of),
+        "differences": (differences, measured),
+        "looks": (looks, followed),
+        "windows": (windows, shown),
+        "budget": (budget, budgets),
+        "time": (time_against_change, Summary.of),
     }
-    for name, (draw, known) in drawing.items():
-        for model in filter(known, summary.models):
-            drawn[name + f"_{_file(summary, model)}" * several] = draw(summary, model)
+    for name, (draw, content) in drawing.items():
+        for model in (m for m in summary.models if content(summary, m)):
+            suffix = f"_{_file(summary, model)}" if len(summary.models) > 1 else ""
+            drawn[name + suffix] = draw(summary, model)
     return drawn
 
 
@@ -133,11 +129,15 @@ def seeds(summary: Summary, model: str) -> Figure:
     return figure
 
 
+def measured(summary: Summary, model: str) -> list[Pair]:
+    """Return the comparisons of a model that have a difference."""
+    return [p for p in summary.pairs if p.model == model and p.percent is not None]
+
+
 @styled
 def differences(summary: Summary, model: str) -> Figure:
     """Draw each comparison's difference with its intervals, over the equivalence band."""
-    pairs = [p for p in summary.pairs if p.model == model and p.percent is not None]
-    margin = summary.options.margin
+    pairs, margin = measured(summary, model), summary.options.margin
     per = "percentage points" if unit(summary) == "points" else "% of the second method's"
     late = ", chosen post hoc" if any("margin" in x for x in summary.options.post_hoc) else ""
     caption = (
@@ -272,8 +272,7 @@ def windows(summary: Summary, model: str) -> Figure:
 def shown(summary: Summary, model: str) -> list[Pair]:
     """Return the comparisons that are drawn window by window: the primary ones, else all."""
     known = set(summary.texts[model].draws) if model in summary.texts else set()
-    pairs = [p for p in summary.pairs if p.model == model and {p.a, p.b} <= known]
-    return [p for p in pairs if p.family == "primary"] or pairs
+    return leading([p for p in summary.pairs if p.model == model and {p.a, p.b} <= known])
 
 
 def _profile(axis: Axes, pair: Pair, text: Text, stretches: NDArray[np.intp], colour: str) -> None:
@@ -292,10 +291,15 @@ def _profile(axis: Axes, pair: Pair, text: Text, stretches: NDArray[np.intp], co
     axis.yaxis.set_major_locator(MaxNLocator(5))
 
 
+def budgets(summary: Summary, model: str) -> list[tuple[str, VarianceBudget]]:
+    """Return the variance budgets of a model by metric."""
+    return [(metric, one) for (metric, of), one in summary.budgets.items() if of == model]
+
+
 @styled
 def budget(summary: Summary, model: str) -> Figure:
     """Draw the standard deviation of each source in one draw, a panel per metric."""
-    known = [(metric, b) for (metric, m), b in summary.budgets.items() if m == model]
+    known = budgets(summary, model)
     caption = (
         f"Noise of one value on {short(model)}: standard deviation of each source in one "
         "draw, % of the metric. Next to it: its share of the variance of a difference between two "
@@ -320,74 +324,39 @@ def budget(summary: Summary, model: str) -> Figure:
     return figure
 
 
-class Mark(NamedTuple):
-    """One method in the trade-off: seconds, value, and the interval of each if it has one."""
-
-    method: Method
-    x: float
-    y: float
-    x_limits: Interval | None
-    y_limits: Interval | None
-
-
 @styled
 def time_against_change(summary: Summary, model: str) -> Figure:
-    """Draw what selecting costs against what it gives, with the Pareto front if it is shown."""
-    plain = summary.unquantized.get(model)
-    marks = []
-    for method in summary.of(model):
-        mean, seconds, ends = method.description.mean, method.selection, method.description.ci95
-        if mean is not None and seconds.mean is not None:
-            y, *limits = (100 * (v / plain - 1) if plain else v for v in (mean, *(ends or ())))
-            ends = (limits[0], limits[1]) if limits else None
-            marks.append(Mark(method, seconds.mean, y, seconds.ci95, ends))
-    points = front(marks, summary.lower_is_better)
-    line = "No Pareto front is drawn: intervals overlap, or one draw has none."
-    if points:
-        line = "Dotted line: Pareto front, the methods that no other beats in both."
+    """Draw what selecting costs against what it gives."""
+    plain, methods = summary.unquantized.get(model), summary.of(model)
     caption = (
         f"Seconds to select a calibration set against {summary.metric_name} on {short(model)}; "
-        f"means, {counts(summary.of(model))}. Bars: 95 % t-intervals, on exactly these windows. "
-        f"{line} {better(summary)}"
+        f"means, {counts(methods)}. Bars: 95 % t-intervals, on exactly these windows. "
+        f"{better(summary)}"
     )
     figure, (axis,) = page(1, 1, 3.2, caption)
-    for m in marks:
-        colour, marker = style_of(m.method.name, summary.names)
-        if m.y_limits is not None:
-            axis.plot([m.x, m.x], m.y_limits, color=colour, lw=1.3, gid="ci95")
-        if m.x_limits is not None:
-            axis.plot(m.x_limits, [m.y, m.y], color=colour, lw=1.3, gid="seconds95")
-        change = f"{number(m.y, 2, sign=True)} %" if plain else number(m.y, 3)
-        name = f"{label(m.method.name)}\n{number(m.x, 2)} s, {change}"
-        axis.plot(m.x, m.y, marker, color=colour, markersize=8, gid="method", label=name)
-    if points:
-        axis.plot(*zip(*points, strict=True), ":", color=GREY, lw=1.4, zorder=1, gid="front")
+    for m in methods:
+        about, seconds = m.description, m.selection
+        if about.mean is None or seconds.mean is None:
+            continue
+        values = (about.mean, *(about.ci95 or ()))
+        x, (y, *ends) = seconds.mean, [100 * (v / plain - 1) if plain else v for v in values]
+        colour, marker = style_of(m.name, summary.names)
+        if ends:
+            axis.plot([x, x], ends, color=colour, lw=1.3, gid="ci95")
+        if seconds.ci95 is not None:
+            axis.plot(seconds.ci95, [y, y], color=colour, lw=1.3, gid="seconds95")
+        change = f"{number(y, 2, sign=True)} %" if plain else number(y, 3)
+        name = f"{label(m.name)}\n{number(x, 2)} s, {change}"
+        axis.plot(x, y, marker, color=colour, markersize=8, gid="method", label=name)
     axis.margins(x=0.08, y=0.12)
     axis.set_title(short(model))
     axis.set_xlabel("selection, s")
     change = f"change in {summary.metric_name}\nfrom unquantized, %"
     axis.set_ylabel(change if plain else summary.metric_name)
     axis.grid(color="#e6e6e6", lw=0.7)
-    if marks:
+    if axis.get_legend_handles_labels()[0]:
         legend(axis)
     return figure
-
-
-def front(marks: Sequence[Mark], lower: bool) -> list[tuple[float, float]]:
-    """Return the Pareto front by rising seconds; empty where intervals of two methods overlap."""
-    best: list[Mark] = []
-    for m in sorted(marks, key=lambda m: (m.x, m.y if lower else -m.y)):
-        if not best or (m.y < best[-1].y if lower else m.y > best[-1].y):
-            best.append(m)
-
-    def apart(a: Interval | None, b: Interval | None) -> bool:
-        return a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
-
-    told = all(
-        apart(a.x_limits, b.x_limits) and apart(a.y_limits, b.y_limits)
-        for a, b in combinations(best, 2)
-    )
-    return [(m.x, m.y) for m in best] if len(best) > 1 and told else []
 
 
 @styled

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -26,8 +26,10 @@ NONE = "–"
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """Write a number with `digits` decimals and a real minus sign; – for None."""
-    return NONE if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    """Write a number with `digits` decimals and a real minus sign; – for None and NaN."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
@@ -170,62 +172,75 @@ def place(summary: Summary, model: str) -> list[str]:
     return [values[name] for name in columns(summary)]
 
 
+def placed(summary: Summary, rows: Sequence[tuple[str, Mapping[str, str]]], left: int) -> Table:
+    """Return a table of rows (model, header → cell), each with its place before it."""
+    where = columns(summary)
+    header = rows[0][1] if rows else ()
+    cells = [[*place(summary, model), *row.values()] for model, row in rows]
+    return Table([*where, *header], cells, left=len(where) + left)
+
+
+Row = TypeVar("Row", Pair, Sharpness)
+Cells = dict[str, Callable[[Row], str]]
+"""Header → what a row has there."""
+
+
+def listed(summary: Summary, found: Sequence[Row], cells: Cells[Row], left: int) -> Table:
+    """Return a table with a row for each of `found`."""
+    rows = [(one.model, {head: cell(one) for head, cell in cells.items()}) for one in found]
+    return placed(summary, rows, left)
+
+
 def result_table(summary: Summary) -> Table:
     """Return the table of the methods: the unquantized model and controls first."""
-    shared = any(m.overlap is not None for m in summary.methods)
-    header = [
-        *("method", "observations", f"{summary.metric_name} (mean ± std)"),
-        *(f"worse than the best by, {unit(summary)}", "CV %"),
-        *("change from unquantized %", "selection s", "quantization s"),
-        *(["tokens shared by two sets %"] if shared else []),
-    ]
+    value, worse = f"{summary.metric_name} (mean ± std)", f"worse than the best by, {unit(summary)}"
+    change, shared = "change from unquantized %", "tokens shared by two sets %"
+    header = ["method", "observations", value, worse, "CV %", change]
+    header += ["selection s", "quantization s"]
+    header += [shared] if any(m.overlap is not None for m in summary.methods) else []
+    empty = dict.fromkeys(header, NONE) | {"observations": "1 run"}
     rows = []
     for model in summary.models:
         plain = summary.unquantized.get(model)
-        own = []
         if plain is not None:
-            own.append(["unquantized", "1 run", number(plain, 3), *[NONE] * 6])
-        for control, row in summary.controls(model).items():
-            value = row[summary.metric]
-            change = percent(100 * (value / plain - 1)) if plain else NONE
-            seconds = number(row["quant_time_sec"], 1)
-            own.append(
-                [control, "1 run", number(value, 3), NONE, NONE, change, NONE, seconds, NONE]
-            )
+            rows.append((model, empty | {"method": "unquantized", value: number(plain, 3)}))
+        for name, control in summary.controls(model).items():
+            row = {"method": name, value: number(control[summary.metric], 3)}
+            row |= {"quantization s": number(control["quant_time_sec"], 1)}
+            if plain:
+                row[change] = percent(100 * (control[summary.metric] / plain - 1))
+            rows.append((model, empty | row))
         ranks = {rank.name: rank for rank in summary.ranks.get(model, ())}
         order = list(ranks)
         methods = [m for m in summary.methods if m.model == model]
         for m in sorted(methods, key=lambda m: order.index(m.name) if m.name in order else 99):
-            own.append(
-                [
-                    *(m.name, observed(m), mean_std(m, 3)),
-                    standing(ranks[m.name]) if m.name in ranks else NONE,
-                    *(
-                        number(m.description.cv_percent, 2),
-                        percent(m.change_percent),
-                        number(m.selection.mean, 2),
-                    ),
-                    number(m.quantization.mean, 1),
-                    number(None if m.overlap is None else 100 * m.overlap, 1),
-                ]
-            )
-        rows += [[*place(summary, model), *row[: len(header)]] for row in own]
-    return Table([*columns(summary), *header], rows, left=2 + len(columns(summary)))
+            row = {
+                "method": m.name,
+                "observations": observed(m),
+                value: mean_std(m, 3),
+                worse: standing(ranks[m.name]) if m.name in ranks else NONE,
+                "CV %": number(m.description.cv_percent, 2),
+                change: percent(m.change_percent),
+                "selection s": number(m.selection.mean, 2),
+                "quantization s": number(m.quantization.mean, 1),
+            }
+            if shared in header and m.overlap is not None:
+                row[shared] = number(100 * m.overlap, 1)
+            rows.append((model, empty | row))
+    return placed(summary, rows, left=2)
 
 
 def comparison_table(summary: Summary, family: str) -> Table:
     """Return the table of a family's comparisons, each with the interval that decided."""
-    header = ["comparison", "verdict", "decided by", f"difference, {unit(summary)}"]
-    rows = [
-        [
-            *(*place(summary, p.model), versus(p), p.verdict, _rests_on(p)),
-            *(percent(p.percent), deciding(p), p_text(p_decided(p))),
-        ]
-        for p in summary.pairs
-        if p.family == family
-    ]
-    header += ["interval that decided", "p (Holm)"]
-    return Table([*columns(summary), *header], rows, left=3 + len(columns(summary)))
+    cells: Cells[Pair] = {
+        "comparison": versus,
+        "verdict": lambda p: p.verdict,
+        "decided by": _rests_on,
+        f"difference, {unit(summary)}": lambda p: percent(p.percent),
+        "interval that decided": deciding,
+        "p (Holm)": lambda p: p_text(p_decided(p)),
+    }
+    return listed(summary, [p for p in summary.pairs if p.family == family], cells, 3)
 
 
 def sizes_table(summary: Summary) -> Table:
@@ -246,26 +261,16 @@ def sizes_table(summary: Summary) -> Table:
 
 def windows_table(summary: Summary) -> Table:
     """Return the tests over seeds on exactly these windows, which say nothing of other text."""
-    header = [
-        "comparison",
-        f"difference, {unit(summary)}",
-        "95 % CI",
-        "p (Welch)",
-        "p (Holm)",
-        "d",
-        "95 % CI of d",
-    ]
-    rows = [
-        [
-            *(*place(summary, p.model), versus(p), percent(p.seeds_percent)),
-            interval(p.seeds_percent_ci95, 2, sign=True),
-            *(p_text(p.seeds.p_value), p_text(p.seeds.p_adjusted)),
-            *(number(p.seeds.cohens_d, 2), interval(p.seeds.cohens_d_ci95, 2)),
-        ]
-        for p in summary.pairs
-        if p.seeds.diff is not None
-    ]
-    return Table([*columns(summary), *header], rows, left=1 + len(columns(summary)))
+    cells: Cells[Pair] = {
+        "comparison": versus,
+        f"difference, {unit(summary)}": lambda p: percent(p.seeds_percent),
+        "95 % CI": lambda p: interval(p.seeds_percent_ci95, 2, sign=True),
+        "p (Welch)": lambda p: p_text(p.seeds.p_value),
+        "p (Holm)": lambda p: p_text(p.seeds.p_adjusted),
+        "d": lambda p: number(p.seeds.cohens_d, 2),
+        "95 % CI of d": lambda p: interval(p.seeds.cohens_d_ci95, 2),
+    }
+    return listed(summary, [p for p in summary.pairs if p.seeds.diff is not None], cells, 1)
 
 
 def _rests_on(pair: Pair) -> str:
@@ -277,23 +282,21 @@ def _rests_on(pair: Pair) -> str:
 
 def looks_table(summary: Summary) -> Table:
     """Return the table of the looks: a row per comparison and look."""
-    header = ["comparison", "seeds", f"difference, {unit(summary)}", "repeated interval"]
-    header += ["p", "level"]
     rows = []
     for one in summary.looks:
         for k, (n, pair) in enumerate(zip(one.ns, one.pairs, strict=True)):
-            rows.append(
-                [
-                    *(*place(summary, pair.model), versus(pair), str(n), percent(pair.percent)),
-                    interval(one.repeated(k), 2, sign=True),
-                    p_text(None if pair.estimate is None else pair.estimate.p_value),
-                    number(one.levels[k], 4) if one.levels else NONE,
-                    number(100 * one.spent[k], 2) if one.spent else NONE,
-                    one.judgement.verdict if k == one.decided else "",
-                ]
-            )
-    header += ["α spent %", "verdict of all looks"]
-    return Table([*columns(summary), *header], rows, left=1 + len(columns(summary)))
+            row = {
+                "comparison": versus(pair),
+                "seeds": str(n),
+                f"difference, {unit(summary)}": percent(pair.percent),
+                "repeated interval": interval(one.repeated(k), 2, sign=True),
+                "p": p_text(None if pair.estimate is None else pair.estimate.p_value),
+                "level": number(one.levels[k], 4) if one.levels else NONE,
+                "α spent %": number(100 * one.spent[k], 2) if one.spent else NONE,
+                "verdict of all looks": one.judgement.verdict if k == one.decided else "",
+            }
+            rows.append((pair.model, row))
+    return placed(summary, rows, left=1)
 
 
 # The attribute of a budget, and its name.
@@ -307,50 +310,51 @@ SOURCES = (
 
 def budget_table(summary: Summary) -> Table:
     """Return the variance budgets: a row per model, metric and source."""
-    header = ["metric", "source of noise", "note", "σ of one draw, %", "share of the variance %"]
     rows = []
     for (metric, model), budget in summary.budgets.items():
         for key, name in SOURCES:
             source: Source = getattr(budget, key)
-            share = number(None if source.share is None else 100 * source.share, 0)
-            own = [source.reason or "", number(source.percent, 2), share]
-            left = number(source.left_percent, 2)
-            rows.append([*place(summary, model), metric, name, *own, left])
-    header.append("standard error that any number of draws leaves, %")
-    return Table([*columns(summary), *header], rows, left=3 + len(columns(summary)))
+            share = None if source.share is None else 100 * source.share
+            row = {
+                "metric": metric,
+                "source of noise": name,
+                "note": source.reason or "",
+                "σ of one draw, %": number(source.percent, 2),
+                "share of the variance %": number(share, 0),
+                "standard error that any number of draws leaves, %": number(source.left_percent, 2),
+            }
+            rows.append((model, row))
+    return placed(summary, rows, left=3)
 
 
 def metrics_table(summary: Summary) -> Table:
     """Return, for each metric of the runs, how far it tells the methods apart."""
-    header = ["comparison", "metric", "difference %", "p (Welch)"]
-    rows = [
-        [
-            *(*place(summary, s.model), versus(s), s.metric, percent(s.percent)),
-            *(p_text(s.p_value), number(s.d, 2, sign=True), interval(s.d_ci95, 2, sign=True)),
-        ]
-        for s in summary.metrics
-    ]
-    header += ["in standard deviations of a seed", "95 % CI"]
-    return Table([*columns(summary), *header], rows, left=2 + len(columns(summary)))
+    cells: Cells[Sharpness] = {
+        "comparison": versus,
+        "metric": lambda s: s.metric,
+        "difference %": lambda s: percent(s.percent),
+        "p (Welch)": lambda s: p_text(s.p_value),
+        "in standard deviations of a seed": lambda s: number(s.d, 2, sign=True),
+        "95 % CI": lambda s: interval(s.d_ci95, 2, sign=True),
+    }
+    return listed(summary, summary.metrics, cells, 2)
 
 
 def seeds_table(summary: Summary) -> Table:
     """Return the metric of every cell: a row per seed and replicate, a column per method."""
     cells = summary.cells[summary.cells["kind"] == "cell"]
     key = ["model", "seed", *(["replicate"] if cells["replicate"].nunique() > 1 else [])]
-    rows = []
-    for names, own in cells.groupby(key, sort=False):
-        values = {row["method"]: row[summary.metric] for _, row in own.iterrows()}
-        known = [values.get(name, math.nan) for name in summary.names]
-        shown = [*place(summary, str(names[0])), *map(str, names[1:])]
-        rows.append([*shown, *(number(v if v == v else None, 3) for v in known)])
-    heads = []
+    heads = {}
     for name in summary.names:
         several = [m for m in summary.methods if m.name == name and m.n_draws > 1]
         one = bool(several) and all(m.one_set for m in several)
-        heads.append(label(name) + ": one set, in other orders" * one)
-    head = [*columns(summary), *key[1:]]
-    return Table([*head, *heads], rows, left=len(head))
+        heads[name] = label(name) + ": one set, in other orders" * one
+    rows = []
+    for names, own in cells.groupby(key, sort=False):
+        values = dict(zip(own["method"], own[summary.metric], strict=True))
+        row = dict(zip(key[1:], map(str, names[1:]), strict=True))
+        rows.append((str(names[0]), row | {heads[n]: number(values.get(n), 3) for n in heads}))
+    return placed(summary, rows, left=len(key) - 1)
 
 
 # Logged measure of a calibration set → header, decimals, factor.
@@ -371,40 +375,39 @@ def measures_table(summary: Summary) -> Table:
     good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
     means = observations(good).groupby(["model", "method"], sort=False)[known].mean()
     rows = []
-    for row in means.reset_index().to_dict("records") if known else []:
-        own = [
-            number(None if pd.isna(row[c]) else factor * row[c], digits)
-            for c in known
-            for _, digits, factor in [MEASURES[c]]
-        ]
-        rows.append([*place(summary, row["model"]), row["method"], *own])
-    header = [*columns(summary), "method", *(MEASURES[c][0] for c in known)]
-    return Table(header, rows, left=1 + len(columns(summary)))
+    for found in means.reset_index().to_dict("records") if known else []:
+        row = {"method": found["method"]}
+        for column in known:
+            head, digits, factor = MEASURES[column]
+            row[head] = number(factor * found[column], digits)
+        rows.append((found["model"], row))
+    return placed(summary, rows, left=1)
 
 
 def item_table(pairs: Sequence[ItemPair]) -> Table:
     """Return the comparisons on the same downstream items; accuracies and limits in %."""
     several = len({pair.model for pair in pairs}) > 1
-    header = [
-        *(["model"] if several else []),
-        *("comparison", "task", "metric", "items", "accuracy %", "only first", "only second"),
-        *("difference (points)", "95 % CI", "p (McNemar)", "p (Holm)"),
-    ]
     rows = []
     for p in pairs:
         r = p.result
         low, high = r.diff_ci95
-        rows.append(
-            [
-                *([p.model] if several else []),
-                *(versus(p), p.task, p.metric, f"{r.n_items:,}"),
-                f"{number(100 * r.accuracy_a, 1)}, {number(100 * r.accuracy_b, 1)}",
-                *(str(r.only_a), str(r.only_b), number(100 * r.diff, 1, sign=True)),
-                interval((100 * low, 100 * high), 1, sign=True),
-                *(p_text(r.p_value), p_text(p.p_adjusted) + stars(p.p_adjusted)),
-            ]
-        )
-    return Table(header, rows, left=4 if several else 3)
+        row = {"model": p.model} if several else {}
+        row |= {
+            "comparison": versus(p),
+            "task": p.task,
+            "metric": p.metric,
+            "items": f"{r.n_items:,}",
+            "accuracy %": f"{number(100 * r.accuracy_a, 1)}, {number(100 * r.accuracy_b, 1)}",
+            "only first": str(r.only_a),
+            "only second": str(r.only_b),
+            "difference (points)": number(100 * r.diff, 1, sign=True),
+            "95 % CI": interval((100 * low, 100 * high), 1, sign=True),
+            "p (McNemar)": p_text(r.p_value),
+            "p (Holm)": p_text(p.p_adjusted) + stars(p.p_adjusted),
+        }
+        rows.append(row)
+    header = list(rows[0]) if rows else []
+    return Table(header, [list(row.values()) for row in rows], left=4 if several else 3)
 
 
 def own_numbers(summary: Summary) -> dict[str, Any]:
@@ -413,22 +416,24 @@ def own_numbers(summary: Summary) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for model in summary.models:
         text = summary.texts.get(model)
+        shared = {
+            "reference": summary.unquantized.get(model),
+            "tokens": None if text is None else text.tokens,
+        }
         given: dict[str, dict[str, Any]] = {}
-        for m in summary.of(model):
+        for m in (m for m in summary.methods if m.model == model):
             seen = text.draws.get(m.name) if text is not None else None
-            given[m.name] = {
-                "values": m.values,
-                "reference": summary.unquantized.get(model),
-                "windows": None if seen is None else seen.rows,
-                "tokens": None if text is None else text.tokens,
-            }
-        found[model] = {name: evaluate(methods, own) for name, own in given.items()}
+            given[m.name] = {"values": m.values, "windows": None if seen is None else seen.rows}
+        own = found[model] = {
+            m.name: evaluate(methods, given[m.name] | shared) for m in summary.of(model)
+        }
         for p in (p for p in summary.pairs if p.model == model and pairs):
-            a, b = (given.get(name, {"values": (), "windows": None}) for name in (p.a, p.b))
-            both = {f"{k}_a": a[k] for k in ("values", "windows")}
-            both |= {f"{k}_b": b[k] for k in ("values", "windows")}
-            both |= {k: a.get(k, b.get(k)) for k in ("reference", "tokens")}
-            found[model][p.name] = evaluate(pairs, both)
+            both = {
+                f"{name}_{arm}": value
+                for arm, method in (("a", p.a), ("b", p.b))
+                for name, value in given[method].items()
+            }
+            own[p.name] = evaluate(pairs, both | shared)
     return found
 
 
@@ -440,9 +445,8 @@ def own_table(summary: Summary) -> Table:
         for name, values in found.items():
             shown = [values.get(one.name) for one in known]
             text = [v if isinstance(v, str) else number(v, 3) for v in shown]
-            rows.append(
-                [*place(summary, model), " vs ".join(map(label, name.split(" vs "))), *text]
-            )
+            names = " vs ".join(map(label, name.split(" vs ")))
+            rows.append([*place(summary, model), names, *text])
     header = [*columns(summary), "of", *(one.description for one in known)]
     return Table(header, rows, left=1 + len(columns(summary)))
 

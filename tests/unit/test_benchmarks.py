@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import runpy
 import subprocess
 import sys
@@ -83,16 +82,6 @@ def test_a_model_that_is_none_is_told(
     name = "--models=./nowhere" if script.endswith("suite") else "--model=./nowhere"
     assert ended(script, monkeypatch, "--preset=demo", name) == 2
     assert "error: model directory './nowhere' does not exist" in capsys.readouterr().err
-
-
-def test_reading_a_suite_is_measured_at_a_toy_size(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = mlflow.get_tracking_uri()
-    monkeypatch.setattr(sys, "argv", ["analysis.py", "--cells=12"])
-    runpy.run_path(str(FOLDER / "analysis.py"), run_name="__main__")
-    mlflow.set_tracking_uri(before)
-    assert re.match(r"13 runs: read in \d", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("part", ["ratios", "growth:2", "method:cola", "method:random"])

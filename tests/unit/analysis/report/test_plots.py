@@ -10,11 +10,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from analysis.report.plots import (
-    Mark,
     budget,
     differences,
     figures,
-    front,
     seeds,
     time_against_change,
     windows,
@@ -96,7 +94,7 @@ def test_differences_marks_where_no_test_applies(demo):
     assert faces == [p.decided is None for p in demo.pairs]
 
 
-def test_time_shows_selection_and_no_front_where_intervals_overlap(repeated):
+def test_time_shows_selection_against_change(repeated):
     figure = time_against_change(repeated, MODEL)
     (axis,) = figure.axes
     found = methods(repeated)
@@ -104,18 +102,8 @@ def test_time_shows_selection_and_no_front_where_intervals_overlap(repeated):
     drawn = [(m.get_xdata()[0], m.get_ydata()[0]) for m in lines(axis, "method")]
     np.testing.assert_allclose(drawn, expected)
     assert len(lines(axis, "seconds95")) == 3
-    assert lines(axis, "front") == []
-    assert "No Pareto front is drawn" in caption_of(figure)
     named = [text.get_text() for text in axis.get_legend().get_texts()]
     assert [n.split("\n")[0] for n in named] == ["GPTQ default", "Random", "COLA-Zero"]
-
-
-def test_the_front_needs_methods_that_are_told_apart():
-    marks = [Mark(None, x, y, (x - 0.1, x + 0.1), (y - 0.1, y + 0.1)) for x, y in ((1, 3), (2, 2))]
-    assert front(marks, lower=True) == [(1, 3), (2, 2)]
-    assert front([marks[0], marks[1]._replace(y_limits=(1, 2.95))], lower=True) == []
-    assert front([marks[0], marks[1]._replace(x_limits=None)], lower=True) == []
-    assert front(marks, lower=False) == []  # one method beats the other in both
 
 
 def test_windows_shows_the_difference_against_the_place_in_the_text(demo):
