@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.reading.looks import read_course
 from analysis.reading.runs import load_suite, named_by, seeds_of
-from analysis.reading.table import UNQUANTIZED, VERSIONS, keys, observations
+from analysis.reading.table import UNQUANTIZED, VERSIONS, finished, keys, observations
 from analysis.report.tables import (
     difference,
     own_numbers,
@@ -128,7 +128,7 @@ def suite_facts(summary: Summary, items: Sequence[ItemPair]) -> dict[str, Any]:
     def word(value: object) -> str:
         return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
 
-    good = summary.cells[(summary.cells["kind"] == "cell") & (summary.cells["error"] == "")]
+    good = finished(summary.cells)
     settings = {
         str(name): sorted({word(v) for v in good[name]} - {"", "<NA>", "nan"})
         for name in good.columns

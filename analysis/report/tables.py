@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 
 from analysis.custom import all_statistics, evaluate
-from analysis.reading.table import observations
+from analysis.reading.table import finished, observations
 from analysis.stats.budget import Source
 from analysis.stats.samples import Interval
 from analysis.stats.verdicts import stars
 from analysis.summary import Summary
 from analysis.summary.items import ItemPair
 from analysis.summary.looks import Rank
-from analysis.summary.methods import Method
+from analysis.summary.methods import Method, Text
 from analysis.summary.pairs import Pair
 from analysis.summary.summarize import Sharpness
 from colazero.figures import label, short
@@ -109,6 +109,11 @@ def p_decided(pair: Pair) -> float | None:
     """Return the adjusted p-value of what a verdict claims: of equivalence where that is shown."""
     j = pair.judgement
     return j.tost_p_adjusted if pair.verdict == "equivalent" else j.p_adjusted
+
+
+def evaluation_text(text: Text) -> str:
+    """Write what a model was evaluated on."""
+    return f"{len(text.tokens)} windows of {text.corpus}, {text.tokens.sum():,.0f} predicted tokens"
 
 
 def unit(summary: Summary) -> str:
@@ -372,8 +377,7 @@ def measures_table(summary: Summary) -> Table:
     """Return the mean of each measure over a method's observations; no rows without any."""
     cells = summary.cells
     known = [c for c in MEASURES if c in cells.columns and cells[c].notna().any()]
-    good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
-    means = observations(good).groupby(["model", "method"], sort=False)[known].mean()
+    means = observations(finished(cells)).groupby(["model", "method"], sort=False)[known].mean()
     rows = []
     for found in means.reset_index().to_dict("records") if known else []:
         row = {"method": found["method"]}

@@ -22,7 +22,7 @@ from analysis.reading import artifacts
 from analysis.reading.looks import Course, read_course
 from analysis.reading.runs import load_suite, load_suites, named_by
 from analysis.reading.table import RunsError
-from analysis.report import scope, tables
+from analysis.report import sections, tables
 from analysis.report.answer import answer, key_lines, settings
 from analysis.report.facts import Headline, headlines, plain, suite_facts, summary_stats
 from analysis.report.latex import latex_table
@@ -141,7 +141,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
     """
     drawn = figures(summary)
     images = {name: image(figure, "svg") for name, figure in drawn.items()}
-    parts, items = scope.sections(summary), item_pairs(summary)
+    parts, items = sections.sections(summary), item_pairs(summary)
     facts = suite_facts(summary, items)
     shown = {
         "methods": tables.result_table(summary),
@@ -184,7 +184,7 @@ def contents(summary: Summary, origin: str) -> dict[str, str | bytes]:
         "table.md": written,
         "table.csv": tables.methods_csv(summary),
         "table.tex": latex_table(summary),
-        "results.md": scope.results_markdown(summary, parts),
+        "results.md": sections.results_markdown(summary, parts),
         "report.html": page,
     }
     for name, figure in drawn.items():
@@ -215,12 +215,7 @@ def title(summary: Summary) -> str:
 def _subtitle(summary: Summary, origin: str) -> str:
     cells = summary.cells[summary.cells["kind"] == "cell"]
     late = " (post hoc)" if any("margin" in x for x in summary.options.post_hoc) else ""
-    text = "; ".join(
-        dict.fromkeys(
-            f"{len(t.tokens)} windows of {t.corpus}, {t.tokens.sum():,.0f} tokens"
-            for t in summary.texts.values()
-        )
-    )
+    text = "; ".join(dict.fromkeys(map(tables.evaluation_text, summary.texts.values())))
     return (
         f"{origin}: {(cells['error'] == '').sum()} of {len(cells)} cells with a result; "
         f"{summary.metric_name}{' on ' + text if text else ''}; equivalence margin "

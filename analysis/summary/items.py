@@ -35,10 +35,19 @@ def item_pairs(summary: Summary) -> list[ItemPair]:
 
     p-values are Holm-adjusted over all of them. Pairs without the same items are left out.
     """
+    good = summary.cells[summary.cells["error"] == ""]
+    scores = [name for name in good.columns if str(name).startswith("downstream.")]
+    scored = good[good[scores].notna().any(axis=1)].sort_values("seed", kind="stable")
     found: list[ItemPair] = []
     for model in summary.models:
-        items = {name: _of(summary, model, name) for name in _methods(summary, model)}
-        known = {name: table for name, table in items.items() if table is not None}
+        names = dict.fromkeys(good.loc[good["model"] == model, "method"])
+        known = {}
+        for name in sorted(names, key=lambda name: name != UNQUANTIZED):
+            own = scored[(scored["model"] == model) & (scored["method"] == name)]
+            for run in (own["source_run"].where(own["source_run"] != "", own["run_id"])).head(1):
+                items = read_items(str(run))
+                if items is not None:
+                    known[name] = items
         for b, a in combinations(known, 2):
             found += compare(known[a], known[b], model, a, b)
     adjusted = holm([pair.result.p_value for pair in found])
@@ -78,20 +87,3 @@ def _metrics(rows: pd.DataFrame) -> list[str]:
             if metric == name and rows[column].notna().sum() == items:
                 found.setdefault(answers, str(column))
     return list(found.values())
-
-
-def _methods(summary: Summary, model: str) -> list[str]:
-    """Return the methods, the unquantized model first, then in the order of the runs."""
-    rows = summary.cells[(summary.cells["model"] == model) & (summary.cells["error"] == "")]
-    return sorted(dict.fromkeys(rows["method"]), key=lambda name: name != UNQUANTIZED)
-
-
-def _of(summary: Summary, model: str, method: str) -> pd.DataFrame | None:
-    cells = summary.cells
-    rows = cells[(cells["model"] == model) & (cells["method"] == method) & (cells["error"] == "")]
-    columns = [c for c in rows.columns if str(c).startswith("downstream.")]
-    rows = rows[rows[columns].notna().any(axis=1)].sort_values("seed")
-    if rows.empty:
-        return None
-    first = rows.iloc[0]
-    return read_items(str(first["source_run"] or first["run_id"]))

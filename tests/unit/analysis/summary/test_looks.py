@@ -9,8 +9,8 @@ from analysis.reading.looks import Course, course_of, read_course
 from analysis.reading.runs import load_experiment, load_suite
 from analysis.report.answer import key_lines, look_lines
 from analysis.report.facts import CODES, judge
-from analysis.report.paragraphs import paragraphs
 from analysis.report.plots import figures
+from analysis.report.sections import paragraphs
 from analysis.report.tables import looks_table
 from analysis.report.write import contents
 from analysis.stats.sequential import Look, anytime, judge_looks
