@@ -41,7 +41,7 @@ PARAMETERS = {
 def run(given: dict[str, str]) -> int:
     from analysis.reading.looks import course_of
     from analysis.reading.runs import latest_suite, load_experiment
-    from analysis.report.write import analyze, as_named, make_folder, report
+    from analysis.report.write import analyze, make_folder, report
     from analysis.summary import Options
 
     chosen = {name: value for name, value in given.items() if value != "auto"}
@@ -73,14 +73,11 @@ def run(given: dict[str, str]) -> int:
         tell = partial(claims.log_results, run_id)
         homes = client.homes(client.experiment_of(run_id))
         if "experiment" in chosen or (condition and not which):
-            found = (
-                [chosen["experiment"]]
-                if which
-                else [mlflow.get_experiment(home).name for home in homes]
-            )
+            found = [mlflow.get_experiment(home).name for home in homes]
+            if which:
+                found = [chosen["experiment"]]
             cells = load_experiment(found, condition)
             origin = f"Experiment {', '.join(found)}{f', {condition}' if condition else ''}"
-            options = as_named(options, cells)
             course = course_of(cells)
             table = report(cells, options, origin, course=course, into=run_id, out=out, tell=tell)
         else:

@@ -40,27 +40,26 @@ def latex_table(summary: Summary) -> str:
     first one) with the interval that decided, and the verdict. Up to two models fit a column of a
     two-column `article`; with more, or with long names, the table is as wide as the page.
     """
-    blocks = [_latex_rows(summary, model) for model in summary.models]
-    blocks = [block for block in blocks if block]
+    blocks = [_latex_rows(summary, model) for model in summary.models if summary.of(model)]
     longest = max((len(_name(summary, m.name)) for m in summary.methods), default=0)
-    wide = len(blocks) > 2 or longest > WIDE_NAME
-    half = math.ceil(len(blocks) / 2) if len(blocks) > 2 else len(blocks)
-    parts = [[row for block in part for row in block] for part in (blocks[:half], blocks[half:])]
+    halves = len(blocks) > 2
+    half = math.ceil(len(blocks) / 2) if halves else len(blocks)
     head = rf"Method & {escape(summary.metric_name)} & difference, {_unit(summary)} & verdict \\"
     body = []
-    for rows in parts[: 1 if not parts[1] else 2]:
-        body += [r"\begin{tabular}[t]{@{}lrrl@{}}", r"\toprule", head, r"\midrule", *rows]
+    for part in (blocks[:half], blocks[half:]) if halves else (blocks,):
+        body += [r"\begin{tabular}[t]{@{}lrrl@{}}", r"\toprule", head, r"\midrule"]
+        body += [row for block in part for row in block]
         body += [r"\bottomrule", r"\end{tabular}", r"\hfill"]
-    star = "*" if wide else ""
+    table = "table*" if halves or longest > WIDE_NAME else "table"
+    size = "scriptsize" if halves else "footnotesize"
     return "\n".join(
         [
             r"% Needs \usepackage{booktabs}.",
-            rf"\begin{{table{star}}}",
-            rf"\centering\{'scriptsize' if parts[1] else 'footnotesize'}"
-            r"\setlength{\tabcolsep}{2pt}",
+            rf"\begin{{{table}}}",
+            rf"\centering\{size}\setlength{{\tabcolsep}}{{2pt}}",
             rf"\caption{{{_caption(summary)}}}",
             *body[:-1],
-            rf"\end{{table{star}}}",
+            rf"\end{{{table}}}",
             "",
         ]
     )
@@ -68,10 +67,7 @@ def latex_table(summary: Summary) -> str:
 
 def _latex_rows(summary: Summary, model: str) -> list[str]:
     methods = summary.of(model)
-    if not methods:
-        return []
     first = _first(summary, [m.name for m in methods])
-    methods = sorted(methods, key=lambda m: m.name != first)
     digits = digits_of(m.description.std for m in methods)
     rows = []
     if len(summary.models) > 1:
@@ -79,7 +75,7 @@ def _latex_rows(summary: Summary, model: str) -> list[str]:
     if model in summary.unquantized:
         rows.append(rf"unquantized & ${summary.unquantized[model]:.{digits}f}$ &  &  \\")
     pairs = {p.b: p for p in summary.pairs if (p.model, p.a) == (model, first)}
-    for m in methods:
+    for m in sorted(methods, key=lambda m: m.name != first):
         d = m.description
         value = f"{d.mean:.{digits}f}"
         if d.std is not None:

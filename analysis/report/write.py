@@ -72,15 +72,8 @@ def analyze(
     else:
         cells = load_suites(ids, filter)
     origin = f"Suite{'s' * (len(ids) > 1)} {', '.join(ids)}{f', {filter}' if filter else ''}"
-    course = read_course(ids, cells)
-    options = as_named(options or Options(), cells)
-    return report(cells, options, origin, course=course, into=into or ids[0], out=out, tell=tell)
-
-
-def as_named(options: Options, cells: pd.DataFrame) -> Options:
-    """Return options with the primary method and the baseline that the cells' suites name."""
-    named, there = named_by(*filter(None, cells["suite"].unique())), set(cells["method"])
-    return options.or_else({name: method for name, method in named.items() if method in there})
+    course, options, into = read_course(ids, cells), options or Options(), into or ids[0]
+    return report(cells, options, origin, course=course, into=into, out=out, tell=tell)
 
 
 def report(
@@ -96,6 +89,9 @@ def report(
     """Do as `analyze` for a table of cells that is already read; `into` None logs nothing."""
     if out is not None:
         make_folder(out)
+    named = named_by(*filter(None, cells["suite"].unique())).items()
+    there = set(cells["method"])
+    options = options.or_else({name: method for name, method in named if method in there})
     summary = summarize(cells, options, course)
     files = contents(summary, origin)
     if into is not None:

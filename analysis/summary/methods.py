@@ -86,33 +86,28 @@ def texts_of(cells: pd.DataFrame, windows: Windows, column: str) -> dict[str, Te
     """
     found = {}
     for model, rows in _draws_of(cells).groupby("model", sort=False):
-        frames: list[tuple[pd.DataFrame, dict[str, Draws]]] = []
+        by_text: dict[bytes, tuple[pd.DataFrame, dict[str, Draws]]] = {}
         for method, own in rows.groupby("method", sort=False):
             tables = [windows.get(run) for run in _runs(own)]
             known = [t for t in tables if t is not None and column in t]
-            if not known or len(known) < len(tables):
-                continue
-            frame = next((f for f in frames if _same(f[0], known[0])), None)
-            if frame is None:
-                frames.append(frame := (known[0], {}))
-            if all(_same(frame[0], table) for table in known):
-                frame[1][str(method)] = _draws(own, known, column)
-        if frames:
-            frame = max(frames, key=lambda one: len(one[1]))
-            start, tokens = (frame[0][name].to_numpy(np.float64) for name in ("start", "tokens"))
-            elsewhere = frozenset(name for _, d in frames if d is not frame[1] for name in d)
-            if frame[1]:
-                corpus = str(frame[0]["corpus"].iloc[0])
-                found[str(model)] = Text(
-                    corpus, start, tokens, frame[1], elsewhere, *_places(frame[0])
-                )
+            texts = {t[["start", "tokens"]].to_numpy(np.float64).tobytes() for t in known}
+            if len(known) == len(tables) and len(texts) == 1:
+                _, draws = by_text.setdefault(texts.pop(), (known[0], {}))
+                draws[str(method)] = _draws(own, known, column)
+        if not by_text:
+            continue
+        frame, draws = max(by_text.values(), key=lambda one: len(one[1]))
+        logged = {"document", "available"} <= set(frame.columns)
+        found[str(model)] = Text(
+            corpus=str(frame["corpus"].iloc[0]),
+            start=frame["start"].to_numpy(np.float64),
+            tokens=frame["tokens"].to_numpy(np.float64),
+            draws=draws,
+            elsewhere=frozenset(n for _, other in by_text.values() for n in other) - draws.keys(),
+            documents=frame["document"].to_numpy(np.int64) if logged else None,
+            available=int(frame["available"].iloc[0]) if logged else None,
+        )
     return found
-
-
-def _places(frame: pd.DataFrame) -> tuple[NDArray[np.int64] | None, int | None]:
-    if not {"document", "available"} <= set(frame.columns):
-        return None, None
-    return frame["document"].to_numpy(np.int64), int(frame["available"].iloc[0])
 
 
 def _draws_of(cells: pd.DataFrame) -> pd.DataFrame:
@@ -130,10 +125,6 @@ def _draws(rows: pd.DataFrame, tables: list[pd.DataFrame], column: str) -> Draws
     one_set = bool(rows["one_set"].iloc[0])
     number = pd.factorize(rows["calibration_set" if one_set else "observation"])[0]
     return Draws(tuple(sums[number == k] for k in range(number.max() + 1)), one_set)
-
-
-def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    return all(np.array_equal(a[name], b[name]) for name in ("start", "tokens"))
 
 
 Pieces = NDArray[np.int64]
