@@ -240,9 +240,14 @@ def _read_preset(name: str) -> dict[str, Any]:
         raise UserError(f"preset file {name!r} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"preset file {name!r} must hold `name: value` lines.")
-    for key in values:
-        if key not in SuiteConfig.model_fields:
-            raise unknown(f"parameter in preset file {name!r}:", str(key), SuiteConfig.model_fields)
+    schema = SuiteConfig.model_json_schema()["properties"]
+    for key, value in values.items():
+        if key not in schema:
+            raise unknown(f"parameter in preset file {name!r}:", str(key), schema)
+        flags = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, bool)]
+        if flags and "true" not in allowed(schema[key]):
+            what = SuiteConfig.model_fields[key].description
+            raise UserError(f"{key}={value!r} in preset file {name!r}: is not {what}.")
     return values
 
 

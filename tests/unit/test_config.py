@@ -129,6 +129,9 @@ def test_a_yaml_file_of_ones_own_is_a_preset(tmp_path: Path) -> None:
         ("seq_len: 3\n", ["seq_len=3", "16"]),
         ("seq_len:\n", ["seq_len=None", "whole number"]),
         ("seeds: []\n", ["seeds=[]", "empty"]),
+        ("seeds: true\n", ["seeds=True", "seeds, as in 42,43"]),
+        ("seq_len: [128, true]\n", ["seq_len=[128, True]", "tokens per calibration window"]),
+        ("damp_percent: false\n", ["damp_percent=False"]),
     ],
 )
 def test_a_bad_preset_file_is_told_in_a_sentence(
