@@ -66,8 +66,9 @@ def _best(summary: Summary, model: str) -> str:
     ranks = list(summary.ranks.get(model, ()))
     if not ranks:
         known = summary.of(model)
-        name = label(known[0].name) if known else ""
-        return f"{name} is the only method with a result: there is no choice." if known else ""
+        if not known or summary.facets:  # one method in several settings: the table shows them
+            return ""
+        return f"{label(known[0].name)} is the only method with a result: there is no choice."
     ranked = sorted((r for r in ranks if r.at_most is not None), key=lambda r: r.at_most or 0.0)
     left = [rank for rank in ranks if rank.at_most is None]
     why = "one draw has unknown noise"

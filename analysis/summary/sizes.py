@@ -84,7 +84,7 @@ def sizes_of(
     lengths (Bonferroni), so all statements hold together.
     """
     names = facets(cells)
-    if not set(SIZE) & set(names) or not known.lower:
+    if not set(SIZE) & set(names) or not known.lower or known.windows is None:
         return []
     groups: dict[tuple[str, str], list[Size]] = {}
     for method in methods:

@@ -115,6 +115,7 @@ def test_runs_of_one_size_and_metrics_that_should_be_high_have_no_sizes(store, r
     several = suites.suite(sweep={"n_calibration_samples": [8, 16]}, seeds=3, windows="kl")
     cells = load_suite(several)
     assert summarize(cells, Options(metric="top1_agreement")).sizes == []
+    assert summarize(cells, Options(metric="divergence.kl_q99")).sizes == []
     assert summarize(cells, Options(metric="kl_divergence")).sizes
 
 
