@@ -318,7 +318,11 @@ class Settings(Common):
         "plain text (plain); auto: template if there are conversations and the model has one",
     )
     n_calibration_samples: Count = setting(128, SELECTION, "windows per calibration set")
-    seq_len: Length = setting(2048, ("selection", "evaluation"), "tokens per calibration window")
+    seq_len: Length = setting(
+        2048,
+        ("selection", "evaluation"),
+        "tokens per calibration window; for long ones, see position_weight",
+    )
     quantizer: Name = setting(
         "onepass",
         QUANTIZATION,
