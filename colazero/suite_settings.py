@@ -14,9 +14,14 @@ from colazero.errors import UserError, unknown
 from colazero.settings import (
     SETTINGS,
     SWEPT,
+    Common,
+    RunConfig,
+    Settings,
+    refuse_contradictions,
+)
+from colazero.values import (
     Bits,
     Chat,
-    Common,
     Controls,
     Count,
     GroupSize,
@@ -24,12 +29,9 @@ from colazero.settings import (
     Looks,
     Name,
     Names,
-    RunConfig,
     Seeds,
-    Settings,
     Several,
     Weight,
-    refuse_contradictions,
 )
 
 USUAL_PRIMARY, USUAL_BASELINE = "cola_zero", "gptq_default"

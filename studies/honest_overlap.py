@@ -17,7 +17,7 @@ import numpy as np
 from colazero import models, pipeline
 from colazero.calibration import sets
 from colazero.corpora.tokens import token_pool
-from colazero.settings import NO_OPTIONS
+from colazero.values import NO_OPTIONS
 
 SIZES = ((8, 512), (32, 512), (128, 512), (128, 2048))
 

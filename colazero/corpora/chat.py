@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colazero.errors import UserError, first_line
-from colazero.settings import NO_OPTIONS
+from colazero.values import NO_OPTIONS
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant"}
 ROLES |= {"observation": "tool", "function": "tool", "ipython": "tool", "model": "assistant"}

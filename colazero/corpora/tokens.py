@@ -20,8 +20,9 @@ from colazero.cache import cache_dir, facts_digest, kept_arrays, kept_json
 from colazero.corpora.chat import Conversation, Template, Writing, special_names
 from colazero.corpora.stream import Tokens, stream
 from colazero.errors import UserError
-from colazero.settings import NO_OPTIONS, RunConfig, Settings
+from colazero.settings import RunConfig, Settings
 from colazero.types import Corpus, Model, TokenPool
+from colazero.values import NO_OPTIONS
 
 SEPARATOR = "\n\n"
 """What stands between two documents, in calibration windows and in the evaluation text."""

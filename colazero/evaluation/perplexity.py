@@ -38,8 +38,9 @@ from colazero.models.files import (
     weight_files,
 )
 from colazero.models.fit import causal_class
-from colazero.settings import NO_OPTIONS, Settings
+from colazero.settings import Settings
 from colazero.types import Corpus, Divergence, Model, Perplexity, Progress, Text, TokenPool
+from colazero.values import NO_OPTIONS
 
 TOKENS_A_BATCH = 4096
 """Tokens that go through the model at once, if that is more than one window."""

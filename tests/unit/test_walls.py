@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("entrypoints", "colazero", "analysis")
 
-GROUND = {"settings", "suite_settings", "types", "registry", "cache", "errors"}
+GROUND = {"settings", "suite_settings", "values", "types", "registry", "cache", "errors"}
 GROUND |= {"environment", "figures", "devices", "colazero"}
 """What every room of `colazero` may use: small files in its root."""
 
@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "models": set(),
     "settings": set(),
     "suite_settings": set(),
+    "values": set(),
     "types": set(),
     "registry": set(),
     "cache": set(),

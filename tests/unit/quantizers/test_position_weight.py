@@ -34,6 +34,17 @@ def codes(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack([packed >> shift & 15 for shift in range(0, 32, 4)])
 
 
+def alike(model: Path, x: torch.Tensor, out: Path) -> dict[str, float]:
+    """Return by checkpoint in `out` the share of the first layer's codes that inputs x give too."""
+    hessian = Hessian(x.shape[-1], "cpu")
+    hessian.add(x)
+    name = "model.layers.0.self_attn.q_proj"
+    weight = load_file(model / "model.safetensors")[f"{name}.weight"]
+    wanted = codes(gptq.pack(solve(weight, prepare(hessian, SETTINGS), SETTINGS), 4)["qweight"])
+    written = {p.name: load_file(p / "model.safetensors")[f"{name}.qweight"] for p in out.iterdir()}
+    return {given: (codes(q) == wanted).float().mean().item() for given, q in written.items()}
+
+
 def test_the_first_tokens_of_all_windows_count_so_often(tiny_llama: Path, tmp_path: Path) -> None:
     """The first layer's codes are those for inputs whose first rows are scaled by √weight."""
     report = quantized(tiny_llama, tmp_path / "16", 16)
@@ -45,17 +56,8 @@ def test_the_first_tokens_of_all_windows_count_so_often(tiny_llama: Path, tmp_pa
     share = float(x[:, 0].square().sum() / x.square().sum())
     assert report.modules[0]["first_position_share"] == pytest.approx(share, rel=1e-3)
     x[:, 0] *= 4
-    hessian = Hessian(x.shape[-1], "cpu")
-    hessian.add(x)
-    name = "model.layers.0.self_attn.q_proj"
-    weight = load_file(tiny_llama / "model.safetensors")[f"{name}.weight"]
-    wanted = codes(gptq.pack(solve(weight, prepare(hessian, SETTINGS), SETTINGS), 4)["qweight"])
-    alike = {
-        given: (codes(written[f"{name}.qweight"]) == wanted).float().mean().item()
-        for given in ("1", "16")
-        if (written := load_file(tmp_path / given / "model.safetensors"))
-    }
-    assert alike["16"] > 0.99 > alike["1"]
+    shares = alike(tiny_llama, x, tmp_path)
+    assert shares["16"] > 0.99 > shares["1"]
 
 
 def test_tokens_without_places_cannot_be_weighed() -> None:
@@ -79,17 +81,8 @@ def test_tokens_count_by_the_attention_that_they_get(tiny_llama: Path, tmp_path:
         weights = 0.005 + 0.995 * (attended - low) / (high - low)
         weights /= weights.mean(1, keepdim=True)
         x = loaded.model.layers[0].input_layernorm(loaded.model.embed_tokens(ids))
-    hessian = Hessian(x.shape[-1], "cpu")
-    hessian.add(x.float() * weights.sqrt()[..., None])
-    name = "model.layers.0.self_attn.q_proj"
-    weight = load_file(tiny_llama / "model.safetensors")[f"{name}.weight"]
-    wanted = codes(gptq.pack(solve(weight, prepare(hessian, SETTINGS), SETTINGS), 4)["qweight"])
-    alike = {
-        given: (codes(written[f"{name}.qweight"]) == wanted).float().mean().item()
-        for given in ("1", "attention")
-        if (written := load_file(tmp_path / given / "model.safetensors"))
-    }
-    assert alike["attention"] > 0.99 > alike["1"]
+    shares = alike(tiny_llama, x.float() * weights.sqrt()[..., None], tmp_path)
+    assert shares["attention"] > 0.99 > shares["1"]
 
 
 def test_weighing_by_attention_leaves_the_evaluation_as_it_was(tiny_llama: Path) -> None:
