@@ -29,25 +29,33 @@ def answer(summary: Summary) -> list[str]:
 def enough(summary: Summary, sizes: Sizes) -> str:
     """Say which size of calibration set is enough: the least within the margin of the largest."""
     metric, largest, least = summary.metric_name, _size(sizes.largest), sizes.least
-    where = f"{label(sizes.method)} on {sizes.model}"
+    best = sizes.best
     known = [size for size in sizes.sizes if size.at_most_percent is not None]
-    if least:
-        text = f"{where}: {_size(least)} are enough. Their {metric} is {_above(least)} {largest}."
+    lower = f"{number(-(best.worse_percent or 0.0), 1)} %"
+    text = f"{label(sizes.method)} on {sizes.model}: "
+    poor = (best.at_most_percent or 0.0) < 0
+    if poor:  # first, so that nobody takes "enough" for "good"
+        text += (
+            f"the largest size, {largest}, is not the best. With {_size(best)}, mean {metric} is "
+            f"{lower} lower (at least {number(-(best.at_most_percent or 0.0), 2)} %). "
+        )
+    if least and poor:
+        text += f"To match the largest, {_size(least)} are enough."
+    elif least:
+        text += f"{_size(least)} are enough. Their {metric} is {_above(least)} {largest}."
     elif known:
         closest = min(known, key=lambda size: size.at_most_percent or 0.0)
-        text = (
-            f"{where}: no smaller size is shown to be within {summary.options.margin:g} % of "
-            f"{largest}. {_size(closest)} come closest: their {metric} is {_above(closest)} the "
-            "largest."
+        text += (
+            f"no smaller size is shown to be within {summary.options.margin:g} % of {largest}. "
+            f"{_size(closest)} come closest: their {metric} is {_above(closest)} the largest."
         )
     else:
         return (
-            f"{where}: these runs do not show how much text is enough. That takes several seeds "
+            f"{text}these runs do not show how much text is enough. That takes several seeds "
             "per size, evaluated on the same windows."
         )
-    if sizes.best is not sizes.largest:
-        worse = number(-(sizes.best.worse_percent or 0.0), 1)
-        text += f" The lowest mean is that of {_size(sizes.best)}, {worse} % below the largest."
+    if best is not sizes.largest and not poor:
+        text += f" The lowest mean is that of {_size(best)}, {lower} below the largest."
     level = f"{100 * sizes.level:.4g} %"
     return f"{text} (One-sided bounds, {level} confidence, {BASES['seeds and text']}.)"
 

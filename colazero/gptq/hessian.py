@@ -40,6 +40,7 @@ class Hessian:
         self.tokens = 0
         self._weight = weight
         self._first: Tensor | None = None
+        self._unweighted: Tensor | None = None
         self._sum = torch.zeros(inputs, inputs, device=device)
         # The smallest block that keeps the device busy.
         self._block = 1024 if self._sum.is_cuda else 256
@@ -57,30 +58,33 @@ class Hessian:
                 f"position_weight={given}: a layer of this model, such as an expert, gets tokens "
                 "without their places in the window. Use position_weight=1."
             )
+        if x.ndim == 3:
+            squares = x[:, 0].float().square().sum()
+            self._first = squares if self._first is None else self._first + squares
         if weights is not None:
-            x = x.float() * weights.to(x.device).sqrt()[..., None]
+            x = x.float()
+            squares = x.square().sum()
+            self._unweighted = squares if self._unweighted is None else self._unweighted + squares
+            x = x * weights.to(x.device).sqrt()[..., None]
         rows = x.reshape(-1, x.shape[-1])
         self.tokens += len(rows)
         as_they_are = x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
         for part in (rows,) if as_they_are else torch.split(rows, ROWS):
             self._add(part if as_they_are else part.float())
-        if x.ndim == 3:
-            first = x[:, 0].float()
-            squares = first.square().sum()
-            self._first = squares if self._first is None else self._first + squares
-            if self._weight != 1:
-                self._add(first, self._weight - 1)
+        if self._weight != 1:
+            self._add(x[:, 0].float(), self._weight - 1)
 
     def first_share(self) -> Tensor | None:
-        """Return the share of Σ‖x‖² that comes from the windows' first inputs.
+        """Return the share of Σ‖x‖² that comes from the windows' first inputs, without weights.
 
-        Inputs count by the weights that `add` got, and first ones not by the Hessian's own.
         A float64 number on the device; None if their places are unknown.
         """
         if self._first is None:
             return None
-        trace = (self._sum.diagonal().sum() - (self._weight - 1) * self._first).double()
-        return torch.where(trace > 0, self._first.double() / trace, 0.0)
+        trace = self._unweighted
+        if trace is None:
+            trace = self._sum.diagonal().sum() - (self._weight - 1) * self._first
+        return torch.where(trace > 0, self._first.double() / trace.double(), 0.0)
 
     def _add(self, x: Tensor, weight: float = 1) -> None:
         for first in range(0, x.shape[1], self._block):

@@ -69,8 +69,11 @@ def test_tokens_without_places_cannot_be_weighed() -> None:
 
 def test_tokens_count_by_the_attention_that_they_get(tiny_llama: Path, tmp_path: Path) -> None:
     """The first block's codes are those for inputs scaled by the weights of eager attention."""
-    quantized(tiny_llama, tmp_path / "attention", "attention")
-    quantized(tiny_llama, tmp_path / "1", 1)
+    report = quantized(tiny_llama, tmp_path / "attention", "attention")
+    plain = quantized(tiny_llama, tmp_path / "1", 1)
+    # The first block sees the same inputs: the metric tells of the model, whatever the weights.
+    share, same = (r.modules[0]["first_position_share"] for r in (plain, report))
+    assert share == pytest.approx(same, rel=1e-5)
     loaded = load_dense(tiny_llama, "cpu")
     loaded.set_attn_implementation("eager")
     ids = torch.from_numpy(WINDOWS).long()

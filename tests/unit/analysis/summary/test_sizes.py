@@ -45,6 +45,7 @@ def test_the_least_size_within_the_margin_is_named_with_its_bound(store, request
     for words in ("32 × 512 tokens are enough", f"at most {least.at_most_percent:.1f} %", "95 %"):
         assert words in first
     assert "128 × 512" in first
+    assert "not the best" not in first
 
 
 def test_no_size_is_enough_above_one_that_is_not(store, request):
@@ -78,6 +79,15 @@ def test_the_bound_is_that_of_the_comparison_over_seeds_and_text(store, request)
     # The upper limit of a two-sided interval at twice the level.
     upper = compared.estimate.interval(0.2)[1]
     assert size.at_most_percent == pytest.approx(100 * np.expm1(upper))
+
+
+def test_a_largest_size_that_is_not_the_best_is_said_first(store, request):
+    summary = summarize(suite(store, request.node, {8: 23.0, 32: 21.0, 128: 23.0}), Options())
+    (group,) = summary.sizes
+    first, second = answer(summary)[0].split(". ")[:2]
+    assert "128 × 512 tokens, is not the best" in first
+    assert f"32 × 512 tokens, mean perplexity is {-group.best.worse_percent:.1f} % lower" in second
+    assert f"at least {-group.best.at_most_percent:.2f} %" in second
 
 
 @pytest.mark.parametrize(("seeds", "windows"), [(1, True), (6, False)])
