@@ -1,11 +1,13 @@
 """Compare settings with each other: the tables of docs/evidence/study-2.md, from the store.
 
-    python studies/settings.py --suites=RUN_ID,RUN_ID [--reference=position_weight=1.0] [--out=docs]
+    python studies/settings.py --suites=RUN_ID,RUN_ID [--reference=position_weight=1.0]
+        [--corpus=NAME] [--out=docs]
 
 One row per setting and method of all suites together: means and standard deviations over seeds, and
 the difference in perplexity from the reference on the same text, with its 95 % interval over seeds
 and text (not adjusted for the number of rows). --reference names the settings of one row, as many
 as tell it from the others; the method is the row's own. Without it the first setting is used.
+--corpus names the evaluation text as the metrics' names do; without it the first one is used.
 """
 
 from __future__ import annotations
@@ -110,11 +112,14 @@ def main() -> None:
     )
     parser.add_argument("--suites", required=True, help="run ids, comma separated")
     parser.add_argument("--reference", default="", help="settings of one row: NAME=VALUE, ...")
+    parser.add_argument("--corpus", help="the evaluation text, if runs have several")
     parser.add_argument("--out", help="folder for images/study-2-weights.png")
     given = parser.parse_args()
     ids = given.suites.split(",")
     cells = load_suite(ids[0]) if len(ids) == 1 else load_suites(ids)
-    ppl, kl = (summarize(cells, Options(metric=name)) for name in ("perplexity", "kl_divergence"))
+    of = f".{given.corpus}" if given.corpus else ""
+    names = ("perplexity" + of, "kl_divergence" + of)
+    ppl, kl = (summarize(cells, Options(metric=name)) for name in names)
     plain = {number(value, 3) for value in ppl.unquantized.values()}
     texts = {f"{len(t.tokens)} windows, {t.tokens.sum():,.0f} tokens" for t in ppl.texts.values()}
     print(f"Unquantized: {', '.join(sorted(plain))}. Evaluated on {', '.join(sorted(texts))}.\n")
