@@ -5,7 +5,7 @@
 `--suites`: a section each, of perplexity and of KL divergence: methods, verdicts (over text of the
 kind, and next to them Welch's test over seeds on exactly these windows; n: observations of both
 methods at the look that decided), where in the text methods differ, variance budget, and what a
-claim of a difference would need. --out gets `study-perplexity.png`, every value, and
+claim of a difference would need. --out gets `images/study-perplexity.png`, every value, and
 `study-windows.png`, where in the text methods differ; of the second suite `study-perplexity-2.png`,
 and so on; of a suite of one method neither.
 `--sweep`: suites of one method over sizes of the calibration set, taken together: a row a metric
@@ -316,7 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--suites", default="", help="run ids of suites, comma separated")
     parser.add_argument("--sweep", default="", help="run ids of the sweep's suites")
-    parser.add_argument("--out", type=Path, help="folder for the figure")
+    parser.add_argument("--out", type=Path, help="folder; figures go to its images/")
     options = parser.parse_args()
     if not options.suites and not options.sweep:
         parser.error("name suites with --suites=RUN_ID,… or --sweep=RUN_ID,…")
@@ -327,13 +327,14 @@ def main() -> None:
             nth = f"-{k + 1}" if k else ""
             for name, draw in (("perplexity", seeds), ("windows", windows)):
                 picture = draw(ppl, ppl.models[0])
-                picture.savefig(options.out / f"study-{name}{nth}.png", dpi=150)
+                picture.savefig(options.out / "images" / f"study-{name}{nth}.png", dpi=150)
     if options.sweep:
         found, ppl = sizes(options.sweep.split(","))
         print(size_table(found), markdown(neighbours_table(found, ppl)), sep="\n\n")
         if options.out:
             plain = next(iter(ppl.unquantized.values()))
-            sweep_figure(found, plain).savefig(options.out / "study-sweep.png", dpi=150)
+            picture = sweep_figure(found, plain)
+            picture.savefig(options.out / "images" / "study-sweep.png", dpi=150)
 
 
 if __name__ == "__main__":
