@@ -33,11 +33,12 @@ def enough(summary: Summary, sizes: Sizes) -> str:
     known = [size for size in sizes.sizes if size.at_most_percent is not None]
     lower = f"{number(-(best.worse_percent or 0.0), 1)} %"
     text = f"{label(sizes.method)} on {sizes.model}: "
-    poor = (best.at_most_percent or 0.0) < 0
+    bound = best.at_most_percent or 0.0
+    poor = bound < 0
     if poor:  # first, so that nobody takes "enough" for "good"
         text += (
             f"the largest size, {largest}, is not the best. With {_size(best)}, mean {metric} is "
-            f"{lower} lower (at least {number(-(best.at_most_percent or 0.0), 2)} %). "
+            f"{lower} lower (at least {number(-bound, 2)} %). "
         )
     if least and poor:
         text += f"To match the largest, {_size(least)} are enough."
