@@ -37,6 +37,7 @@ from analysis.report.write import image
 from analysis.stats.samples import percent_interval
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.methods import Method
+from colazero.errors import UserError
 from colazero.figures import BLACK, label, legend, page, style_of, styled
 
 
@@ -130,4 +131,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -55,6 +55,7 @@ from analysis.stats.text import stretch_labels
 from analysis.summary import Options, Summary, summarize
 from analysis.summary.methods import Method
 from analysis.summary.pairs import design
+from colazero.errors import UserError
 from colazero.figures import label, page, styled
 
 METRICS = {"perplexity": 3, "kl_divergence": 4}
@@ -338,4 +339,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

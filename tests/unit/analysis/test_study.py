@@ -149,3 +149,10 @@ def test_a_sweep_without_replicates_has_sizes_and_no_components(study, suites):
     assert {s.parts["perplexity"] for s in found} == {None}
     assert study.size_table(found).count("–") >= 16
     assert [len(a.containers) for a in study.sweep_figure(found, 20.0).axes] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("script", ["study.py", "settings.py"])
+def test_a_suite_that_the_store_lacks_is_named_without_a_stack_trace(script, store, monkeypatch):
+    monkeypatch.setattr("sys.argv", [script, "--suites=C27202"])
+    with pytest.raises(SystemExit, match=r"suite='C27202'.*not found"):
+        runpy.run_path(str(SCRIPT.with_name(script)), run_name="__main__")
