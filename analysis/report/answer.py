@@ -30,7 +30,10 @@ def enough(summary: Summary, sizes: Sizes) -> str:
     """Say which size of calibration set is enough: the least within the margin of the largest."""
     metric, largest, least = summary.metric_name, _size(sizes.largest), sizes.least
     best = sizes.best
-    known = [size for size in sizes.sizes if size.at_most_percent is not None]
+    # Of each length the largest is tested first, and no smaller one if it fails: the bound of one
+    # that was not tested would contradict "not shown".
+    tested = {size.seq_len: size for size in sizes.sizes}.values()
+    known = [size for size in tested if size.at_most_percent is not None]
     lower = f"{number(-(best.worse_percent or 0.0), 1)} %"
     text = f"{label(sizes.method)} on {sizes.model}: "
     bound = best.at_most_percent or 0.0
@@ -48,7 +51,8 @@ def enough(summary: Summary, sizes: Sizes) -> str:
         closest = min(known, key=lambda size: size.at_most_percent or 0.0)
         text += (
             f"no smaller size is shown to be within {summary.options.margin:g} % of {largest}. "
-            f"{_size(closest)} come closest: their {metric} is {_above(closest)} the largest."
+            f"{_size(closest)} come closest: their {metric} is {_above(closest)} the largest. "
+            "Fewer windows are tested only once more windows of their length have passed."
         )
     else:
         return (
